@@ -1,0 +1,5 @@
+//! L0: no mail, no IO, no clock. Time and ids as types, aligned memory, byte scanning, timer wheel.
+
+pub mod aligned;
+pub mod ids;
+pub mod time;

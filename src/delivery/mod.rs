@@ -1,0 +1,1 @@
+//! L4: takes due work, plans, sends, settles.

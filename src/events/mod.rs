@@ -1,0 +1,1 @@
+//! L3: alarms and notices for operators (the mail log).

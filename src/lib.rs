@@ -1,0 +1,34 @@
+//! ringpost: a mail appliance for Internet providers.
+//!
+//! Table of contents, in layer order (a lower layer never imports a higher one;
+//! `tests/it/tidy.rs` checks it):
+//!
+//! * L0 [`base`]: time, ids, aligned memory, byte scanning, timer wheel.
+//! * L1 [`message`]: what a mail is: address, envelope, headers, Received, bounce text.
+//! * L1/L2/L4 [`smtp`]: the protocol; `inbound` and `outbound` are state machines without IO.
+//! * L1/L2/L4 [`storage`]: segments, batches, records; journal; recovery; `keeper` drives a disk.
+//! * L2/L4 [`queue`]: what is known of each waiting message; when it is due; `desk` is one core's queue.
+//! * L2 [`route`]: which next hop a recipient has.
+//! * L2 [`policy`]: who may do what; how many sessions.
+//! * L3 [`runtime`]: the traits Disk, Net, Clock, Entropy, and the io_uring that implements them.
+//! * L3 [`events`], [`metrics`]: alarms and series.
+//! * L4 [`intake`]: the only way in; [`delivery`]: the way out.
+//! * L5 [`config`], [`admin`], [`server`], [`load`], [`cli`]: composition.
+
+pub mod admin;
+pub mod base;
+pub mod cli;
+pub mod config;
+pub mod delivery;
+pub mod events;
+pub mod intake;
+pub mod load;
+pub mod message;
+pub mod metrics;
+pub mod policy;
+pub mod queue;
+pub mod route;
+pub mod runtime;
+pub mod server;
+pub mod smtp;
+pub mod storage;

@@ -1,0 +1,1 @@
+//! L5: load source, sink, ledger, audit.

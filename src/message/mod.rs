@@ -1,0 +1,4 @@
+//! L1: what a mail is, as bytes and types. No IO, no clock, no protocol state.
+
+pub mod body;
+pub mod envelope;

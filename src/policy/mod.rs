@@ -1,0 +1,1 @@
+//! L2: who may do what, and how much of it.

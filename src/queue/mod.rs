@@ -1,0 +1,1 @@
+//! The queue of waiting messages: records, index, schedule, limits (L2); `desk` is one core's queue (L4).

@@ -1,0 +1,1 @@
+//! L2: which next hop a recipient has.

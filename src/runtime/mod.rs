@@ -1,0 +1,192 @@
+//! L3: everything that touches clock, chance, sockets and files, behind four small traits.
+//!
+//! The shells (L4) are generic over [`Runtime`]; `uring` implements it on io_uring, the
+//! simulator implements it in memory. Nothing here is `Send`: one runtime per core.
+//!
+//! Contract, for every operation: it owns its buffers while it runs and gives them back; a future,
+//! once polled, is awaited to its end (dropping one does not cancel the kernel's work). To end
+//! an operation early, set a deadline on its stream or shut the stream down.
+
+use crate::base::aligned::{AlignedBuf, SharedBytes};
+use crate::base::time::{Mono, Wall};
+use std::future::Future;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
+use std::rc::Rc;
+
+/// Result of an operation that borrowed a buffer, and the buffer.
+pub type Lent<T, B> = (io::Result<T>, B);
+
+/// A piece of a gathered send.
+#[derive(Debug, Clone)]
+pub enum Part {
+    /// Bytes of its own (commands, replies, trace headers).
+    Owned(Vec<u8>),
+    /// Bytes shared with the journal's batch.
+    Shared(SharedBytes),
+    /// Bytes that live as long as the program.
+    Static(&'static [u8]),
+}
+
+impl Part {
+    /// The bytes.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        match self {
+            Part::Owned(b) => b,
+            Part::Shared(b) => b,
+            Part::Static(b) => b,
+        }
+    }
+}
+
+/// All a shell needs. Cheap to clone; one per core.
+pub trait Runtime: Disk + Net + Clock + Entropy + Clone + 'static {
+    /// Starts a task on this core. A panic in it ends that task only, and is counted.
+    fn spawn(&self, task: impl Future<Output = ()> + 'static);
+}
+
+/// Time.
+pub trait Clock {
+    /// Monotonic now. Costs about 20 ns; take it once per wake-up.
+    fn now(&self) -> Mono;
+    /// Wall-clock now.
+    fn wall(&self) -> Wall;
+    /// Waits until `at`; at once if it has passed. Resolution 1 ms.
+    fn sleep_until(&self, at: Mono) -> impl Future<Output = ()> + 'static;
+}
+
+/// Chance.
+pub trait Entropy {
+    /// Fills `out` with random bytes fit for secrets.
+    fn fill(&self, out: &mut [u8]);
+    /// A random number for jitter and order; not for secrets.
+    fn random(&self) -> u64 {
+        let mut b = [0; 8];
+        self.fill(&mut b);
+        u64::from_le_bytes(b)
+    }
+}
+
+/// Sockets.
+pub trait Net {
+    /// A connection.
+    type Stream: Stream;
+    /// A listening socket.
+    type Listener: Listener<Stream = Self::Stream>;
+
+    /// Connects within `deadline`; from `source` if given.
+    fn connect(
+        &self,
+        to: SocketAddr,
+        source: Option<IpAddr>,
+        deadline: Mono,
+    ) -> impl Future<Output = io::Result<Self::Stream>>;
+}
+
+/// A listening socket.
+pub trait Listener: 'static {
+    /// What it accepts.
+    type Stream: Stream;
+
+    /// The next connection and its peer. Waits while descriptors are short (it does not spin).
+    /// `ErrorKind::NotConnected` after [`Self::close`].
+    fn accept(&self) -> impl Future<Output = io::Result<(Self::Stream, SocketAddr)>>;
+    /// The address it is bound to (with the real port).
+    fn local(&self) -> SocketAddr;
+    /// Ends `accept` for ever.
+    fn close(&self);
+}
+
+/// A connection. Dropping it closes it.
+///
+/// At most one receiving and one sending operation run at a time. An operation in flight when the
+/// deadline passes, or started after it, ends with `ErrorKind::TimedOut` (within one second, and
+/// the stream can still be used once a later deadline is set); bytes that a timed-out send had
+/// already passed on are gone.
+pub trait Stream: 'static {
+    /// Appends what has arrived to `buf`, up to its capacity. `Ok(0)`: the peer has finished.
+    fn recv(&self, buf: Vec<u8>) -> impl Future<Output = Lent<usize, Vec<u8>>>;
+    /// Waits for bytes (or the end) without holding a buffer.
+    fn readable(&self) -> impl Future<Output = io::Result<()>>;
+    /// Sends all of `buf`.
+    fn send(&self, buf: Vec<u8>) -> impl Future<Output = Lent<(), Vec<u8>>>;
+    /// Sends all of `out`, then receives into `buf` as [`Self::recv`] does, in one submission.
+    /// An error of the send is the result.
+    fn send_recv(
+        &self,
+        out: Vec<u8>,
+        buf: Vec<u8>,
+    ) -> impl Future<Output = (io::Result<usize>, Vec<u8>, Vec<u8>)>;
+    /// Sends all parts, in order.
+    fn send_parts(&self, parts: Vec<Part>) -> impl Future<Output = Lent<(), Vec<Part>>>;
+    /// Sends all parts, then receives into `buf`, in one submission.
+    fn send_parts_recv(
+        &self,
+        parts: Vec<Part>,
+        buf: Vec<u8>,
+    ) -> impl Future<Output = (io::Result<usize>, Vec<Part>, Vec<u8>)>;
+    /// Sets or clears the deadline of operations, running and to come.
+    fn set_deadline(&self, at: Option<Mono>);
+    /// Ends both directions now; operations in flight end.
+    fn shutdown(&self);
+    /// Our address.
+    fn local(&self) -> SocketAddr;
+}
+
+/// How a file is opened.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum OpenAs {
+    /// A journal segment: read and written directly; a completed write is on stable storage.
+    Segment,
+    /// A new side file: must not exist; `sync` makes it durable.
+    NewSide,
+    /// To read only.
+    Read,
+}
+
+/// Files. Paths are absolute. Slow operations run off the core.
+pub trait Disk {
+    /// An open file.
+    type File: File;
+
+    /// Makes a file of `len` zero bytes really written (not just reserved), durable with its name.
+    /// Fails if it exists. Appears under its name only when complete.
+    fn create_zeroed(&self, path: &Path, len: u64) -> impl Future<Output = io::Result<()>>;
+    /// Opens a file.
+    fn open(&self, path: &Path, how: OpenAs) -> impl Future<Output = io::Result<Self::File>>;
+    /// Makes a directory and its parents, durable.
+    fn create_dir(&self, path: &Path) -> impl Future<Output = io::Result<()>>;
+    /// Names and lengths of the plain files in a directory, sorted by name.
+    fn list(&self, dir: &Path) -> impl Future<Output = io::Result<Vec<(String, u64)>>>;
+    /// Removes a file, durable.
+    fn remove(&self, path: &Path) -> impl Future<Output = io::Result<()>>;
+    /// Makes the names in `dir` durable.
+    fn sync_dir(&self, dir: &Path) -> impl Future<Output = io::Result<()>>;
+    /// Bytes that an ordinary user can still allocate on the file system of `path`.
+    fn free_bytes(&self, path: &Path) -> impl Future<Output = io::Result<u64>>;
+}
+
+/// An open file. Dropping it closes it.
+pub trait File: 'static {
+    /// Writes all of `bytes` at `offset`. A segment: offset and length in whole pages, durable
+    /// when done. A short write is an error.
+    fn write_at(&self, bytes: SharedBytes, offset: u64) -> impl Future<Output = io::Result<()>>;
+    /// Reads up to the capacity of `buf` from `offset` (a segment: in whole pages) and sets its
+    /// length; fewer bytes only at the end of the file.
+    fn read_at(&self, buf: AlignedBuf, offset: u64) -> impl Future<Output = Lent<(), AlignedBuf>>;
+    /// Makes everything written durable, with the file's length.
+    fn sync(&self) -> impl Future<Output = io::Result<()>>;
+    /// Takes the exclusive lock of the file for this open description; `false` if another process
+    /// (or its last writes, still in flight) holds it.
+    fn try_lock(&self) -> io::Result<bool>;
+    /// Length in bytes.
+    fn len(&self) -> io::Result<u64>;
+}
+
+/// One page-aligned buffer behind a count, as `write_at` wants it.
+#[must_use]
+pub fn shared(buf: AlignedBuf) -> SharedBytes {
+    SharedBytes::whole(Rc::new(buf))
+}
