@@ -260,3 +260,6 @@ impl crate::runtime::Entropy for Uring {
         z ^ (z >> 31)
     }
 }
+
+#[cfg(test)]
+mod tests;
