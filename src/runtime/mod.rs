@@ -15,7 +15,10 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::rc::Rc;
 
+pub mod core;
+pub mod cross;
 mod helper;
+pub mod listen;
 pub mod uring;
 
 /// Result of an operation that borrowed a buffer, and the buffer.

@@ -305,13 +305,7 @@ fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
     let (from, to) = (name(from)?, name(to)?);
     // SAFETY: both are C strings that outlive the call.
     let res = unsafe {
-        libc::renameat2(
-            libc::AT_FDCWD,
-            from.as_ptr(),
-            libc::AT_FDCWD,
-            to.as_ptr(),
-            libc::RENAME_NOREPLACE,
-        )
+        libc::renameat2(libc::AT_FDCWD, from.as_ptr(), libc::AT_FDCWD, to.as_ptr(), libc::RENAME_NOREPLACE)
     };
     if res == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }

@@ -26,7 +26,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// A connection on the ring.
 pub struct Stream {
-    pub(super) socket: Rc<Socket>,
+    pub(in crate::runtime) socket: Rc<Socket>,
     local: OnceCell<SocketAddr>,
 }
 

@@ -102,12 +102,7 @@ pub(super) fn send(held: Held, buf: Vec<u8>, from: usize, link: Link) -> Op<Recv
 pub(super) type SendMsgData = (Held, Box<Gather>, Vec<Part>);
 
 /// Sends what `gather` was filled with out of `parts`; all of it, an error, or a cancel.
-pub(super) fn sendmsg(
-    held: Held,
-    mut gather: Box<Gather>,
-    parts: Vec<Part>,
-    link: Link,
-) -> Op<SendMsgData> {
+pub(super) fn sendmsg(held: Held, mut gather: Box<Gather>, parts: Vec<Part>, link: Link) -> Op<SendMsgData> {
     let entry = opcode::SendMsg::new(types::Fd(held.fd()), gather.header())
         .flags((libc::MSG_WAITALL | libc::MSG_NOSIGNAL) as u32)
         .build()

@@ -63,7 +63,7 @@ impl Socket {
         self.fd.as_raw_fd()
     }
 
-    pub(super) fn owned(&self) -> &OwnedFd {
+    pub(in crate::runtime) fn owned(&self) -> &OwnedFd {
         &self.fd
     }
 

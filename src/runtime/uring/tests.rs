@@ -44,7 +44,7 @@ async fn pair(uring: &Uring) -> (Stream, Stream) {
 async fn narrow_pair(uring: &Uring) -> (Stream, Stream) {
     let (near, far) = pair(uring).await;
     socket2::SockRef::from(near.socket.owned()).set_send_buffer_size(1).unwrap();
-    socket2::SockRef::from(far.socket.owned()).set_recv_buffer_size(1).unwrap();
+    socket2::SockRef::from(far.socket.owned()).set_recv_buffer_size(32 << 10).unwrap();
     (near, far)
 }
 
@@ -103,7 +103,7 @@ fn echo_with_linked_send_and_receive() {
 /// deadline passes and a new one is set at once): every byte arrives once, in order.
 fn sent_once(how: impl AsyncFn(&Stream, &[u8]) -> Vec<u8> + Copy + 'static) {
     on_ring(async move |uring| {
-        let data = pattern(300_000);
+        let data = pattern(1_500_000);
         let (near, far) = narrow_pair(&uring).await;
         let (len, expected) = (data.len(), data.clone());
         let canceller = (uring.clone(), near.socket.clone());
