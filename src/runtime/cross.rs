@@ -221,7 +221,9 @@ impl<T> Receiver<T> {
         if unsafe { libc::fcntl(self.bell.event.as_raw_fd(), libc::F_SETFL, libc::O_NONBLOCK) } != 0 {
             return Err(io::Error::last_os_error());
         }
-        Ok(TokioReceiver { event: AsyncFd::register(self.bell.event.clone())?, inner: self })
+        // SAFETY: the count keeps the descriptor open for as long as it is watched.
+        let event = unsafe { AsyncFd::register(self.bell.event.clone())? };
+        Ok(TokioReceiver { event, inner: self })
     }
 }
 

@@ -15,10 +15,13 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::rc::Rc;
 
+pub mod checks;
 pub mod core;
 pub mod cross;
 mod helper;
 pub mod listen;
+pub mod privileges;
+pub mod signals;
 pub mod uring;
 
 /// Result of an operation that borrowed a buffer, and the buffer.
@@ -181,6 +184,7 @@ pub trait Disk {
 }
 
 /// An open file. Dropping it closes it.
+#[allow(clippy::len_without_is_empty)] // an empty file is not a special case here
 pub trait File: 'static {
     /// Writes all of `bytes` at `offset`. A segment: offset and length in whole pages, durable
     /// when done. A short write is an error.

@@ -192,7 +192,7 @@ fn sync_dir(dir: &Path) -> io::Result<()> {
 }
 
 /// Makes `dir` and what is missing above it, each made durable in its parent.
-fn create_dir(dir: &Path) -> io::Result<()> {
+pub(crate) fn create_dir(dir: &Path) -> io::Result<()> {
     match fs::DirBuilder::new().mode(0o700).create(dir) {
         Ok(()) => sync_dir(parent(dir)),
         Err(e) if e.kind() == io::ErrorKind::NotFound && dir.parent().is_some() => {

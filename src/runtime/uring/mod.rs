@@ -108,14 +108,8 @@ pub struct Uring {
 /// Those of `io_uring_setup`; `runtime::checks` explains them.
 pub fn run<T, F: Future<Output = T>>(options: &Options, main: impl FnOnce(Uring) -> F) -> io::Result<T> {
     assert!(options.entries >= 256, "linked pairs must never be cut by a full queue");
-    let mut ring = tokio_uring::uring_builder();
-    // DEFER_TASKRUN hangs tokio-uring. SUBMIT_ALL: a bad entry must not hold up those behind it.
-    ring.setup_cqsize(options.completions).setup_clamp().setup_submit_all();
-    if options.cooperative {
-        ring.setup_coop_taskrun().setup_single_issuer();
-    }
     let mut builder = tokio_uring::builder();
-    builder.entries(options.entries).uring_builder(&ring);
+    builder.entries(options.entries).uring_builder(&ring_flags(options));
     let runtime = tokio_uring::Runtime::new(&builder)?;
     let result = runtime.block_on(async {
         let core = Rc::new(Core {
@@ -131,6 +125,29 @@ pub fn run<T, F: Future<Output = T>>(options: &Options, main: impl FnOnce(Uring)
     });
     std::mem::forget(runtime);
     Ok(result)
+}
+
+/// The ring as it is set up.
+fn ring_flags(options: &Options) -> io_uring::Builder {
+    let mut ring = io_uring::IoUring::builder();
+    // DEFER_TASKRUN hangs tokio-uring. SUBMIT_ALL: a bad entry must not hold up those behind it.
+    ring.setup_cqsize(options.completions).setup_clamp().setup_submit_all();
+    if options.cooperative {
+        ring.setup_coop_taskrun().setup_single_issuer();
+    }
+    ring
+}
+
+/// Makes a ring as [`run`] does and lists the operations in use that the kernel does not have.
+///
+/// # Errors
+/// Those of `io_uring_setup` and `io_uring_register`.
+pub fn probe(options: &Options) -> io::Result<Vec<&'static str>> {
+    let ring = ring_flags(options).build(options.entries)?;
+    let mut probe = io_uring::Probe::new();
+    ring.submitter().register_probe(&mut probe)?;
+    let missing = ops::IN_USE.iter().filter(|(code, _)| !probe.is_supported(*code));
+    Ok(missing.map(|(_, name)| *name).collect())
 }
 
 impl Uring {

@@ -24,6 +24,20 @@ use tokio_uring::{InFlightOneshot, OneshotOutputTransform, UnsubmittedOneshot};
 /// An operation in flight: resolves to the completion's result (negative: an errno) and its data.
 pub(crate) type Op<D> = InFlightOneshot<D, Finish<D>>;
 
+/// Every operation that is used here, for the check at the start.
+pub(super) const IN_USE: [(u8, &str); 10] = [
+    (opcode::Recv::CODE, "RECV"),
+    (opcode::Send::CODE, "SEND"),
+    (opcode::SendMsg::CODE, "SENDMSG"),
+    (opcode::PollAdd::CODE, "POLL_ADD"),
+    (opcode::Accept::CODE, "ACCEPT"),
+    (opcode::Connect::CODE, "CONNECT"),
+    (opcode::AsyncCancel2::CODE, "ASYNC_CANCEL"),
+    (opcode::Read::CODE, "READ"),
+    (opcode::Write::CODE, "WRITE"),
+    (opcode::Fsync::CODE, "FSYNC"),
+];
+
 /// Hands the raw result and the data back.
 pub(crate) struct Finish<D>(PhantomData<fn() -> D>);
 
