@@ -4,6 +4,7 @@
 
 #![allow(unsafe_code, clippy::disallowed_methods)]
 
+use super::privileges::User;
 use super::uring;
 use std::ffi::CString;
 use std::fmt;
@@ -11,7 +12,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{OpenOptionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -243,11 +244,20 @@ impl DataDirLock {
 }
 
 /// Makes `dir` if it is missing and takes its lock, waiting a few seconds for an owner that ends.
+/// Started as root, directory and lock file are given to `user`, who works in them afterwards.
 ///
 /// # Errors
 /// [`StartError::DataDirOwned`] or [`StartError::DataDir`].
-pub fn lock_data_dir(dir: &Path) -> Result<DataDirLock, StartError> {
-    lock_within(dir, LOCK_WAIT)
+pub fn lock_data_dir(dir: &Path, user: Option<&User>) -> Result<DataDirLock, StartError> {
+    let lock = lock_within(dir, LOCK_WAIT)?;
+    // SAFETY: reads an id.
+    if let (Some(user), 0) = (user, unsafe { libc::geteuid() }) {
+        let give = |path: &Path| chown(path, Some(user.uid), Some(user.gid));
+        give(dir)
+            .and_then(|()| give(&dir.join(LOCK_FILE)))
+            .map_err(|e| StartError::DataDir(dir.to_path_buf(), e))?;
+    }
+    Ok(lock)
 }
 
 fn lock_within(dir: &Path, wait: Duration) -> Result<DataDirLock, StartError> {
@@ -342,5 +352,19 @@ mod tests {
         ending.join().unwrap();
         assert!(!uring::disk::try_flock(&File::open(dir.join(LOCK_FILE)).unwrap().into()).unwrap());
         drop(lock);
+    }
+
+    #[test]
+    fn the_data_directory_is_given_to_the_user() {
+        use std::os::unix::fs::MetadataExt;
+        let base = tempfile::tempdir().unwrap();
+        let dir = base.path().join("data");
+        let nobody = crate::runtime::privileges::user("nobody").unwrap();
+        let _lock = lock_data_dir(&dir, Some(&nobody)).unwrap();
+        let us = fs::metadata(base.path()).unwrap().uid();
+        for path in [dir.clone(), dir.join(LOCK_FILE)] {
+            let owner = fs::metadata(path).unwrap().uid();
+            assert_eq!(owner, if us == 0 { nobody.uid } else { us });
+        }
     }
 }

@@ -20,6 +20,7 @@ pub mod core;
 pub mod cross;
 mod helper;
 pub mod listen;
+pub mod pool;
 pub mod privileges;
 pub mod signals;
 pub mod uring;

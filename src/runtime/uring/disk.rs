@@ -199,8 +199,12 @@ pub(crate) fn create_dir(dir: &Path) -> io::Result<()> {
             create_dir(parent(dir))?;
             create_dir(dir)
         }
-        // It may have been made by a process that died before it was durable.
-        Err(_) if dir.is_dir() => sync_dir(parent(dir)),
+        // It may have been made by a process that died before it was durable. A parent that we
+        // may not read is another's, who made the directory for us.
+        Err(_) if dir.is_dir() => match sync_dir(parent(dir)) {
+            Err(e) if e.kind() == io::ErrorKind::PermissionDenied => Ok(()),
+            result => result,
+        },
         Err(e) => Err(e),
     }
 }

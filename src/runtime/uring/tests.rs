@@ -420,3 +420,92 @@ fn adopted_sockets_are_made_blocking() {
         assert_eq!(recv_exactly(&a, 1).await, b"x");
     });
 }
+
+#[test]
+fn more_completions_than_the_queue_holds() {
+    let options = Options { completions: 256, ..Options::small() };
+    let main = async |uring: Uring| {
+        let (near, far) = pair(&uring).await;
+        let near = Rc::new(near);
+        let done = Rc::new(Cell::new(0));
+        for _ in 0..2000 {
+            let (near, done) = (near.clone(), done.clone());
+            uring.spawn(async move {
+                near.readable().await.unwrap();
+                done.set(done.get() + 1);
+            });
+        }
+        uring.sleep_until(soon(&uring, 20)).await;
+        assert_eq!((near.socket.running(), done.get()), (2000, 0));
+        far.send(b"x".to_vec()).await.0.unwrap();
+        while done.get() < 2000 {
+            uring.sleep_until(soon(&uring, 1)).await;
+        }
+    };
+    let main = async |uring| tokio::time::timeout(Duration::from_secs(20), main(uring)).await;
+    run(&options, main).unwrap().expect("in time");
+}
+
+#[test]
+fn many_deadlines_at_once() {
+    on_ring(async |uring| {
+        let ended = Rc::new(Cell::new(0));
+        for _ in 0..400 {
+            let (a, _) = std::os::unix::net::UnixStream::pair().unwrap();
+            let (stream, ended) = (uring.adopt(a.into()).unwrap(), ended.clone());
+            stream.set_deadline(Some(soon(&uring, 100)));
+            uring.spawn(async move {
+                // The peer is gone: this ends at once and leaves the deadline in the wheel.
+                assert_eq!(stream.recv(Vec::with_capacity(1)).await.0.unwrap(), 0);
+                ended.set(ended.get() + 1);
+            });
+        }
+        let (near, _far) = pair(&uring).await;
+        let near = Rc::new(near);
+        near.set_deadline(Some(soon(&uring, 100)));
+        for _ in 0..1000 {
+            let (near, ended) = (near.clone(), ended.clone());
+            uring.spawn(async move {
+                assert_eq!(near.readable().await.unwrap_err().kind(), io::ErrorKind::TimedOut);
+                ended.set(ended.get() + 1);
+            });
+        }
+        while ended.get() < 1400 {
+            uring.sleep_until(soon(&uring, 10)).await;
+        }
+    });
+}
+
+/// In a process of its own, for the limit is one of the process.
+#[test]
+fn accepting_rests_while_descriptors_are_short() {
+    const CHILD: &str = "RINGPOST_TEST_DESCRIPTORS";
+    if std::env::var_os(CHILD).is_none() {
+        let mut child = std::process::Command::new(std::env::current_exe().unwrap());
+        child.args(["--exact", "runtime::uring::tests::accepting_rests_while_descriptors_are_short"]);
+        let output = child.env(CHILD, "1").output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+        return;
+    }
+    on_ring(async |uring| {
+        let listener = listen(&uring);
+        let _near = uring.connect(listener.local(), None, soon(&uring, 5000)).await.unwrap();
+        let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+        // SAFETY: the limit is a local value.
+        assert_eq!(unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) }, 0);
+        let set = move |rlim_cur| {
+            let limit = libc::rlimit { rlim_cur, rlim_max: limit.rlim_max };
+            // SAFETY: the limit is a local value.
+            assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) }, 0);
+        };
+        set(3);
+        let (clock, old) = (uring.clone(), limit.rlim_cur);
+        uring.spawn(async move {
+            clock.sleep_until(soon(&clock, 350)).await;
+            assert!((2..=5).contains(&clock.stats().accept_pauses()), "{:?}", clock.stats());
+            set(old);
+        });
+        listener.accept().await.unwrap();
+        assert!((3..=6).contains(&uring.stats().accept_pauses()));
+    });
+}
