@@ -2,4 +2,5 @@
 
 pub mod aligned;
 pub mod ids;
+pub mod scan;
 pub mod time;
