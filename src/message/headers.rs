@@ -65,7 +65,10 @@ impl HeaderScan {
             self.field_len = self.field_len.saturating_sub(self.len - self.line_at);
             self.len = self.line_at;
         }
-        self.longest_field = self.longest_field.max(self.field_len);
+        // A line that may still turn out to be no field does not count.
+        if matches!(self.at, At::LineStart | At::Value) {
+            self.longest_field = self.longest_field.max(self.field_len);
+        }
     }
 
     fn line_start(&mut self, first: u8) -> usize {
@@ -133,16 +136,19 @@ impl HeaderScan {
         used
     }
 
-    /// Bytes of the header so far, without the empty line.
+    /// Bytes of the header so far, without the empty line and without a line that may be none of it.
     #[must_use]
     pub fn len(&self) -> u64 {
-        self.len
+        match self.at {
+            At::Name { .. } | At::AfterName { .. } => self.line_at,
+            At::LineStart | At::Value | At::Done => self.len,
+        }
     }
 
     /// True if nothing of a header has been seen.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.len == 0
+        self.len() == 0
     }
 
     /// Fields so far.
@@ -275,6 +281,8 @@ mod tests {
             assert_eq!((s.fields(), s.eight_bit()), (fields, false), "{}", text.escape_ascii());
             assert_eq!(super::fields(text).count() as u32, fields, "{}", text.escape_ascii());
         }
+        let open = scan_in_pieces(&[b'x'; 5000], 2000);
+        assert_eq!((open.len(), open.longest_field(), open.is_empty()), (0, 0, true), "no field yet");
         assert!(scan_in_pieces(b"A: \xe9\r\n\r\n", 3).eight_bit());
         assert!(!scan_in_pieces(b"A: b\r\n\r\n\xe9", 3).eight_bit(), "the body does not count");
     }

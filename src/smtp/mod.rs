@@ -3,5 +3,6 @@
 pub mod command;
 pub mod data;
 pub mod extension;
+pub mod inbound;
 pub mod parameter;
 pub mod reply;
