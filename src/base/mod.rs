@@ -2,5 +2,6 @@
 
 pub mod aligned;
 pub mod ids;
+pub mod scan;
 pub mod time;
 pub mod wheel;

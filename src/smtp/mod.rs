@@ -1,1 +1,8 @@
 //! The SMTP protocol: bytes and types (L1), state machines (L2), the shell that serves it (L4).
+
+pub mod command;
+pub mod data;
+pub mod extension;
+pub mod inbound;
+pub mod parameter;
+pub mod reply;
