@@ -7,6 +7,8 @@
 //! Whatever happens, each item that was taken from the source goes back to it exactly once: by
 //! [`Source::settle`] or by [`Source::give_back`]. Errors end the connection, never the process.
 
+#[cfg(test)]
+mod double;
 mod session;
 #[cfg(test)]
 mod tests;
