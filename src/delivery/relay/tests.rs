@@ -21,6 +21,9 @@ struct Mail {
     side: Option<Vec<u8>>,
 }
 
+/// Index, outcome, code and use of the connection.
+type Fact = (u32, Outcome, u16, u32);
+
 /// A queue of items, and a book of where each went.
 #[derive(Default)]
 struct Desk {
@@ -28,7 +31,7 @@ struct Desk {
     due: RefCell<VecDeque<Mail>>,
     /// Work that comes while the connection waits.
     later: RefCell<VecDeque<Mail>>,
-    settled: RefCell<Vec<(usize, Vec<(u32, Outcome, u16, u32)>)>>,
+    settled: RefCell<Vec<(usize, Vec<Fact>)>>,
     texts: RefCell<Vec<String>>,
     given_back: RefCell<Vec<usize>>,
     taken: Cell<usize>,
