@@ -4,6 +4,7 @@ pub mod address;
 pub mod body;
 pub mod date;
 pub mod domain;
+pub mod dsn;
 pub mod envelope;
 pub mod headers;
 pub mod received;

@@ -6,3 +6,5 @@ pub mod extension;
 pub mod inbound;
 pub mod parameter;
 pub mod reply;
+pub mod outbound;
+pub mod reply_in;
