@@ -114,6 +114,9 @@ pub struct SinkArgs {
     /// Write a line for each message taken to this file.
     #[arg(long, value_name = "FILE")]
     ledger: Option<PathBuf>,
+    /// Keep the counters in this file as JSON, replaced about every 80 ms.
+    #[arg(long, value_name = "FILE")]
+    status: Option<PathBuf>,
     /// End when N messages were taken.
     #[arg(long, value_name = "N")]
     expect: Option<u64>,
@@ -242,6 +245,7 @@ impl SinkArgs {
             seed: self.seed,
             ledger: self.ledger,
             maildir: self.maildir,
+            status: self.status,
             expect: self.expect,
             idle: self.idle,
             ..sink::Options::default()

@@ -20,7 +20,7 @@ use stats::{Counters, Report};
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -50,6 +50,8 @@ pub struct Options {
     pub ledger: Option<PathBuf>,
     /// Where to put messages, one file each under `new/`.
     pub maildir: Option<PathBuf>,
+    /// A file that always holds the counters as one JSON object, replaced about every 80 ms.
+    pub status: Option<PathBuf>,
     /// End when so many messages were taken.
     pub expect: Option<u64>,
     /// End when no message has come for so long after the first.
@@ -68,6 +70,7 @@ impl Default for Options {
             seed: 0,
             ledger: None,
             maildir: None,
+            status: None,
             expect: None,
             idle: None,
             timeout: Duration::from_secs(300),
@@ -169,7 +172,7 @@ impl Sink {
         local.block_on(&runtime, async {
             let listener = tokio::net::TcpListener::from_std(listener)?;
             let accepting = tokio::task::spawn_local(accept(listener, Rc::clone(&shared)));
-            let result = watch(&shared, self.options.expect, self.options.idle).await;
+            let result = watch(&shared, &self.options).await;
             accepting.abort();
             // Replies that are being written get their turn.
             tokio::time::sleep(Duration::from_millis(20)).await;
@@ -247,8 +250,8 @@ async fn accept(listener: tokio::net::TcpListener, shared: Rc<Shared>) {
     }
 }
 
-/// Looks after the ledger and for the end.
-async fn watch(shared: &Shared, expect: Option<u64>, idle: Option<Duration>) -> io::Result<()> {
+/// Looks after the ledger and the status file, and for the end.
+async fn watch(shared: &Shared, options: &Options) -> io::Result<()> {
     let counters = &shared.counters;
     let mut turn = 0u32;
     loop {
@@ -256,9 +259,12 @@ async fn watch(shared: &Shared, expect: Option<u64>, idle: Option<Duration>) -> 
         turn = turn.wrapping_add(1);
         if turn.is_multiple_of(4) {
             shared.world.borrow_mut().taker.flush()?;
+            if let Some(path) = &options.status {
+                write_status(path, &counters.report(0.0))?;
+            }
         }
-        let enough = expect.is_some_and(|n| counters.messages.get() >= n);
-        let silent = idle.is_some_and(|d| {
+        let enough = options.expect.is_some_and(|n| counters.messages.get() >= n);
+        let silent = options.idle.is_some_and(|d| {
             let last = counters.last_nanos.get();
             last > 0 && u128::from(unix_nanos().saturating_sub(last)) >= d.as_nanos()
         });
@@ -266,6 +272,13 @@ async fn watch(shared: &Shared, expect: Option<u64>, idle: Option<Duration>) -> 
             return Ok(());
         }
     }
+}
+
+/// Replaces the file, so that a reader never sees half of it.
+fn write_status(path: &Path, report: &Report) -> io::Result<()> {
+    let next = path.with_extension("next");
+    std::fs::write(&next, serde_json::to_vec(report)?)?;
+    std::fs::rename(&next, path)
 }
 
 #[cfg(test)]
