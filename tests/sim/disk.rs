@@ -16,6 +16,9 @@ use std::rc::Rc;
 /// What a device writes whole or not at all.
 pub const SECTOR: usize = 512;
 
+/// What `create_zeroed` puts behind the name of a file that is not complete.
+const PARTIAL: &str = ".partial";
+
 /// Which faults happen; chances are in ten thousand per operation.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct DiskFaults {
@@ -53,6 +56,14 @@ struct State {
 struct Inode {
     segment: bool,
     body: RefCell<Body>,
+}
+
+impl Inode {
+    fn zeros(len: u64) -> Rc<Self> {
+        let zeros = vec![0; usize::try_from(len).expect("fits memory")];
+        let body = Body { durable: zeros.clone(), image: zeros, ..Body::default() };
+        Rc::new(Inode { segment: true, body: RefCell::new(body) })
+    }
 }
 
 #[derive(Default)]
@@ -271,7 +282,14 @@ impl Disk for SimDisk {
             return Err(io::ErrorKind::AlreadyExists.into());
         }
         self.0.world.event("create", len, 0);
+        // Filled under another name; a crash may leave that.
+        let mut partial = path.as_os_str().to_owned();
+        partial.push(PARTIAL);
+        let partial = PathBuf::from(partial);
+        let begun = self.change_name(&partial, Some(Inode::zeros(len / 2)));
         self.wait("create_zeroed", 5 * MS).await;
+        self.settle_name(begun);
+        let removed = self.change_name(&partial, None);
         if !self.room_for(len) {
             return Err(full());
         }
@@ -281,12 +299,10 @@ impl Disk for SimDisk {
         if self.is_name(path) {
             return Err(io::ErrorKind::AlreadyExists.into());
         }
-        let zeros = vec![0; usize::try_from(len).expect("fits memory")];
-        let body = Body { durable: zeros.clone(), image: zeros, ..Body::default() };
-        let inode = Rc::new(Inode { segment: true, body: RefCell::new(body) });
-        let id = self.change_name(path, Some(inode));
+        let named = self.change_name(path, Some(Inode::zeros(len)));
         self.wait("create_zeroed", MS).await;
-        self.settle_name(id);
+        self.settle_name(removed);
+        self.settle_name(named);
         Ok(())
     }
 

@@ -150,4 +150,3 @@ impl Disk for SimRuntime {
         self.0.disk.free_bytes(path).await
     }
 }
-

@@ -1,10 +1,10 @@
-//! The simulator: seeded, single-threaded, deterministic (see `world`).
-//!
-//! `cargo test --test sim` runs 200 seeds; `SIM_SEEDS=n` any number, from `SIM_FIRST` (0) on;
-//! `SIM_SEED=x` one, with one line per event: microseconds, node, event, two numbers.
+//! The simulator: seeded, single-threaded, deterministic histories of a world with bad disks,
+//! bad nets and crashes. How to run it: `seeds`. How to read a trace: `world::World::new`.
 
 mod disk;
 mod machine;
 mod net;
+mod peers;
 mod rng;
+mod seeds;
 mod world;

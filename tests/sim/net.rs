@@ -71,7 +71,11 @@ impl SimNet {
     /// A machine without power answers nothing, not even a refusal.
     pub fn set_dark(&self, ip: IpAddr, dark: bool) {
         let mut all = self.0.dark.borrow_mut();
-        if dark { all.insert(ip) } else { all.remove(&ip) };
+        if dark {
+            all.insert(ip)
+        } else {
+            all.remove(&ip)
+        };
     }
 
     /// Binds a listening socket. Panics if the address is taken.
@@ -428,7 +432,11 @@ impl SimStream {
             pipe.window.saturating_sub(pipe.arrived.len() + pipe.travelling)
         };
         if room == 0 {
-            return if self.late() { Poll::Ready(Err(io::ErrorKind::TimedOut.into())) } else { Poll::Pending };
+            return if self.late() {
+                Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+            } else {
+                Poll::Pending
+            };
         }
         let world = self.conn.world();
         let whole = room.min(bytes.len());

@@ -113,9 +113,7 @@ fn closing_with_unread_bytes_resets_and_death_of_a_node_is_seen() {
 #[test]
 fn connecting_fails_in_each_way() {
     run(3, async |world, net| {
-        let kind = async |to: SocketAddr| {
-            net.connect(A, to, soon(&world, 30)).await.err().map(|e| e.kind())
-        };
+        let kind = async |to: SocketAddr| net.connect(A, to, soon(&world, 30)).await.err().map(|e| e.kind());
         assert_eq!(kind(address()).await, Some(io::ErrorKind::ConnectionRefused));
         let listener = net.listen(address());
         assert_eq!(kind(address()).await, None);
@@ -141,7 +139,8 @@ fn resets_and_stalls_happen_and_broken_contracts_show() {
             let (here, there) = pair(&world, &net).await;
             there.set_deadline(Some(soon(&world, 300)));
             world.spawn(1, async move {
-                while here.send(vec![1]).await.0.is_ok() && here.recv(Vec::with_capacity(1)).await.0.is_ok() {}
+                while here.send(vec![1]).await.0.is_ok() && here.recv(Vec::with_capacity(1)).await.0.is_ok() {
+                }
             });
             loop {
                 let (got, _) = there.recv(Vec::with_capacity(8)).await;

@@ -185,8 +185,7 @@ impl World {
     /// Starts a task of `node`.
     pub fn spawn(&self, node: Node, future: impl Future<Output = ()> + 'static) {
         let id = self.0.next_task.replace(self.0.next_task.get() + 1);
-        let waker =
-            Arc::new(TaskWaker { id, queued: AtomicBool::new(false), ready: self.0.ready.clone() });
+        let waker = Arc::new(TaskWaker { id, queued: AtomicBool::new(false), ready: self.0.ready.clone() });
         let task = Task { node, future: Some(Box::pin(future)), waker: waker.clone() };
         self.0.tasks.borrow_mut().insert(id, task);
         waker.wake();
