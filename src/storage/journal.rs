@@ -393,10 +393,9 @@ impl Journal {
         if oldest <= self.retire_staged {
             return;
         }
-        let full = self
-            .waiting
-            .back()
-            .is_none_or(|b| b.buf.len() + RECORD_HEAD > b.buf.capacity().min(self.options.batch_bytes_max as usize));
+        let full = self.waiting.back().is_none_or(|b| {
+            b.buf.len() + RECORD_HEAD > b.buf.capacity().min(self.options.batch_bytes_max as usize)
+        });
         if full {
             self.open_batch(RECORD_HEAD);
         }

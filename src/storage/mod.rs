@@ -17,12 +17,16 @@ pub mod group;
 pub mod journal;
 pub mod model;
 pub mod options;
+pub mod oracle;
 pub mod record;
 pub mod recover;
 pub mod segment;
 pub mod space;
 pub mod ticket;
 pub mod walk;
+
+#[cfg(test)]
+mod crash_tests;
 
 pub use options::{Options, Poison, Urgency};
 pub use record::{Location, RecordHead, Recovered};

@@ -5,8 +5,8 @@ use crate::storage::journal::{Journal, Step, Write};
 use crate::storage::options::{Options, Poison};
 use crate::storage::record::{Location, RecordHead, Recovered};
 use crate::storage::recover::{self, Found, LaterVersion, Recovery, RecoveryReport, START_BYTES};
-use crate::storage::walk::Window;
 use crate::storage::segment::HEAD_COPY;
+use crate::storage::walk::Window;
 use std::task::Waker;
 
 /// A journal and its files.

@@ -138,7 +138,13 @@ impl Outcome {
     /// The next epoch: never a byte into the old tail, but a fresh segment that names the cut.
     /// `new_log` is the id if there is no log yet; `added` a zero-filled file if one was needed.
     #[must_use]
-    pub fn restart(mut self, options: &Options, new_log: [u8; 16], nonce: [u8; 16], added: Option<u32>) -> Restart {
+    pub fn restart(
+        mut self,
+        options: &Options,
+        new_log: [u8; 16],
+        nonce: [u8; 16],
+        added: Option<u32>,
+    ) -> Restart {
         let mut free: VecDeque<u32> = std::mem::take(&mut self.free).into();
         free.extend(added);
         let reused = if self.last_is_empty { self.listed.pop() } else { None };
@@ -267,15 +273,8 @@ impl Recovery {
             }
         }
         report.epoch = epoch + 1;
-        let outcome = Outcome {
-            log,
-            listed: Vec::new(),
-            free,
-            next_batch: 1,
-            chain: 0,
-            last_is_empty: false,
-            report,
-        };
+        let outcome =
+            Outcome { log, listed: Vec::new(), free, next_batch: 1, chain: 0, last_is_empty: false, report };
         let index = segments.len().saturating_sub(1);
         Ok(Recovery { segments, outcome, index, visiting: false, oldest, walk: None })
     }

@@ -171,11 +171,8 @@ impl Walk {
         let fits = head.length <= self.stop - self.probe;
         let lost = u64::from((self.probe - self.at) / PAGE as u32);
         let ahead = head.number.checked_sub(self.number)?;
-        let in_order = if lost == 0 {
-            ahead == 0 && head.previous == self.chain
-        } else {
-            (1..=lost).contains(&ahead)
-        };
+        let in_order =
+            if lost == 0 { ahead == 0 && head.previous == self.chain } else { (1..=lost).contains(&ahead) };
         (ours && fits && in_order).then_some(head)
     }
 
@@ -233,7 +230,9 @@ fn legible_ids(bytes: &[u8], keys: &Keys) -> Vec<u64> {
     let mut rest = bytes.get(BATCH_HEAD..bytes.len().min(BATCH_LIMIT as usize)).unwrap_or_default();
     while let Some((head, payload, len)) = record::decode_verified(rest) {
         // Only what one sound record vouches for: zeros and foreign bytes end the list.
-        if ids.len() == IDS_MAX || record::decode(rest, keys).is_none() && (payload.is_empty() || head.id == 0) {
+        if ids.len() == IDS_MAX
+            || record::decode(rest, keys).is_none() && (payload.is_empty() || head.id == 0)
+        {
             break;
         }
         if head.kind != KIND_RETIRE {
