@@ -4,7 +4,7 @@ pub mod command;
 pub mod data;
 pub mod extension;
 pub mod inbound;
+pub mod outbound;
 pub mod parameter;
 pub mod reply;
-pub mod outbound;
 pub mod reply_in;
