@@ -129,7 +129,7 @@ pub trait Stream: 'static {
     /// Sends all of `buf`.
     fn send(&self, buf: Vec<u8>) -> impl Future<Output = Lent<(), Vec<u8>>>;
     /// Sends all of `out`, then receives into `buf` as [`Self::recv`] does, in one submission.
-    /// An error of the send is the result.
+    /// `out` comes back empty if all of it was sent; if not, the error is that of the send.
     fn send_recv(
         &self,
         out: Vec<u8>,
@@ -200,6 +200,19 @@ pub trait File: 'static {
     fn try_lock(&self) -> io::Result<bool>;
     /// Length in bytes.
     fn len(&self) -> io::Result<u64>;
+}
+
+/// Lets the other tasks of this core run first.
+pub async fn yield_now() {
+    let mut yielded = false;
+    std::future::poll_fn(|cx| {
+        if std::mem::replace(&mut yielded, true) {
+            return std::task::Poll::Ready(());
+        }
+        cx.waker().wake_by_ref();
+        std::task::Poll::Pending
+    })
+    .await;
 }
 
 /// One page-aligned buffer behind a count, as `write_at` wants it.

@@ -215,7 +215,10 @@ impl Stream for Pipe {
         (result, buf)
     }
     async fn send_recv(&self, out: Vec<u8>, mut buf: Vec<u8>) -> (io::Result<usize>, Vec<u8>, Vec<u8>) {
-        let (sent, out) = self.send(out).await;
+        let (sent, mut out) = self.send(out).await;
+        if sent.is_ok() {
+            out.clear();
+        }
         (sent.and_then(|()| self.take(&mut buf)), out, buf)
     }
     async fn send_parts(&self, parts: Vec<Part>) -> Lent<(), Vec<Part>> {

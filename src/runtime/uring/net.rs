@@ -205,6 +205,7 @@ impl crate::runtime::Stream for Stream {
             if let Err(e) = result {
                 return (Err(e), out, buf);
             }
+            out.clear();
         }
         let (result, buf) = self.finish(got, buf).await;
         (result, out, buf)
