@@ -14,7 +14,7 @@ mod tests;
 use crate::base::ids::QueueId;
 use crate::base::time::{Wall, civil};
 use crate::message::envelope::Ret;
-use escape::{clean, word, xtext};
+use escape::{ascii_address, clean, word, xtext};
 use std::io::Write;
 
 /// Most bytes of the original message that a report carries.
@@ -261,9 +261,7 @@ fn for_programs(r: &Report<'_>, out: &mut Vec<u8>) {
     for one in r.recipients {
         line(out, format_args!(""));
         original_recipient(one, r.utf8, out);
-        // RFC 6533 §3: "utf-8" where the address is not ASCII, escaped where the report is.
-        let kind = if one.address.is_ascii() { "rfc822" } else { "utf-8" };
-        line(out, format_args!("Final-Recipient: {kind}; {}", clean(one.address, r.utf8, VALUE_MAX)));
+        final_recipient(one.address, r.utf8, out);
         line(out, format_args!("Action: {}", one.action.keyword()));
         let [class, subject, detail] = one.status;
         line(out, format_args!("Status: {class}.{subject}.{detail}"));
@@ -281,6 +279,17 @@ fn for_programs(r: &Report<'_>, out: &mut Vec<u8>) {
             line(out, format_args!("Will-Retry-Until: {}", Date(until)));
         }
     }
+}
+
+/// RFC 6533 §3: type "utf-8" where the address is not ASCII, escaped where the report is.
+fn final_recipient(address: &[u8], utf8: bool, out: &mut Vec<u8>) {
+    let kind = if address.is_ascii() { "rfc822" } else { "utf-8" };
+    let address = if address.is_ascii() || utf8 {
+        clean(address, utf8, VALUE_MAX)
+    } else {
+        ascii_address(address, VALUE_MAX)
+    };
+    line(out, format_args!("Final-Recipient: {kind}; {address}"));
 }
 
 fn original_recipient(one: &RecipientReport<'_>, utf8: bool, out: &mut Vec<u8>) {
