@@ -15,6 +15,16 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::rc::Rc;
 
+pub mod checks;
+pub mod core;
+pub mod cross;
+mod helper;
+pub mod listen;
+pub mod pool;
+pub mod privileges;
+pub mod signals;
+pub mod uring;
+
 /// Result of an operation that borrowed a buffer, and the buffer.
 pub type Lent<T, B> = (io::Result<T>, B);
 
@@ -45,6 +55,12 @@ impl Part {
 pub trait Runtime: Disk + Net + Clock + Entropy + Clone + 'static {
     /// Starts a task on this core. A panic in it ends that task only, and is counted.
     fn spawn(&self, task: impl Future<Output = ()> + 'static);
+
+    /// Starts a task whose panic must end the process: it owns state that is promised to be on
+    /// stable storage. A runtime in which every panic is fatal need not tell the two apart.
+    fn spawn_critical(&self, task: impl Future<Output = ()> + 'static) {
+        self.spawn(task);
+    }
 }
 
 /// Time.
@@ -169,6 +185,7 @@ pub trait Disk {
 }
 
 /// An open file. Dropping it closes it.
+#[allow(clippy::len_without_is_empty)] // an empty file is not a special case here
 pub trait File: 'static {
     /// Writes all of `bytes` at `offset`. A segment: offset and length in whole pages, durable
     /// when done. A short write is an error.
@@ -189,4 +206,15 @@ pub trait File: 'static {
 #[must_use]
 pub fn shared(buf: AlignedBuf) -> SharedBytes {
     SharedBytes::whole(Rc::new(buf))
+}
+
+/// Keeps signals from the calling thread: only the control thread takes them.
+#[allow(unsafe_code)]
+fn block_signals() {
+    // SAFETY: the set is a local value that `sigfillset` makes valid; the mask is this thread's.
+    unsafe {
+        let mut all: libc::sigset_t = std::mem::zeroed();
+        libc::sigfillset(&raw mut all);
+        libc::pthread_sigmask(libc::SIG_SETMASK, &raw const all, std::ptr::null_mut());
+    }
 }
