@@ -8,8 +8,6 @@
 //! The caller sends it from `<>` with NOTIFY=NEVER (RFC 3461 §5.2, §6.1), and never to `<>`.
 
 mod escape;
-#[cfg(test)]
-mod tests;
 
 use crate::base::ids::QueueId;
 use crate::base::time::{Wall, civil};
@@ -181,7 +179,8 @@ pub fn status(action: Action, code: u16, enhanced: Option<[u16; 3]>) -> [u16; 3]
 /// Appends the report. Panics without recipients or for the null sender: both are bugs.
 pub fn write(report: &Report<'_>, out: &mut Vec<u8>) {
     assert!(!report.recipients.is_empty(), "a report about nobody");
-    assert!(!report.sender.is_empty(), "never a report to the null sender (RFC 5321 §6.1)");
+    // RFC 5321 §6.1
+    assert!(!report.sender.is_empty(), "never a report to the null sender");
     let boundary = boundary(report);
     let gravest = report.recipients.iter().map(|r| r.action).min().unwrap_or(Action::Failed);
     header(report, gravest, &boundary, out);
@@ -409,3 +408,6 @@ impl std::fmt::Display for Date {
         write!(f, "{name}, {day} {month} {year:04} {:02}:{:02}:{:02} +0000", s / 3600, s / 60 % 60, s % 60)
     }
 }
+
+#[cfg(test)]
+mod tests;
