@@ -7,11 +7,7 @@
 //! Whatever happens, each item that was taken from the source goes back to it exactly once: by
 //! [`Source::settle`] or by [`Source::give_back`]. Errors end the connection, never the process.
 
-#[cfg(test)]
-mod double;
 mod session;
-#[cfg(test)]
-mod tests;
 
 use crate::base::aligned::{AlignedBuf, SharedBytes};
 use crate::base::ids::QueueId;
@@ -273,3 +269,8 @@ pub fn refuse_without_tls<S: Source>(source: &S) -> ConnectionEnd {
     }
     ConnectionEnd::TlsUnavailable
 }
+
+#[cfg(test)]
+mod double;
+#[cfg(test)]
+mod tests;

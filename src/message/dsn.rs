@@ -8,13 +8,11 @@
 //! The caller sends it from `<>` with NOTIFY=NEVER (RFC 3461 §5.2, §6.1), and never to `<>`.
 
 mod escape;
-#[cfg(test)]
-mod tests;
 
 use crate::base::ids::QueueId;
 use crate::base::time::{Wall, civil};
 use crate::message::envelope::Ret;
-use escape::{clean, word, xtext};
+use escape::{ascii_address, clean, word, xtext};
 use std::io::Write;
 
 /// Most bytes of the original message that a report carries.
@@ -181,7 +179,8 @@ pub fn status(action: Action, code: u16, enhanced: Option<[u16; 3]>) -> [u16; 3]
 /// Appends the report. Panics without recipients or for the null sender: both are bugs.
 pub fn write(report: &Report<'_>, out: &mut Vec<u8>) {
     assert!(!report.recipients.is_empty(), "a report about nobody");
-    assert!(!report.sender.is_empty(), "never a report to the null sender (RFC 5321 §6.1)");
+    // RFC 5321 §6.1
+    assert!(!report.sender.is_empty(), "never a report to the null sender");
     let boundary = boundary(report);
     let gravest = report.recipients.iter().map(|r| r.action).min().unwrap_or(Action::Failed);
     header(report, gravest, &boundary, out);
@@ -261,9 +260,7 @@ fn for_programs(r: &Report<'_>, out: &mut Vec<u8>) {
     for one in r.recipients {
         line(out, format_args!(""));
         original_recipient(one, r.utf8, out);
-        // RFC 6533 §3: "utf-8" where the address is not ASCII, escaped where the report is.
-        let kind = if one.address.is_ascii() { "rfc822" } else { "utf-8" };
-        line(out, format_args!("Final-Recipient: {kind}; {}", clean(one.address, r.utf8, VALUE_MAX)));
+        final_recipient(one.address, r.utf8, out);
         line(out, format_args!("Action: {}", one.action.keyword()));
         let [class, subject, detail] = one.status;
         line(out, format_args!("Status: {class}.{subject}.{detail}"));
@@ -281,6 +278,17 @@ fn for_programs(r: &Report<'_>, out: &mut Vec<u8>) {
             line(out, format_args!("Will-Retry-Until: {}", Date(until)));
         }
     }
+}
+
+/// RFC 6533 §3: type "utf-8" where the address is not ASCII, escaped where the report is.
+fn final_recipient(address: &[u8], utf8: bool, out: &mut Vec<u8>) {
+    let kind = if address.is_ascii() { "rfc822" } else { "utf-8" };
+    let address = if address.is_ascii() || utf8 {
+        clean(address, utf8, VALUE_MAX)
+    } else {
+        ascii_address(address, VALUE_MAX)
+    };
+    line(out, format_args!("Final-Recipient: {kind}; {address}"));
 }
 
 fn original_recipient(one: &RecipientReport<'_>, utf8: bool, out: &mut Vec<u8>) {
@@ -400,3 +408,6 @@ impl std::fmt::Display for Date {
         write!(f, "{name}, {day} {month} {year:04} {:02}:{:02}:{:02} +0000", s / 3600, s / 60 % 60, s % 60)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -30,9 +30,30 @@ pub(super) fn clean(bytes: &[u8], utf8: bool, max: usize) -> String {
     out
 }
 
+/// A non-ASCII address in the ASCII form of RFC 6533 §3 (utf-8-addr-xtext), cut as by [`clean`].
+pub(super) fn ascii_address(address: &[u8], max: usize) -> String {
+    let mut out = String::with_capacity(address.len().min(max));
+    let mut piece = String::new();
+    for c in String::from_utf8_lossy(address).chars() {
+        piece.clear();
+        if c.is_ascii_graphic() && !matches!(c, '+' | '=' | '\\') {
+            piece.push(c);
+        } else {
+            write!(piece, "\\x{{{:X}}}", u32::from(c)).expect("a string takes all");
+        }
+        if out.len() + piece.len() > max {
+            break;
+        }
+        out.push_str(&piece);
+    }
+    out
+}
+
 /// Characters that end lines for some readers, or turn the direction of the text.
 fn is_invisible(c: char) -> bool {
-    matches!(c, '\u{2028}' | '\u{2029}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    let breaks = matches!(c, '\u{2028}' | '\u{2029}');
+    let turns = matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    breaks || turns
 }
 
 /// A host name or address as one harmless word.
@@ -73,6 +94,15 @@ mod tests {
         assert_eq!(clean(&[b'a'; 5000], false, 900).len(), 900);
         assert_eq!(word("mx\r\n.a b\u{f6}"), "mx.ab");
         assert_eq!(word("\n"), "unknown");
+    }
+
+    #[test]
+    fn addresses_in_ascii() {
+        assert_eq!(
+            ascii_address("d\u{f6}+\\=\r\n@x".as_bytes(), 900),
+            "d\\x{F6}\\x{2B}\\x{5C}\\x{3D}\\x{D}\\x{A}@x"
+        );
+        assert!(ascii_address(&[0xff; 5000], 900).len() <= 900);
     }
 
     #[test]
