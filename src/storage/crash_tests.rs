@@ -192,7 +192,7 @@ fn batches_beside_forgeries(keys: Keys) -> (u64, Vec<u64>) {
     let at = read(&m.files).0[3].location;
     m.files[0][at.offset as usize - 40] ^= 1;
     let (kept, outcome) = read(&m.files);
-    assert_eq!(outcome.report.damage_count, 1);
+    assert!(outcome.report.damage_count > 0);
     (outcome.report.batches, kept.iter().map(|k| k.head.id).collect())
 }
 

@@ -47,13 +47,13 @@ pub struct Options {
 }
 
 impl Options {
-    /// Segments of `segment_bytes` (64 MiB unless the operator says otherwise), 64 GiB at most.
+    /// Segments of `segment_bytes` (64 MiB unless the operator says otherwise), 1024 at most: each
+    /// holds a descriptor.
     #[must_use]
     pub fn production(segment_bytes: u32) -> Self {
         Options {
             segment_bytes,
-            segments_max: u32::try_from((64u64 << 30) / u64::from(segment_bytes.max(1 << 20)))
-                .expect("at most 65536"),
+            segments_max: 1024,
             batch_bytes_max: (segment_bytes / 4).min(1 << 20) / PAGE as u32 * PAGE as u32,
             batches_waiting: 4,
             reserve: Reserve { new_mail: 3, bounces: 2, compaction: 1 },
