@@ -1,6 +1,6 @@
 //! L2: the journal as a state machine: stage -> next -> written -> released, one write at a time.
 //!
-//! It has no clock, no files and no tasks: [`Journal::next`] says what must be written, and
+//! It has no clock, no files and no tasks: [`Journal::next_step`] says what must be written, and
 //! [`Journal::written`] is told how that went. The batch in the making grows while a write is in
 //! flight; there is no timer. Any failed write poisons: from then on nothing is released.
 //! State that does not add up is a bug and panics (the keeper then poisons, too).
@@ -258,7 +258,7 @@ impl Journal {
     }
 
     /// What to do next. Call after every [`Self::stage`], [`Self::written`], [`Self::add_file`].
-    pub fn next(&mut self) -> Step {
+    pub fn next_step(&mut self) -> Step {
         if self.in_flight.is_some() || self.poison.is_set() {
             return Step::Idle;
         }
@@ -318,7 +318,7 @@ impl Journal {
         Write { file, offset: u64::from(offset), bytes }
     }
 
-    /// The write that [`Self::next`] gave out has ended; `ok`: all of it is on stable storage.
+    /// The write that [`Self::next_step`] gave out has ended; `ok`: all of it is on stable storage.
     /// Wakers of those who waited are added to `wakers`, to be woken after this call.
     ///
     /// If it failed, or another journal of the file system has been poisoned meanwhile (a later

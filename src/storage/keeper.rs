@@ -8,6 +8,7 @@
 use crate::base::aligned::{AlignedBuf, PAGE, SharedBytes};
 use crate::base::time::Mono;
 use crate::runtime::{File, Runtime};
+use crate::storage::bell::Bell;
 use crate::storage::group::{CommitError, Durable, Staged};
 use crate::storage::journal::{Journal, Released, StageError, Step, Write};
 use crate::storage::opening::{self, OpenError};
@@ -40,6 +41,9 @@ pub struct CommitFacts {
     /// How long it took.
     pub took: Duration,
 }
+
+/// Called after every durable write.
+pub type Observer = Box<dyn Fn(CommitFacts)>;
 
 /// The state of a journal.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -122,7 +126,7 @@ pub(in crate::storage) struct Inner<R: Runtime> {
     closing: Cell<bool>,
     tasks: Cell<u32>,
     commits: Cell<u64>,
-    observer: RefCell<Option<Box<dyn Fn(CommitFacts)>>>,
+    observer: RefCell<Option<Observer>>,
 }
 
 impl<R: Runtime> Keeper<R> {
@@ -279,7 +283,7 @@ impl<R: Runtime> Keeper<R> {
     }
 
     /// `observer` is told of every durable write. Replaces the one before. It must not call back.
-    pub fn observe(&self, observer: Box<dyn Fn(CommitFacts)>) {
+    pub fn observe(&self, observer: Observer) {
         *self.inner().observer.borrow_mut() = Some(observer);
     }
 
@@ -371,7 +375,7 @@ async fn commit_task<R: Runtime>(guard: TaskGuard<R>) {
     let inner = &guard.0;
     let mut wakers = Vec::new();
     loop {
-        match inner.with(Journal::next) {
+        match inner.with(Journal::next_step) {
             Step::Write(write) => {
                 inner.write(write, &mut wakers).await;
                 wakers.drain(..).for_each(Waker::wake);
@@ -478,52 +482,5 @@ impl<R: Runtime> Drop for Pin<'_, R> {
     fn drop(&mut self) {
         self.inner.with(|j| j.unpin(self.segment.sequence));
         self.inner.commit.ring();
-    }
-}
-
-/// Wakes the tasks of this core that wait for something to happen.
-#[derive(Default)]
-pub(in crate::storage) struct Bell {
-    rung: Cell<u64>,
-    heard: Cell<u64>,
-    waiting: RefCell<Vec<Waker>>,
-}
-
-impl Bell {
-    pub(in crate::storage) fn ring(&self) {
-        self.rung.set(self.rung.get() + 1);
-        // Taken out one by one: a waker may call back.
-        loop {
-            let waker = self.waiting.borrow_mut().pop();
-            match waker {
-                Some(w) => w.wake(),
-                None => break,
-            }
-        }
-    }
-
-    /// For the one task that serves this bell: a ring since it last heard one counts.
-    async fn next(&self) {
-        self.after(self.heard.get()).await;
-        self.heard.set(self.rung.get());
-    }
-
-    /// For any number of tasks: the next ring from now.
-    async fn changed(&self) {
-        self.after(self.rung.get()).await;
-    }
-
-    async fn after(&self, seen: u64) {
-        poll_fn(|cx| {
-            if self.rung.get() != seen {
-                return Poll::Ready(());
-            }
-            let mut waiting = self.waiting.borrow_mut();
-            if !waiting.iter().any(|w| w.will_wake(cx.waker())) {
-                waiting.push(cx.waker().clone());
-            }
-            Poll::Pending
-        })
-        .await;
     }
 }

@@ -13,6 +13,7 @@
 //! `journal`; until then the owner of the records copies live ones forward ([`keeper::Keeper::pressure`]).
 
 pub mod batch;
+mod bell;
 pub mod group;
 pub mod journal;
 pub mod keeper;
