@@ -138,12 +138,12 @@ end_process() {
 stop_server() {
     end_process "$SERVER_PID"
     if [ "$CG_KIND" != none ]; then
-        for _ in $(seq 50); do
-            [ -s "$CG/server/cgroup.procs" ] || break
-            xargs -r kill -TERM <"$CG/server/cgroup.procs" 2>/dev/null
+        # The group holds nothing but what this script started.
+        for turn in $(seq 80); do
+            grep -q . "$CG/server/cgroup.procs" || break
+            xargs -r kill "-$([ "$turn" -lt 50 ] && echo TERM || echo KILL)" <"$CG/server/cgroup.procs" 2>/dev/null
             sleep 0.1
         done
-        xargs -r kill -KILL <"$CG/server/cgroup.procs" 2>/dev/null
     fi
     wait "$SERVER_PID" 2>/dev/null
     SERVER_PID=""
