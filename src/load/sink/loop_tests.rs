@@ -25,7 +25,7 @@ fn round(
     change(&mut load);
     let report = source::run(&load, &Stop::default()).expect("source");
     let taken = running.finish().expect("sink");
-    (report, taken, audit::compare(&sent, &received, None).expect("audit"))
+    (report, taken, audit::compare(&sent, &received, &audit::Excuses::default()).expect("audit"))
 }
 
 #[test]
