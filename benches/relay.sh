@@ -2,7 +2,7 @@
 # Accept and relay, side by side: ringpost, Postfix from Debian, and the floor program, each
 # durable, each with the same generator and the same sink, in one run on one machine.
 #
-#   benches/relay.sh                      the whole matrix (about an hour and a half)
+#   benches/relay.sh                      the whole matrix (several hours)
 #   benches/relay.sh --quick              1 KiB, 20 sessions, three modes
 #   benches/relay.sh --only ringpost --sizes "1KiB 100KiB" --sessions "1 20" --modes pipelined
 #
@@ -25,11 +25,11 @@ END
 }
 
 ONLY="ringpost,postfix,floor" SIZES="1KiB 10KiB 100KiB" SESSIONS="1 20 100 1000"
-MODES="pipelined lockstep single" SECS=5 RUNS=3 PROFILE=dist BIN="" OUT=target/relay-bench
+MODES="pipelined lockstep single" SECS=5 WARM=2 RUNS=3 PROFILE=dist BIN="" OUT=target/relay-bench
 DIR=${TMPDIR:-/var/tmp} SERVER_CPUS=0 LOAD_CPUS=1 INSTALL=no KEEP=no
 while [ $# -gt 0 ]; do
     case $1 in
-        --quick) SIZES=1KiB SESSIONS=20 SECS=3 RUNS=1 ;;
+        --quick) SIZES=1KiB SESSIONS=20 SECS=3 WARM=1 RUNS=1 ;;
         --only) ONLY=$2; shift ;;
         --sizes) SIZES=$2; shift ;;
         --sessions) SESSIONS=$2; shift ;;
@@ -138,12 +138,12 @@ end_process() {
 stop_server() {
     end_process "$SERVER_PID"
     if [ "$CG_KIND" != none ]; then
-        for _ in $(seq 50); do
-            [ -s "$CG/server/cgroup.procs" ] || break
-            xargs -r kill -TERM <"$CG/server/cgroup.procs" 2>/dev/null
+        # The group holds nothing but what this script started.
+        for turn in $(seq 80); do
+            grep -q . "$CG/server/cgroup.procs" || break
+            xargs -r kill "-$([ "$turn" -lt 50 ] && echo TERM || echo KILL)" <"$CG/server/cgroup.procs" 2>/dev/null
             sleep 0.1
         done
-        xargs -r kill -KILL <"$CG/server/cgroup.procs" 2>/dev/null
     fi
     wait "$SERVER_PID" 2>/dev/null
     SERVER_PID=""
@@ -288,7 +288,7 @@ cell() {
         *) say "unknown mode $mode"; return 1 ;;
     esac
     start_sink && "start_$server" || { stop_server; stop_sink; return 1; }
-    warm=$(load "${args[@]}" --duration 1s | field acknowledged)
+    warm=$(load "${args[@]}" --duration "${WARM}s" | field acknowledged)
     drained "${warm:-0}" || complete=false
     quiet
     base=$(taken)

@@ -171,6 +171,9 @@ pub struct AuditArgs {
     /// Queue ids the server reported as in doubt, one per line: any other duplicate is a failure.
     #[arg(long, value_name = "FILE")]
     in_doubt: Option<PathBuf>,
+    /// Queue ids still in the server's queue, one per line: these are not lost.
+    #[arg(long, value_name = "FILE")]
+    queued: Option<PathBuf>,
     /// One JSON object instead of text.
     #[arg(long)]
     json: bool,
@@ -267,7 +270,8 @@ impl SinkArgs {
 
 impl AuditArgs {
     fn run(self) -> io::Result<bool> {
-        let verdict = audit::compare(&self.sent, &self.received, self.in_doubt.as_deref())?;
+        let excuses = audit::Excuses { in_doubt: self.in_doubt, queued: self.queued };
+        let verdict = audit::compare(&self.sent, &self.received, &excuses)?;
         print(self.json, &verdict, || verdict.explain());
         Ok(verdict.pass)
     }

@@ -12,7 +12,7 @@ use serde::Serialize;
 use std::collections::HashSet;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Pairs of message and recipient that one ledger may hold.
 pub const MAX_PAIRS: usize = 100_000_000;
@@ -34,7 +34,10 @@ pub struct Verdict {
     pub delivered: u64,
     /// Not delivered, but reported to the sender by a notification.
     pub notified: u64,
-    /// Acknowledged, and neither delivered nor notified.
+    /// Acknowledged, not delivered, and still in the server's queue by the list given.
+    pub queued: u64,
+    /// Acknowledged, and neither delivered nor notified nor queued. Without a list of what is queued,
+    /// audit an empty queue.
     pub lost: u64,
     /// Deliveries beyond the first.
     pub duplicates: u64,
@@ -59,13 +62,28 @@ pub struct Verdict {
     pub examples: Vec<String>,
 }
 
-/// Compares the ledger of a source with that of a sink. `in_doubt` is a file whose lines begin with
-/// the queue ids that the server reported as in doubt: then every other duplicate counts against it.
+/// What the server said about messages; each file has one queue id at the beginning of each line.
+#[derive(Clone, Debug, Default)]
+pub struct Excuses {
+    /// Messages that were in flight at a crash: any other duplicate is a failure. Without this file
+    /// duplicates are counted and allowed.
+    pub in_doubt: Option<PathBuf>,
+    /// Messages that are still queued: they are not lost.
+    pub queued: Option<PathBuf>,
+}
+
+struct Lists {
+    in_doubt: Option<HashSet<String>>,
+    queued: Option<HashSet<String>>,
+}
+
+/// Compares the ledger of a source with that of a sink.
 ///
 /// # Errors
 /// A file cannot be read, is of the wrong kind, is damaged, or is too large; the text names it.
-pub fn compare(sent: &Path, received: &Path, in_doubt: Option<&Path>) -> io::Result<Verdict> {
-    let excuses = in_doubt.map(read_excuses).transpose()?;
+pub fn compare(sent: &Path, received: &Path, excuses: &Excuses) -> io::Result<Verdict> {
+    let read = |path: &Option<PathBuf>| path.as_deref().map(read_ids).transpose();
+    let lists = Lists { in_doubt: read(&excuses.in_doubt)?, queued: read(&excuses.queued)? };
     let mut sent = Pairs::read(sent, Kind::Sent)?;
     let mut received = Pairs::read(received, Kind::Received)?;
     let mut verdict = Verdict { torn_bytes: [sent.torn, received.torn], ..Verdict::default() };
@@ -83,7 +101,7 @@ pub fn compare(sent: &Path, received: &Path, in_doubt: Option<&Path>) -> io::Res
         while r < received.pairs.len() && received.pairs[r].key == pair.key {
             r += 1;
         }
-        judge(&mut verdict, &mut sent, pair, &mut received, from..r, excuses.as_ref())?;
+        judge(&mut verdict, &mut sent, pair, &mut received, from..r, &lists)?;
     }
     for r in r..received.pairs.len() {
         invented(&mut verdict, &mut received, r)?;
@@ -100,7 +118,7 @@ fn judge(
     pair: Pair,
     received: &mut Pairs,
     got: std::ops::Range<usize>,
-    excuses: Option<&HashSet<String>>,
+    lists: &Lists,
 ) -> io::Result<()> {
     let lines = &received.pairs[got.clone()];
     let delivered = lines.iter().filter(|p| p.status == Status::Delivered).count() as u64;
@@ -112,8 +130,12 @@ fn judge(
     verdict.notified += u64::from(notified && delivered == 0);
     verdict.contradicted += u64::from(notified && delivered > 0);
     if pair.status == Status::Acknowledged && delivered == 0 && !notified {
-        verdict.lost += 1;
-        note(verdict, verdict.lost, "lost", sent, pair.at)?;
+        if sent.listed(pair.at, lists.queued.as_ref())? {
+            verdict.queued += 1;
+        } else {
+            verdict.lost += 1;
+            note(verdict, verdict.lost, "lost", sent, pair.at)?;
+        }
     }
     if delivered > 0 {
         match pair.status {
@@ -135,12 +157,10 @@ fn judge(
         verdict.duplicates += delivered - 1;
         // The queue id of an unanswered message is not known, so its duplicates cannot be held
         // against the list.
-        if let (Some(excuses), Status::Acknowledged) = (excuses, pair.status) {
-            let line = sent.line(pair.at)?;
-            if Entry::parse(&line).is_none_or(|e| !excuses.contains(e.status)) {
-                verdict.duplicates_unexcused += delivered - 1;
-                note(verdict, verdict.duplicates_unexcused, "duplicated without excuse", sent, pair.at)?;
-            }
+        let known = pair.status == Status::Acknowledged && lists.in_doubt.is_some();
+        if known && !sent.listed(pair.at, lists.in_doubt.as_ref())? {
+            verdict.duplicates_unexcused += delivered - 1;
+            note(verdict, verdict.duplicates_unexcused, "duplicated without excuse", sent, pair.at)?;
         }
     }
     Ok(())
@@ -160,7 +180,7 @@ fn note(verdict: &mut Verdict, count: u64, what: &str, from: &mut Pairs, at: u64
     Ok(())
 }
 
-fn read_excuses(path: &Path) -> io::Result<HashSet<String>> {
+fn read_ids(path: &Path) -> io::Result<HashSet<String>> {
     let text = std::fs::read_to_string(path).map_err(|e| named(path, &e.to_string()))?;
     Ok(text.lines().filter_map(|l| l.split_whitespace().next()).map(str::to_owned).collect())
 }
@@ -263,6 +283,13 @@ impl Pairs {
         Ok(line.trim_end().to_owned())
     }
 
+    /// Whether the queue id of the line at byte `at` is in `list`.
+    fn listed(&mut self, at: u64, list: Option<&HashSet<String>>) -> io::Result<bool> {
+        let Some(list) = list else { return Ok(false) };
+        let line = self.line(at)?;
+        Ok(Entry::parse(&line).is_some_and(|e| list.contains(e.status)))
+    }
+
     fn damaged(&self, at: u64, why: &str) -> io::Error {
         io::Error::new(io::ErrorKind::InvalidData, format!("{}: at byte {at}: {why}", self.name))
     }
@@ -294,6 +321,7 @@ impl Verdict {
                 out.push_str(&format!("{count} {text}\n"));
             }
         };
+        line(self.queued, "still in the queue of the server");
         line(self.unacknowledged, "without a reply to the final dot: the server may have them or not");
         line(self.unacknowledged_delivered, "of these delivered (allowed)");
         line(self.refused_delivered, "refused with 4xx after the dot and delivered all the same (allowed)");
@@ -317,7 +345,7 @@ mod tests {
         let (s, r) = (dir.path().join("s"), dir.path().join("r"));
         std::fs::write(&s, format!("{}\n{sent}", Kind::Sent.heading())).expect("write");
         std::fs::write(&r, format!("{}\n{received}", Kind::Received.heading())).expect("write");
-        let v = compare(&s, &r, None);
+        let v = compare(&s, &r, &Excuses::default());
         (dir, v)
     }
 
@@ -381,12 +409,15 @@ mod tests {
             &format!("r-1 delivered {D} a@x\n").repeat(3),
         );
         let [s, r, d] = ["s", "r", "doubt"].map(|n| dir.path().join(n));
+        let excuses = Excuses { in_doubt: Some(d.clone()), queued: None };
         std::fs::write(&d, "Q1 in doubt\n").expect("write");
-        let v = compare(&s, &r, Some(&d)).expect("audit");
+        let v = compare(&s, &r, &excuses).expect("audit");
         assert_eq!((v.duplicates, v.duplicates_unexcused, v.lost), (2, 0, 1));
         std::fs::write(&d, "Q2\n").expect("write");
-        let v = compare(&s, &r, Some(&d)).expect("audit");
+        let v = compare(&s, &r, &excuses).expect("audit");
         assert_eq!(v.duplicates_unexcused, 2);
+        let v = compare(&s, &r, &Excuses { in_doubt: None, queued: Some(d) }).expect("audit");
+        assert_eq!((v.pass, v.queued, v.lost, v.duplicates_unexcused), (true, 1, 0, 0));
     }
 
     #[test]
@@ -398,6 +429,6 @@ mod tests {
         let dir = tempfile::tempdir().expect("temporary directory");
         let empty = dir.path().join("e");
         std::fs::write(&empty, "").expect("write");
-        assert!(compare(&empty, &empty, None).is_err());
+        assert!(compare(&empty, &empty, &Excuses::default()).is_err());
     }
 }

@@ -40,6 +40,10 @@ pub struct Body {
     digest: Option<Digest>,
     keep: Option<Vec<u8>>,
     keep_max: usize,
+    /// CRs so far, and how many of them an LF followed: counting both is cheaper than looking at
+    /// every CR, and they differ exactly if one is bare.
+    returns: u64,
+    pairs: u64,
     /// Still in the header section.
     header: bool,
     facts: Facts,
@@ -85,6 +89,8 @@ impl Body {
             keep: keep.map(|_| Vec::new()),
             keep_max: keep.unwrap_or(0),
             header: true,
+            returns: 0,
+            pairs: 0,
             facts: Facts::default(),
             report: Report::default(),
         }
@@ -98,6 +104,12 @@ impl Body {
 
     /// Takes a piece: how many bytes belong to the body, and whether it ends there.
     pub fn feed(&mut self, input: &[u8]) -> (usize, bool) {
+        let (used, ended) = self.scan(input);
+        self.returns += memchr::memchr_iter(b'\r', &input[..used]).count() as u64;
+        (used, ended)
+    }
+
+    fn scan(&mut self, input: &[u8]) -> (usize, bool) {
         let mut run = 0;
         let mut i = 0;
         while i < input.len() {
@@ -115,9 +127,11 @@ impl Body {
                     self.at = At::DotCr;
                 }
                 At::Dot => self.at = At::Middle,
-                At::DotCr if input[i] == b'\n' => return (i + 1, true),
+                At::DotCr if input[i] == b'\n' => {
+                    self.pairs += 1;
+                    return (i + 1, true);
+                }
                 At::DotCr => {
-                    self.facts.bare_newline = true;
                     self.content(b"\r");
                     self.at = At::Middle;
                 }
@@ -139,30 +153,19 @@ impl Body {
     /// From `from` (within a line) to the end of the line or of the piece.
     fn rest_of_line(&mut self, input: &[u8], from: usize, after_cr: bool) -> usize {
         let Some(n) = memchr::memchr(b'\n', &input[from..]) else {
-            let rest = &input[from..];
-            self.carriage_returns(rest, after_cr, false);
-            self.at = if rest.ends_with(b"\r") { At::MiddleCr } else { At::Middle };
+            self.at = if input.ends_with(b"\r") { At::MiddleCr } else { At::Middle };
             return input.len();
         };
         let line = &input[from..from + n];
         let paired = if n == 0 { after_cr } else { line.ends_with(b"\r") };
-        self.carriage_returns(line, after_cr, true);
         if paired {
+            self.pairs += 1;
             self.at = At::Start;
         } else {
             self.facts.bare_newline = true;
             self.at = At::Middle;
         }
         from + n + 1
-    }
-
-    /// Notes CRs in `piece` that are not its last byte, and one before it that no LF followed.
-    fn carriage_returns(&mut self, piece: &[u8], after_cr: bool, ended: bool) {
-        let lone_before = after_cr && !(ended && piece.is_empty());
-        let inner = piece.split_last().map_or(&[][..], |(_, head)| head);
-        if lone_before || memchr::memchr(b'\r', inner).is_some() {
-            self.facts.bare_newline = true;
-        }
     }
 
     fn content(&mut self, bytes: &[u8]) {
@@ -225,6 +228,7 @@ impl Body {
     #[must_use]
     pub fn finish(mut self) -> (Facts, Option<Vec<u8>>) {
         self.notification_line(b"");
+        self.facts.bare_newline |= self.returns != self.pairs;
         self.facts.digest = self.digest.map_or(0, |d| d.value());
         (self.facts, self.keep)
     }

@@ -25,7 +25,7 @@ fn round(
     change(&mut load);
     let report = source::run(&load, &Stop::default()).expect("source");
     let taken = running.finish().expect("sink");
-    (report, taken, audit::compare(&sent, &received, None).expect("audit"))
+    (report, taken, audit::compare(&sent, &received, &audit::Excuses::default()).expect("audit"))
 }
 
 #[test]
@@ -58,7 +58,9 @@ fn one_message_per_connection_without_the_offer_of_pipelining() {
         o.messages = Some(60);
         o.messages_per_connection = 1;
     });
-    assert_eq!((report.acknowledged, taken.messages, taken.connections), (60, 60, 60));
+    assert_eq!((report.acknowledged, taken.messages), (60, 60));
+    // The last message may be claimed while another connection is being opened.
+    assert!((60..64).contains(&taken.connections), "{taken:?}");
     assert!(verdict.pass && taken.violations == 0, "{taken:?}");
 }
 
@@ -106,6 +108,17 @@ fn a_sink_that_dies_and_returns() {
     assert!(report.acknowledged <= first.messages + second.messages);
     assert!(report.acknowledged + report.unanswered >= first.messages + second.messages, "{report:?}");
     assert!(report.acknowledged <= 490, "the rate is kept: {report:?}");
+}
+
+#[test]
+fn idle_sessions_are_held() {
+    let (report, taken, _) = round(Options::default(), |o| {
+        o.connections = 50;
+        o.messages = Some(0);
+        o.hold = Duration::from_millis(300);
+    });
+    assert_eq!((report.connections, taken.connections, taken.messages), (50, 50, 0));
+    assert!(report.complete() && report.broken.is_empty() && taken.broken == 0, "{report:?}");
 }
 
 #[test]

@@ -55,8 +55,9 @@ impl World {
     }
 }
 
-const TALK: &str = "EHLO c.test\r\nMAIL FROM:<a@x> SIZE=10 BODY=8BITMIME\r\nRCPT TO:<\"b >\"@x>\r\nRCPT TO:<c@x>\r\n\
-    DATA\r\nA: b\r\n\r\n..x\r\n.\r\nMAIL FROM:<>\r\nRCPT TO:<d@x>\r\nDATA\r\n.\r\nQUIT\r\n";
+const TALK: &str = "EHLO c.test\r\nMAIL FROM:<a@x> SIZE=10 BODY=8BITMIME\r\n\
+    RCPT TO:<\"b >\"@x>\r\nRCPT TO:<c@x>\r\nDATA\r\nA: b\r\n\r\n..x\r\n.\r\n\
+    MAIL FROM:<>\r\nRCPT TO:<d@x>\r\nDATA\r\n.\r\nQUIT\r\n";
 
 #[test]
 fn a_whole_session_split_at_every_byte() {

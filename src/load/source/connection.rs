@@ -23,7 +23,7 @@ pub(super) async fn run(worker: Rc<Worker>, index: usize) {
     let mut opened = 0usize;
     let mut failing_since = None;
     let mut pause = Duration::from_millis(1);
-    while !worker.exhausted() {
+    while !worker.exhausted() || worker.holding() {
         let options = &worker.shared.options;
         let source = source_address(options.source_addresses, index.wrapping_add(opened));
         opened += 1;
@@ -104,7 +104,7 @@ async fn converse(
             }
             Step::Pause(until) => {
                 // Looks up now and then, so that a stop ends it.
-                let wait = until.since(clock.now()).min(Duration::from_millis(200));
+                let wait = until.since(clock.now()).min(Duration::from_millis(500));
                 tokio::time::sleep(wait).await;
             }
             Step::Close => return Ok(()),

@@ -309,6 +309,11 @@ impl Worker {
         self.ended()
             || (self.returned.borrow().is_empty() && self.shared.options.messages.is_some_and(|m| next >= m))
     }
+
+    /// Whether sessions are still to be held open.
+    fn holding(&self) -> bool {
+        !self.ended() && self.shared.clock.now() < self.profile.hold_until
+    }
 }
 
 fn thread_main(
