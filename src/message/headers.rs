@@ -85,30 +85,22 @@ impl HeaderScan {
         0
     }
 
-    fn name(&mut self, bytes: &[u8], mut len: u32, mut received: bool) -> usize {
-        for (i, &b) in bytes.iter().enumerate() {
-            match b {
-                b':' => {
-                    self.field(received && len as usize == RECEIVED.len());
-                    return i + 1;
-                }
-                b' ' | b'\t' => {
-                    self.at = At::AfterName { received: received && len as usize == RECEIVED.len() };
-                    return i + 1;
-                }
-                33..=126 => {
-                    let same = RECEIVED.get(len as usize) == Some(&b.to_ascii_lowercase());
-                    received = received && same;
-                    len = len.saturating_add(1);
-                }
-                _ => {
-                    self.at = At::Done;
-                    return i;
-                }
+    fn name(&mut self, bytes: &[u8], len: u32, received: bool) -> usize {
+        let end = bytes.iter().position(|&b| !matches!(b, 33..=57 | 59..=126)).unwrap_or(bytes.len());
+        let expected = RECEIVED.get(len as usize..len as usize + end);
+        let received = received && expected.is_some_and(|e| e.eq_ignore_ascii_case(&bytes[..end]));
+        let len = len.saturating_add(u32::try_from(end).unwrap_or(u32::MAX));
+        let is_received = received && len as usize == RECEIVED.len();
+        match bytes.get(end) {
+            None => self.at = At::Name { len, received },
+            Some(b':') => self.field(is_received),
+            Some(b' ' | b'\t') => self.at = At::AfterName { received: is_received },
+            Some(_) => {
+                self.at = At::Done;
+                return end;
             }
         }
-        self.at = At::Name { len, received };
-        bytes.len()
+        bytes.len().min(end + 1)
     }
 
     fn after_name(&mut self, first: u8, received: bool) -> usize {

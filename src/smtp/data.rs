@@ -114,6 +114,22 @@ pub struct Body {
     dropped: u64,
 }
 
+/// Line lengths within a sweep, in registers. Positions are relative to its beginning; `from` is how
+/// far before it (wrapping) the current line begins.
+struct Lines {
+    from: u64,
+    longest: u64,
+}
+
+impl Lines {
+    /// A line ends with CRLF; the next one begins at `next`.
+    #[inline]
+    fn end(&mut self, next: u64) {
+        self.longest = self.longest.max(self.from.wrapping_add(next).saturating_sub(2));
+        self.from = next.wrapping_neg();
+    }
+}
+
 /// Why a sweep ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Stop {
@@ -252,54 +268,57 @@ impl Body {
     /// Goes over `text` up to a dot that begins a line (if `unstuff`), a bare CR or a bare LF.
     fn sweep(&mut self, text: &[u8], unstuff: bool) -> (usize, Stop) {
         let strict = self.fault.is_none();
-        let mut carry = 0; // 1 if the byte before the block is a CR
-        let mut at = 0;
         // After a bare LF made CRLF a dot may stand here without being one that counts.
         if self.line_from == self.stored && text.first() == Some(&b'.') && !self.at_line_start {
             self.dot_lines = true;
         }
+        let mut lines = Lines { from: self.stored.wrapping_sub(self.line_from), longest: 0 };
+        let (mut at, mut carry, mut stop) = (0, 0, Stop::Input);
         while at < text.len() {
             let (m, n) = scan::marks_at(text, at);
-            let after_cr = m.cr << 1 | carry;
-            let ends = m.lf & after_cr;
-            let lf_follows = u64::from(text.get(at + n) == Some(&b'\n')) << (n - 1);
-            let bare = (m.lf & !after_cr) | (m.cr & !(m.lf >> 1 | lf_follows));
+            let after_cr = m.cr << 1 | carry; // carry: the byte before the block is a CR
             let mut valid = n;
-            let mut stop = Stop::Input;
+            // In good text the two are the same. A CR at the end of the block is judged by the next one.
+            let bare = (m.lf ^ after_cr) & scan::below(n);
             if bare != 0 && strict {
                 valid = bare.trailing_zeros() as usize;
-                stop = if text[at + valid] == b'\r' { Stop::BareCr } else { Stop::BareLf };
+                stop = if m.lf >> valid & 1 == 1 { Stop::BareLf } else { Stop::BareCr };
             }
-            let mut left = ends & scan::below(valid);
-            while left != 0 {
-                let next = at + left.trailing_zeros() as usize + 1;
-                left &= left - 1;
-                self.end_line(self.stored + next as u64 - 2, self.stored + next as u64);
-                if text.get(next) == Some(&b'.') {
+            let mut ends = m.lf & after_cr & scan::below(valid);
+            while ends != 0 {
+                let next = ends.trailing_zeros() as usize + 1;
+                ends &= ends - 1;
+                lines.end((at + next) as u64);
+                if text.get(at + next) == Some(&b'.') {
                     if unstuff {
-                        (valid, stop) = (next - at, Stop::Dot);
+                        (valid, stop) = (next, Stop::Dot);
                         break;
                     }
                     self.dot_lines = true;
                 }
             }
-            self.note_bytes(m, &text[at..at + valid], valid < n);
+            if m.nul || m.high {
+                self.note_bytes(&text[at..at + valid]);
+            }
             at += valid;
             if stop != Stop::Input {
-                return (at, stop);
+                break;
             }
-            carry = m.cr >> 63;
+            carry = m.cr >> (n - 1);
         }
-        (at, Stop::Input)
+        if stop == Stop::BareCr || (stop == Stop::Input && carry == 1 && strict) {
+            // It was seen by what does not follow it.
+            (at, stop) = (at - 1, Stop::BareCr);
+        }
+        self.longest_line = self.longest_line.max(lines.longest);
+        self.line_from = self.stored.wrapping_sub(lines.from);
+        (at, stop)
     }
 
-    #[inline]
-    fn note_bytes(&mut self, m: scan::Marks, bytes: &[u8], part_of_block: bool) {
-        if m.nul || m.high {
-            // The marks are of the whole block: look again if only a part of it is ours.
-            self.nul |= m.nul && (!part_of_block || bytes.contains(&0));
-            self.high |= m.high && (!part_of_block || !bytes.is_ascii());
-        }
+    #[cold]
+    fn note_bytes(&mut self, bytes: &[u8]) {
+        self.nul |= bytes.contains(&0);
+        self.high |= !bytes.is_ascii();
     }
 
     /// A line ends: its text at `end`, the next line begins at `next` (stored form).
