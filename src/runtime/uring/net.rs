@@ -92,7 +92,7 @@ impl Stream {
     }
 
     /// Sends `parts` from `at` on. With `buf` the last send is linked to a receive into it, whose
-    /// result is the second value; `None` if the receive did not happen (see `finish`).
+    /// raw result comes last, for `finish` to book; `None` if the receive has not happened.
     async fn send_parts_from(
         &self,
         mut parts: Vec<Part>,
