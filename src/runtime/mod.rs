@@ -147,6 +147,10 @@ pub trait Stream: 'static {
     fn set_deadline(&self, at: Option<Mono>);
     /// Ends both directions now; operations in flight end.
     fn shutdown(&self);
+    /// Ends our direction: the peer sees the end after all that was sent. Closing while input lies
+    /// unread destroys what the peer has not read yet; so who has the last word finishes, and
+    /// receives (for a bounded time) until the peer has finished too.
+    fn finish(&self) {}
     /// Our address.
     fn local(&self) -> SocketAddr;
 }

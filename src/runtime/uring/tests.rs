@@ -230,6 +230,16 @@ fn shutdown_and_drop_end_operations() {
         assert_eq!(near.recv(Vec::with_capacity(10)).await.0.unwrap(), 0);
         assert_eq!(far.recv(Vec::with_capacity(10)).await.0.unwrap(), 0);
 
+        let (near, far) = pair(&uring).await;
+        near.send(b"last words".to_vec()).await.0.unwrap();
+        near.finish();
+        assert_eq!(recv_exactly(&far, 10).await, b"last words");
+        assert_eq!(far.recv(Vec::with_capacity(10)).await.0.unwrap(), 0);
+        far.send(b"bye".to_vec()).await.0.unwrap();
+        let moved = uring.adopt(near.duplicate().unwrap()).unwrap();
+        drop(near);
+        assert_eq!(recv_exactly(&moved, 3).await, b"bye");
+
         // A receive whose future is dropped keeps its buffer and descriptor until it ends, and the
         // dropped stream ends it.
         let (near, far) = pair(&uring).await;
@@ -331,7 +341,17 @@ fn page_of(byte: u8) -> SharedBytes {
 
 #[test]
 fn segments_are_zero_filled_and_written_directly() {
-    let dir = tempfile::tempdir().unwrap();
+    let disk = tempfile::tempdir().unwrap();
+    check_segments(&disk);
+}
+
+#[test]
+fn segments_work_where_direct_io_may_be_refused() {
+    let Ok(memory) = tempfile::tempdir_in("/dev/shm") else { return };
+    check_segments(&memory);
+}
+
+fn check_segments(dir: &tempfile::TempDir) {
     for write in [WriteMethod::DirectDsync, WriteMethod::DirectThenSync, WriteMethod::BufferedThenSync] {
         let path = dir.path().join(format!("a/b/{write:?}"));
         let main = async |uring: Uring| {
@@ -345,7 +365,8 @@ fn segments_are_zero_filled_and_written_directly() {
             let file = uring.open(&path, OpenAs::Segment).await.unwrap();
             assert_eq!(file.len().unwrap(), len);
             file.write_at(page_of(7), 2 * PAGE as u64).await.unwrap();
-            assert!(file.write_at(page_of(7), 1 << 62).await.is_err());
+            let beyond = (i64::MAX as u64).next_multiple_of(PAGE as u64) - PAGE as u64;
+            assert!(file.write_at(page_of(7), beyond).await.is_err());
             let (res, buf) = file.read_at(AlignedBuf::with_capacity(4 * PAGE), 0).await;
             res.unwrap();
             assert!(buf.bytes()[..2 * PAGE].iter().all(|&b| b == 0));
