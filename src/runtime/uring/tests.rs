@@ -537,3 +537,45 @@ fn futures_stay_small() {
         assert!(size_of::<Stream>() + size_of_val(&*near.socket) <= 256);
     });
 }
+
+/// The deadline passes somewhere within a linked pair, at each of its steps in turn.
+#[test]
+fn deadlines_end_busy_connections_too() {
+    on_ring(async |uring| {
+        let ended = Rc::new(Cell::new(0));
+        for n in 0..60 {
+            let (near, far) = std::os::unix::net::UnixStream::pair().unwrap();
+            let (near, far) = (uring.adopt(near.into()).unwrap(), uring.adopt(far.into()).unwrap());
+            uring.spawn(async move {
+                let mut buf = Vec::with_capacity(64);
+                while let (Ok(1..), got) = far.recv(buf).await {
+                    buf = far.send(got).await.1;
+                    buf.clear();
+                }
+            });
+            let (clock, ended) = (uring.clone(), ended.clone());
+            uring.spawn(async move {
+                for round in 0..3 {
+                    near.set_deadline(Some(soon(&clock, 30 + n + 50 * round)));
+                    let (mut out, mut buf) = (vec![n as u8; 16], Vec::with_capacity(64));
+                    let started = clock.now();
+                    let error = loop {
+                        let (n, sent, got) = near.send_recv(out, buf).await;
+                        (out, buf) = (sent, got);
+                        buf.clear();
+                        if let Err(e) = n {
+                            break e;
+                        }
+                    };
+                    assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+                    assert!(clock.now().since(started) < Duration::from_secs(3));
+                }
+                ended.set(ended.get() + 1);
+            });
+        }
+        while ended.get() < 60 {
+            assert_eq!(uring.stats().panics(), 0);
+            uring.sleep_until(soon(&uring, 10)).await;
+        }
+    });
+}
