@@ -140,7 +140,7 @@ fn release_number(release: &str) -> Option<(u32, u32)> {
 /// Makes a ring as the cores do, and checks that it has the operations in use.
 ///
 /// # Errors
-/// The `Ring…` ones.
+/// The ones whose names begin with `Ring`.
 pub fn ring(options: &uring::Options) -> Result<(), StartError> {
     let missing = uring::probe(options).map_err(ring_error)?;
     if missing.is_empty() { Ok(()) } else { Err(StartError::RingOperations(missing)) }

@@ -147,6 +147,10 @@ pub trait Stream: 'static {
     fn set_deadline(&self, at: Option<Mono>);
     /// Ends both directions now; operations in flight end.
     fn shutdown(&self);
+    /// Ends our direction: the peer sees the end after all that was sent. Closing while input lies
+    /// unread destroys what the peer has not read yet; so who has the last word finishes, and
+    /// receives (for a bounded time) until the peer has finished too.
+    fn finish(&self) {}
     /// Our address.
     fn local(&self) -> SocketAddr;
 }
@@ -168,7 +172,8 @@ pub trait Disk {
     type File: File;
 
     /// Makes a file of `len` zero bytes really written (not just reserved), durable with its name.
-    /// Fails if it exists. Appears under its name only when complete.
+    /// Fails if it exists. Appears under its name only when complete (a crash can leave
+    /// `<name>.partial` behind, which the next try overwrites).
     fn create_zeroed(&self, path: &Path, len: u64) -> impl Future<Output = io::Result<()>>;
     /// Opens a file.
     fn open(&self, path: &Path, how: OpenAs) -> impl Future<Output = io::Result<Self::File>>;
@@ -230,4 +235,19 @@ fn block_signals() {
         libc::sigfillset(&raw mut all);
         libc::pthread_sigmask(libc::SIG_SETMASK, &raw const all, std::ptr::null_mut());
     }
+}
+
+/// For a test that changes its whole process: runs the test of that name again in a process of
+/// its own and checks that it passes (`false`), or says that this is that process (`true`).
+#[cfg(test)]
+pub(crate) fn in_child(test: &str) -> bool {
+    const MARK: &str = "RINGPOST_TEST_CHILD";
+    if std::env::var_os(MARK).is_some() {
+        return true;
+    }
+    let mut child = std::process::Command::new(std::env::current_exe().unwrap());
+    let output = child.args(["--exact", test]).env(MARK, test).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && text.contains("1 passed"), "{text}");
+    false
 }

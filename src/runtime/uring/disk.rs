@@ -235,9 +235,11 @@ fn open(path: &Path, how: OpenAs, wanted: WriteMethod) -> io::Result<(OwnedFd, O
                 WriteMethod::DirectThenSync => libc::O_DIRECT,
                 WriteMethod::BufferedThenSync => 0,
             };
-            match options.clone().custom_flags(flags).open(path) {
+            let direct = options.clone().custom_flags(flags).open(path);
+            match direct.and_then(|file| try_read(&file).map(|()| file)) {
                 Ok(file) => Ok((file.into(), Some(wanted))),
-                // open(2): EINVAL where the file system does not support O_DIRECT.
+                // open(2): EINVAL where the file system does not support O_DIRECT, and when
+                // reading where it wants more than pages.
                 Err(e) if e.raw_os_error() == Some(libc::EINVAL) && flags != 0 => {
                     Ok((options.open(path)?.into(), Some(WriteMethod::BufferedThenSync)))
                 }
@@ -245,6 +247,12 @@ fn open(path: &Path, how: OpenAs, wanted: WriteMethod) -> io::Result<(OwnedFd, O
             }
         }
     }
+}
+
+/// Reads the first page the way the file was opened.
+fn try_read(file: &fs::File) -> io::Result<()> {
+    let mut page = AlignedBuf::with_capacity(PAGE);
+    file.read_at(page.spare_mut(), 0).map(|_| ())
 }
 
 /// Writes a file of zeros beside its final name, syncs it, and gives it its name if that is free.
