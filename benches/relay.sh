@@ -84,7 +84,7 @@ in_group() {
 cpu_of() {
     case $CG_KIND in
         v1) echo "$(cat "$CG/$1/cpuacct.usage" "$CG/$1/cpuacct.usage_user" "$CG/$1/cpuacct.usage_sys" | tr '\n' ' ')" ;;
-        v2) awk '{v[$1]=$2*1000} END {printf "%d %d %d\n", v["usage_usec"], v["user_usec"], v["system_usec"]}' "$CG/$1/cpu.stat" ;;
+        v2) awk '{v[$1]=$2*1000} END {printf "%.0f %.0f %.0f\n", v["usage_usec"], v["user_usec"], v["system_usec"]}' "$CG/$1/cpu.stat" ;;
         none) tree_cpu "$([ "$1" = server ] && echo "${SERVER_PID:-0}" || echo "${SINK_PID:-0}")" ;;
     esac
 }
@@ -95,12 +95,12 @@ tree_cpu() {
         { pid=$1; sub(/^.*\) /, ""); parent[pid]=$2; user[pid]=$12+$14; sys[pid]=$13+$15 }
         END { for (p in parent) { q=p; while (q!=root && q>1 && (q in parent)) q=parent[q]
                 if (q==root) { u+=user[p]; s+=sys[p] } }
-              printf "%d %d %d\n", (u+s)*1e9/hz, u*1e9/hz, s*1e9/hz }'
+              printf "%.0f %.0f %.0f\n", (u+s)*1e9/hz, u*1e9/hz, s*1e9/hz }'
 }
 
 # Busy time of the machine so far, nanoseconds, with what the hypervisor took.
 machine_busy() {
-    awk -v hz="$(getconf CLK_TCK)" '/^cpu / {printf "%d\n", ($2+$3+$4+$7+$8+$9)*1e9/hz}' /proc/stat
+    awk -v hz="$(getconf CLK_TCK)" '/^cpu / {printf "%.0f\n", ($2+$3+$4+$7+$8+$9)*1e9/hz}' /proc/stat
 }
 
 # Waits up to 30 s for a second in which the machine does nothing else.
@@ -309,20 +309,22 @@ cell() {
     fi
     row "$server" "$size" "$mode" "$report" "$acked" "$complete" \
         $((s1[0] - s0[0])) $((s1[1] - s0[1])) $((s1[2] - s0[2])) \
-        $((g1[0] - g0[0])) $((busy1 - busy0)) $((last - start)) $((end - start))
+        $((g1[0] - g0[0])) $((busy1 - busy0 - (s1[1] + s1[2] - s0[1] - s0[2]) - (g1[1] + g1[2] - g0[1] - g0[2]))) \
+        $((last - start)) $((end - start))
 }
 
 # Works the figures out; CPU times in nanoseconds.
 row() {
     local report=$4
     awk -v server="$1" -v size="$2" -v mode="$3" -v sessions="$SESSION_COUNT" -v acked="$5" -v complete="$6" \
-        -v cpu="$7" -v user="$8" -v sys="$9" -v gen="${10}" -v busy="${11}" -v took="${12}" -v wall="${13}" \
+        -v cpu="$7" -v user="$8" -v sys="$9" -v gen="${10}" -v other="${11}" -v took="${12}" -v wall="${13}" \
         -v cpus="$(nproc)" -v kind="$CG_KIND" -v rows="$ROWS" -v tsv="$TSV" \
         -v rate="$(field messages_per_second <<<"$report")" -v p50="$(field p50_us <<<"$report")" \
         -v p99="$(field p99_us <<<"$report")" -v refused="$(field refused <<<"$report")" \
         -v failed="$(field failed <<<"$report")" -v unanswered="$(field unanswered <<<"$report")" 'BEGIN {
-        # Without a cgroup the generator cannot be told from other work.
-        foreign = kind == "none" ? -1 : (busy - cpu - gen) * 100 / (wall * cpus); if (kind != "none" && foreign < 0) foreign = 0
+        # Other work: what the machine did less what we did, all of it sampled by ticks, because the
+        # exact figures hold time that the hypervisor took. Without a cgroup it cannot be told.
+        foreign = kind == "none" ? -1 : other > 0 ? other * 100 / (wall * cpus) : 0
         printf "{\"server\":\"%s\",\"size\":\"%s\",\"sessions\":%d,\"mode\":\"%s\",\"messages\":%d,\"accepted_per_second\":%.1f,", \
             server, size, sessions, mode, acked, rate >> rows
         printf "\"delivered_per_second\":%.1f,\"cpu_us\":%.2f,\"user_us\":%.2f,\"system_us\":%.2f,", \
