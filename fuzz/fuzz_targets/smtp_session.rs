@@ -8,14 +8,19 @@ use ringpost::smtp::inbound::{Answer, Options, Question, Session, Step};
 use ringpost::smtp::reply::Reply;
 use std::rc::Rc;
 
-fuzz_target!(|input: (u8, &[u8])| {
-    let (segment, wire) = input;
+fuzz_target!(|input: &[u8]| {
+    let Some((&segment, wire)) = input.split_first() else { return };
     let whole = run(wire, wire.len().max(1));
     let parts = run(wire, usize::from(segment).max(1));
     assert_eq!(whole.replies.escape_ascii().to_string(), parts.replies.escape_ascii().to_string());
     assert_eq!((whole.messages, whole.closed), (parts.messages, parts.closed));
     assert!(whole.replies.is_empty() || whole.replies.ends_with(b"\r\n"));
-    assert!(whole.replies.split_inclusive(|&b| b == b'\n').all(|line| line.len() <= 512 && line[0].is_ascii_digit()));
+    assert!(
+        whole
+            .replies
+            .split_inclusive(|&b| b == b'\n')
+            .all(|line| line.len() <= 512 && line[0].is_ascii_digit())
+    );
 });
 
 #[derive(Default)]
@@ -37,6 +42,7 @@ fn run(wire: &[u8], segment: usize) -> Run {
             let rest = &wire[at..end];
             let mut out = Vec::new();
             let (used, step) = session.receive(now, rest, &mut out);
+            let (more, close) = (step == Step::NeedInput, step == Step::Close);
             match step {
                 Step::Ask(Question::Recipient) if session.envelope().count() == 2 => {
                     session.answer(now, Answer::Refuse(Reply::NO_SUCH_USER.into()), &mut out);
@@ -56,13 +62,12 @@ fn run(wire: &[u8], segment: usize) -> Run {
             assert!(out.len() < 4096, "replies of one call are bounded");
             r.replies.extend_from_slice(&out);
             at += used;
-            match step {
-                Step::NeedInput => break,
-                Step::Close => {
-                    r.closed = true;
-                    return r;
-                }
-                _ => {}
+            if close {
+                r.closed = true;
+                return r;
+            }
+            if more {
+                break;
             }
         }
     }

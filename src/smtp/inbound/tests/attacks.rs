@@ -60,6 +60,13 @@ fn row_03_bdat_abuse() {
 }
 
 #[test]
+fn row_03_bdat_ends_in_a_bare_carriage_return() {
+    let mut s = production();
+    assert_eq!(s.codes(&format!("{ENVELOPE}BDAT 2 LAST\r\na\rNOOP\r\n")), "250 250 550 250");
+    assert_eq!((s.abandoned, s.body.len(), s.stored.len()), (1, 0, 0));
+}
+
+#[test]
 fn row_03_bdat_too_big() {
     let mut s = Shell::greeted(Options::tiny());
     assert_eq!(s.codes(&format!("{ENVELOPE}BDAT 600\r\n{}", "x".repeat(600))), "250 250 250");
