@@ -1,1 +1,4 @@
 //! The queue of waiting messages: records, index, schedule, limits (L2); `desk` is one core's queue (L4).
+
+pub mod pace;
+pub mod record;
