@@ -3,3 +3,4 @@
 pub mod aligned;
 pub mod ids;
 pub mod time;
+pub mod wheel;
