@@ -27,14 +27,15 @@ pub struct Bodies {
     budget: usize,
     bytes: usize,
     /// Number of the first batch in `batches`.
-    first: u64,
+    first: BatchNumber,
     batches: VecDeque<Batch>,
     /// Emptied lists for reuse.
     spare: Vec<Vec<Key>>,
 }
 
 /// Names the batch of a resident body, for [`Bodies::release`].
-pub type BatchNumber = u64;
+/// Wraps: far fewer batches are followed at a time.
+pub type BatchNumber = u32;
 
 impl Bodies {
     /// Keeps at most `budget` bytes of batches, but always the newest one.
@@ -62,12 +63,12 @@ impl Bodies {
         let newest = self.batches.back_mut().expect("there is one");
         newest.live += 1;
         newest.members.push(key);
-        self.first + self.batches.len() as u64 - 1
+        self.first.wrapping_add(self.batches.len() as BatchNumber - 1)
     }
 
     /// A body of batch `number` has been dropped. Call it exactly once for each [`Self::add`].
     pub fn release(&mut self, number: BatchNumber) {
-        let Some(at) = number.checked_sub(self.first) else { return };
+        let at = number.wrapping_sub(self.first);
         let Some(batch) = self.batches.get_mut(at as usize) else { return };
         batch.live = batch.live.saturating_sub(1);
         self.settle(at as usize);
@@ -81,7 +82,7 @@ impl Bodies {
             return None;
         }
         let oldest = self.batches.pop_front()?;
-        self.first += 1;
+        self.first = self.first.wrapping_add(1);
         self.bytes -= oldest.bytes;
         Some(oldest.members)
     }
@@ -112,7 +113,7 @@ impl Bodies {
         }
         while self.batches.front().is_some_and(|f| f.live == 0 && f.sample.is_none()) {
             self.batches.pop_front();
-            self.first += 1;
+            self.first = self.first.wrapping_add(1);
         }
     }
 }

@@ -4,4 +4,5 @@ pub mod bodies;
 pub mod index;
 pub mod pace;
 pub mod record;
+pub mod schedule;
 pub mod seam;
