@@ -5,7 +5,7 @@
 //!
 //! Figures (64-bit, one recipient, waiting for a retry): at most 144 bytes of entry, 16 of id order,
 //! 40 of timer: 200. Nothing is allocated per message in steady state; messages of several recipients
-//! have one vector of 40 bytes each.
+//! have one vector of 32 bytes each.
 
 use crate::base::aligned::SharedBytes;
 use crate::base::ids::MessageId;
@@ -53,6 +53,18 @@ impl Phase {
     }
 }
 
+/// What the journal says of a recipient's attempts.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Cover {
+    /// That none is under way: the next one needs a record before its final dot.
+    #[default]
+    None,
+    /// That one may be under way.
+    Covered,
+    /// That one may have been under way when the last run ended without a clean stop.
+    InDoubt,
+}
+
 /// A recipient of a resident message.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Recipient {
@@ -66,10 +78,8 @@ pub struct Recipient {
     pub attempts: u16,
     /// What happens to it.
     pub phase: Phase,
-    /// The journal already says that an attempt may be under way: the next one needs no record.
-    pub covered: bool,
-    /// An attempt may have been under way when the last run ended without a clean stop.
-    pub in_doubt: bool,
+    /// What the journal says of attempts.
+    pub cover: Cover,
 }
 
 /// Switches of an entry.
@@ -354,7 +364,7 @@ mod tests {
     #[test]
     fn an_entry_is_small() {
         assert!(size_of::<Slot>() <= 144, "{} bytes", size_of::<Slot>());
-        assert!(size_of::<Recipient>() <= 40, "{} bytes", size_of::<Recipient>());
+        assert!(size_of::<Recipient>() <= 32, "{} bytes", size_of::<Recipient>());
     }
 
     #[test]
