@@ -1,1 +1,3 @@
 //! L4: takes due work, plans, sends, settles.
+
+pub mod relay;
