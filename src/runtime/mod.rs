@@ -15,6 +15,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::rc::Rc;
 
+mod helper;
+pub mod uring;
+
 /// Result of an operation that borrowed a buffer, and the buffer.
 pub type Lent<T, B> = (io::Result<T>, B);
 
@@ -45,6 +48,12 @@ impl Part {
 pub trait Runtime: Disk + Net + Clock + Entropy + Clone + 'static {
     /// Starts a task on this core. A panic in it ends that task only, and is counted.
     fn spawn(&self, task: impl Future<Output = ()> + 'static);
+
+    /// Starts a task whose panic must end the process: it owns state that is promised to be on
+    /// stable storage. A runtime in which every panic is fatal need not tell the two apart.
+    fn spawn_critical(&self, task: impl Future<Output = ()> + 'static) {
+        self.spawn(task);
+    }
 }
 
 /// Time.
@@ -189,4 +198,15 @@ pub trait File: 'static {
 #[must_use]
 pub fn shared(buf: AlignedBuf) -> SharedBytes {
     SharedBytes::whole(Rc::new(buf))
+}
+
+/// Keeps signals from the calling thread: only the control thread takes them.
+#[allow(unsafe_code)]
+fn block_signals() {
+    // SAFETY: the set is a local value that `sigfillset` makes valid; the mask is this thread's.
+    unsafe {
+        let mut all: libc::sigset_t = std::mem::zeroed();
+        libc::sigfillset(&raw mut all);
+        libc::pthread_sigmask(libc::SIG_SETMASK, &raw const all, std::ptr::null_mut());
+    }
 }
