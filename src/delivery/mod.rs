@@ -1,3 +1,5 @@
 //! L4: takes due work, plans, sends, settles.
 
+pub mod agent;
+pub mod bounce;
 pub mod relay;

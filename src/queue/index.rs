@@ -68,7 +68,8 @@ pub enum Cover {
 /// A recipient of a resident message.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Recipient {
-    /// When the next attempt is due, if waiting.
+    /// When the next attempt is due, if waiting; when the notification is tried again, if owed (0:
+    /// it is being made).
     pub due: Mono,
     /// The record with the reply of its last attempt; of length 0 if there is none.
     pub said: Location,
@@ -155,10 +156,11 @@ impl Entry {
         self.recipients.iter().all(|r| r.phase.is_done())
     }
 
-    /// The earliest due time of a waiting recipient.
+    /// The earliest due time of a recipient that waits, for an attempt or for its notification.
     #[must_use]
     pub fn next_due(&self) -> Option<Mono> {
-        self.recipients.iter().filter(|r| r.phase == Phase::Waiting).map(|r| r.due).min()
+        let waits = |r: &&Recipient| r.phase == Phase::Waiting || r.phase == Phase::Owed && r.due > Mono(0);
+        self.recipients.iter().filter(waits).map(|r| r.due).min()
     }
 
     fn class(&self) -> Class {

@@ -1,8 +1,9 @@
-//! L2: what the queue asks of routing: where a recipient goes, and what an address stands for.
+//! L4: what the queue asks of routing: where a recipient goes, and what an address stands for.
 //!
 //! The tables behind it are the composition's affair. Look-ups are synchronous and in memory.
 //! Cannot fail: what has no route is [`Plan::NoRoute`] and ends in a notification.
 
+use crate::delivery::relay::Tls;
 use crate::queue::schedule::Limits;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
@@ -25,6 +26,8 @@ pub struct Hop {
     pub targets: Vec<Target>,
     /// Source address of connections, by the family of the target.
     pub source: (Option<IpAddr>, Option<IpAddr>),
+    /// Whether connections must be encrypted.
+    pub tls: Tls,
     /// Limits.
     pub limits: Limits,
 }

@@ -269,6 +269,13 @@ impl Schedule {
         None
     }
 
+    /// True if something has just come for `d` that may call for another connection.
+    #[must_use]
+    pub fn wants_look(&self, d: DestId) -> bool {
+        let dest = &self.destinations[d as usize];
+        dest.connections == 0 || dest.ready.len() > self.rules.deep * dest.connections as usize
+    }
+
     fn wants(&self, d: DestId, now: Mono) -> bool {
         let dest = &self.destinations[d as usize];
         let Some(first) = dest.ready.front() else { return false };
