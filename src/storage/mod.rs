@@ -1,5 +1,32 @@
 //! The storage engine: journal (and later archive and index), used by the queue and by mailboxes.
 //!
-//! Knows records as kinds and bytes; not what a mail is.
+//! Knows records as kinds and bytes; not what a mail is. Every byte on disk is described in
+//! `docs/storage.md`.
+//!
+//! * L1 [`segment`], [`batch`], [`record`]: bytes and numbers.
+//! * L2 [`journal`] (stage, write, release) with [`space`] (which segment is needed by whom) and
+//!   [`group`] (who waits for a batch); [`recover`] and [`walk`] (what a log says after a crash).
+//! * L4 [`keeper`] drives a journal on a disk; [`side`] holds bodies too large for a batch.
+//!
+//! Of the engine's three parts the journal is here. The archive (bodies that outlive the journal
+//! window) and the index (what must be found without reading the journal) join as siblings of
+//! `journal`; until then the owner of the records copies live ones forward ([`keeper::Keeper::pressure`]).
 
+pub mod batch;
+pub mod group;
+pub mod journal;
+pub mod model;
+pub mod options;
+pub mod oracle;
+pub mod record;
+pub mod recover;
+pub mod segment;
+pub mod space;
 pub mod ticket;
+pub mod walk;
+
+#[cfg(test)]
+mod crash_tests;
+
+pub use options::{Options, Poison, Urgency};
+pub use record::{Location, RecordHead, Recovered};
