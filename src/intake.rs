@@ -18,6 +18,7 @@ use crate::queue::state::Answer;
 use crate::runtime::Runtime;
 use crate::storage::journal::StageError;
 use crate::storage::options::Urgency;
+use crate::storage::side::{SideError, SideFile, SideWriter};
 use crate::storage::ticket::Committed;
 use std::fmt;
 use std::future::{Future, poll_fn};
@@ -29,8 +30,8 @@ use std::task::{Context, Poll};
 pub enum Body<'a> {
     /// In memory: the pieces, in order.
     Slices(&'a [&'a [u8]]),
-    /// In a side file that is named and synced.
-    Side(u64),
+    /// In a finished side file.
+    Side(SideFile),
 }
 
 /// A message that comes in.
@@ -135,6 +136,12 @@ impl<R: Runtime> Intake<R> {
         self.desk.0.payload_max.saturating_sub(reserved)
     }
 
+    /// Begins a side file for a body that is too long for a record or comes too slowly. Without the
+    /// submission that names it, it is removed: dropped unfinished, or at the next start.
+    pub async fn create_side(&self) -> Result<SideWriter<R>, SideError> {
+        self.desk.0.keeper.create_side().await
+    }
+
     /// Waits until there is room for one more message, for a bounded time. To be called before a
     /// message is read. [`IntakeError::Full`] and [`IntakeError::Closed`] at once.
     pub async fn room(&self) -> Result<(), IntakeError> {
@@ -176,8 +183,11 @@ impl<R: Runtime> Intake<R> {
         }
         let (body, side) = match m.body {
             Body::Slices(slices) => (slices, 0),
-            Body::Side(number) => (&[][..], number),
+            Body::Side(side) => (&[][..], side.name),
         };
+        if let Body::Side(side) = m.body {
+            assert!(side.name != 0 && side.len == m.facts.len, "the side file holds the body");
+        }
         let new = NewMessage {
             id: m.id.message,
             arrival: m.arrival,

@@ -6,6 +6,7 @@
 
 use crate::base::aligned::AlignedBuf;
 use crate::base::time::Mono;
+use crate::delivery::side_cursor::SideCursor;
 use crate::delivery::relay::{self, ConnectionEnd, Job, RecipientResult, Source};
 use crate::queue::desk::Desk;
 use crate::queue::index::DestId;
@@ -70,7 +71,7 @@ async fn connection<R: Runtime>(desk: Desk<R>, d: DestId, resolver: Rc<dyn Resol
     if hop.limits.messages_per_connection > 0 {
         relay_options.client.transactions_max = hop.limits.messages_per_connection;
     }
-    let at = At { desk: desk.clone(), d };
+    let at = At { desk: desk.clone(), d, side: SideCursor::default() };
     if hop.tls == relay::Tls::Required {
         // Known beforehand: no connection is opened for it.
         relay::refuse_without_tls(&at);
@@ -156,6 +157,7 @@ impl<R: Runtime> Drop for Open<R> {
 struct At<R: Runtime> {
     desk: Desk<R>,
     d: DestId,
+    side: SideCursor<R>,
 }
 
 impl<R: Runtime> Source for At<R> {
@@ -187,7 +189,7 @@ impl<R: Runtime> Source for At<R> {
         offset: u64,
         buf: AlignedBuf,
     ) -> impl Future<Output = Lent<(), AlignedBuf>> {
-        self.desk.read_side(item.side, offset, buf)
+        self.side.read(&self.desk, item, offset, buf)
     }
 
     fn before_final_dot(&self, item: &Item) -> impl Future<Output = bool> {

@@ -3,3 +3,4 @@
 pub mod agent;
 pub mod bounce;
 pub mod relay;
+mod side_cursor;

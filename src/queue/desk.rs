@@ -27,6 +27,7 @@ use crate::storage::journal::StageError;
 use crate::storage::keeper::Keeper;
 use crate::storage::options::Urgency;
 use crate::storage::record::{Location, RecordHead};
+use crate::storage::side::SideFile;
 use smallvec::SmallVec;
 use std::cell::RefCell;
 use std::future::poll_fn;
@@ -246,7 +247,7 @@ impl<R: Runtime> Desk<R> {
         }
     }
 
-    fn door(&self, s: &mut State, hop: Rc<Hop>) -> DestId {
+    pub(crate) fn door(&self, s: &mut State, hop: Rc<Hop>) -> DestId {
         let (d, new) = s.schedule.destination(&hop.key, || hop.limits);
         if new {
             s.doors.push(Door { hop, idle: Vec::new(), reason: OwnedReply::default() });
@@ -400,7 +401,7 @@ impl<R: Runtime> Desk<R> {
             };
             let Poll::Ready(result) = first.staged.poll(cx.waker()) else { return Poll::Pending };
             let pending = s.commits.pop_front().expect("just seen");
-            self.committed(s, pending.after, result);
+            self.committed(s, pending.staged, pending.after, result);
             if s.commits.is_empty() {
                 self.between_commits(s);
             }
@@ -415,7 +416,13 @@ impl<R: Runtime> Desk<R> {
         s.crowd.wake_all();
     }
 
-    fn committed(&self, s: &mut State, after: After, result: Result<Durable, CommitError>) {
+    fn committed(
+        &self,
+        s: &mut State,
+        staged: Staged,
+        after: After,
+        result: Result<Durable, CommitError>,
+    ) {
         let Ok(durable) = result else { return self.die(s, after) };
         match after {
             After::Message { key, slip } => self.message_committed(s, key, slip, durable),
@@ -450,7 +457,7 @@ impl<R: Runtime> Desk<R> {
             }
             After::Done { side, slip } => {
                 if side != 0 {
-                    self.drop_side(side);
+                    self.0.keeper.remove_side(SideFile { name: side, len: 0 }, staged);
                 }
                 if let Some(slip) = slip {
                     s.slips.answer(slip, Answer::Committed(durable.ticket));
@@ -477,6 +484,12 @@ impl<R: Runtime> Desk<R> {
         self.0.metrics.received.increment(1);
         self.0.metrics.received_bytes.increment(size);
         s.keep_body(key, durable.payload);
+        self.line_up(s, key, now);
+    }
+
+    /// Ready recipients of `key` go into the lists of their destinations; those without one are
+    /// refused.
+    pub(crate) fn line_up(&self, s: &mut State, key: Key, now: Mono) {
         self.refuse_unroutable(s, key);
         s.enqueue(key, now);
     }
@@ -487,7 +500,7 @@ impl<R: Runtime> Desk<R> {
     }
 
     /// Recipients without a way out are refused for good.
-    pub(crate) fn refuse_unroutable(&self, s: &mut State, key: Key) {
+    fn refuse_unroutable(&self, s: &mut State, key: Key) {
         let found = s.index.change(key, |e| {
             if !e.recipients.iter().any(|r| r.destination >= state::LOCAL) {
                 return (e.id, Vec::new());

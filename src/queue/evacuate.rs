@@ -82,11 +82,12 @@ impl<R: Runtime> Desk<R> {
     }
 
     async fn move_one(&self, key: Key) -> Result<(), StageError> {
-        let Some((at, said)) = self.0.state.borrow().index.get(key).map(|e| (e.at, places(e))) else {
+        let Some((id, at, said)) = self.0.state.borrow().index.get(key).map(|e| (e.id, e.at, places(e)))
+        else {
             return Ok(());
         };
-        let Ok(payload) = self.0.keeper.read(at).await else { return Err(StageError::Full) };
-        let replies = self.replies(&said).await;
+        let Ok(payload) = self.0.keeper.read(at, id.0).await else { return Err(StageError::Full) };
+        let replies = self.replies(id, &said).await;
         let mut s = self.0.state.borrow_mut();
         let s = &mut *s;
         let Some(e) = s.index.get(key).filter(|e| e.at == at && is_settled(e)) else { return Ok(()) };
@@ -107,10 +108,10 @@ impl<R: Runtime> Desk<R> {
     }
 
     /// The stored replies of recipients, by index.
-    pub(crate) async fn replies(&self, said: &[Location]) -> BTreeMap<u32, OwnedReply> {
+    pub(crate) async fn replies(&self, id: MessageId, said: &[Location]) -> BTreeMap<u32, OwnedReply> {
         let mut out = BTreeMap::new();
         for at in said {
-            let Ok(payload) = self.0.keeper.read(*at).await else { continue };
+            let Ok(payload) = self.0.keeper.read(*at, id.0).await else { continue };
             let states = match StatesView::parse(&payload) {
                 Ok(states) => Some(states),
                 Err(_) => MessageView::parse(&payload).ok().and_then(|m| m.states),

@@ -13,7 +13,7 @@ use crate::base::time::Mono;
 use crate::base::wheel;
 use crate::message::body::BodyFlags;
 use crate::queue::bodies::BatchNumber;
-use crate::queue::seam::Location;
+use crate::storage::record::Location;
 use smallvec::SmallVec;
 use std::collections::VecDeque;
 
@@ -65,8 +65,18 @@ pub enum Cover {
     InDoubt,
 }
 
+/// No place in a journal.
+pub const NOWHERE: Location = Location { segment: 0, offset: 0, len: 0 };
+
+impl Default for Recipient {
+    fn default() -> Self {
+        let (phase, cover) = (Phase::Ready, Cover::None);
+        Recipient { due: Mono(0), said: NOWHERE, destination: 0, attempts: 0, phase, cover }
+    }
+}
+
 /// A recipient of a resident message.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Recipient {
     /// When the next attempt is due, if waiting; when the notification is tried again, if owed (0:
     /// it is being made).
@@ -137,7 +147,7 @@ impl Entry {
     pub fn new(id: MessageId, size: u64, body: BodyFlags) -> Self {
         Entry {
             id,
-            at: Location::default(),
+            at: NOWHERE,
             size,
             side: 0,
             payload: None,

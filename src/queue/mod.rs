@@ -2,10 +2,18 @@
 
 pub mod bell;
 pub mod bodies;
+pub mod desk;
+mod evacuate;
 pub mod index;
 pub mod limits;
+mod notices;
+pub mod open;
 pub mod pace;
+mod pulse;
+mod reach;
 pub mod record;
+pub mod recover;
 pub mod routing;
 pub mod schedule;
-pub mod seam;
+pub mod settle;
+pub mod state;

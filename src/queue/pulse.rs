@@ -110,7 +110,7 @@ impl<R: Runtime> Desk<R> {
             self.owe_again(s, key);
         }
         if ready == Some(true) {
-            s.enqueue(key, now);
+            self.line_up(s, key, now);
         }
         s.arm(key);
     }

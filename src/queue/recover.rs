@@ -7,6 +7,7 @@
 use crate::base::ids::MessageId;
 use crate::base::time::Wall;
 use crate::message::body::BodyFlags;
+use crate::queue::index::NOWHERE;
 use crate::queue::record::{self, Effect, Fate, Malformed, MessageView, StatesView};
 use crate::queue::routing::{Hop, Plan};
 use crate::storage::record::{Location, Recovered};
@@ -67,8 +68,6 @@ impl Found {
         self.recipients.iter().all(|r| r.fate.is_done())
     }
 }
-
-const NOWHERE: Location = Location { segment: 0, offset: 0, len: 0 };
 
 /// A queue being read back.
 #[derive(Debug, Default)]
@@ -167,6 +166,8 @@ impl Rebuild {
         let Some(found) = self.messages.get_mut(&id) else { return };
         if view.snapshot {
             found.marks = view.flags | found.marks & record::DOUBLE_BOUNCE;
+        } else {
+            found.marks |= view.flags & record::WARNED;
         }
         for s in view.states() {
             let Some(r) = found.recipients.get_mut(s.index as usize) else { continue };

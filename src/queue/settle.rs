@@ -131,17 +131,17 @@ impl<R: Runtime> Desk<R> {
     fn load(&self, s: &mut State, key: Key, d: DestId) {
         let at = s.index.change(key, |e| {
             let before = std::mem::replace(&mut e.switches.loading, true);
-            (!before).then_some(e.at)
+            (!before).then_some((e.at, e.id.0))
         });
-        let Some(Some(at)) = at else { return };
+        let Some(Some((at, id))) = at else { return };
         s.loads += 1;
         let desk = self.clone();
         self.0.rt.spawn(async move {
-            let mut read = desk.0.keeper.read(at).await;
+            let mut read = desk.0.keeper.read(at, id).await;
             // It may have been moved meanwhile, and the old place been given up.
             let now_at = desk.0.state.borrow().index.get(key).map(|e| e.at);
             if let (Err(_), Some(now_at)) = (&read, now_at.filter(|n| *n != at)) {
-                read = desk.0.keeper.read(now_at).await;
+                read = desk.0.keeper.read(now_at, id).await;
             }
             let mut s = desk.0.state.borrow_mut();
             s.loads -= 1;
@@ -158,16 +158,22 @@ impl<R: Runtime> Desk<R> {
             self.postpone(s, key, now);
             return s.call(d, now);
         };
+        self.plan_again(s, key, &payload);
         s.keep_body(key, payload);
-        let Some(e) = s.index.get(key) else { return };
         // Several destinations may have asked for it while it was being read.
-        let mut wanted: SmallVec<[DestId; 4]> =
-            e.recipients.iter().filter(|r| r.phase == Phase::Ready).map(|r| r.destination).collect();
-        wanted.sort_unstable();
-        wanted.dedup();
-        for d in wanted {
-            s.schedule.push_front(d, key, now);
-            s.call(d, now);
+        self.line_up(s, key, now);
+        s.call(d, now);
+    }
+
+    /// Routes may have changed since the message came.
+    fn plan_again(&self, s: &mut State, key: Key, payload: &SharedBytes) {
+        let Ok(view) = MessageView::parse(payload) else { return };
+        for (i, to) in view.envelope.recipients().enumerate() {
+            let ready = s.index.get(key).is_some_and(|e| e.recipients[i].phase == Phase::Ready);
+            if ready {
+                let d = self.destination(s, to.address);
+                s.index.change(key, |e| e.recipients[i].destination = d);
+            }
         }
     }
 
