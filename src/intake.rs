@@ -225,7 +225,7 @@ impl<R: Runtime> Intake<R> {
         let view = envelope.view();
         let mut out: Option<Envelope> = None;
         for (i, r) in view.recipients().enumerate() {
-            let mut push = |e: &mut Envelope, to: &[u8], r: &Recipient<'_>| {
+            let push = |e: &mut Envelope, to: &[u8], r: &Recipient<'_>| {
                 if !e.view().recipients().any(|have| have.address == to) {
                     e.push(to, r.notify, r.orcpt);
                 }

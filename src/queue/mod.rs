@@ -2,12 +2,14 @@
 
 pub mod bell;
 pub mod bodies;
+pub mod control;
 pub mod desk;
 mod evacuate;
 pub mod index;
 pub mod limits;
 mod notices;
 pub mod open;
+mod operate;
 pub mod pace;
 mod pulse;
 mod reach;

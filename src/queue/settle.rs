@@ -20,7 +20,6 @@ use std::future::{Future, poll_fn};
 use std::ops::Range;
 use std::pin::pin;
 use std::task::Poll;
-use std::time::Duration;
 
 /// How often a message may come back unsent before that counts as an attempt.
 const GIVEN_BACK_MAX: u8 = 5;
@@ -319,7 +318,7 @@ impl<R: Runtime> Desk<R> {
             r.map_or(Notify::DEFAULT, |r| r.notify)
         };
         let reply = Reply { code: result.code, enhanced: result.enhanced.unwrap_or_default(), text: result.text };
-        let mut random = || self.0.rt.random();
+        let random = || self.0.rt.random();
         let retry = self.0.options.retry;
         s.index.change(item.key, |e| {
             let r = &mut e.recipients[result.index as usize];
@@ -505,6 +504,3 @@ impl<R: Runtime> Drop for Idle<'_, R> {
         s.doors[self.d as usize].idle.retain(|w| w.0 != self.number);
     }
 }
-
-/// How long a notification that could not be queued waits for another try.
-pub(crate) const OWED_RETRY: Duration = Duration::from_secs(60);
