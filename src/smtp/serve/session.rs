@@ -4,7 +4,7 @@ use super::collect::Collector;
 use super::{Context, Guest, Handle};
 use crate::intake::{Accepted, Body, IntakeError, Submission};
 use crate::message::received::{self, Trace};
-use crate::runtime::{Clock, Runtime, Stream, yield_now};
+use crate::runtime::{Runtime, Stream, yield_now};
 use crate::smtp::inbound::{Answer, Question, Session, Step};
 use crate::smtp::reply::{Refusal, Reply};
 use crate::storage::side::SideError;
@@ -263,15 +263,17 @@ impl<R: Runtime> Talk<'_, R> {
         );
         let needed = envelope.bytes().len() + self.trace.len() + self.body.in_memory();
         let too_long = needed > ctx.intake.inline_max(envelope.count());
-        let submission = |body| Submission { id, arrival, envelope, trace: &self.trace, body, facts };
         let submitted = if self.body.has_side() || too_long {
             let side = self.body.finish_side(&self.buf).await.map_err(|e| match e {
                 SideError::Full => Reply::NO_SPACE,
                 SideError::Poisoned => Reply::STORAGE_FAILED,
             })?;
-            ctx.intake.stage(&submission(Body::Side(side.name)))
+            let body = Body::Side(side);
+            ctx.intake.stage(&Submission { id, arrival, envelope, trace: &self.trace, body, facts })
         } else {
-            self.body.with_slices(&self.buf, |body| ctx.intake.stage(&submission(body)))
+            self.body.with_slices(&self.buf, |body| {
+                ctx.intake.stage(&Submission { id, arrival, envelope, trace: &self.trace, body, facts })
+            })
         };
         submitted.map_err(refusal)?.await.map_err(refusal)
     }
