@@ -107,6 +107,8 @@ section! {
         durability: Durability = Durability::Full,
         /// Upper bound of the journal's bytes per core.
         journal_limit: Size = Size::mib(4096),
+        /// Free bytes of the file system that new mail leaves alone.
+        free_min: Size = Size::mib(1024),
     }
 
     /// `[[listener]]`: one service.
@@ -248,7 +250,7 @@ section! {
         /// Messages per time.
         rate: Rate = Rate(None),
         /// How long a connection without work stays open.
-        idle: Duration = Duration::s(5),
+        idle: Duration = Duration::s(60),
         /// `[[destination.for]]`
         #[serde(rename = "for")]
         narrowed: Vec<DestinationFor> = Vec::new(),
@@ -283,6 +285,10 @@ section! {
         message_size: Size = Size::mib(50),
         /// Recipients of one transaction.
         recipients: u32 = 1000,
+        /// Recipients beyond that are answered 452; beyond this number more, each counts as an error.
+        recipients_overshoot: u32 = 1000,
+        /// Bytes of a refused message that are read and dropped before the session is closed.
+        message_drop: Size = Size::mib(256),
         /// Received lines.
         hops: u32 = 50,
         /// Open sessions.
@@ -333,6 +339,8 @@ section! {
         command: Duration = Duration::s(300),
         /// For the next bytes of a message.
         data_block: Duration = Duration::s(180),
+        /// From MAIL to the beginning of the message.
+        envelope: Duration = Duration::s(1800),
         /// For a whole message, beyond its size at `limits.data_rate_min`.
         data: Duration = Duration::s(300),
         /// For a client to take our reply.
@@ -535,7 +543,7 @@ impl Raw {
             messages_per_connection: Some(100),
             recipients_per_message: Some(50),
             rate: Some(Rate(None)),
-            idle: Some(Duration::s(5)),
+            idle: Some(Duration::s(60)),
             ..DestinationFor::default()
         };
         let mut raw =
