@@ -1,1 +1,3 @@
 //! L5: the endpoints for operators.
+
+pub mod http;
