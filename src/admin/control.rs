@@ -29,7 +29,7 @@ pub trait Queues: 'static {
 
 /// Serves the socket for ever. To be run in a `LocalSet`.
 pub async fn serve(listener: UnixListener, queues: Rc<impl Queues>) {
-    let places = Rc::new(tokio::sync::Semaphore::new(CONNECTIONS));
+    let places = std::sync::Arc::new(tokio::sync::Semaphore::new(CONNECTIONS));
     loop {
         let Ok(place) = places.clone().acquire_owned().await else { return };
         let Ok((stream, _)) = listener.accept().await else {
@@ -49,7 +49,8 @@ async fn connection(stream: UnixStream, queues: &impl Queues) -> io::Result<()> 
     let who = stream.peer_cred().map_or_else(|_| "unknown user".to_owned(), |c| format!("uid {}", c.uid()));
     let mut stream = BufReader::new(stream);
     let mut line = Vec::new();
-    let read = (&mut stream).take(REQUEST_MAX as u64).read_until(b'\n', &mut line);
+    let mut bounded = (&mut stream).take(REQUEST_MAX as u64);
+    let read = bounded.read_until(b'\n', &mut line);
     tokio::time::timeout(ANSWER, read).await??;
     let mut out = Out(stream.into_inner());
     match serde_json::from_slice::<Command>(&line) {
