@@ -304,6 +304,17 @@ fn closing_a_listener_ends_accept() {
 }
 
 #[test]
+fn accepting_that_cannot_work_does_not_spin() {
+    on_ring(async |uring| {
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        let listener = uring.listener(socket.into()).unwrap();
+        let started = Instant::now();
+        assert!(listener.accept().await.is_err());
+        assert!(started.elapsed() >= Duration::from_millis(100));
+    });
+}
+
+#[test]
 fn a_panic_ends_one_task_and_is_counted() {
     on_ring(async |uring| {
         let seen = Rc::new(Cell::new(0));
