@@ -188,9 +188,9 @@ impl<R: Runtime> Desk<R> {
     /// Starts the tasks that follow commits, time and lack of space.
     pub(crate) fn start(&self) {
         let rt = &self.0.rt;
-        rt.spawn(self.clone().follow_commits());
-        rt.spawn(self.clone().pulse());
-        rt.spawn(self.clone().evacuate());
+        rt.spawn_critical(self.clone().follow_commits());
+        rt.spawn_critical(self.clone().pulse());
+        rt.spawn_critical(self.clone().evacuate());
     }
 
     /// The id of a message that arrives at `wall`, before it is staged.

@@ -19,3 +19,8 @@ pub mod routing;
 pub mod schedule;
 pub mod settle;
 pub mod state;
+
+#[cfg(test)]
+mod double;
+#[cfg(test)]
+mod tests;
