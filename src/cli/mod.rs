@@ -1,5 +1,7 @@
 //! L5: the command line.
 
+pub mod load;
+
 use std::ffi::OsString;
 use std::process::ExitCode;
 

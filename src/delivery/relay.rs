@@ -8,8 +8,6 @@
 //! [`Source::settle`] or by [`Source::give_back`]. Errors end the connection, never the process.
 
 mod session;
-#[cfg(test)]
-mod tests;
 
 use crate::base::aligned::{AlignedBuf, SharedBytes};
 use crate::base::ids::QueueId;
@@ -271,3 +269,8 @@ pub fn refuse_without_tls<S: Source>(source: &S) -> ConnectionEnd {
     }
     ConnectionEnd::TlsUnavailable
 }
+
+#[cfg(test)]
+mod double;
+#[cfg(test)]
+mod tests;

@@ -121,7 +121,7 @@ impl Oracle {
     }
 
     fn commit(&mut self) {
-        let Some(write) = self.model.next() else { return };
+        let Some(write) = self.model.next_write() else { return };
         self.model.apply(&write);
         drop(write);
         self.model.journal.written(true, &mut Vec::new());
@@ -154,7 +154,7 @@ impl Oracle {
     }
 
     fn crash(&mut self, mask: u64) {
-        let write = self.model.next();
+        let write = self.model.next_write();
         let mut files = std::mem::take(&mut self.model.files);
         if let Some(write) = &write {
             tear(&mut files, write, mask);

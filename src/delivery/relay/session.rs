@@ -174,7 +174,9 @@ impl<'a, R: Runtime, S: Source> Session<'a, R, S> {
         }
         let mut stuffer = Stuffer::default();
         let job = source.describe(&self.flight[0]);
-        if job.side.is_none() && job.body.len() <= CHUNK {
+        if job.side.is_none() && job.body.is_empty() {
+            // Nothing but the end of data.
+        } else if job.side.is_none() && job.body.len() <= CHUNK {
             let part = body_part(&job, job.body.clone(), &mut stuffer, &mut self.copy);
             self.parts.push(part);
         } else if let Some(end) = self.send_long_body(&mut stuffer).await {

@@ -192,15 +192,19 @@ fn sync_dir(dir: &Path) -> io::Result<()> {
 }
 
 /// Makes `dir` and what is missing above it, each made durable in its parent.
-fn create_dir(dir: &Path) -> io::Result<()> {
+pub(crate) fn create_dir(dir: &Path) -> io::Result<()> {
     match fs::DirBuilder::new().mode(0o700).create(dir) {
         Ok(()) => sync_dir(parent(dir)),
         Err(e) if e.kind() == io::ErrorKind::NotFound && dir.parent().is_some() => {
             create_dir(parent(dir))?;
             create_dir(dir)
         }
-        // It may have been made by a process that died before it was durable.
-        Err(_) if dir.is_dir() => sync_dir(parent(dir)),
+        // It may have been made by a process that died before it was durable. A parent that we
+        // may not read is another's, who made the directory for us.
+        Err(_) if dir.is_dir() => match sync_dir(parent(dir)) {
+            Err(e) if e.kind() == io::ErrorKind::PermissionDenied => Ok(()),
+            result => result,
+        },
         Err(e) => Err(e),
     }
 }
@@ -231,9 +235,11 @@ fn open(path: &Path, how: OpenAs, wanted: WriteMethod) -> io::Result<(OwnedFd, O
                 WriteMethod::DirectThenSync => libc::O_DIRECT,
                 WriteMethod::BufferedThenSync => 0,
             };
-            match options.clone().custom_flags(flags).open(path) {
+            let direct = options.clone().custom_flags(flags).open(path);
+            match direct.and_then(|file| try_read(&file).map(|()| file)) {
                 Ok(file) => Ok((file.into(), Some(wanted))),
-                // open(2): EINVAL where the file system does not support O_DIRECT.
+                // open(2): EINVAL where the file system does not support O_DIRECT, and when
+                // reading where it wants more than pages.
                 Err(e) if e.raw_os_error() == Some(libc::EINVAL) && flags != 0 => {
                     Ok((options.open(path)?.into(), Some(WriteMethod::BufferedThenSync)))
                 }
@@ -241,6 +247,12 @@ fn open(path: &Path, how: OpenAs, wanted: WriteMethod) -> io::Result<(OwnedFd, O
             }
         }
     }
+}
+
+/// Reads the first page the way the file was opened.
+fn try_read(file: &fs::File) -> io::Result<()> {
+    let mut page = AlignedBuf::with_capacity(PAGE);
+    file.read_at(page.spare_mut(), 0).map(|_| ())
 }
 
 /// Writes a file of zeros beside its final name, syncs it, and gives it its name if that is free.
@@ -305,13 +317,7 @@ fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
     let (from, to) = (name(from)?, name(to)?);
     // SAFETY: both are C strings that outlive the call.
     let res = unsafe {
-        libc::renameat2(
-            libc::AT_FDCWD,
-            from.as_ptr(),
-            libc::AT_FDCWD,
-            to.as_ptr(),
-            libc::RENAME_NOREPLACE,
-        )
+        libc::renameat2(libc::AT_FDCWD, from.as_ptr(), libc::AT_FDCWD, to.as_ptr(), libc::RENAME_NOREPLACE)
     };
     if res == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }

@@ -11,12 +11,13 @@
 
 use crate::base::time::{Mono, Wall};
 use std::cell::{Cell, RefCell};
-use std::future::{Future, poll_fn};
+use std::future::Future;
 use std::io;
+use std::mem::ManuallyDrop;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::pin;
+use std::pin::Pin;
 use std::rc::Rc;
-use std::task::Poll;
+use std::task::{Context, Poll};
 
 pub mod disk;
 mod gather;
@@ -108,15 +109,10 @@ pub struct Uring {
 /// Those of `io_uring_setup`; `runtime::checks` explains them.
 pub fn run<T, F: Future<Output = T>>(options: &Options, main: impl FnOnce(Uring) -> F) -> io::Result<T> {
     assert!(options.entries >= 256, "linked pairs must never be cut by a full queue");
-    let mut ring = tokio_uring::uring_builder();
-    // DEFER_TASKRUN hangs tokio-uring. SUBMIT_ALL: a bad entry must not hold up those behind it.
-    ring.setup_cqsize(options.completions).setup_clamp().setup_submit_all();
-    if options.cooperative {
-        ring.setup_coop_taskrun().setup_single_issuer();
-    }
     let mut builder = tokio_uring::builder();
-    builder.entries(options.entries).uring_builder(&ring);
-    let runtime = tokio_uring::Runtime::new(&builder)?;
+    builder.entries(options.entries).uring_builder(&ring_flags(options));
+    // Never dropped, not even by a panic of `main`.
+    let runtime = ManuallyDrop::new(tokio_uring::Runtime::new(&builder)?);
     let result = runtime.block_on(async {
         let core = Rc::new(Core {
             timer: timer::Timer::new(),
@@ -129,8 +125,30 @@ pub fn run<T, F: Future<Output = T>>(options: &Options, main: impl FnOnce(Uring)
         crate::runtime::Runtime::spawn_critical(&uring, timer::drive(uring.core.clone()));
         main(uring).await
     });
-    std::mem::forget(runtime);
     Ok(result)
+}
+
+/// The ring as it is set up.
+fn ring_flags(options: &Options) -> io_uring::Builder {
+    let mut ring = io_uring::IoUring::builder();
+    // DEFER_TASKRUN hangs tokio-uring. SUBMIT_ALL: a bad entry must not hold up those behind it.
+    ring.setup_cqsize(options.completions).setup_clamp().setup_submit_all();
+    if options.cooperative {
+        ring.setup_coop_taskrun().setup_single_issuer();
+    }
+    ring
+}
+
+/// Makes a ring as [`run`] does and lists the operations in use that the kernel does not have.
+///
+/// # Errors
+/// Those of `io_uring_setup` and `io_uring_register`.
+pub fn probe(options: &Options) -> io::Result<Vec<&'static str>> {
+    let ring = ring_flags(options).build(options.entries)?;
+    let mut probe = io_uring::Probe::new();
+    ring.submitter().register_probe(&mut probe)?;
+    let missing = ops::IN_USE.iter().filter(|(code, _)| !probe.is_supported(*code));
+    Ok(missing.map(|(_, name)| *name).collect())
 }
 
 impl Uring {
@@ -152,38 +170,44 @@ impl Uring {
     }
 }
 
-/// Runs `task` to its end; `false` if it panicked.
-async fn survives(task: impl Future<Output = ()>) -> bool {
-    let mut task = pin!(task);
-    poll_fn(|cx| match catch_unwind(AssertUnwindSafe(|| task.as_mut().poll(cx))) {
-        Ok(Poll::Ready(())) => Poll::Ready(true),
-        Ok(Poll::Pending) => Poll::Pending,
-        // The panic hook has reported it. The task is not polled again, only dropped.
-        Err(_) => Poll::Ready(false),
-    })
-    .await
+/// A task whose panic does not unwind further. A plain struct: an `async` block around the task
+/// would hold it several times over, in every session.
+struct Guarded<F> {
+    task: F,
+    /// Where a panic is counted; `None`: it ends the process.
+    core: Option<Rc<Core>>,
+}
+
+impl<F: Future<Output = ()>> Future for Guarded<F> {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        // SAFETY: `task` is pinned with `self`: it is never moved out, `Guarded` has no `Drop` and
+        // its auto traits follow from the fields. `core` is not pinned.
+        let (task, core) = unsafe {
+            let this = self.get_unchecked_mut();
+            (Pin::new_unchecked(&mut this.task), &this.core)
+        };
+        // After a panic the task is not polled again, only dropped: its session closes.
+        catch_unwind(AssertUnwindSafe(|| task.poll(cx))).unwrap_or_else(|_| {
+            let Some(core) = core else { std::process::abort() };
+            core.stats.panics.set(core.stats.panics.get() + 1);
+            let hook = core.on_panic.borrow().clone();
+            if let Some(hook) = hook {
+                hook();
+            }
+            Poll::Ready(())
+        })
+    }
 }
 
 impl crate::runtime::Runtime for Uring {
     fn spawn(&self, task: impl Future<Output = ()> + 'static) {
-        let core = self.core.clone();
-        tokio_uring::spawn(async move {
-            if !survives(task).await {
-                core.stats.panics.set(core.stats.panics.get() + 1);
-                let hook = core.on_panic.borrow().clone();
-                if let Some(hook) = hook {
-                    hook();
-                }
-            }
-        });
+        tokio_uring::spawn(Guarded { task, core: Some(self.core.clone()) });
     }
 
     fn spawn_critical(&self, task: impl Future<Output = ()> + 'static) {
-        tokio_uring::spawn(async move {
-            if !survives(task).await {
-                std::process::abort();
-            }
-        });
+        tokio_uring::spawn(Guarded { task, core: None });
     }
 }
 
@@ -199,6 +223,13 @@ pub fn mono_now() -> Mono {
 pub fn wall_now() -> Wall {
     let t = clock(libc::CLOCK_REALTIME);
     Wall(u64::try_from(t.tv_sec).unwrap_or(0) * 1000 + t.tv_nsec as u64 / 1_000_000)
+}
+
+/// CPU time that this process has used so far, user and system, all threads.
+#[must_use]
+pub fn process_cpu() -> std::time::Duration {
+    let t = clock(libc::CLOCK_PROCESS_CPUTIME_ID);
+    std::time::Duration::new(t.tv_sec as u64, t.tv_nsec as u32)
 }
 
 fn clock(id: libc::clockid_t) -> libc::timespec {

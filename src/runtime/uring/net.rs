@@ -26,13 +26,23 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// A connection on the ring.
 pub struct Stream {
-    pub(super) socket: Rc<Socket>,
+    pub(in crate::runtime) socket: Rc<Socket>,
     local: OnceCell<SocketAddr>,
 }
 
 impl Stream {
     fn new(core: &Rc<Core>, fd: OwnedFd) -> Self {
         Stream { socket: Socket::new(core, fd), local: OnceCell::new() }
+    }
+
+    /// Another descriptor of the same connection, to hand it to another core, which adopts it.
+    /// Nothing may be in flight here then; drop this one afterwards.
+    ///
+    /// # Errors
+    /// Descriptors are short.
+    pub fn duplicate(&self) -> io::Result<OwnedFd> {
+        assert_eq!(self.socket.running(), 0, "a connection moves only at rest");
+        self.socket.owned().try_clone()
     }
 
     /// Receives into `buf`, which has room.
@@ -92,7 +102,7 @@ impl Stream {
     }
 
     /// Sends `parts` from `at` on. With `buf` the last send is linked to a receive into it, whose
-    /// result is the second value; `None` if the receive did not happen (see `finish`).
+    /// raw result comes last, for `receive_after` to book; `None` if the receive has not happened.
     async fn send_parts_from(
         &self,
         mut parts: Vec<Part>,
@@ -134,7 +144,7 @@ impl Stream {
     }
 
     /// The receive after a send: books the linked one, or does it now.
-    async fn finish(&self, got: Option<i32>, mut buf: Vec<u8>) -> Lent<usize, Vec<u8>> {
+    async fn receive_after(&self, got: Option<i32>, mut buf: Vec<u8>) -> Lent<usize, Vec<u8>> {
         if let Some(res) = got
             && let Some(result) = self.received(res, &mut buf)
         {
@@ -205,8 +215,9 @@ impl crate::runtime::Stream for Stream {
             if let Err(e) = result {
                 return (Err(e), out, buf);
             }
+            out.clear();
         }
-        let (result, buf) = self.finish(got, buf).await;
+        let (result, buf) = self.receive_after(got, buf).await;
         (result, out, buf)
     }
 
@@ -227,7 +238,7 @@ impl crate::runtime::Stream for Stream {
         let buf = buf.expect("given and given back");
         match result {
             Ok(()) => {
-                let (result, buf) = self.finish(got, buf).await;
+                let (result, buf) = self.receive_after(got, buf).await;
                 (result, parts, buf)
             }
             Err(e) => (Err(e), parts, buf),
@@ -239,7 +250,11 @@ impl crate::runtime::Stream for Stream {
     }
 
     fn shutdown(&self) {
-        self.socket.shutdown();
+        self.socket.shutdown(libc::SHUT_RDWR);
+    }
+
+    fn finish(&self) {
+        self.socket.shutdown(libc::SHUT_WR);
     }
 
     fn local(&self) -> SocketAddr {
@@ -251,7 +266,7 @@ impl Drop for Stream {
     fn drop(&mut self) {
         // An operation whose future was dropped holds the descriptor: end it, so that it closes.
         if self.socket.running() > 0 {
-            self.socket.shutdown();
+            self.socket.shutdown(libc::SHUT_RDWR);
         }
     }
 }
@@ -322,7 +337,7 @@ impl crate::runtime::Listener for Listener {
         if !self.closed.replace(true) {
             ops::cancel(self.socket.clone());
             // New connections are refused from now on, not left in a queue nobody serves.
-            self.socket.shutdown();
+            self.socket.shutdown(libc::SHUT_RDWR);
         }
     }
 }

@@ -24,6 +24,20 @@ use tokio_uring::{InFlightOneshot, OneshotOutputTransform, UnsubmittedOneshot};
 /// An operation in flight: resolves to the completion's result (negative: an errno) and its data.
 pub(crate) type Op<D> = InFlightOneshot<D, Finish<D>>;
 
+/// Every operation that is used here, for the check at the start.
+pub(super) const IN_USE: [(u8, &str); 10] = [
+    (opcode::Recv::CODE, "RECV"),
+    (opcode::Send::CODE, "SEND"),
+    (opcode::SendMsg::CODE, "SENDMSG"),
+    (opcode::PollAdd::CODE, "POLL_ADD"),
+    (opcode::Accept::CODE, "ACCEPT"),
+    (opcode::Connect::CODE, "CONNECT"),
+    (opcode::AsyncCancel2::CODE, "ASYNC_CANCEL"),
+    (opcode::Read::CODE, "READ"),
+    (opcode::Write::CODE, "WRITE"),
+    (opcode::Fsync::CODE, "FSYNC"),
+];
+
 /// Hands the raw result and the data back.
 pub(crate) struct Finish<D>(PhantomData<fn() -> D>);
 
@@ -102,12 +116,7 @@ pub(super) fn send(held: Held, buf: Vec<u8>, from: usize, link: Link) -> Op<Recv
 pub(super) type SendMsgData = (Held, Box<Gather>, Vec<Part>);
 
 /// Sends what `gather` was filled with out of `parts`; all of it, an error, or a cancel.
-pub(super) fn sendmsg(
-    held: Held,
-    mut gather: Box<Gather>,
-    parts: Vec<Part>,
-    link: Link,
-) -> Op<SendMsgData> {
+pub(super) fn sendmsg(held: Held, mut gather: Box<Gather>, parts: Vec<Part>, link: Link) -> Op<SendMsgData> {
     let entry = opcode::SendMsg::new(types::Fd(held.fd()), gather.header())
         .flags((libc::MSG_WAITALL | libc::MSG_NOSIGNAL) as u32)
         .build()

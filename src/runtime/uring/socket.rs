@@ -63,7 +63,7 @@ impl Socket {
         self.fd.as_raw_fd()
     }
 
-    pub(super) fn owned(&self) -> &OwnedFd {
+    pub(in crate::runtime) fn owned(&self) -> &OwnedFd {
         &self.fd
     }
 
@@ -136,11 +136,11 @@ impl Socket {
         self.gather.set(Some(gather));
     }
 
-    /// Ends both directions; operations in flight end. No error matters: a socket that is not
-    /// connected has nothing to end.
-    pub(super) fn shutdown(&self) {
+    /// Ends one or both directions; operations in flight there end. No error matters: a socket
+    /// that is not connected has nothing to end.
+    pub(super) fn shutdown(&self, how: libc::c_int) {
         // SAFETY: a system call on a descriptor that `self` keeps open.
-        unsafe { libc::shutdown(self.fd(), libc::SHUT_RDWR) };
+        unsafe { libc::shutdown(self.fd(), how) };
     }
 }
 

@@ -6,7 +6,7 @@ use super::*;
 use crate::base::aligned::{AlignedBuf, PAGE, SharedBytes};
 use crate::runtime::uring::net::{Listener, Stream};
 use crate::runtime::{
-    Clock, Disk, Entropy, File as _, Listener as _, Net, OpenAs, Part, Runtime, Stream as _, shared,
+    Clock, Disk, Entropy, File as _, Listener as _, Net, OpenAs, Part, Runtime, Stream as _, in_child, shared,
 };
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
@@ -44,7 +44,7 @@ async fn pair(uring: &Uring) -> (Stream, Stream) {
 async fn narrow_pair(uring: &Uring) -> (Stream, Stream) {
     let (near, far) = pair(uring).await;
     socket2::SockRef::from(near.socket.owned()).set_send_buffer_size(1).unwrap();
-    socket2::SockRef::from(far.socket.owned()).set_recv_buffer_size(1).unwrap();
+    socket2::SockRef::from(far.socket.owned()).set_recv_buffer_size(32 << 10).unwrap();
     (near, far)
 }
 
@@ -103,7 +103,7 @@ fn echo_with_linked_send_and_receive() {
 /// deadline passes and a new one is set at once): every byte arrives once, in order.
 fn sent_once(how: impl AsyncFn(&Stream, &[u8]) -> Vec<u8> + Copy + 'static) {
     on_ring(async move |uring| {
-        let data = pattern(300_000);
+        let data = pattern(1_500_000);
         let (near, far) = narrow_pair(&uring).await;
         let (len, expected) = (data.len(), data.clone());
         let canceller = (uring.clone(), near.socket.clone());
@@ -230,6 +230,16 @@ fn shutdown_and_drop_end_operations() {
         assert_eq!(near.recv(Vec::with_capacity(10)).await.0.unwrap(), 0);
         assert_eq!(far.recv(Vec::with_capacity(10)).await.0.unwrap(), 0);
 
+        let (near, far) = pair(&uring).await;
+        near.send(b"last words".to_vec()).await.0.unwrap();
+        near.finish();
+        assert_eq!(recv_exactly(&far, 10).await, b"last words");
+        assert_eq!(far.recv(Vec::with_capacity(10)).await.0.unwrap(), 0);
+        far.send(b"bye".to_vec()).await.0.unwrap();
+        let moved = uring.adopt(near.duplicate().unwrap()).unwrap();
+        drop(near);
+        assert_eq!(recv_exactly(&moved, 3).await, b"bye");
+
         // A receive whose future is dropped keeps its buffer and descriptor until it ends, and the
         // dropped stream ends it.
         let (near, far) = pair(&uring).await;
@@ -331,7 +341,17 @@ fn page_of(byte: u8) -> SharedBytes {
 
 #[test]
 fn segments_are_zero_filled_and_written_directly() {
-    let dir = tempfile::tempdir().unwrap();
+    let disk = tempfile::tempdir().unwrap();
+    check_segments(&disk);
+}
+
+#[test]
+fn segments_work_where_direct_io_may_be_refused() {
+    let Ok(memory) = tempfile::tempdir_in("/dev/shm") else { return };
+    check_segments(&memory);
+}
+
+fn check_segments(dir: &tempfile::TempDir) {
     for write in [WriteMethod::DirectDsync, WriteMethod::DirectThenSync, WriteMethod::BufferedThenSync] {
         let path = dir.path().join(format!("a/b/{write:?}"));
         let main = async |uring: Uring| {
@@ -345,7 +365,8 @@ fn segments_are_zero_filled_and_written_directly() {
             let file = uring.open(&path, OpenAs::Segment).await.unwrap();
             assert_eq!(file.len().unwrap(), len);
             file.write_at(page_of(7), 2 * PAGE as u64).await.unwrap();
-            assert!(file.write_at(page_of(7), 1 << 62).await.is_err());
+            let beyond = (i64::MAX as u64).next_multiple_of(PAGE as u64) - PAGE as u64;
+            assert!(file.write_at(page_of(7), beyond).await.is_err());
             let (res, buf) = file.read_at(AlignedBuf::with_capacity(4 * PAGE), 0).await;
             res.unwrap();
             assert!(buf.bytes()[..2 * PAGE].iter().all(|&b| b == 0));
@@ -418,5 +439,143 @@ fn adopted_sockets_are_made_blocking() {
             b.send(b"x".to_vec()).await.0.unwrap();
         });
         assert_eq!(recv_exactly(&a, 1).await, b"x");
+    });
+}
+
+#[test]
+fn more_completions_than_the_queue_holds() {
+    let options = Options { completions: 256, ..Options::small() };
+    let main = async |uring: Uring| {
+        let (near, far) = pair(&uring).await;
+        let near = Rc::new(near);
+        let done = Rc::new(Cell::new(0));
+        for _ in 0..2000 {
+            let (near, done) = (near.clone(), done.clone());
+            uring.spawn(async move {
+                near.readable().await.unwrap();
+                done.set(done.get() + 1);
+            });
+        }
+        uring.sleep_until(soon(&uring, 20)).await;
+        assert_eq!((near.socket.running(), done.get()), (2000, 0));
+        far.send(b"x".to_vec()).await.0.unwrap();
+        while done.get() < 2000 {
+            uring.sleep_until(soon(&uring, 1)).await;
+        }
+    };
+    let main = async |uring| tokio::time::timeout(Duration::from_secs(20), main(uring)).await;
+    run(&options, main).unwrap().expect("in time");
+}
+
+#[test]
+fn many_deadlines_at_once() {
+    on_ring(async |uring| {
+        let ended = Rc::new(Cell::new(0));
+        for _ in 0..400 {
+            let (a, _) = std::os::unix::net::UnixStream::pair().unwrap();
+            let (stream, ended) = (uring.adopt(a.into()).unwrap(), ended.clone());
+            stream.set_deadline(Some(soon(&uring, 100)));
+            uring.spawn(async move {
+                // The peer is gone: this ends at once and leaves the deadline in the wheel.
+                assert_eq!(stream.recv(Vec::with_capacity(1)).await.0.unwrap(), 0);
+                ended.set(ended.get() + 1);
+            });
+        }
+        let (near, _far) = pair(&uring).await;
+        let near = Rc::new(near);
+        near.set_deadline(Some(soon(&uring, 100)));
+        for _ in 0..1000 {
+            let (near, ended) = (near.clone(), ended.clone());
+            uring.spawn(async move {
+                assert_eq!(near.readable().await.unwrap_err().kind(), io::ErrorKind::TimedOut);
+                ended.set(ended.get() + 1);
+            });
+        }
+        while ended.get() < 1400 {
+            uring.sleep_until(soon(&uring, 10)).await;
+        }
+    });
+}
+
+/// In a process of its own, for the limit is one of the process.
+#[test]
+fn accepting_rests_while_descriptors_are_short() {
+    if !in_child("runtime::uring::tests::accepting_rests_while_descriptors_are_short") {
+        return;
+    }
+    on_ring(async |uring| {
+        let listener = listen(&uring);
+        let _near = uring.connect(listener.local(), None, soon(&uring, 5000)).await.unwrap();
+        let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+        // SAFETY: the limit is a local value.
+        assert_eq!(unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) }, 0);
+        let set = move |rlim_cur| {
+            let limit = libc::rlimit { rlim_cur, rlim_max: limit.rlim_max };
+            // SAFETY: the limit is a local value.
+            assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) }, 0);
+        };
+        set(3);
+        let (clock, old, started) = (uring.clone(), limit.rlim_cur, Instant::now());
+        uring.spawn(async move {
+            clock.sleep_until(soon(&clock, 350)).await;
+            set(old);
+        });
+        listener.accept().await.unwrap();
+        let pauses = u128::from(uring.stats().accept_pauses());
+        assert!(2 <= pauses && pauses <= 1 + started.elapsed().as_millis() / 100, "{pauses}");
+    });
+}
+
+/// A session holds one of these while it waits.
+#[test]
+fn futures_stay_small() {
+    on_ring(async |uring| {
+        let (near, _far) = pair(&uring).await;
+        assert!(size_of_val(&near.readable()) <= 128);
+        assert!(size_of_val(&near.send_recv(vec![], vec![])) <= 512);
+        assert!(size_of_val(&near.send_parts_recv(vec![], vec![])) <= 512);
+        assert!(size_of::<Stream>() + size_of_val(&*near.socket) <= 256);
+    });
+}
+
+/// The deadline passes somewhere within a linked pair, at each of its steps in turn.
+#[test]
+fn deadlines_end_busy_connections_too() {
+    on_ring(async |uring| {
+        let ended = Rc::new(Cell::new(0));
+        for n in 0..60 {
+            let (near, far) = std::os::unix::net::UnixStream::pair().unwrap();
+            let (near, far) = (uring.adopt(near.into()).unwrap(), uring.adopt(far.into()).unwrap());
+            uring.spawn(async move {
+                let mut buf = Vec::with_capacity(64);
+                while let (Ok(1..), got) = far.recv(buf).await {
+                    buf = far.send(got).await.1;
+                    buf.clear();
+                }
+            });
+            let (clock, ended) = (uring.clone(), ended.clone());
+            uring.spawn(async move {
+                for round in 0..3 {
+                    near.set_deadline(Some(soon(&clock, 30 + n + 50 * round)));
+                    let (mut out, mut buf) = (vec![n as u8; 16], Vec::with_capacity(64));
+                    let started = clock.now();
+                    let error = loop {
+                        let (n, sent, got) = near.send_recv(out, buf).await;
+                        (out, buf) = (sent, got);
+                        buf.clear();
+                        if let Err(e) = n {
+                            break e;
+                        }
+                    };
+                    assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+                    assert!(clock.now().since(started) < Duration::from_secs(3));
+                }
+                ended.set(ended.get() + 1);
+            });
+        }
+        while ended.get() < 60 {
+            assert_eq!(uring.stats().panics(), 0);
+            uring.sleep_until(soon(&uring, 10)).await;
+        }
     });
 }

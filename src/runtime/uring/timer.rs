@@ -19,6 +19,9 @@ const TICK_BITS: u32 = 27;
 /// queue must never fill up within a turn (a flush in between would cut linked pairs).
 const PER_TURN: usize = 256;
 
+/// The task looks at the clock this often at least; keeps times within what the timer can take.
+const LONGEST: Duration = Duration::from_secs(3600);
+
 /// The first tick that begins at `at` or later.
 pub(super) fn tick_of(at: Mono) -> u64 {
     (at.0 >> TICK_BITS) + 1
@@ -87,7 +90,7 @@ pub(super) async fn drive(core: Rc<Core>) {
         timer.asleep_until.set(next.unwrap_or(u64::MAX));
         timer.task.set(Some(cx.waker().clone()));
         if let Some(next) = next {
-            let wait = Mono(next << TICK_BITS).since(now);
+            let wait = Mono(next.saturating_mul(1 << TICK_BITS)).since(now).min(LONGEST);
             sleep.as_mut().reset(tokio::time::Instant::now() + wait);
             if sleep.as_mut().poll(cx).is_ready() {
                 cx.waker().wake_by_ref();

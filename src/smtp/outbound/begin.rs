@@ -5,7 +5,7 @@
 
 use super::Begun;
 use super::command::{self, MailFacts};
-use super::dialogue::{Await, Dialogue};
+use super::dialogue::{Dialogue, Expected};
 use super::transaction::{Outcome, Phase, Transaction};
 use crate::base::time::Mono;
 use crate::message::body::BodyFlags;
@@ -28,7 +28,7 @@ pub struct Request<'a> {
 
 impl Dialogue {
     pub fn begin(&mut self, now: Mono, request: &Request<'_>, out: &mut Vec<u8>) -> Begun {
-        let ready = self.is_open() && self.in_flight == 0 && self.awaited.is_empty();
+        let ready = self.is_open() && self.in_flight == 0 && self.expected.is_empty();
         assert!(ready || self.can_follow(), "no transaction can be begun now");
         let mut tx = mem::take(if self.in_flight == 0 { &mut self.current } else { &mut self.next });
         tx.clear(self.caps.dsn);
@@ -110,7 +110,7 @@ impl Dialogue {
                     self.write_mail(now, r, utf8, text);
                 }
                 command::rcpt(&recipient, &self.caps, text);
-                self.expect(Await::Rcpt(slot), now);
+                self.expect(Expected::Rcpt(slot), now);
             }
         }
         assert_eq!(listed, r.recipients.len(), "recipients are ascending and of the envelope");
@@ -118,18 +118,18 @@ impl Dialogue {
             return false;
         }
         text.extend_from_slice(b"DATA\r\n");
-        self.expect(Await::Data, now);
+        self.expect(Expected::Data, now);
         true
     }
 
     fn write_mail(&mut self, now: Mono, r: &Request<'_>, smtputf8: bool, text: &mut Vec<u8>) {
         if self.needs_reset {
             text.extend_from_slice(b"RSET\r\n");
-            self.expect(Await::Reset, now);
+            self.expect(Expected::Reset, now);
         }
         let facts = MailFacts { size: r.size, flags: r.flags, smtputf8 };
         command::mail(&r.envelope, facts, &self.caps, text);
-        self.expect(Await::Mail, now);
+        self.expect(Expected::Mail, now);
     }
 }
 

@@ -1,6 +1,6 @@
-//! L2: which reply is awaited, and what each reply means.
+//! L2: which reply is expected, and what each reply means.
 //!
-//! Replies come in the order of the commands, so a queue of what is awaited is the whole state of
+//! Replies come in the order of the commands, so a queue of what is expected is the whole state of
 //! the dialogue. Two ways to send a transaction: all commands at once (PIPELINING), or one by one
 //! out of `script`.
 
@@ -45,7 +45,7 @@ pub enum Loss {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Await {
+pub(super) enum Expected {
     Banner,
     Ehlo,
     Helo,
@@ -59,28 +59,28 @@ pub(super) enum Await {
     Quit,
 }
 
-impl Await {
+impl Expected {
     fn phase(self) -> Phase {
         match self {
-            Await::Banner => Phase::Banner,
-            Await::Ehlo | Await::Helo => Phase::Hello,
-            Await::Reset | Await::Mail => Phase::Mail,
-            Await::Rcpt(_) => Phase::Rcpt,
-            Await::Data | Await::EmptyDot => Phase::Data,
-            Await::FinalDot => Phase::FinalDot,
-            Await::Quit => Phase::Idle,
+            Expected::Banner => Phase::Banner,
+            Expected::Ehlo | Expected::Helo => Phase::Hello,
+            Expected::Reset | Expected::Mail => Phase::Mail,
+            Expected::Rcpt(_) => Phase::Rcpt,
+            Expected::Data | Expected::EmptyDot => Phase::Data,
+            Expected::FinalDot => Phase::FinalDot,
+            Expected::Quit => Phase::Idle,
         }
     }
 
     fn limit(self, o: &Options) -> Duration {
         match self {
-            Await::Banner => o.banner,
-            Await::Ehlo | Await::Helo => o.hello,
-            Await::Reset | Await::Mail => o.mail,
-            Await::Rcpt(_) => o.rcpt,
-            Await::Data => o.data,
-            Await::FinalDot | Await::EmptyDot => o.final_dot,
-            Await::Quit => o.quit,
+            Expected::Banner => o.banner,
+            Expected::Ehlo | Expected::Helo => o.hello,
+            Expected::Reset | Expected::Mail => o.mail,
+            Expected::Rcpt(_) => o.rcpt,
+            Expected::Data => o.data,
+            Expected::FinalDot | Expected::EmptyDot => o.final_dot,
+            Expected::Quit => o.quit,
         }
     }
 }
@@ -89,10 +89,10 @@ impl Await {
 pub(super) struct Dialogue {
     pub(super) options: Options,
     pub(super) caps: Capabilities,
-    pub(super) awaited: VecDeque<Await>,
-    /// Since when the front of `awaited` is awaited.
+    pub(super) expected: VecDeque<Expected>,
+    /// Since when the front of `expected` is expected.
     since: Mono,
-    /// Commands not yet sent, where they go one by one: one line for each of `awaited` but the
+    /// Commands not yet sent, where they go one by one: one line for each of `expected` but the
     /// first. Empty where they go all at once.
     pub(super) script: Vec<u8>,
     pub(super) script_at: usize,
@@ -120,7 +120,7 @@ impl Dialogue {
         Dialogue {
             options,
             caps: Capabilities::default(),
-            awaited: VecDeque::from([Await::Banner]),
+            expected: VecDeque::from([Expected::Banner]),
             since: now,
             script: Vec::new(),
             script_at: 0,
@@ -166,11 +166,11 @@ impl Dialogue {
     }
 
     pub fn deadline(&self) -> Option<Mono> {
-        self.awaited.front().map(|a| self.since.after(a.limit(&self.options)))
+        self.expected.front().map(|a| self.since.after(a.limit(&self.options)))
     }
 
     pub fn phase(&self) -> Phase {
-        match self.awaited.front() {
+        match self.expected.front() {
             Some(a) => a.phase(),
             None if self.body_wanted => Phase::Body,
             None => Phase::Idle,
@@ -191,13 +191,13 @@ impl Dialogue {
         self.pipelined()
             && self.has_room()
             && self.in_flight == 1
-            && self.awaited.len() == 1
-            && self.awaited[0] == Await::FinalDot
+            && self.expected.len() == 1
+            && self.expected[0] == Expected::FinalDot
     }
 
     /// All input has been taken: what now? `midway`: a part of a reply has arrived.
     pub fn resting(&mut self, midway: bool) -> Step {
-        if !self.awaited.is_empty() {
+        if !self.expected.is_empty() {
             return Step::NeedInput;
         }
         if midway {
@@ -212,46 +212,46 @@ impl Dialogue {
         self.close = Some(Close::Unreadable(e));
     }
 
-    pub fn expect(&mut self, what: Await, now: Mono) {
-        if self.awaited.is_empty() {
+    pub fn expect(&mut self, what: Expected, now: Mono) {
+        if self.expected.is_empty() {
             self.since = now;
         }
-        self.awaited.push_back(what);
+        self.expected.push_back(what);
     }
 
     pub fn end_body(&mut self, now: Mono) {
         assert!(mem::take(&mut self.body_wanted), "no message is wanted");
-        self.expect(Await::FinalDot, now);
+        self.expect(Expected::FinalDot, now);
     }
 
     pub fn quit(&mut self, now: Mono, out: &mut Vec<u8>) {
-        assert!(self.open && self.awaited.is_empty() && !self.body_wanted, "QUIT in the midst of something");
+        assert!(self.open && self.expected.is_empty() && !self.body_wanted, "QUIT in the midst of something");
         out.extend_from_slice(b"QUIT\r\n");
-        self.expect(Await::Quit, now);
+        self.expect(Expected::Quit, now);
     }
 
     /// Takes one reply. `None`: go on with the input.
     pub fn on_reply(&mut self, now: Mono, reply: &Reply<'_>, out: &mut Vec<u8>) -> Option<Step> {
-        let Some(front) = self.awaited.pop_front() else {
+        let Some(front) = self.expected.pop_front() else {
             let close = if reply.code == 421 { Close::ServerClosing } else { Close::Unexpected(reply.code) };
             return Some(self.end(close, reply));
         };
         self.since = now;
         let step = match front {
-            Await::Banner | Await::Ehlo | Await::Helo => self.on_hello(front, now, reply, out),
-            Await::Quit => Some(self.end(Close::Quit, reply)),
+            Expected::Banner | Expected::Ehlo | Expected::Helo => self.on_hello(front, now, reply, out),
+            Expected::Quit => Some(self.end(Close::Quit, reply)),
             _ if reply.code == 421 => Some(self.on_closing(front, reply)),
-            Await::Reset if reply.class() != 2 => Some(self.end(Close::Unexpected(reply.code), reply)),
-            Await::Reset => {
+            Expected::Reset if reply.class() != 2 => Some(self.end(Close::Unexpected(reply.code), reply)),
+            Expected::Reset => {
                 self.needs_reset = false;
                 None
             }
-            Await::Mail => self.on_mail(reply),
-            Await::Rcpt(slot) => self.on_rcpt(slot, reply),
-            Await::Data => self.on_data(now, reply, out),
-            Await::FinalDot => Some(self.on_final_dot(reply)),
+            Expected::Mail => self.on_mail(reply),
+            Expected::Rcpt(slot) => self.on_rcpt(slot, reply),
+            Expected::Data => self.on_data(now, reply, out),
+            Expected::FinalDot => Some(self.on_final_dot(reply)),
             // RFC 2920 §3.1: whatever is said to a message for nobody, nobody got it.
-            Await::EmptyDot => {
+            Expected::EmptyDot => {
                 self.current.mail_taken = false;
                 Some(self.settle())
             }
@@ -259,31 +259,31 @@ impl Dialogue {
         match step {
             None => self.send_next_line(out),
             // Still unanswered, for `phase`.
-            Some(Step::Close(_)) => self.awaited.push_front(front),
+            Some(Step::Close(_)) => self.expected.push_front(front),
             Some(_) => {}
         }
         step
     }
 
-    fn on_hello(&mut self, what: Await, now: Mono, reply: &Reply<'_>, out: &mut Vec<u8>) -> Option<Step> {
+    fn on_hello(&mut self, what: Expected, now: Mono, reply: &Reply<'_>, out: &mut Vec<u8>) -> Option<Step> {
         match (what, reply.class()) {
-            (Await::Banner, 2) => {
+            (Expected::Banner, 2) => {
                 command::hello("EHLO", &self.options.helo, out);
-                self.expect(Await::Ehlo, now);
+                self.expect(Expected::Ehlo, now);
                 None
             }
             // RFC 5321 §3.2: a server that does not know EHLO is asked with HELO.
-            (Await::Ehlo, 5) => {
+            (Expected::Ehlo, 5) => {
                 command::hello("HELO", &self.options.helo, out);
-                self.expect(Await::Helo, now);
+                self.expect(Expected::Helo, now);
                 None
             }
-            (Await::Ehlo, 2) => {
+            (Expected::Ehlo, 2) => {
                 self.caps = Capabilities::read(reply);
                 self.open = true;
                 None
             }
-            (Await::Helo, 2) => {
+            (Expected::Helo, 2) => {
                 self.open = true;
                 None
             }
@@ -293,10 +293,11 @@ impl Dialogue {
     }
 
     /// 421: the rest of the replies will not come.
-    fn on_closing(&mut self, what: Await, reply: &Reply<'_>) -> Step {
+    fn on_closing(&mut self, what: Expected, reply: &Reply<'_>) -> Step {
         // Said to the first command of a connection that has worked before, it says nothing about
         // this message: it is given back, see `lost`.
-        let stale = self.begun_before() && !self.current.heard && matches!(what, Await::Mail | Await::Reset);
+        let stale =
+            self.begun_before() && !self.current.heard && matches!(what, Expected::Mail | Expected::Reset);
         if self.in_flight > 0 && !stale {
             self.current.heard = true;
             let v = self.current.said(Outcome::Deferred, reply, what.phase());
@@ -334,7 +335,7 @@ impl Dialogue {
                 self.current.decide(slot, v);
             }
         }
-        let last = self.awaited.front() == Some(&Await::Data);
+        let last = self.expected.front() == Some(&Expected::Data);
         if last && self.current.accepted() == 0 { self.stop_script() } else { None }
     }
 
@@ -349,7 +350,7 @@ impl Dialogue {
             None => {
                 // RFC 2920 §3.1: DATA went along with the RCPTs and was taken, though they were not.
                 out.extend_from_slice(b".\r\n");
-                self.expect(Await::EmptyDot, now);
+                self.expect(Expected::EmptyDot, now);
                 None
             }
             Some(outcome) => {
@@ -377,7 +378,7 @@ impl Dialogue {
             return None;
         }
         self.script_at = self.script.len();
-        self.awaited.clear();
+        self.expected.clear();
         Some(self.settle())
     }
 
@@ -425,7 +426,7 @@ impl Dialogue {
         let untouched = !self.current.heard && (self.begun_before() || why == Loss::GivenUp);
         if untouched || (why == Loss::GivenUp && self.phase() != Phase::FinalDot) {
             self.retire();
-            self.awaited.clear();
+            self.expected.clear();
             self.body_wanted = false;
             return Some(Ending::GiveBack);
         }
@@ -446,7 +447,7 @@ impl Dialogue {
         let v = self.current.own(Outcome::Deferred, enhanced, text, phase);
         self.current.decide_rest(&v);
         self.retire();
-        self.awaited.clear();
+        self.expected.clear();
         self.body_wanted = false;
         Some(Ending::Settled)
     }

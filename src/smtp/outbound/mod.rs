@@ -13,8 +13,6 @@ pub mod capability;
 pub mod command;
 mod dialogue;
 pub mod stuffing;
-#[cfg(test)]
-mod tests;
 mod transaction;
 
 pub use begin::Request;
@@ -238,3 +236,6 @@ impl Client {
         self.dialogue.options()
     }
 }
+
+#[cfg(test)]
+mod tests;

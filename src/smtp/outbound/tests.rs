@@ -348,7 +348,7 @@ fn data_taken_though_no_recipient_was() {
     assert_eq!(piped(&mails, &script), results);
     // MAIL refused: nothing to reset, whatever is said to the rest.
     let script = format!(
-        "{envelope}S: 550 5.7.1 no\nS: 250 ok\nS: 250 ok\nS: 354 go\nC: .\nS: 250 ok\n{second}{tail}"
+        "{envelope}S: 550 5.7.1 no\nS: 250 ok\nS: 450 hm\nS: 354 go\nC: .\nS: 250 ok\n{second}{tail}"
     );
     let got = piped(&mails, &script);
     assert_eq!(got[..2], ["0.0 Failed 550 5.7.1 no (MAIL)", "0.1 Failed 550 5.7.1 no (MAIL)"]);
@@ -418,7 +418,8 @@ fn lost_connections() {
     assert_eq!(got, ["0.0 Deferred 0 4.4.2 connection lost (MAIL)"]);
     let got = piped(&mails, &format!("{envelope}S: 250 ok\nS: 250 ok\nLOST"));
     assert_eq!(got, ["0.0 Deferred 0 4.4.2 connection lost (DATA)"]);
-    let body = "S: 250 ok\nS: 250 ok\nS: 354 go\nC: Hi!\nC: .\nC: MAIL FROM:<s@from.example>\nC: RCPT TO:<c@x>\nC: DATA\n";
+    let body = "S: 250 ok\nS: 250 ok\nS: 354 go\nC: Hi!\nC: .\nC: MAIL FROM:<s@from.example>\n\
+        C: RCPT TO:<c@x>\nC: DATA\n";
     let got = piped(&mails, &format!("{envelope}{body}LOST"));
     let doubt =
         "0.0 Deferred 0 4.4.2 connection lost after end of data; message may have been taken (end of data)";
@@ -561,7 +562,8 @@ fn what_the_server_cannot_take_is_refused_here() {
     // An 8-bit header without SMTPUTF8 is old practice and needs 8BITMIME only.
     let got = piped(
         &[mail_with("s@x", none, &["a@x"], 2 | 4)],
-        "C: MAIL FROM:<s@x> BODY=8BITMIME\nC: RCPT TO:<a@x>\nC: DATA\nS: 250 a\nS: 250 b\nS: 451 c\nC: QUIT\nS: 221 d",
+        "C: MAIL FROM:<s@x> BODY=8BITMIME\nC: RCPT TO:<a@x>\nC: DATA\nS: 250 a\nS: 250 b\nS: 451 c\n\
+            C: QUIT\nS: 221 d",
     );
     assert_eq!(got[0], "0.0 Deferred 451 c (DATA)");
 }
@@ -600,19 +602,18 @@ proptest! {
         shell.out.drain(..shell.out.windows(2).position(|w| w == b"\r\n").unwrap() + 2);
         // The server answers each command: at first with sense, later at random. Final dots that
         // got a 2xx are counted; only those may deliver.
-        let (mut dots, mut turn, mut in_data) = (0, 0, false);
+        let (mut dots, mut turn) = (0, 0);
         let mut replies = replies.into_iter();
         let mut cut = cuts.iter().cycle();
         'talk: while shell.end.is_none() {
             let text = std::mem::take(&mut shell.out);
             prop_assert!(!text.is_empty(), "hangs: nothing said, nothing over");
-            let mut answer = Vec::new();
+            let (mut answer, mut in_data) = (Vec::new(), text.starts_with(b"Hi!"));
             for line in text.split_inclusive(|&b| b == b'\n') {
                 let dot = in_data && line == b".\r\n";
                 if in_data && !dot {
                     continue;
                 }
-                in_data = false;
                 turn += 1;
                 let sense = if line == b"DATA\r\n" { "354 go\r\n" } else { "250 ok\r\n" };
                 let Some(reply) = (if turn <= honest { Some(sense) } else { replies.next() }) else {
@@ -621,7 +622,7 @@ proptest! {
                     break 'talk;
                 };
                 dots += usize::from(dot && reply.starts_with('2'));
-                in_data = line == b"DATA\r\n" && reply.starts_with('3');
+                in_data = false;
                 answer.extend_from_slice(reply.as_bytes());
             }
             let mut rest = &answer[..];

@@ -1,0 +1,542 @@
+//! The disk double: what is durable, what only seems to be, and what a crash leaves.
+//!
+//! Per file it keeps the durable image and the image that reads see, writes in flight, and the
+//! lock. It checks the contract of `runtime::Disk` (alignment, lock held, no overlapping writes)
+//! and injects faults. Knows no format and no mail. Broken contracts are violations of the world.
+
+use crate::world::{MS, Op, SEC, US, World};
+use ringpost::base::aligned::{AlignedBuf, PAGE, SharedBytes};
+use ringpost::runtime::{Disk, File, Lent, OpenAs};
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+/// What a device writes whole or not at all.
+pub const SECTOR: usize = 512;
+
+/// What `create_zeroed` puts behind the name of a file that is not complete.
+const PARTIAL: &str = ".partial";
+
+/// Which faults happen; chances are in ten thousand per operation.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct DiskFaults {
+    /// An operation takes up to 300 ms.
+    pub slow: u64,
+    /// A write ends with EIO; any part of it may have landed.
+    pub write_error: u64,
+    /// A write stops early.
+    pub short_write: u64,
+    /// A sync ends with EIO; any part is durable, and the next sync says that all is well.
+    pub sync_error: u64,
+    /// A read ends with EIO.
+    pub read_error: u64,
+    /// Bytes that all files together may take.
+    pub capacity: Option<u64>,
+    /// A write on a segment completes before it is durable: the disk lies.
+    pub lying: bool,
+}
+
+/// Handle to one machine's disk.
+#[derive(Clone)]
+pub struct SimDisk(Rc<State>);
+
+struct State {
+    world: World,
+    faults: Cell<DiskFaults>,
+    next: Cell<u64>,
+    dirs: RefCell<BTreeSet<PathBuf>>,
+    names: RefCell<BTreeMap<PathBuf, Rc<Inode>>>,
+    durable_names: RefCell<BTreeMap<PathBuf, Rc<Inode>>>,
+    /// Changes of names that are not durable yet: id, path, what it then names.
+    pending: RefCell<Vec<(u64, PathBuf, Option<Rc<Inode>>)>>,
+}
+
+struct Inode {
+    segment: bool,
+    body: RefCell<Body>,
+}
+
+impl Inode {
+    fn zeros(len: u64) -> Rc<Self> {
+        let zeros = vec![0; usize::try_from(len).expect("fits memory")];
+        let body = Body { durable: zeros.clone(), image: zeros, ..Body::default() };
+        Rc::new(Inode { segment: true, body: RefCell::new(body) })
+    }
+}
+
+#[derive(Default)]
+struct Body {
+    durable: Vec<u8>,
+    image: Vec<u8>,
+    dirty: BTreeSet<usize>,
+    flights: Vec<Flight>,
+    lock: Option<u64>,
+    /// Open descriptions that were closed while writes of theirs were in flight.
+    closed: BTreeSet<u64>,
+}
+
+struct Flight {
+    id: u64,
+    description: u64,
+    offset: usize,
+    bytes: Vec<u8>,
+}
+
+impl Body {
+    fn put(image: &mut Vec<u8>, offset: usize, bytes: &[u8]) {
+        let end = offset + bytes.len();
+        if image.len() < end {
+            image.resize(end, 0);
+        }
+        image[offset..end].copy_from_slice(bytes);
+    }
+
+    /// Lets the sectors of a write that `choose` picks land in both images.
+    fn land(&mut self, offset: usize, bytes: &[u8], mut choose: impl FnMut() -> bool) {
+        for (i, sector) in bytes.chunks(SECTOR).enumerate() {
+            if choose() {
+                Body::put(&mut self.durable, offset + i * SECTOR, sector);
+                Body::put(&mut self.image, offset + i * SECTOR, sector);
+            }
+        }
+    }
+
+    /// Makes the dirty sectors that `choose` picks durable, and all of them clean.
+    fn write_back(&mut self, mut choose: impl FnMut() -> bool) {
+        for sector in std::mem::take(&mut self.dirty) {
+            let from = (sector * SECTOR).min(self.image.len());
+            let to = (from + SECTOR).min(self.image.len());
+            if from < to && choose() {
+                let bytes = self.image[from..to].to_vec();
+                Body::put(&mut self.durable, from, &bytes);
+            }
+        }
+    }
+
+    fn soil(&mut self, offset: usize, len: usize) {
+        self.dirty.extend(offset / SECTOR..(offset + len).div_ceil(SECTOR));
+    }
+
+    fn release(&mut self, description: u64) {
+        if self.flights.iter().any(|f| f.description == description) {
+            self.closed.insert(description);
+            return;
+        }
+        self.closed.remove(&description);
+        if self.lock == Some(description) {
+            self.lock = None;
+        }
+    }
+}
+
+fn eio() -> io::Error {
+    io::Error::from_raw_os_error(5)
+}
+
+fn full() -> io::Error {
+    io::Error::from_raw_os_error(28)
+}
+
+impl SimDisk {
+    /// An empty disk with the root directory.
+    pub fn new(world: &World) -> Self {
+        SimDisk(Rc::new(State {
+            world: world.clone(),
+            faults: Cell::default(),
+            next: Cell::new(1),
+            dirs: RefCell::new(BTreeSet::from([PathBuf::from("/")])),
+            names: RefCell::default(),
+            durable_names: RefCell::default(),
+            pending: RefCell::default(),
+        }))
+    }
+
+    /// Sets the faults from now on.
+    pub fn set_faults(&self, faults: DiskFaults) {
+        self.0.faults.set(faults);
+    }
+
+    /// The faults in force.
+    pub fn faults(&self) -> DiskFaults {
+        self.0.faults.get()
+    }
+
+    /// Power loss: of what was not durable any subset of sectors and names stays.
+    pub fn power_off(&self) {
+        let world = &self.0.world;
+        let keep = [0, 1_000, 5_000, 9_000, 10_000][world.below(5) as usize];
+        for (_, path, inode) in self.0.pending.take() {
+            if world.chance(keep) {
+                set_name(&mut self.0.durable_names.borrow_mut(), &path, inode);
+            }
+        }
+        let durable = self.0.durable_names.borrow().clone();
+        for inode in durable.values() {
+            let mut body = inode.body.borrow_mut();
+            for f in std::mem::take(&mut body.flights) {
+                body.land(f.offset, &f.bytes, || world.chance(keep));
+            }
+            body.write_back(|| world.chance(keep));
+            body.image = body.durable.clone();
+            body.lock = None;
+            body.closed.clear();
+        }
+        *self.0.names.borrow_mut() = durable;
+        world.event("power-off", keep, 0);
+    }
+
+    /// The names and durable bytes of all files.
+    pub fn snapshot(&self) -> BTreeMap<PathBuf, Vec<u8>> {
+        let names = self.0.durable_names.borrow();
+        names.iter().map(|(p, i)| (p.clone(), i.body.borrow().durable.clone())).collect()
+    }
+
+    /// Puts the durable state back to a snapshot. The machine must be off.
+    pub fn restore(&self, snapshot: &BTreeMap<PathBuf, Vec<u8>>) {
+        let old = self.0.durable_names.borrow().clone();
+        let names: BTreeMap<PathBuf, Rc<Inode>> = snapshot
+            .iter()
+            .map(|(path, bytes)| {
+                let segment = old.get(path).is_none_or(|i| i.segment);
+                let body = Body { durable: bytes.clone(), image: bytes.clone(), ..Body::default() };
+                (path.clone(), Rc::new(Inode { segment, body: RefCell::new(body) }))
+            })
+            .collect();
+        *self.0.durable_names.borrow_mut() = names.clone();
+        *self.0.names.borrow_mut() = names;
+    }
+
+    fn latency(&self, usual: u64) -> u64 {
+        let world = &self.0.world;
+        if world.chance(self.faults().slow) {
+            return world.below(300 * MS);
+        }
+        usual / 2 + world.below(usual)
+    }
+
+    async fn wait(&self, name: &'static str, usual: u64) {
+        let op = Op::new(&self.0.world, name);
+        let slot = op.clone_slot();
+        self.0.world.after(self.latency(usual), move || slot.finish(()));
+        op.await;
+    }
+
+    fn id(&self) -> u64 {
+        self.0.next.replace(self.0.next.get() + 1)
+    }
+
+    fn used(&self) -> u64 {
+        self.0.names.borrow().values().map(|i| i.body.borrow().image.len() as u64).sum()
+    }
+
+    fn room_for(&self, more: u64) -> bool {
+        self.faults().capacity.is_none_or(|c| self.used() + more <= c)
+    }
+
+    fn fits_dir(&self, path: &Path) -> io::Result<()> {
+        let parent = path.parent().unwrap_or(Path::new("/"));
+        let known = self.0.dirs.borrow().contains(parent);
+        if known { Ok(()) } else { Err(io::ErrorKind::NotFound.into()) }
+    }
+
+    fn is_name(&self, path: &Path) -> bool {
+        self.0.names.borrow().contains_key(path)
+    }
+
+    fn named(&self, path: &Path) -> io::Result<Rc<Inode>> {
+        self.0.names.borrow().get(path).cloned().ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+
+    /// Changes a name now; durable once [`Self::settle_name`] is called with the result.
+    fn change_name(&self, path: &Path, inode: Option<Rc<Inode>>) -> u64 {
+        let id = self.id();
+        set_name(&mut self.0.names.borrow_mut(), path, inode.clone());
+        self.0.pending.borrow_mut().push((id, path.to_owned(), inode));
+        id
+    }
+
+    fn settle_name(&self, id: u64) {
+        let mut pending = self.0.pending.borrow_mut();
+        if let Some(at) = pending.iter().position(|p| p.0 == id) {
+            let (_, path, inode) = pending.remove(at);
+            set_name(&mut self.0.durable_names.borrow_mut(), &path, inode);
+        }
+    }
+}
+
+fn set_name(names: &mut BTreeMap<PathBuf, Rc<Inode>>, path: &Path, inode: Option<Rc<Inode>>) {
+    match inode {
+        Some(inode) => names.insert(path.to_owned(), inode),
+        None => names.remove(path),
+    };
+}
+
+impl Disk for SimDisk {
+    type File = SimFile;
+
+    async fn create_zeroed(&self, path: &Path, len: u64) -> io::Result<()> {
+        self.fits_dir(path)?;
+        if self.is_name(path) {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        self.0.world.event("create", len, 0);
+        // Filled under another name; a crash may leave that.
+        let mut partial = path.as_os_str().to_owned();
+        partial.push(PARTIAL);
+        let partial = PathBuf::from(partial);
+        let begun = self.change_name(&partial, Some(Inode::zeros(len / 2)));
+        self.wait("create_zeroed", 5 * MS).await;
+        self.settle_name(begun);
+        let removed = self.change_name(&partial, None);
+        if !self.room_for(len) {
+            return Err(full());
+        }
+        if self.0.world.chance(self.faults().sync_error) {
+            return Err(eio());
+        }
+        if self.is_name(path) {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        let named = self.change_name(path, Some(Inode::zeros(len)));
+        self.wait("create_zeroed", MS).await;
+        self.settle_name(removed);
+        self.settle_name(named);
+        Ok(())
+    }
+
+    async fn open(&self, path: &Path, how: OpenAs) -> io::Result<SimFile> {
+        self.wait("open", 20 * US).await;
+        self.fits_dir(path)?;
+        let inode = if how == OpenAs::NewSide {
+            if self.is_name(path) {
+                return Err(io::ErrorKind::AlreadyExists.into());
+            }
+            let inode = Rc::new(Inode { segment: false, body: RefCell::default() });
+            self.change_name(path, Some(inode.clone()));
+            inode
+        } else {
+            self.named(path)?
+        };
+        Ok(SimFile { disk: self.clone(), inode, how, description: self.id() })
+    }
+
+    async fn create_dir(&self, path: &Path) -> io::Result<()> {
+        self.wait("create_dir", MS).await;
+        let mut dirs = self.0.dirs.borrow_mut();
+        dirs.extend(path.ancestors().map(Path::to_owned));
+        Ok(())
+    }
+
+    async fn list(&self, dir: &Path) -> io::Result<Vec<(String, u64)>> {
+        self.wait("list", 100 * US).await;
+        self.fits_dir(&dir.join("x"))?;
+        let names = self.0.names.borrow();
+        let inside = names.iter().filter(|(p, _)| p.parent() == Some(dir));
+        let name = |p: &Path| p.file_name().expect("a file").to_str().expect("ASCII").to_owned();
+        Ok(inside.map(|(p, i)| (name(p), i.body.borrow().image.len() as u64)).collect())
+    }
+
+    async fn remove(&self, path: &Path) -> io::Result<()> {
+        self.wait("remove", 50 * US).await;
+        self.named(path)?;
+        let id = self.change_name(path, None);
+        self.wait("remove", MS).await;
+        self.settle_name(id);
+        Ok(())
+    }
+
+    async fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        let waiting: Vec<u64> = {
+            let pending = self.0.pending.borrow();
+            pending.iter().filter(|p| p.1.parent() == Some(dir)).map(|p| p.0).collect()
+        };
+        self.wait("sync_dir", MS).await;
+        if self.0.world.chance(self.faults().sync_error) {
+            return Err(eio());
+        }
+        waiting.into_iter().for_each(|id| self.settle_name(id));
+        Ok(())
+    }
+
+    async fn free_bytes(&self, _path: &Path) -> io::Result<u64> {
+        self.wait("free_bytes", 10 * US).await;
+        Ok(self.faults().capacity.map_or(1 << 40, |c| c.saturating_sub(self.used())))
+    }
+}
+
+/// An open file of the double.
+pub struct SimFile {
+    disk: SimDisk,
+    inode: Rc<Inode>,
+    how: OpenAs,
+    description: u64,
+}
+
+impl Drop for SimFile {
+    fn drop(&mut self) {
+        self.inode.body.borrow_mut().release(self.description);
+    }
+}
+
+/// How a write ends, and which part of it lands.
+enum Fate {
+    Whole,
+    Some,
+    Prefix,
+}
+
+impl SimFile {
+    fn world(&self) -> &World {
+        &self.disk.0.world
+    }
+
+    fn check_write(&self, bytes: &SharedBytes, offset: usize) {
+        let body = self.inode.body.borrow();
+        let end = offset + bytes.len();
+        let aligned = offset.is_multiple_of(PAGE)
+            && bytes.len().is_multiple_of(PAGE)
+            && (bytes.as_ptr() as usize).is_multiple_of(PAGE);
+        let broken = match self.how {
+            OpenAs::Read => Some("write on a file opened to read"),
+            OpenAs::Segment if !aligned => Some("segment write is not in whole aligned pages"),
+            OpenAs::Segment if end > body.image.len() => Some("segment write beyond its end"),
+            OpenAs::Segment if body.lock != Some(self.description) => Some("segment write without its lock"),
+            _ => None,
+        };
+        let overlaps = |f: &Flight| f.offset < end && offset < f.offset + f.bytes.len();
+        if let Some(what) = broken {
+            self.world().violation(what.to_owned());
+        }
+        if body.flights.iter().any(overlaps) {
+            self.world().violation("a write overlaps one in flight".to_owned());
+        }
+    }
+
+    fn fate(&self) -> (Fate, io::Result<()>) {
+        let (world, faults) = (self.world(), self.disk.faults());
+        if world.chance(faults.write_error) {
+            (Fate::Some, Err(eio()))
+        } else if world.chance(faults.short_write) {
+            (Fate::Prefix, Err(io::ErrorKind::WriteZero.into()))
+        } else {
+            (Fate::Whole, Ok(()))
+        }
+    }
+}
+
+/// Ends the segment write `id`, unless a power loss has ended it before.
+fn end_flight(disk: &SimDisk, inode: &Rc<Inode>, id: u64, fate: &Fate) {
+    let world = &disk.0.world;
+    let mut body = inode.body.borrow_mut();
+    let Some(at) = body.flights.iter().position(|f| f.id == id) else { return };
+    let orphan = body.closed.contains(&body.flights[at].description);
+    if orphan && world.chance(6_000) {
+        // The kernel still has it: it lands long after the process is gone.
+        let (disk, inode) = (disk.clone(), inode.clone());
+        let late = move || end_flight(&disk, &inode, id, &Fate::Whole);
+        world.after(world.below(5 * SEC), late);
+        return;
+    }
+    let f = body.flights.remove(at);
+    world.event("landed", f.offset as u64, f.bytes.len() as u64);
+    let prefix = world.below(f.bytes.len() as u64 / SECTOR as u64);
+    let mut sector = 0;
+    let lying = disk.faults().lying;
+    match fate {
+        Fate::Whole if lying => {
+            Body::put(&mut body.image, f.offset, &f.bytes);
+            body.soil(f.offset, f.bytes.len());
+            let inode = inode.clone();
+            world.after(world.below(3 * SEC), move || inode.body.borrow_mut().write_back(|| true));
+        }
+        Fate::Whole => body.land(f.offset, &f.bytes, || true),
+        Fate::Some => body.land(f.offset, &f.bytes, || world.chance(5_000)),
+        Fate::Prefix => body.land(f.offset, &f.bytes, || {
+            sector += 1;
+            sector <= prefix
+        }),
+    }
+    if body.closed.contains(&f.description) {
+        body.release(f.description);
+    }
+}
+
+impl File for SimFile {
+    async fn write_at(&self, bytes: SharedBytes, offset: u64) -> io::Result<()> {
+        let at = usize::try_from(offset).expect("fits memory");
+        self.check_write(&bytes, at);
+        self.world().event("write", offset, bytes.len() as u64);
+        let (fate, result) = self.fate();
+        if !self.inode.segment {
+            self.disk.wait("write_at", 30 * US).await;
+            let grown = (at + bytes.len()).saturating_sub(self.inode.body.borrow().image.len());
+            if !self.disk.room_for(grown as u64) {
+                return Err(full());
+            }
+            let mut body = self.inode.body.borrow_mut();
+            let len = if matches!(fate, Fate::Whole) { bytes.len() } else { bytes.len() / 2 };
+            Body::put(&mut body.image, at, &bytes[..len]);
+            body.soil(at, len);
+            return result;
+        }
+        let (id, description) = (self.disk.id(), self.description);
+        let flight = Flight { id, description, offset: at, bytes: bytes.to_vec() };
+        self.inode.body.borrow_mut().flights.push(flight);
+        let op = Op::new(self.world(), "write_at");
+        let (slot, disk, inode) = (op.clone_slot(), self.disk.clone(), self.inode.clone());
+        self.world().after(self.disk.latency(80 * US), move || {
+            end_flight(&disk, &inode, id, &fate);
+            slot.finish(());
+        });
+        op.await;
+        self.world().event("wrote", offset, u64::from(result.is_ok()));
+        result
+    }
+
+    async fn read_at(&self, mut buf: AlignedBuf, offset: u64) -> Lent<(), AlignedBuf> {
+        let at = usize::try_from(offset).expect("fits memory");
+        if self.inode.segment && !at.is_multiple_of(PAGE) {
+            self.world().violation("segment read is not in whole pages".to_owned());
+        }
+        self.disk.wait("read_at", 60 * US).await;
+        if self.world().chance(self.disk.faults().read_error) {
+            return (Err(eio()), buf);
+        }
+        let body = self.inode.body.borrow();
+        let from = at.min(body.image.len());
+        let bytes = &body.image[from..(from + buf.capacity()).min(body.image.len())];
+        buf.set_len(0);
+        buf.put(bytes);
+        (Ok(()), buf)
+    }
+
+    async fn sync(&self) -> io::Result<()> {
+        self.disk.wait("sync", MS).await;
+        let (world, mut body) = (self.world(), self.inode.body.borrow_mut());
+        if world.chance(self.disk.faults().sync_error) {
+            body.write_back(|| world.chance(5_000));
+            return Err(eio());
+        }
+        body.write_back(|| true);
+        Ok(())
+    }
+
+    fn try_lock(&self) -> io::Result<bool> {
+        let mut body = self.inode.body.borrow_mut();
+        let free = body.lock.is_none_or(|owner| owner == self.description);
+        if free {
+            body.lock = Some(self.description);
+        }
+        Ok(free)
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.inode.body.borrow().image.len() as u64)
+    }
+}
+
+#[cfg(test)]
+#[path = "disk_tests.rs"]
+mod tests;

@@ -1,0 +1,152 @@
+//! A machine: one node of the world with an address and a disk, and the runtime it offers.
+//!
+//! [`SimRuntime`] is what the product sees; it must never learn that it is simulated. The wall
+//! clock may be set wrong here. Nothing fails except through disk and net.
+
+use crate::disk::SimDisk;
+use crate::net::{SimListener, SimNet, SimStream};
+use crate::world::{Death, MS, Node, World};
+use ringpost::base::time::{Mono, Wall};
+use ringpost::runtime::{Clock, Disk, Entropy, Net, OpenAs, Runtime};
+use std::cell::Cell;
+use std::future::Future;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::Path;
+use std::rc::Rc;
+
+/// 2026-01-01, so that dates look like dates.
+const EPOCH: u64 = 1_767_225_600_000;
+
+/// Hardware that survives the processes on it.
+#[derive(Clone)]
+pub struct Machine {
+    world: World,
+    node: Node,
+    net: SimNet,
+    /// Its disk.
+    pub disk: SimDisk,
+    wall_shift: Rc<Cell<u64>>,
+}
+
+impl Machine {
+    /// Machine number `node` (not 0), with an empty disk.
+    pub fn new(world: &World, net: &SimNet, node: Node) -> Self {
+        let disk = SimDisk::new(world);
+        Machine { world: world.clone(), node, net: net.clone(), disk, wall_shift: Rc::default() }
+    }
+
+    /// Its address.
+    pub fn ip(&self) -> IpAddr {
+        IpAddr::V4(Ipv4Addr::from(0x0a00_0000 + self.node))
+    }
+
+    /// Power on, or the next process: a runtime for it.
+    pub fn boot(&self) -> SimRuntime {
+        self.net.set_dark(self.ip(), false);
+        SimRuntime(self.clone())
+    }
+
+    /// Ends what runs on it.
+    pub fn kill(&self, how: Death) {
+        self.world.kill(self.node, how);
+        if how == Death::Power {
+            self.net.set_dark(self.ip(), true);
+            self.disk.power_off();
+        }
+    }
+
+    /// Sets the wall clock wrong by this many milliseconds.
+    pub fn set_wall_shift(&self, milliseconds: u64) {
+        self.wall_shift.set(milliseconds);
+    }
+}
+
+/// The runtime of one machine.
+#[derive(Clone)]
+pub struct SimRuntime(Machine);
+
+impl SimRuntime {
+    /// Binds `port` of this machine.
+    pub fn listen(&self, port: u16) -> SimListener {
+        self.0.net.listen(SocketAddr::new(self.0.ip(), port))
+    }
+
+    /// The world it is in.
+    pub fn world(&self) -> &World {
+        &self.0.world
+    }
+}
+
+impl Runtime for SimRuntime {
+    fn spawn(&self, task: impl Future<Output = ()> + 'static) {
+        self.0.world.spawn(self.0.node, task);
+    }
+}
+
+impl Clock for SimRuntime {
+    fn now(&self) -> Mono {
+        Mono(self.0.world.now())
+    }
+
+    fn wall(&self) -> Wall {
+        Wall(EPOCH + self.0.world.now() / MS + self.0.wall_shift.get())
+    }
+
+    fn sleep_until(&self, at: Mono) -> impl Future<Output = ()> + 'static {
+        let world = self.0.world.clone();
+        let left = at.0.saturating_sub(world.now()).min(u64::MAX / 4);
+        async move {
+            if left > 0 {
+                world.pause(left.div_ceil(MS) * MS).await;
+            }
+        }
+    }
+}
+
+impl Entropy for SimRuntime {
+    fn fill(&self, out: &mut [u8]) {
+        out.fill_with(|| self.0.world.below(256) as u8);
+    }
+}
+
+impl Net for SimRuntime {
+    type Stream = SimStream;
+    type Listener = SimListener;
+
+    async fn connect(&self, to: SocketAddr, source: Option<IpAddr>, deadline: Mono) -> io::Result<SimStream> {
+        self.0.net.connect(source.unwrap_or(self.0.ip()), to, deadline).await
+    }
+}
+
+impl Disk for SimRuntime {
+    type File = crate::disk::SimFile;
+
+    async fn create_zeroed(&self, path: &Path, len: u64) -> io::Result<()> {
+        self.0.disk.create_zeroed(path, len).await
+    }
+
+    async fn open(&self, path: &Path, how: OpenAs) -> io::Result<Self::File> {
+        self.0.disk.open(path, how).await
+    }
+
+    async fn create_dir(&self, path: &Path) -> io::Result<()> {
+        self.0.disk.create_dir(path).await
+    }
+
+    async fn list(&self, dir: &Path) -> io::Result<Vec<(String, u64)>> {
+        self.0.disk.list(dir).await
+    }
+
+    async fn remove(&self, path: &Path) -> io::Result<()> {
+        self.0.disk.remove(path).await
+    }
+
+    async fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        self.0.disk.sync_dir(dir).await
+    }
+
+    async fn free_bytes(&self, path: &Path) -> io::Result<u64> {
+        self.0.disk.free_bytes(path).await
+    }
+}

@@ -1,0 +1,10 @@
+//! The simulator: seeded, single-threaded, deterministic histories of a world with bad disks,
+//! bad nets and crashes. How to run it: `seeds`. How to read a trace: `world::World::new`.
+
+mod disk;
+mod machine;
+mod net;
+mod peers;
+mod rng;
+mod seeds;
+mod world;

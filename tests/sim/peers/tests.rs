@@ -1,0 +1,76 @@
+//! The peers tested against each other: scripted clients, a breaking net, scripted servers.
+
+use crate::machine::Machine;
+use crate::net::{NetFaults, SimNet};
+use crate::peers::client::{Client, Letter, Style};
+use crate::peers::ledger::{Fate, SharedLedger};
+use crate::peers::remote::{Manners, Remote};
+use crate::seeds::{self, History};
+use crate::world::{SEC, World};
+use std::net::SocketAddr;
+
+fn rude(world: &World) -> Manners {
+    let some = |most: u64| if world.chance(5_000) { world.below(most) } else { 0 };
+    Manners {
+        put_off: some(1_000),
+        refuse: some(1_000),
+        tarpit: some(500),
+        close: some(500),
+        break_data: some(500),
+        silent_take: some(1_000),
+        plain: world.chance(3_000),
+    }
+}
+
+/// Clients talk to a remote server directly. Its 250s and the ledger must agree.
+fn direct(world: &World) -> History {
+    let net = SimNet::new(world);
+    let ledger = SharedLedger::default();
+    let there = Machine::new(world, &net, 2);
+    let remote = Remote::start(&there.boot(), &ledger, rude(world));
+    let faults = || if world.chance(5_000) { world.below(3_000) } else { 0 };
+    net.set_faults(NetFaults {
+        reset: faults(),
+        stall: faults(),
+        refuse: faults(),
+        blackhole: faults(),
+        slow: faults(),
+        tiny: world.chance(3_000),
+    });
+    let mut acked_after = 0;
+    let (w, l) = (world.clone(), ledger.clone());
+    let ended = world.block_on(async move {
+        for session in 0..6 {
+            let client = Client {
+                rt: Machine::new(&w, &net, 3).boot(),
+                ledger: l.clone(),
+                server: SocketAddr::new(there.ip(), 25),
+            };
+            let letters: Vec<Letter> =
+                (0..4).map(|i| Letter::random(&w, session * 10 + i, &["a.example", "b.example"])).collect();
+            if session == 5 {
+                // Faults stop: what is sent now must go through.
+                net.set_faults(NetFaults::default());
+                remote.set_manners(Manners::default());
+                acked_after = l.borrow().count(Fate::Acked);
+            }
+            let style = if session == 5 { Style::honest() } else { Style::random(&w) };
+            let sent = client.send(&letters, style).await;
+            if session == 5 && sent.is_err() {
+                w.violation(format!("a healthy session failed: {sent:?}"));
+            }
+            w.pause(w.below(SEC)).await;
+        }
+        l.borrow().count(Fate::Acked) - acked_after
+    });
+    if ended == Some(0) {
+        world.violation("a healthy server acknowledged nothing".to_owned());
+    }
+    ledger.borrow().check(0).into_iter().for_each(|v| world.violation(v));
+    History::of(world)
+}
+
+#[test]
+fn peers_agree_over_a_bad_net() {
+    seeds::run("peers_agree_over_a_bad_net", direct);
+}
