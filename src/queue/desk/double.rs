@@ -198,7 +198,9 @@ impl Conn {
         let path = || line.split(['<', '>']).nth(1).unwrap_or("").to_owned();
         let verb = line.split([' ', ':']).next().unwrap_or("").to_ascii_uppercase();
         let reply = match verb.as_str() {
-            "EHLO" if self.server.dsn.get() => "250-there\r\n250-8BITMIME\r\n250-DSN\r\n250 PIPELINING".into(),
+            "EHLO" if self.server.dsn.get() => {
+                "250-there\r\n250-8BITMIME\r\n250-DSN\r\n250 PIPELINING".into()
+            }
             "EHLO" => "250-there\r\n250-8BITMIME\r\n250 PIPELINING".into(),
             "MAIL" => {
                 t.mail = Some(Mail { from: path(), to: Vec::new(), data: String::new() });
