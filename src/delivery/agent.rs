@@ -6,12 +6,12 @@
 
 use crate::base::aligned::AlignedBuf;
 use crate::base::time::Mono;
-use crate::delivery::side_cursor::SideCursor;
 use crate::delivery::relay::{self, ConnectionEnd, Job, RecipientResult, Source};
+use crate::delivery::side_cursor::SideCursor;
 use crate::queue::desk::Desk;
+use crate::queue::desk::settle::Item;
 use crate::queue::index::DestId;
 use crate::queue::routing::{Hop, Target};
-use crate::queue::settle::Item;
 use crate::queue::state::OwnedReply;
 use crate::runtime::{Lent, Net, Runtime};
 use std::future::Future;
@@ -67,12 +67,12 @@ async fn connection<R: Runtime>(desk: Desk<R>, d: DestId, resolver: Rc<dyn Resol
     let open = Open { desk: desk.clone(), d };
     let hop = desk.hop(d);
     let mut relay_options = options.relay.clone();
-    relay_options.tls = hop.tls;
+    relay_options.tls = if hop.tls_required { relay::Tls::Required } else { relay::Tls::Opportunistic };
     if hop.limits.messages_per_connection > 0 {
         relay_options.client.transactions_max = hop.limits.messages_per_connection;
     }
     let at = At { desk: desk.clone(), d, side: SideCursor::default() };
-    if hop.tls == relay::Tls::Required {
+    if hop.tls_required {
         // Known beforehand: no connection is opened for it.
         relay::refuse_without_tls(&at);
         return;

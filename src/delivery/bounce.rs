@@ -198,9 +198,7 @@ fn facts(text: &[u8]) -> BodyFlags {
     let end = text.windows(4).position(|w| w == b"\r\n\r\n").unwrap_or(text.len());
     let header = !text[..end].is_ascii();
     let long = text.split(|&b| b == b'\n').any(|l| l.len() > 999);
-    BodyFlags(
-        u8::from(dots) | u8::from(eight_bit) << 1 | u8::from(header) << 2 | u8::from(long) << 3,
-    )
+    BodyFlags(u8::from(dots) | u8::from(eight_bit) << 1 | u8::from(header) << 2 | u8::from(long) << 3)
 }
 
 /// How long a notification that could not be queued waits for another try.

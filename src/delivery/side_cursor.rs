@@ -5,7 +5,7 @@
 
 use crate::base::aligned::{AlignedBuf, SharedBytes};
 use crate::queue::desk::Desk;
-use crate::queue::settle::Item;
+use crate::queue::desk::settle::Item;
 use crate::runtime::{Lent, Runtime};
 use crate::storage::keeper::ReadError;
 use crate::storage::side::{SideFile, SideReader};

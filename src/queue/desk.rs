@@ -8,6 +8,19 @@
 //! A journal error is for ever: nothing is accepted, no attempt is started, who waits is told.
 //! State that does not add up is a bug and panics.
 
+mod evacuate;
+pub(crate) mod notices;
+pub mod open;
+mod operate;
+mod pulse;
+mod reach;
+pub mod settle;
+
+#[cfg(test)]
+mod double;
+#[cfg(test)]
+mod tests;
+
 use crate::base::ids::{LogNumber, MessageId, QueueId};
 use crate::base::time::{Mono, Wall};
 use crate::message::body::BodyFlags;
@@ -188,9 +201,9 @@ impl<R: Runtime> Desk<R> {
     /// Starts the tasks that follow commits, time and lack of space.
     pub(crate) fn start(&self) {
         let rt = &self.0.rt;
-        rt.spawn(self.clone().follow_commits());
-        rt.spawn(self.clone().pulse());
-        rt.spawn(self.clone().evacuate());
+        rt.spawn_critical(self.clone().follow_commits());
+        rt.spawn_critical(self.clone().pulse());
+        rt.spawn_critical(self.clone().evacuate());
     }
 
     /// The id of a message that arrives at `wall`, before it is staged.
@@ -416,13 +429,7 @@ impl<R: Runtime> Desk<R> {
         s.crowd.wake_all();
     }
 
-    fn committed(
-        &self,
-        s: &mut State,
-        staged: Staged,
-        after: After,
-        result: Result<Durable, CommitError>,
-    ) {
+    fn committed(&self, s: &mut State, staged: Staged, after: After, result: Result<Durable, CommitError>) {
         let Ok(durable) = result else { return self.die(s, after) };
         match after {
             After::Message { key, slip } => self.message_committed(s, key, slip, durable),

@@ -397,7 +397,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn agrees_with_an_ordered_map(steps in proptest::collection::vec((0u64..300, any::<bool>()), 1..600)) {
+        fn agrees_with_a_map(steps in proptest::collection::vec((0u64..300, any::<bool>()), 1..600)) {
             let mut index = Index::default();
             let mut model = BTreeMap::new();
             for (id, insert) in steps {

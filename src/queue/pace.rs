@@ -91,9 +91,10 @@ mod tests {
     fn waits_double_up_to_the_limit() {
         let b = Backoff { first: Duration::from_secs(300), max: Duration::from_secs(4000) };
         let middle = |n| b.wait(n, 200).as_secs();
-        assert_eq!([middle(1), middle(2), middle(3), middle(4), middle(5), middle(90)], [
-            300, 600, 1200, 2400, 4000, 4000
-        ]);
+        assert_eq!(
+            [middle(1), middle(2), middle(3), middle(4), middle(5), middle(90)],
+            [300, 600, 1200, 2400, 4000, 4000]
+        );
         assert_eq!((b.wait(1, 0).as_secs(), b.wait(1, 400).as_secs()), (240, 360));
     }
 

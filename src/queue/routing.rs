@@ -1,9 +1,8 @@
-//! L4: what the queue asks of routing: where a recipient goes, and what an address stands for.
+//! L2: what the queue asks of routing: where a recipient goes, and what an address stands for.
 //!
 //! The tables behind it are the composition's affair. Look-ups are synchronous and in memory.
 //! Cannot fail: what has no route is [`Plan::NoRoute`] and ends in a notification.
 
-use crate::delivery::relay::Tls;
 use crate::queue::schedule::Limits;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
@@ -26,8 +25,8 @@ pub struct Hop {
     pub targets: Vec<Target>,
     /// Source address of connections, by the family of the target.
     pub source: (Option<IpAddr>, Option<IpAddr>),
-    /// Whether connections must be encrypted.
-    pub tls: Tls,
+    /// Nothing is sent without TLS.
+    pub tls_required: bool,
     /// Limits.
     pub limits: Limits,
 }

@@ -32,7 +32,7 @@ pub mod walk;
 #[cfg(test)]
 mod crash_tests;
 #[cfg(test)]
-mod double;
+pub(crate) mod double;
 #[cfg(test)]
 mod keeper_tests;
 

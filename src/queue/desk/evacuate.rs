@@ -64,7 +64,8 @@ impl<R: Runtime> Desk<R> {
                 if s.dead || s.closing {
                     return false;
                 }
-                let here = |k: &Key| s.index.get(*k).is_some_and(|e| e.at.segment == segment && is_settled(e));
+                let here =
+                    |k: &Key| s.index.get(*k).is_some_and(|e| e.at.segment == segment && is_settled(e));
                 s.index.find(id).filter(here)
             };
             let Some(key) = key else { continue };
@@ -92,8 +93,10 @@ impl<R: Runtime> Desk<R> {
         let s = &mut *s;
         let Some(e) = s.index.get(key).filter(|e| e.at == at && is_settled(e)) else { return Ok(()) };
         let Ok(view) = MessageView::parse(&payload) else { return Err(StageError::Full) };
-        let (envelope, content) =
-            (&payload[view.envelope_at.0..view.envelope_at.1], &payload[view.content_at.0..view.content_at.1]);
+        let (envelope, content) = (
+            &payload[view.envelope_at.0..view.envelope_at.1],
+            &payload[view.content_at.0..view.content_at.1],
+        );
         let reported: Vec<u8> = view.reported().flat_map(u32::to_le_bytes).collect();
         let fixed = record::HEAD_LEN + reported.len() + envelope.len() + content.len();
         let room = self.0.payload_max.saturating_sub(fixed);
@@ -134,7 +137,7 @@ impl<R: Runtime> Desk<R> {
             (e.switches.double_bounce, record::DOUBLE_BOUNCE),
         ];
         let flags = marks.iter().filter(|m| m.0).fold(record::SNAPSHOT, |f, m| f | m.1);
-        let text_max = room.saturating_sub(super::desk::state_room(count as u32)) / count.max(1);
+        let text_max = room.saturating_sub(super::state_room(count as u32)) / count.max(1);
         let (now, wall) = (self.0.rt.now(), self.0.rt.wall());
         let mut out = Vec::new();
         record::put_states_head(&mut out, flags, count as u32);
@@ -172,4 +175,3 @@ fn fate(r: &Recipient) -> Fate {
 fn is_settled(e: &Entry) -> bool {
     !e.switches.committing && !e.switches.moving
 }
-

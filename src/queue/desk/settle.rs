@@ -201,8 +201,8 @@ impl<R: Runtime> Desk<R> {
             if s.schedule.is_stopped() {
                 return Poll::Ready(false);
             }
-            let room = s.unsettled.len() < self.0.options.limits.unsettled
-                && s.loads < self.0.options.limits.loads;
+            let room =
+                s.unsettled.len() < self.0.options.limits.unsettled && s.loads < self.0.options.limits.loads;
             if room && s.schedule.backlog(d) > 0 && s.schedule.gate(d, now) == Gate::Open {
                 return Poll::Ready(true);
             }
@@ -317,13 +317,15 @@ impl<R: Runtime> Desk<R> {
             let r = item.envelope().recipients().nth(result.index as usize);
             r.map_or(Notify::DEFAULT, |r| r.notify)
         };
-        let reply = Reply { code: result.code, enhanced: result.enhanced.unwrap_or_default(), text: result.text };
+        let reply =
+            Reply { code: result.code, enhanced: result.enhanced.unwrap_or_default(), text: result.text };
         let random = || self.0.rt.random();
         let retry = self.0.options.retry;
         s.index.change(item.key, |e| {
             let r = &mut e.recipients[result.index as usize];
             assert_eq!(r.phase, Phase::Flight, "settled once");
-            let mut stored = Stored { index: result.index, fate: Fate::Delivered, attempts: 0, due: Wall(0), reply };
+            let mut stored =
+                Stored { index: result.index, fate: Fate::Delivered, attempts: 0, due: Wall(0), reply };
             match result.outcome {
                 Outcome::NotTried => {
                     r.phase = Phase::Ready;

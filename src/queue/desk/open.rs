@@ -67,10 +67,8 @@ impl<R: Runtime> Desk<R> {
         let (keeper, journal) = opened?;
         rebuild.messages.retain(|_, f| !f.is_done());
         let sides: BTreeSet<u64> = rebuild.messages.values().map(|f| f.side).filter(|s| *s != 0).collect();
-        let orphans = keeper
-            .remove_orphan_sides(&sides)
-            .await
-            .map_err(|e| OpenError::Io(dir.join("side"), e))?;
+        let orphans =
+            keeper.remove_orphan_sides(&sides).await.map_err(|e| OpenError::Io(dir.join("side"), e))?;
         rebuild.messages.values().for_each(|f| keeper.keep(f.at));
         observe(&keeper, &metrics);
         let desk = Desk::assemble(rt, keeper, payload_max, log, options, metrics, routing.clone());
@@ -110,7 +108,8 @@ impl<R: Runtime> Desk<R> {
                 Way::Local => state::LOCAL,
                 Way::None => state::NO_ROUTE,
             };
-            let mut out = Recipient { destination, attempts: r.attempts, said: r.said, ..Recipient::default() };
+            let mut out =
+                Recipient { destination, attempts: r.attempts, said: r.said, ..Recipient::default() };
             out.cover = if r.in_doubt { Cover::InDoubt } else { Cover::None };
             out.phase = match r.fate {
                 Fate::Delivered => Phase::Delivered,

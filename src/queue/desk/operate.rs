@@ -11,7 +11,7 @@ use crate::queue::control::{
     Which,
 };
 use crate::queue::desk::Desk;
-use crate::queue::evacuate::places;
+use crate::queue::desk::evacuate::places;
 use crate::queue::index::{Cover, Entry, Key, Phase, Recipient};
 use crate::queue::record::{self, MessageView, TEXT_MAX};
 use crate::queue::state::{self, After, Answer, OwnedReply, State};
@@ -98,7 +98,8 @@ impl<R: Runtime> Desk<R> {
             sender: view.map(|v| text(v.envelope.sender())).unwrap_or_default(),
             recipients: Vec::new(),
         };
-        let mut addresses = view.map(|v| v.envelope.recipients().map(|r| text(r.address)).collect::<Vec<_>>());
+        let mut addresses =
+            view.map(|v| v.envelope.recipients().map(|r| text(r.address)).collect::<Vec<_>>());
         let now = self.0.rt.now();
         for (i, r) in e.recipients.iter().enumerate().filter(|(_, r)| !r.phase.is_done()) {
             let address = addresses.as_mut().map(|a| std::mem::take(&mut a[i])).unwrap_or_default();
