@@ -146,6 +146,9 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    /// Bytes that are looked for, their neighbours, and those that differ in the high bit.
+    const TELLING: &[u8] = b"\0\x01\x09\x0a\x0b\x0c\x0d\x0e.a\x7f\x80\x8a\x8d\xff";
+
     fn naive(block: &[u8]) -> Marks {
         let mut m = Marks::default();
         for (i, &b) in block.iter().enumerate() {
@@ -160,7 +163,7 @@ mod tests {
     proptest! {
         #[test]
         fn both_forms_agree_with_the_naive_one(
-            bytes in prop::collection::vec(prop::sample::select(&b"\0\x01\x09\x0a\x0b\x0c\x0d\x0e.a\x7f\x80\x8a\x8d\xff"[..]), 64)
+            bytes in prop::collection::vec(prop::sample::select(TELLING), 64)
         ) {
             let block: &[u8; 64] = bytes[..].try_into().unwrap();
             prop_assert_eq!(marks(block), naive(block));
