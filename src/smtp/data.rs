@@ -297,7 +297,7 @@ impl Body {
                     self.dot_lines = true;
                 }
             }
-            if m.nul || m.high {
+            if m.odd {
                 self.note_bytes(&text[at..at + valid]);
             }
             at += valid;
@@ -315,9 +315,8 @@ impl Body {
         (at, stop)
     }
 
-    #[cold]
     fn note_bytes(&mut self, bytes: &[u8]) {
-        self.nul |= bytes.contains(&0);
+        self.nul |= memchr::memchr(0, bytes).is_some();
         self.high |= !bytes.is_ascii();
     }
 
