@@ -6,11 +6,11 @@
 use super::Failure;
 use super::core::{Health, Note, State};
 use crate::admin::{self, control::Queues, http};
-use crate::config::Reloader;
+use crate::config::reload::Reloader;
 use crate::events::Events;
 use crate::metrics::Process;
 use crate::queue::control::{Request, Response};
-use crate::runtime::cross::Sender;
+use crate::runtime::cross::{SendError, Sender};
 use crate::runtime::privileges::User;
 use crate::runtime::signals::{self, Signals};
 use metrics_exporter_prometheus::PrometheusHandle;
@@ -125,6 +125,17 @@ impl Cores {
     fn tell(&self, core: usize, note: Note) -> bool {
         self.0.borrow_mut()[core].to_core.try_send(note).is_ok()
     }
+
+    /// Tells a core to stop, for as long as it lives and has no room for another note.
+    async fn stop(&self, core: usize, grace: Duration) {
+        loop {
+            let sent = self.0.borrow_mut()[core].to_core.try_send(Note::Stop(grace));
+            if !matches!(sent, Err(SendError::Full(_))) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
 }
 
 impl Queues for Cores {
@@ -178,9 +189,7 @@ async fn serve(control: Control) -> Result<(), Failure> {
     }
     events.info("stopping", format!("finishing what is in hand, at most {} s", grace.as_secs()));
     for core in 0..cores.count() {
-        while !cores.tell(core, Note::Stop(grace)) && !cores.0.borrow()[core].to_core.is_closed() {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
+        cores.stop(core, grace).await;
     }
     // The cores end by themselves and are joined by the main thread; a second request, or a core
     // that hangs in the disk, ends the process without them.

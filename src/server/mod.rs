@@ -10,7 +10,8 @@ mod settings;
 mod tables;
 
 use crate::config::units::Cores;
-use crate::config::{Config, Reloader};
+use crate::config::Config;
+use crate::config::reload::Reloader;
 use crate::events::{self, Events};
 use crate::metrics;
 use crate::policy::sessions::Sessions;
@@ -78,14 +79,12 @@ impl Running {
 
 /// Starts the server; returns when all cores serve.
 pub fn start(config: Arc<Config>) -> Result<Running, Failure> {
-    let ring = uring::Options::default();
+    let ring = uring::Options::production();
     checks::kernel().map_err(refuse)?;
     checks::raise_limits().map_err(refuse)?;
     let user = match &config.user {
-        Some(name) if privileges::is_root() => {
-            Some(privileges::user(name).map_err(|e| Failure::new(e.exit_code(), e))?)
-        }
-        _ => None,
+        Some(name) => Some(privileges::user(name).map_err(|e| Failure::new(e.exit_code(), e))?),
+        None => None,
     };
     let lock = checks::lock_data_dir(&config.data_dir, user.as_ref()).map_err(refuse)?;
     let weak = config.storage.durability == crate::config::raw::Durability::Weak;
@@ -128,7 +127,7 @@ pub fn start(config: Arc<Config>) -> Result<Running, Failure> {
             events: log.0.clone(),
             started,
         };
-        let options = runtime::core::Options { name: format!("mta-{number}"), cpu: *cpu, ring: ring.clone() };
+        let options = runtime::core::Options { name: format!("mta-{number}"), cpu: *cpu, ring };
         let core = runtime::core::start(options, move |rt| core::run(rt, seed))
             .map_err(|e| refuse(checks::ring_error(e)))?;
         if let Some(Err(e)) = core.pinned() {
@@ -217,7 +216,7 @@ fn reserve(config: &Config, cores: usize) -> Result<(Vec<SocketAddr>, Vec<Vec<Ow
 }
 
 fn events(config: &Config) -> Result<(Events, std::thread::JoinHandle<()>), Failure> {
-    use crate::config::EventTarget;
+    use crate::config::resolve::EventTarget;
     let (out, journald): (Box<dyn std::io::Write + Send>, bool) = match &config.event_target {
         EventTarget::Stderr => (Box::new(std::io::stderr()), false),
         EventTarget::Journald => (Box::new(std::io::stderr()), true),
