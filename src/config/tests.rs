@@ -84,11 +84,10 @@ fn example_as_it_is_gives_the_defaults() {
 #[test]
 fn reference_is_made_from_the_example() {
     let mut expected = String::new();
-    let mut section = String::new();
     for line in example_in_full().lines() {
         if line.starts_with('[') {
             let (name, about) = line.split_once('#').unwrap_or((line, ""));
-            section = name.trim().to_string();
+            let section = name.trim();
             expected += &format!(
                 "\n## `{section}`\n\n{}\n\n| Key | Default | Meaning |\n|---|---|---|\n",
                 about.trim()
@@ -214,4 +213,17 @@ fn any_slip_is_reported_with_a_line() {
             "{line}\n{problems}"
         );
     }
+}
+
+#[test]
+fn every_dependency_has_its_reason() {
+    let manifest: toml::Table = include_str!("../../Cargo.toml").parse().unwrap();
+    let document = include_str!("../../docs/dependencies.md");
+    let mut names: Vec<&String> =
+        ["dependencies", "dev-dependencies"].iter().flat_map(|t| manifest[*t].as_table().unwrap().keys()).collect();
+    let mut listed: Vec<&str> =
+        document.lines().filter_map(|l| l.strip_prefix("| `")?.split('`').next()).collect();
+    names.sort();
+    listed.sort_unstable();
+    assert_eq!(names, listed);
 }
