@@ -123,11 +123,10 @@ impl axum::serve::Listener for Bounded {
                 Arc::clone(&self.permits).acquire_owned().await.expect("the semaphore is never closed");
             match self.listener.accept().await {
                 Ok((stream, peer)) => {
-                    let patience = Box::pin(tokio::time::sleep(PATIENCE));
-                    return (
-                        Guarded { stream, patience, received: 0, answered: true, _permit: permit },
-                        peer,
-                    );
+                    let (patience, timer) = (self.patience, Box::pin(tokio::time::sleep(self.patience)));
+                    let guarded =
+                        Guarded { stream, patience, timer, received: 0, answered: true, _permit: permit };
+                    return (guarded, peer);
                 }
                 Err(_) => tokio::time::sleep(Duration::from_secs(1)).await,
             }

@@ -219,8 +219,10 @@ fn any_slip_is_reported_with_a_line() {
 fn every_dependency_has_its_reason() {
     let manifest: toml::Table = include_str!("../../Cargo.toml").parse().unwrap();
     let document = include_str!("../../docs/dependencies.md");
-    let mut names: Vec<&String> =
-        ["dependencies", "dev-dependencies"].iter().flat_map(|t| manifest[*t].as_table().unwrap().keys()).collect();
+    let mut names: Vec<&String> = ["dependencies", "dev-dependencies"]
+        .iter()
+        .flat_map(|t| manifest[*t].as_table().unwrap().keys())
+        .collect();
     let mut listed: Vec<&str> =
         document.lines().filter_map(|l| l.strip_prefix("| `")?.split('`').next()).collect();
     names.sort();
