@@ -469,7 +469,7 @@ fn domains(raw: raw::Domains, report: &mut Report<'_>) -> Domains {
             );
         }
         None if !local.is_empty() || !relay.is_empty() => {
-            let what = "nobody gets the mail of postmaster@ our domains (RFC 5321 section 4.5.1), nor double bounces";
+            let what = "nobody gets the mail of postmaster@ our domains (RFC 5321 section 4.5.1)";
             report.warning("domains.postmaster", what, "write postmaster = \"name@example.net\"");
         }
         _ => {}

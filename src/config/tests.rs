@@ -182,7 +182,8 @@ fn rules_between_keys() {
 
 #[test]
 fn destinations_are_narrowed() {
-    let text = "[destination]\nconnections = 9\n[[destination.for]]\nsite = \"*.outlook.com\"\nconnections = 2\n\
+    let text = "[destination]\nconnections = 9\n[[destination.for]]\nsite = \"*.outlook.com\"\n\
+                connections = 2\n\
                 [[destination.for]]\ndomain = \"b.example\"\nrate = \"5/s\"\n";
     let (config, _) = Config::parse(&(SMALL.to_string() + text), "t").unwrap();
     assert_eq!(config.destination_for("mx.Outlook.com", "x").connections, 2);
