@@ -230,3 +230,13 @@ fn every_dependency_has_its_reason() {
     listed.sort_unstable();
     assert_eq!(names, listed);
 }
+
+#[test]
+fn configuration_of_the_readme_is_good() {
+    let readme = include_str!("../../README.md");
+    let block = readme.split_once("`/etc/ringpost/ringpost.toml`:\n").unwrap().1;
+    let lines = block.lines().take_while(|l| l.is_empty() || l.starts_with("    "));
+    let text: String = lines.map(|l| l.trim_start().to_string() + "\n").collect();
+    let (config, problems) = Config::parse(&text, "README.md").unwrap_or_else(|p| panic!("{p}"));
+    assert_eq!((problems, config.routes.len()), (Problems::default(), 1));
+}
