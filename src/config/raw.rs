@@ -9,7 +9,10 @@ use serde::{Deserialize, Serialize};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
 macro_rules! section {
-    ($($(#[$about:meta])* $name:ident { $($(#[$doc:meta])* $key:ident: $type:ty = $default:expr,)* })*) => { $(
+    ($(
+        $(#[$about:meta])*
+        $name:ident { $($(#[$doc:meta])* $key:ident: $type:ty = $default:expr,)* }
+    )*) => { $(
         $(#[$about])*
         #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
         #[serde(default, deny_unknown_fields)]
@@ -170,7 +173,8 @@ section! {
     /// `[relay]`: mail that passes through.
     Relay {
         /// Clients that may relay anywhere.
-        networks: Vec<Network> = vec!["127.0.0.0/8".parse().expect("valid"), "::1/128".parse().expect("valid")],
+        networks: Vec<Network> =
+            vec!["127.0.0.0/8".parse().expect("valid"), "::1/128".parse().expect("valid")],
         /// Next hop of all mail without a route.
         smarthost: String = String::new(),
         /// File with "user password".

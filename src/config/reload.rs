@@ -5,7 +5,7 @@
 
 use super::diagnose::{Problem, Problems, Severity};
 use super::resolve::Config;
-use crate::route::map::{self, Kind, Table, Targets};
+use crate::route::map::{self, Kind, Parsed, Table, Targets};
 use crate::route::tables::{Bounds, Router, split};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -81,7 +81,7 @@ fn load(path: Option<&Path>, kind: Kind, problems: &mut Problems) -> (Table<Targ
         ));
         Vec::new()
     });
-    let (table, keys, bad) = map::parse(&text, kind);
+    let Parsed { table, keys, bad } = map::parse(&text, kind);
     let bad = bad.into_iter().take(LINES_MAX);
     problems.0.extend(bad.map(|b| Problem::of_file(Severity::Error, &name, Some(b.line), b.message, "")));
     (table, keys)

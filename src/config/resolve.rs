@@ -269,33 +269,7 @@ fn hostname(text: &str, report: &mut Report<'_>) -> Option<String> {
 const MISSING: &str = "not available in this version";
 
 fn unavailable(raw: &Raw, report: &mut Report<'_>) {
-    for (n, l) in raw.listener.iter().enumerate() {
-        let at = |key: &str| format!("listener.{n}.{key}");
-        match l.protocol.0 {
-            Some(Protocol::Smtp) | None => {}
-            Some(p) => report.error(&at("protocol"), format!("\"{p}\" is {MISSING}"), "only \"smtp\" is"),
-        }
-        if matches!(l.tls, ListenerTls::Starttls | ListenerTls::Required) {
-            report.error(
-                &at("tls"),
-                format!("TLS is {MISSING}"),
-                "write tls = \"off\", or leave the key out",
-            );
-        }
-        if matches!(l.auth, AuthMode::Offered | AuthMode::Required) {
-            let help = "write auth = \"off\" and list trusted clients in relay.networks";
-            report.error(&at("auth"), format!("authentication is {MISSING}"), help);
-        }
-        if !l.proxy_protocol_from.is_empty() {
-            let what =
-                format!("the PROXY protocol is {MISSING}: clients would have the address of the proxy");
-            report.error(&at("proxy_protocol_from"), what, "leave the key out");
-        }
-        if !l.xclient_from.is_empty() {
-            let what = format!("XCLIENT is {MISSING}: clients would have the address of the proxy");
-            report.error(&at("xclient_from"), what, "leave the key out");
-        }
-    }
+    unavailable_at_listeners(&raw.listener, report);
     for (key, set) in [
         ("tls.certificate", !raw.tls.certificate.is_empty()),
         ("tls.key", !raw.tls.key.is_empty()),
@@ -344,6 +318,36 @@ fn unavailable(raw: &Raw, report: &mut Report<'_>) {
     ] {
         if set {
             report.warning(key, format!("has no effect: its function is {MISSING}"), "");
+        }
+    }
+}
+
+fn unavailable_at_listeners(listeners: &[raw::Listener], report: &mut Report<'_>) {
+    for (n, l) in listeners.iter().enumerate() {
+        let at = |key: &str| format!("listener.{n}.{key}");
+        match l.protocol.0 {
+            Some(Protocol::Smtp) | None => {}
+            Some(p) => report.error(&at("protocol"), format!("\"{p}\" is {MISSING}"), "only \"smtp\" is"),
+        }
+        if matches!(l.tls, ListenerTls::Starttls | ListenerTls::Required) {
+            report.error(
+                &at("tls"),
+                format!("TLS is {MISSING}"),
+                "write tls = \"off\", or leave the key out",
+            );
+        }
+        if matches!(l.auth, AuthMode::Offered | AuthMode::Required) {
+            let help = "write auth = \"off\" and list trusted clients in relay.networks";
+            report.error(&at("auth"), format!("authentication is {MISSING}"), help);
+        }
+        if !l.proxy_protocol_from.is_empty() {
+            let what =
+                format!("the PROXY protocol is {MISSING}: clients would have the address of the proxy");
+            report.error(&at("proxy_protocol_from"), what, "leave the key out");
+        }
+        if !l.xclient_from.is_empty() {
+            let what = format!("XCLIENT is {MISSING}: clients would have the address of the proxy");
+            report.error(&at("xclient_from"), what, "leave the key out");
         }
     }
 }
@@ -469,7 +473,7 @@ fn domains(raw: raw::Domains, report: &mut Report<'_>) -> Domains {
             );
         }
         None if !local.is_empty() || !relay.is_empty() => {
-            let what = "nobody gets the mail of postmaster@ our domains (RFC 5321 section 4.5.1), nor double bounces";
+            let what = "nobody gets the mail of postmaster@ our domains (RFC 5321 section 4.5.1)";
             report.warning("domains.postmaster", what, "write postmaster = \"name@example.net\"");
         }
         _ => {}

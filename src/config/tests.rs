@@ -84,11 +84,10 @@ fn example_as_it_is_gives_the_defaults() {
 #[test]
 fn reference_is_made_from_the_example() {
     let mut expected = String::new();
-    let mut section = String::new();
     for line in example_in_full().lines() {
         if line.starts_with('[') {
             let (name, about) = line.split_once('#').unwrap_or((line, ""));
-            section = name.trim().to_string();
+            let section = name.trim();
             expected += &format!(
                 "\n## `{section}`\n\n{}\n\n| Key | Default | Meaning |\n|---|---|---|\n",
                 about.trim()
@@ -183,7 +182,8 @@ fn rules_between_keys() {
 
 #[test]
 fn destinations_are_narrowed() {
-    let text = "[destination]\nconnections = 9\n[[destination.for]]\nsite = \"*.outlook.com\"\nconnections = 2\n\
+    let text = "[destination]\nconnections = 9\n[[destination.for]]\nsite = \"*.outlook.com\"\n\
+                connections = 2\n\
                 [[destination.for]]\ndomain = \"b.example\"\nrate = \"5/s\"\n";
     let (config, _) = Config::parse(&(SMALL.to_string() + text), "t").unwrap();
     assert_eq!(config.destination_for("mx.Outlook.com", "x").connections, 2);
@@ -214,4 +214,29 @@ fn any_slip_is_reported_with_a_line() {
             "{line}\n{problems}"
         );
     }
+}
+
+#[test]
+fn every_dependency_has_its_reason() {
+    let manifest: toml::Table = include_str!("../../Cargo.toml").parse().unwrap();
+    let document = include_str!("../../docs/dependencies.md");
+    let mut names: Vec<&String> = ["dependencies", "dev-dependencies"]
+        .iter()
+        .flat_map(|t| manifest[*t].as_table().unwrap().keys())
+        .collect();
+    let mut listed: Vec<&str> =
+        document.lines().filter_map(|l| l.strip_prefix("| `")?.split('`').next()).collect();
+    names.sort();
+    listed.sort_unstable();
+    assert_eq!(names, listed);
+}
+
+#[test]
+fn configuration_of_the_readme_is_good() {
+    let readme = include_str!("../../README.md");
+    let block = readme.split_once("`/etc/ringpost/ringpost.toml`:\n").unwrap().1;
+    let lines = block.lines().take_while(|l| l.is_empty() || l.starts_with("    "));
+    let text: String = lines.map(|l| l.trim_start().to_string() + "\n").collect();
+    let (config, problems) = Config::parse(&text, "README.md").unwrap_or_else(|p| panic!("{p}"));
+    assert_eq!((problems, config.routes.len()), (Problems::default(), 1));
 }

@@ -127,7 +127,9 @@ impl FromStr for Size {
         let factor = SIZES.iter().find(|(u, _)| *u == unit).map(|(_, n)| *n).ok_or_else(|| {
             // "50MB" is 50,000,000 to some and 52,428,800 to others: nobody has to guess here.
             let guess = unit.chars().next().map_or('M', |c| c.to_ascii_uppercase());
-            format!("the unit {unit:?} of {text:?} is not one of KiB, MiB, GiB, TiB: is \"{number}{guess}iB\" meant?")
+            format!(
+                "the unit {unit:?} of {text:?} is none of KiB MiB GiB TiB: is \"{number}{guess}iB\" meant?"
+            )
         })?;
         number.checked_mul(factor).map(Size).ok_or_else(|| format!("{text:?} is too large"))
     }

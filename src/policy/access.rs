@@ -141,10 +141,12 @@ mod tests {
         }
         let aliases = "sales: x@out.example\nlost: nobody\nhalf: nobody, x@out.example\nc: d\nd: e\ne: d\n";
         r.set_maps(
-            parse(aliases.as_bytes(), Kind::Aliases).0,
-            parse(b"v@out.example w@out.example\n", Kind::Virtual).0,
+            parse(aliases.as_bytes(), Kind::Aliases).table,
+            parse(b"v@out.example w@out.example\n", Kind::Virtual).table,
         );
-        r.set_relay_recipients(Some(parse(b"known@cust.example OK\nb%c@cust.example OK\n", Kind::Keys).0));
+        r.set_relay_recipients(Some(
+            parse(b"known@cust.example OK\nb%c@cust.example OK\n", Kind::Keys).table,
+        ));
         r.set_rewriting(Some("boss@out.example"), "+", Bounds::default());
         r
     }

@@ -182,7 +182,10 @@ mod tests {
         let mut r = Router::new("mx.home.example");
         r.add_local("home.example");
         r.add_relay("cust.example");
-        r.set_maps(parse(aliases.as_bytes(), Kind::Aliases).0, parse(virt.as_bytes(), Kind::Virtual).0);
+        r.set_maps(
+            parse(aliases.as_bytes(), Kind::Aliases).table,
+            parse(virt.as_bytes(), Kind::Virtual).table,
+        );
         r.set_rewriting(Some("boss@out.example"), "+-", Bounds { depth: 5, recipients: 4 });
         r
     }
@@ -243,7 +246,7 @@ mod tests {
         }
         // The customer's postmaster is the customer's, as long as he is known.
         assert_eq!(to(&r, "postmaster@cust.example"), ["="]);
-        r.set_relay_recipients(Some(parse(b"a@cust.example\n", Kind::Keys).0));
+        r.set_relay_recipients(Some(parse(b"a@cust.example\n", Kind::Keys).table));
         assert_eq!(to(&r, "postmaster@cust.example"), ["boss@out.example"]);
         assert_eq!(to(&r, "postmaster@else.example"), ["="]);
         assert!(r.add_route("home.example", NextHop::parse("192.0.2.1", TlsPolicy::None).unwrap()));

@@ -78,10 +78,21 @@ fn hash(key: &[u8]) -> u64 {
 /// A rewriting: addresses, in order.
 pub type Targets = Vec<Box<[u8]>>;
 
-/// Parses a map; gives its table, its keys with their lines, and its bad lines.
+/// A map that was parsed.
+#[derive(Clone, Debug, Default)]
+pub struct Parsed {
+    /// What it says.
+    pub table: Table<Targets>,
+    /// Its keys and their lines, in order.
+    pub keys: Vec<(usize, Vec<u8>)>,
+    /// Lines that were left out, in order.
+    pub bad: Vec<BadLine>,
+}
+
+/// Parses a map.
 #[must_use]
-pub fn parse(text: &[u8], kind: Kind) -> (Table<Targets>, Vec<(usize, Vec<u8>)>, Vec<BadLine>) {
-    let (mut table, mut keys, mut bad) = (Table::default(), Vec::new(), Vec::new());
+pub fn parse(text: &[u8], kind: Kind) -> Parsed {
+    let Parsed { mut table, mut keys, mut bad } = Parsed::default();
     for (line, content) in logical_lines(text) {
         match entry(&content, kind) {
             Ok((key, targets)) => {
@@ -95,7 +106,7 @@ pub fn parse(text: &[u8], kind: Kind) -> (Table<Targets>, Vec<(usize, Vec<u8>)>,
             Err(message) => bad.push(BadLine { line, message }),
         }
     }
-    (table, keys, bad)
+    Parsed { table, keys, bad }
 }
 
 /// Lines without comments and empty ones; a line that begins with white space continues the last.
@@ -190,7 +201,7 @@ mod tests {
     use super::*;
 
     fn lookup(text: &str, kind: Kind, key: &str) -> Option<Vec<String>> {
-        let (table, _, bad) = parse(text.as_bytes(), kind);
+        let Parsed { table, bad, .. } = parse(text.as_bytes(), kind);
         assert_eq!(bad, [], "{text}");
         let strings = |t: &Targets| t.iter().map(|a| String::from_utf8(a.to_vec()).unwrap()).collect();
         table.get(key.as_bytes()).map(strings)
@@ -198,7 +209,8 @@ mod tests {
 
     #[test]
     fn aliases_in_both_forms() {
-        let text = "# comment\n\nRoot: alice, bob@b.example\n  carol\n\tdave\nabuse root\nsales:x@y.example\r\n\"a b\" : z\n";
+        let text = "# comment\n\nRoot: alice, bob@b.example\n  carol\n\tdave\nabuse root\n\
+                    sales:x@y.example\r\n\"a b\" : z\n";
         let a = |k| lookup(text, Kind::Aliases, k);
         assert_eq!(a("ROOT").unwrap(), ["alice", "bob@b.example", "carol", "dave"]);
         assert_eq!(a("abuse").unwrap(), ["root"]);
@@ -217,8 +229,9 @@ mod tests {
 
     #[test]
     fn bad_lines_have_their_number() {
-        let text = b"a: b\n\nc:\nd: |prog\ne: \"|prog x\"\nf: /dev/null\ng: :include:/x\na: again\nh@x: y\ni: \"open\n";
-        let (table, keys, bad) = parse(text, Kind::Aliases);
+        let text = b"a: b\n\nc:\nd: |prog\ne: \"|prog x\"\nf: /dev/null\ng: :include:/x\n\
+                     a: again\nh@x: y\ni: \"open\n";
+        let Parsed { table, keys, bad } = parse(text, Kind::Aliases);
         assert_eq!(bad.iter().map(|b| b.line).collect::<Vec<_>>(), [3, 4, 5, 6, 7, 8, 9, 10]);
         assert_eq!((table.len(), keys.len()), (1, 1));
     }
@@ -232,7 +245,7 @@ mod tests {
             text.push(b"a@:,\" \n\t#\\|\x00\xff"[(x >> 16) as usize % 13]);
         }
         for kind in [Kind::Aliases, Kind::Virtual, Kind::Keys] {
-            let (table, keys, _) = parse(&text, kind);
+            let Parsed { table, keys, .. } = parse(&text, kind);
             assert_eq!(table.len(), keys.len());
         }
     }

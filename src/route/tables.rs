@@ -241,7 +241,7 @@ mod tests {
         let mut r = Router::new("mx.example");
         assert!(r.is_relay_recipient(b"any@c.example"));
         r.set_rewriting(None, "+", Bounds::default());
-        r.set_relay_recipients(Some(parse(b"a@c.example OK\n@d.example OK\n", Kind::Keys).0));
+        r.set_relay_recipients(Some(parse(b"a@c.example OK\n@d.example OK\n", Kind::Keys).table));
         let known: Vec<bool> =
             ["A@c.example", "a+x@c.example", "b@c.example", "b@d.example", "+a@c.example", "a"]
                 .iter()
