@@ -5,8 +5,8 @@
 //! ends its connection; a core that does not answer in time is reported, others are not held up.
 
 use super::wire::{Command, Line, REQUEST_MAX, Which};
-use crate::queue::control::{ControlError, Listed, PAGE_MAX, Request, Response};
 use crate::queue::control;
+use crate::queue::control::{ControlError, Listed, PAGE_MAX, Request, Response};
 use std::future::Future;
 use std::io;
 use std::rc::Rc;

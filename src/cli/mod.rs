@@ -6,6 +6,7 @@
 pub mod check;
 pub mod load;
 pub mod queue;
+pub mod serve;
 
 use clap::{Parser, Subcommand};
 use std::ffi::OsString;
@@ -68,6 +69,8 @@ pub struct ConfigFile {
 /// The commands.
 #[derive(Subcommand, Debug)]
 enum Command {
+    /// Run the server until it is told to stop
+    Serve(ConfigFile),
     /// Check the configuration and its map files
     Check(check::Args),
     /// Look at the queue of a running server, and change it
@@ -80,6 +83,7 @@ enum Command {
 impl Command {
     fn run(self) -> ExitCode {
         match self {
+            Command::Serve(args) => serve::run(&args),
             Command::Check(args) => check::run(&args, &mut std::io::stdout()).into(),
             Command::Queue(args) => args.run(),
             Command::Load(command) => command.run(),

@@ -120,11 +120,13 @@ impl QueueArgs {
         let stream = match UnixStream::connect(&socket) {
             Ok(stream) => stream,
             Err(e) => {
-                let why = format!("no server answers at {}: {e} (is `ringpost serve` running?)", socket.display());
+                let why =
+                    format!("no server answers at {}: {e} (is `ringpost serve` running?)", socket.display());
                 return fail(69, &why);
             }
         };
-        let mut printer = Printer { json: self.json, brief: matches!(command, Command::List { .. }), ..Printer::default() };
+        let mut printer =
+            Printer { json: self.json, brief: matches!(command, Command::List { .. }), ..Printer::default() };
         match printer.converse(stream, &command) {
             Ok(code) => ExitCode::from(code),
             // The reader of a pipe has gone, as in `| head`.

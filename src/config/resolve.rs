@@ -24,6 +24,8 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// `server.user`.
     pub user: Option<String>,
+    /// It was written, not left at its default: then it must exist.
+    pub user_written: bool,
     /// `server.stop_grace`.
     pub stop_grace: Duration,
     /// `cores.mta`.
@@ -221,6 +223,7 @@ fn resolve(raw: Raw, text: &str, report: &mut Report<'_>) -> Option<Config> {
         hostname: hostname?,
         data_dir,
         user: (!raw.server.user.is_empty()).then_some(raw.server.user),
+        user_written: report.is_written("server.user"),
         stop_grace: raw.server.stop_grace.0,
         mta_cores: raw.cores.mta,
         pin: raw.cores.pin,

@@ -69,7 +69,8 @@ pub fn bind_metrics(address: SocketAddr) -> Result<TcpListener, Failure> {
 
 /// Binds the admin socket, in place of one that a dead server left.
 pub fn bind_admin(path: &Path, user: Option<&User>) -> Result<UnixListener, Failure> {
-    let failed = |e: io::Error| Failure::new(71, format!("admin.socket: cannot listen on {}: {e}", path.display()));
+    let failed =
+        |e: io::Error| Failure::new(71, format!("admin.socket: cannot listen on {}: {e}", path.display()));
     if let Some(parent) = path.parent() {
         std::fs::create_dir_all(parent).map_err(failed)?;
         if let Some(user) = user {
@@ -230,7 +231,8 @@ impl Reload {
                 self.events.info("reload", "new maps are in use");
             }
             Some(Err(problems)) => {
-                self.events.alarm("reload", format!("the maps are wrong, the old ones stay in use: {problems}"));
+                self.events
+                    .alarm("reload", format!("the maps are wrong, the old ones stay in use: {problems}"));
             }
         }
     }

@@ -15,8 +15,8 @@ use crate::metrics;
 use crate::policy::sessions::Sessions;
 use crate::queue::control::{Request, Response};
 use crate::queue::desk::Desk;
+use crate::queue::desk::open::{Parts, Recovery};
 use crate::queue::limits::Admission;
-use crate::queue::open::{Parts, Recovery};
 use crate::route::tables::Router;
 use crate::runtime::cross::Receiver;
 use crate::runtime::uring::Uring;
@@ -151,7 +151,8 @@ pub async fn run(rt: Uring, seed: Seed) {
     bounce::start(&desk);
     agent::start(&desk, Rc::new(SystemResolver), settings::agent(&seed.config));
     let options = settings::sessions(&seed.config, seed.cores);
-    let ctx = Context::new(rt.clone(), Intake::new(desk.clone()), tables.clone(), seed.metrics.clone(), options);
+    let ctx =
+        Context::new(rt.clone(), Intake::new(desk.clone()), tables.clone(), seed.metrics.clone(), options);
     let mut listeners = Vec::new();
     for socket in &seed.sockets {
         let opened = listen::listen(socket).and_then(|()| rt.listener(socket.try_clone()?));
@@ -272,7 +273,8 @@ impl Resolve for SystemResolver {
     fn resolve<'a>(&'a self, host: &'a str) -> Pin<Box<dyn Future<Output = Resolved> + 'a>> {
         let name = host.to_owned();
         Box::pin(async move {
-            let lookup = move || Ok((name.as_str(), 0).to_socket_addrs()?.map(|a| a.ip()).collect::<Vec<IpAddr>>());
+            let lookup =
+                move || Ok((name.as_str(), 0).to_socket_addrs()?.map(|a| a.ip()).collect::<Vec<IpAddr>>());
             match tokio::time::timeout(RESOLVE, tokio::task::spawn_blocking(lookup)).await {
                 Ok(Ok(result)) => result,
                 Ok(Err(e)) => Err(std::io::Error::other(e)),

@@ -9,9 +9,9 @@ mod core;
 mod settings;
 mod tables;
 
-use crate::config::units::Cores;
 use crate::config::Config;
 use crate::config::reload::Reloader;
+use crate::config::units::Cores;
 use crate::events::{self, Events};
 use crate::metrics;
 use crate::policy::sessions::Sessions;
@@ -57,7 +57,8 @@ impl Running {
     /// Waits until a signal stops the server, and until it has ended in order.
     pub fn wait(self) -> Result<(), Failure> {
         let Running { control, cores, events, stop, _lock, .. } = self;
-        let result = control.join().unwrap_or_else(|_| Err(Failure::new(70, "the control thread has panicked")));
+        let result =
+            control.join().unwrap_or_else(|_| Err(Failure::new(70, "the control thread has panicked")));
         drop(stop);
         cores.into_iter().for_each(runtime::core::Running::join);
         let (handle, thread) = events;
@@ -83,8 +84,13 @@ pub fn start(config: Arc<Config>) -> Result<Running, Failure> {
     checks::kernel().map_err(refuse)?;
     checks::raise_limits().map_err(refuse)?;
     let user = match &config.user {
-        Some(name) => Some(privileges::user(name).map_err(|e| Failure::new(e.exit_code(), e))?),
-        None => None,
+        // Only root can become somebody else; started as anybody else, the service manager has chosen.
+        Some(name) if privileges::is_root() => match privileges::user(name) {
+            Ok(user) => Some(user),
+            Err(_) if !config.user_written => None,
+            Err(e) => return Err(Failure::new(e.exit_code(), e)),
+        },
+        _ => None,
     };
     let lock = checks::lock_data_dir(&config.data_dir, user.as_ref()).map_err(refuse)?;
     let weak = config.storage.durability == crate::config::raw::Durability::Weak;
@@ -93,10 +99,14 @@ pub fn start(config: Arc<Config>) -> Result<Running, Failure> {
     let (smtp, mut sockets) = reserve(&config, cores.len())?;
     let metrics_socket = config.metrics.map(control::bind_metrics).transpose()?;
     let metrics_address = metrics_socket.as_ref().and_then(|s| s.local_addr().ok());
-    let admin_socket = config.admin_socket.as_deref().map(|p| control::bind_admin(p, user.as_ref())).transpose()?;
+    let admin_socket =
+        config.admin_socket.as_deref().map(|p| control::bind_admin(p, user.as_ref())).transpose()?;
     let log = events(&config)?;
     if let Some(user) = &user {
         privileges::drop_to(user).map_err(|e| Failure::new(e.exit_code(), e))?;
+    }
+    if user.is_none() && privileges::is_root() {
+        log.0.warn("root", "running as root: make a user \"ringpost\", or name another with server.user");
     }
     checks::ring(&ring).map_err(refuse)?;
     let (reloader, router, warnings) =
@@ -105,8 +115,11 @@ pub fn start(config: Arc<Config>) -> Result<Running, Failure> {
         log.0.warn("configuration", problem.to_string());
     }
     let recorder = metrics::exporter();
-    let sessions =
-        Sessions::new(config.limits.sessions, config.limits.sessions_per_address, runtime::uring::random_u64());
+    let sessions = Sessions::new(
+        config.limits.sessions,
+        config.limits.sessions_per_address,
+        runtime::uring::random_u64(),
+    );
     let poison = Poison::default();
     let (mut running, mut lines, mut starts) = (Vec::new(), Vec::new(), Vec::new());
     for (number, cpu) in cores.iter().enumerate() {

@@ -3,7 +3,6 @@
 
 use super::settings;
 use crate::config::Config;
-use crate::delivery::relay::Tls;
 use crate::policy::access::{self, Client, Networks, Verdict};
 use crate::policy::sessions::{Full, Sessions};
 use crate::queue::routing::{Hop, Plan, Routing, Target};
@@ -38,13 +37,7 @@ impl Tables {
     /// Tables with this first router.
     pub fn new(config: Arc<Config>, router: Arc<Router>, sessions: Sessions) -> Rc<Self> {
         let networks = Networks::new(config.relay.networks.iter().copied());
-        Rc::new(Tables {
-            config,
-            networks,
-            sessions,
-            router: RefCell::new(router),
-            hops: RefCell::default(),
-        })
+        Rc::new(Tables { config, networks, sessions, router: RefCell::new(router), hops: RefCell::default() })
     }
 
     /// From now on this router.
@@ -79,10 +72,7 @@ impl Tables {
                 key: key.clone(),
                 targets: next.hosts().iter().map(target).collect(),
                 source: (relay.bind_ipv4.map(IpAddr::V4), relay.bind_ipv6.map(IpAddr::V6)),
-                tls: match next.tls {
-                    TlsPolicy::None | TlsPolicy::Opportunistic => Tls::Opportunistic,
-                    TlsPolicy::Required | TlsPolicy::Dane => Tls::Required,
-                },
+                tls_required: matches!(next.tls, TlsPolicy::Required | TlsPolicy::Dane),
                 limits,
             })
         });

@@ -7,5 +7,5 @@ pub mod inbound;
 pub mod outbound;
 pub mod parameter;
 pub mod reply;
-pub mod serve;
 pub mod reply_in;
+pub mod serve;

@@ -31,8 +31,6 @@ pub mod walk;
 #[cfg(test)]
 mod crash_tests;
 #[cfg(test)]
-pub(crate) mod double;
-#[cfg(test)]
 mod keeper_tests;
 
 #[cfg(test)]

@@ -271,6 +271,8 @@ fn fill_random(out: &mut [u8]) {
     }
 }
 
+/// Random bits of the kernel.
+#[must_use]
 pub fn random_u64() -> u64 {
     let mut bytes = [0; 8];
     fill_random(&mut bytes);

@@ -33,7 +33,6 @@ pub(super) async fn run<R: Runtime>(
         shown: 0,
         out: Vec::new(),
         trace: Vec::new(),
-        replies_from: 0,
     };
     let mut step = talk.machine.banner(now, false, &mut talk.out);
     while let Some(next) = talk.obey(step).await {
@@ -55,10 +54,9 @@ struct Talk<'a, R: Runtime> {
     at: usize,
     /// Where the input of the last look of the machine began.
     shown: usize,
-    /// Replies not yet sent; counted up to `replies_from`.
+    /// Replies not yet sent.
     out: Vec<u8>,
     trace: Vec<u8>,
-    replies_from: usize,
 }
 
 impl<R: Runtime> Talk<'_, R> {
@@ -231,9 +229,6 @@ impl<R: Runtime> Talk<'_, R> {
         let now = self.ctx.rt.now();
         match result {
             Ok(accepted) => {
-                let facts = self.machine.body_facts();
-                self.ctx.metrics.received.increment(1);
-                self.ctx.metrics.received_bytes.increment(facts.len);
                 self.machine.accepted(now, &accepted.id.text(), accepted.ticket, &mut self.out);
             }
             Err(reply) => self.machine.refused(now, Refusal::Fixed(reply), &mut self.out),
