@@ -4,6 +4,7 @@
 //! variant, a file, and a line in `Command::run`.
 
 pub mod check;
+pub mod demo;
 pub mod load;
 pub mod queue;
 pub mod serve;
@@ -69,6 +70,8 @@ pub struct ConfigFile {
 /// The commands.
 #[derive(Subcommand, Debug)]
 enum Command {
+    /// Try it on loopback: a server, a sink, real messages, step by step
+    Demo(demo::DemoArgs),
     /// Run the server until it is told to stop
     Serve(ConfigFile),
     /// Check the configuration and its map files
@@ -83,6 +86,7 @@ enum Command {
 impl Command {
     fn run(self) -> ExitCode {
         match self {
+            Command::Demo(args) => demo::run(&args),
             Command::Serve(args) => serve::run(&args),
             Command::Check(args) => check::run(&args, &mut std::io::stdout()).into(),
             Command::Queue(args) => args.run(),
