@@ -53,6 +53,10 @@ async fn make<R: Runtime>(desk: &Desk<R>, mut notice: Notice) {
         Ok(())
     } else {
         let original = original(desk, &view, &payload).await;
+        if notice.effect == Effect::Failed && !desk.is_owed(notice.key) {
+            // Removed by an operator meanwhile.
+            return;
+        }
         submit(desk, &notice, &view, &wanted, to, &original)
     };
     match done {

@@ -229,13 +229,7 @@ impl<R: Runtime> Desk<R> {
     #[must_use]
     pub fn admission(&self) -> Admission {
         let s = self.0.state.borrow();
-        let fast = (0..s.schedule.len() as DestId).filter(|&d| s.schedule.is_fast(d));
-        let backlog = if s.schedule.backlog_all() >= self.0.options.limits.backlog {
-            fast.map(|d| s.schedule.backlog(d)).max().unwrap_or(0)
-        } else {
-            0
-        };
-        self.0.options.limits.admit(s.index.counters().messages, backlog)
+        self.0.options.limits.admit(s.index.counters().messages, s.schedule.backlog_fast())
     }
 
     /// True once the journal is poisoned: nothing is accepted until a restart.
@@ -573,6 +567,21 @@ impl<R: Runtime> Desk<R> {
         .await
     }
 
+    /// Waits until the journal has taken every record, for a bounded time.
+    async fn settle_rest(&self) {
+        let until = self.0.rt.now().after(REST_MAX);
+        loop {
+            {
+                let mut s = self.0.state.borrow_mut();
+                self.catch_up(&mut s);
+                if s.unsettled.is_empty() || s.dead || self.0.rt.now() >= until {
+                    return;
+                }
+            }
+            self.0.rt.sleep_until(self.0.rt.now().after(Duration::from_millis(20))).await;
+        }
+    }
+
     /// After [`Self::drained`]: commits what is staged and closes the journal. Takes no messages
     /// any more. If nothing is in flight, the log says so, and nothing is in doubt after a restart.
     pub async fn close(&self) {
@@ -583,6 +592,10 @@ impl<R: Runtime> Desk<R> {
             if s.flights == 0 && !s.dead && !s.closing {
                 self.note(s, record::STOPPED, MessageId(0), b"", None, After::Nothing);
             }
+        }
+        self.settle_rest().await;
+        {
+            let mut s = self.0.state.borrow_mut();
             s.closing = true;
             s.call_all();
         }
@@ -593,6 +606,9 @@ impl<R: Runtime> Desk<R> {
 fn done(side: u64, slip: Option<usize>) -> After {
     if side == 0 && slip.is_none() { After::Nothing } else { After::Done { side, slip } }
 }
+
+/// How long a close waits for the journal to take what is left.
+const REST_MAX: Duration = Duration::from_secs(10);
 
 /// Room in a record for the states of `count` recipients without texts, kept free so that every
 /// message can be copied forward.

@@ -97,9 +97,14 @@ impl Rebuild {
                 self.messages.remove(&id);
                 Ok(())
             }
-            record::HOLD => Ok(self.mark(id, record::HELD, true)),
-            record::RELEASE => Ok(self.mark(id, record::HELD, false)),
-            record::STOPPED => Ok(self.stopped()),
+            record::HOLD | record::RELEASE => {
+                self.hold(id, r.head.kind == record::HOLD);
+                Ok(())
+            }
+            record::STOPPED => {
+                self.stopped();
+                Ok(())
+            }
             _ => Err(Malformed),
         };
         if read.is_err() {
@@ -191,9 +196,9 @@ impl Rebuild {
         Ok(())
     }
 
-    fn mark(&mut self, id: MessageId, mark: u8, set: bool) {
+    fn hold(&mut self, id: MessageId, hold: bool) {
         if let Some(found) = self.messages.get_mut(&id) {
-            found.marks = if set { found.marks | mark } else { found.marks & !mark };
+            found.marks = if hold { found.marks | record::HELD } else { found.marks & !record::HELD };
         }
     }
 

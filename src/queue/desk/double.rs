@@ -21,11 +21,14 @@ pub struct Mail {
     pub data: String,
 }
 
+/// Says what the reply to RCPT is.
+pub type Judge = dyn Fn(&str) -> String;
+
 /// How a server behaves, and what it got.
 pub struct Server {
     pub up: Cell<bool>,
     /// Reply to RCPT, by address.
-    pub rcpt: RefCell<Box<dyn Fn(&str) -> String>>,
+    pub rcpt: RefCell<Box<Judge>>,
     /// Reply to the final dot; empty: the connection dies instead, after taking the message.
     pub dot: RefCell<String>,
     /// Dies at DATA.

@@ -103,6 +103,11 @@ impl<R: Runtime> Desk<R> {
             .collect()
     }
 
+    /// True if `key` is still there.
+    pub(crate) fn is_owed(&self, key: Key) -> bool {
+        self.0.state.borrow().index.get(key).is_some()
+    }
+
     /// Stages a notification.
     pub(crate) fn submit_notification(&self, m: &NewMessage<'_>) -> Result<(), StageError> {
         let mut s = self.0.state.borrow_mut();
