@@ -648,3 +648,166 @@ fn a_long_body_goes_through_a_side_file_and_the_file_goes_too() {
         },
     );
 }
+
+#[test]
+fn a_commit_that_takes_too_long_is_answered_and_taken_back() {
+    let world = Rc::new(World::default());
+    run(
+        &world,
+        |_| {},
+        async |r| {
+            let (desk, _) = r.open().await;
+            r.rig.held.set(true);
+            let began = r.rig.now();
+            let e = envelope("me@from.example", &[("x@a.example", Notify::DEFAULT)]);
+            assert_eq!(send_as(&desk, &e, "x\r\n").await.unwrap_err(), IntakeError::Late);
+            let waited = r.rig.now().since(began);
+            assert!((60 * SECOND..63 * SECOND).contains(&waited), "{waited:?}");
+            r.rig.held.set(false);
+            r.sleep(5 * SECOND).await;
+            assert_eq!((desk.stats().messages, texts(&r.a).len()), (0, 0));
+            send(&desk, &["y@a.example"]).await;
+            assert!(r.empty(&desk, 5 * SECOND).await);
+        },
+    );
+    run(&world, |_| {}, async |r| assert_eq!(r.open().await.1.messages, 0));
+}
+
+#[test]
+fn back_pressure_refuses_when_full_and_delays_for_a_fast_destination_only() {
+    let world = Rc::new(World::default());
+    let small = |r: &mut Run| {
+        r.options.limits.messages = 30;
+        r.options.limits.backlog = 10;
+        r.options.limits.fast = 5;
+    };
+    run(&world, small, async |r| {
+        let (desk, _) = r.open().await;
+        let intake = Intake::new(desk.clone());
+        r.b.up.set(false);
+        for _ in 0..29 {
+            send(&desk, &["x@b.example"]).await;
+        }
+        let began = r.rig.now();
+        assert_eq!(intake.room().await, Ok(()));
+        assert_eq!(r.rig.now(), began, "a dead destination holds nobody back");
+        send(&desk, &["x@b.example"]).await;
+        assert_eq!(intake.room().await, Err(IntakeError::Full));
+        let e = envelope("me@from.example", &[("x@a.example", Notify::DEFAULT)]);
+        assert_eq!(send_as(&desk, &e, "x\r\n").await.unwrap_err(), IntakeError::Full);
+    });
+}
+
+#[test]
+fn late_mail_is_warned_of_once() {
+    let world = Rc::new(World::default());
+    run(
+        &world,
+        |r| r.options.delay_warning = HOUR,
+        async |r| {
+            let (desk, _) = r.open().await;
+            *r.a.rcpt.borrow_mut() = Box::new(|_| "451 4.2.0 full".into());
+            send(&desk, &["x@a.example"]).await;
+            let e = envelope("me@from.example", &[("y@a.example", Notify::FAILURE)]);
+            send_as(&desk, &e, "Subject: s\r\n\r\nx\r\n").await.unwrap();
+            r.sleep(6 * HOUR).await;
+            r.a.up.set(false);
+            r.sleep(6 * HOUR).await;
+            let got = texts(&r.b);
+            assert_eq!(got.len(), 1, "{got:?}");
+            assert!(got[0].data.contains("Action: delayed") && got[0].data.contains("x@a.example"));
+        },
+    );
+    let tomorrow = |r: &mut Run| {
+        r.options.delay_warning = HOUR;
+        r.rig.epoch += 24 * 3_600_000;
+    };
+    run(&world, tomorrow, async |r| {
+        let (desk, _) = r.open().await;
+        assert!(r.empty(&desk, HOUR).await && texts(&r.b).is_empty(), "not again after a restart");
+    });
+}
+
+/// Weather: servers that come and go, refuse, defer and die; a crash after a random number of writes;
+/// again and again. After the faults stop everything is served or told, and notified once.
+#[test]
+fn any_weather_loses_nothing() {
+    for seed in 0..40u64 {
+        let world = Rc::new(World::default());
+        world.random.set(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        let mut accepted: Vec<(String, String)> = Vec::new();
+        let mut delivered: Vec<Mail> = Vec::new();
+        for life in 0..5 {
+            let calm = life == 4;
+            run(
+                &world,
+                |r| r.rig.epoch += life * 600_000,
+                async |r| {
+                    *r.a.rcpt.borrow_mut() = Box::new(bad_is_refused);
+                    let (desk, recovery) = r.open().await;
+                    assert!(recovery.malformed.is_empty(), "seed {seed}");
+                    if !calm {
+                        storm(r, &desk, &world, &mut accepted, (seed, life)).await;
+                    } else {
+                        assert!(r.empty(&desk, 12 * HOUR).await, "seed {seed}: drains");
+                        r.sleep(SECOND).await;
+                        assert_eq!(desk.stats().journal_live_bytes, 0, "seed {seed}");
+                    }
+                    assert!(r.a.most_open.get() <= 3 && r.b.most_open.get() <= 3, "seed {seed}");
+                    delivered.extend(texts(&r.a));
+                    delivered.extend(texts(&r.b));
+                },
+            );
+        }
+        assert!(!accepted.is_empty());
+        for (good, bad) in &accepted {
+            let times = delivered.iter().filter(|m| m.to.contains(good)).count();
+            assert!(times >= 1, "seed {seed}: {good} lost");
+            let about = format!("Final-Recipient: rfc822; {bad}\n");
+            let mut ids: Vec<&str> = delivered
+                .iter()
+                .filter(|m| m.data.contains(&about))
+                .map(|m| m.data.lines().find(|l| l.starts_with("Message-ID:")).unwrap())
+                .collect();
+            ids.sort_unstable();
+            ids.dedup();
+            assert_eq!(ids.len(), 1, "seed {seed}: notifications about {bad}");
+        }
+    }
+}
+
+fn bad_is_refused(a: &str) -> String {
+    if a.starts_with("bad") { "550 5.1.1 no" } else { "250 2.1.5 Ok" }.into()
+}
+
+async fn storm(
+    r: &Run,
+    desk: &Desk<Rig>,
+    world: &World,
+    accepted: &mut Vec<(String, String)>,
+    (seed, life): (u64, u64),
+) {
+    let random = |n: u64| crate::runtime::Entropy::random(&r.rig) % n;
+    let end = world.writes.get() + 3 + random(60);
+    for n in 0..60 {
+        let tag = format!("{seed}.{life}.{n}@a.example");
+        match random(12) {
+            0 => r.a.up.set(false),
+            1 => r.a.up.set(true),
+            2 => *r.a.rcpt.borrow_mut() = Box::new(|_| "450 4.2.0 later".into()),
+            3 => r.a.dies_at_data.set(!r.a.dies_at_data.get()),
+            4 => *r.a.dot.borrow_mut() = ["", "250 Ok", "451 4.3.0 no"][random(3) as usize].into(),
+            5 => r.sleep(Duration::from_secs(random(400))).await,
+            6 => drop(desk.control(&Request::Flush(Which::All)).await),
+            _ => *r.a.rcpt.borrow_mut() = Box::new(bad_is_refused),
+        }
+        let (good, bad) = (format!("good{tag}"), format!("bad{tag}"));
+        // One that is acknowledged although the process has "died" by then would prove nothing.
+        if world.writes.get() >= end {
+            return;
+        }
+        send(desk, &[&good, &bad]).await;
+        accepted.push((good, bad));
+        r.sleep(Duration::from_millis(random(50))).await;
+    }
+}
