@@ -17,22 +17,37 @@ pub fn is_name(bytes: &[u8]) -> bool {
         return false;
     }
     let mut label = 0;
-    let mut before = b'.';
+    let (mut longest, mut before, mut bad) = (0, DOT, false);
     for &b in bytes {
-        match b {
-            b'.' if label == 0 || before == b'-' => return false,
-            b'.' => label = 0,
-            b'-' if label == 0 => return false,
-            b'-' | b'_' | b'0'..=b'9' | b'A'..=b'Z' | b'a'..=b'z' | 128.. => label += 1,
-            _ => return false,
-        }
-        if label > LABEL_MAX {
-            return false;
-        }
-        before = b;
+        let class = CLASS[usize::from(b)];
+        bad |= class == BAD || (class == DOT && before != LETTER) || (class == HYPHEN && before == DOT);
+        label = if class == DOT { 0 } else { label + 1 };
+        longest = longest.max(label);
+        before = class;
     }
-    label > 0 && before != b'-'
+    !bad && before == LETTER && longest <= LABEL_MAX
 }
+
+const BAD: u8 = 0;
+const LETTER: u8 = 1;
+const HYPHEN: u8 = 2;
+const DOT: u8 = 3;
+
+/// What each byte is in a domain name.
+static CLASS: [u8; 256] = {
+    let mut table = [BAD; 256];
+    let mut b = 0;
+    while b < 256 {
+        table[b] = match b as u8 {
+            b'.' => DOT,
+            b'-' => HYPHEN,
+            b'_' | b'0'..=b'9' | b'A'..=b'Z' | b'a'..=b'z' | 128.. => LETTER,
+            _ => BAD,
+        };
+        b += 1;
+    }
+    table
+};
 
 /// The address in a literal: `[192.0.2.1]` or `[IPv6:2001:db8::1]`. Other tags are not literals.
 #[must_use]

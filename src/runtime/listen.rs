@@ -91,6 +91,15 @@ fn bind(address: SocketAddr, share: bool) -> io::Result<Socket> {
     Ok(socket)
 }
 
+/// The address a socket is bound to.
+///
+/// # Errors
+/// Those of getsockname(2).
+pub fn address(socket: &OwnedFd) -> io::Result<SocketAddr> {
+    let address = SockRef::from(socket).local_addr()?;
+    address.as_socket().ok_or_else(|| io::ErrorKind::AddrNotAvailable.into())
+}
+
 /// Opens a reserved socket to connections. The kernel spreads them over the sockets that listen.
 ///
 /// # Errors

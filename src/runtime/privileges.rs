@@ -82,6 +82,13 @@ pub fn user(name: &str) -> Result<User, PrivilegeError> {
     }
 }
 
+/// True if this process may become any user.
+#[must_use]
+pub fn is_root() -> bool {
+    // SAFETY: reads an id.
+    unsafe { libc::geteuid() == 0 }
+}
+
 /// Becomes `user` for good and forbids to gain privileges by executing programs. Does only the
 /// latter if the process runs as that user already.
 ///

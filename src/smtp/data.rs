@@ -297,7 +297,7 @@ impl Body {
                     self.dot_lines = true;
                 }
             }
-            if m.nul || m.high {
+            if m.odd {
                 self.note_bytes(&text[at..at + valid]);
             }
             at += valid;
@@ -315,9 +315,8 @@ impl Body {
         (at, stop)
     }
 
-    #[cold]
     fn note_bytes(&mut self, bytes: &[u8]) {
-        self.nul |= bytes.contains(&0);
+        self.nul |= memchr::memchr(0, bytes).is_some();
         self.high |= !bytes.is_ascii();
     }
 
@@ -418,6 +417,8 @@ mod tests {
         nul: NulBytes::Keep,
     };
 
+    const STRICT: Limits = Limits { bare_newline: BareNewline::Refuse, ..FREE };
+
     /// Receives by DATA in segments that end at `cuts`; gives the stored form, what is left after
     /// the end (none: no end), and the body.
     fn receive(limits: Limits, wire: &[u8], cuts: &[usize]) -> (Vec<u8>, Option<Vec<u8>>, Body) {
@@ -503,7 +504,7 @@ mod tests {
             if rest.is_some() {
                 prop_assert_eq!(body.facts(), facts_of(&stored));
                 // In strict mode the same message passes exactly if nothing had to be changed.
-                let (_, _, strict) = receive(Limits { bare_newline: BareNewline::Refuse, ..FREE }, wire, &cuts);
+                let (_, _, strict) = receive(STRICT, wire, &cuts);
                 let end = wire.len() - rest.as_ref().map_or(0, Vec::len);
                 let bare = has_bare(&wire[..end]);
                 prop_assert_eq!(strict.fault(), bare.then_some(Fault::BareNewline));
@@ -512,9 +513,12 @@ mod tests {
 
         /// Stuffing by the plainest rule, then receiving, gives the message back.
         #[test]
-        fn dot_stuffing_round_trip(lines in prop::collection::vec("[.a ]{0,5}|[.b]{60,130}", 0..20), cut in 0usize..500) {
+        fn dot_stuffing_round_trip(
+            lines in prop::collection::vec("[.a ]{0,5}|[.b]{60,130}", 0..20), cut in 0usize..500,
+        ) {
             let message: String = lines.iter().map(|l| format!("{l}\r\n")).collect();
-            let mut wire: String = lines.iter().map(|l| if l.starts_with('.') { format!(".{l}\r\n") } else { format!("{l}\r\n") }).collect();
+            let dot = |l: &str| if l.starts_with('.') { "." } else { "" };
+            let mut wire: String = lines.iter().map(|l| format!("{}{l}\r\n", dot(l))).collect();
             wire.push_str(".\r\nNOOP\r\n");
             let (stored, rest, body) = receive(FREE, wire.as_bytes(), &[cut.min(wire.len())]);
             prop_assert_eq!(stored, message.as_bytes());
@@ -524,9 +528,12 @@ mod tests {
 
         /// BDAT: any chunks in any segments give the bytes as they are, with CRLF at the end.
         #[test]
-        fn chunks(wire in "(\r\n|\r\n\\.|\\.|a|b{60,70}|\r\n\\.\r\n){0,30}", chunk in 1usize..50, segment in 1usize..70) {
+        fn chunks(
+            wire in "(\r\n|\r\n\\.|\\.|a|b{60,70}|\r\n\\.\r\n){0,30}",
+            chunk in 1usize..50, segment in 1usize..70,
+        ) {
             let wire = wire.as_bytes();
-            let (mut body, mut stored) = (Body::new(Limits { bare_newline: BareNewline::Refuse, ..FREE }), Vec::new());
+            let (mut body, mut stored) = (Body::new(STRICT), Vec::new());
             for chunk in wire.chunks(chunk) {
                 let (mut at, mut seen) = (0, segment.min(chunk.len()));
                 while at < chunk.len() {

@@ -8,3 +8,4 @@ pub mod outbound;
 pub mod parameter;
 pub mod reply;
 pub mod reply_in;
+pub mod serve;

@@ -19,34 +19,34 @@ pub const ORCPT_MAX: usize = 500;
 pub fn mail<'a>(rest: &'a [u8], mail: &mut Mail<'a>) -> Result<(), Reply> {
     let mut seen = 0u8;
     each(rest, |name, value| {
-        let bit = match (&*upper(name)?, value) {
-            (b"SIZE", Some(v)) => {
+        let bit = match (word(name), value) {
+            (SIZE, Some(v)) => {
                 mail.size = Some(number(v).ok_or(Reply::BAD_PARAMETER)?);
                 1
             }
-            (b"BODY", Some(v)) => {
+            (BODY, Some(v)) => {
                 mail.options.body = body(v)?;
                 2
             }
-            (b"SMTPUTF8", None) => {
+            (SMTPUTF8, None) => {
                 mail.options.smtputf8 = true;
                 4
             }
-            (b"RET", Some(v)) => {
+            (RET, Some(v)) => {
                 mail.options.ret = Some(ret(v)?);
                 8
             }
-            (b"ENVID", Some(v)) => {
+            (ENVID, Some(v)) => {
                 mail.envid = v;
                 check(v.len() <= ENVID_MAX && is_xtext(v))?;
                 16
             }
             // RFC 4954 §5: the name of a peer that is not trusted is checked and forgotten.
-            (b"AUTH", Some(v)) => {
+            (AUTH, Some(v)) => {
                 check(v == b"<>" || is_xtext(v))?;
                 32
             }
-            (b"SIZE" | b"BODY" | b"RET" | b"ENVID" | b"AUTH", None) | (b"SMTPUTF8", Some(_)) => {
+            (SIZE | BODY | RET | ENVID | AUTH, None) | (SMTPUTF8, Some(_)) => {
                 return Err(Reply::BAD_PARAMETER);
             }
             _ => return Err(Reply::UNKNOWN_PARAMETER),
@@ -62,17 +62,17 @@ pub fn mail<'a>(rest: &'a [u8], mail: &mut Mail<'a>) -> Result<(), Reply> {
 pub fn rcpt<'a>(rest: &'a [u8], rcpt: &mut Rcpt<'a>) -> Result<(), Reply> {
     let mut seen = 0u8;
     each(rest, |name, value| {
-        let bit = match (&*upper(name)?, value) {
-            (b"NOTIFY", Some(v)) => {
+        let bit = match (word(name), value) {
+            (NOTIFY, Some(v)) => {
                 rcpt.notify = notify(v)?;
                 1
             }
-            (b"ORCPT", Some(v)) => {
+            (ORCPT, Some(v)) => {
                 check(is_orcpt(v))?;
                 rcpt.orcpt = v;
                 2
             }
-            (b"NOTIFY" | b"ORCPT", None) => return Err(Reply::BAD_PARAMETER),
+            (NOTIFY | ORCPT, None) => return Err(Reply::BAD_PARAMETER),
             _ => return Err(Reply::UNKNOWN_PARAMETER),
         };
         once(&mut seen, bit)
@@ -97,13 +97,28 @@ fn each<'a>(
     Ok(())
 }
 
-/// The name in upper case (RFC 5321 §2.4); names longer than any known one are not recognized.
-fn upper(name: &[u8]) -> Result<smallvec::SmallVec<[u8; 8]>, Reply> {
+/// A name as a number: its letters in upper case (RFC 5321 §2.4), one per byte. Names longer than any
+/// known one are not recognized (0).
+const fn word(name: &[u8]) -> u64 {
     if name.len() > 8 {
-        return Err(Reply::UNKNOWN_PARAMETER);
+        return 0;
     }
-    Ok(name.iter().map(u8::to_ascii_uppercase).collect())
+    let (mut n, mut i) = (0, 0);
+    while i < name.len() {
+        n = n << 8 | name[i].to_ascii_uppercase() as u64;
+        i += 1;
+    }
+    n
 }
+
+const SIZE: u64 = word(b"SIZE");
+const BODY: u64 = word(b"BODY");
+const SMTPUTF8: u64 = word(b"SMTPUTF8");
+const RET: u64 = word(b"RET");
+const ENVID: u64 = word(b"ENVID");
+const AUTH: u64 = word(b"AUTH");
+const NOTIFY: u64 = word(b"NOTIFY");
+const ORCPT: u64 = word(b"ORCPT");
 
 fn check(good: bool) -> Result<(), Reply> {
     if good { Ok(()) } else { Err(Reply::BAD_PARAMETER) }

@@ -271,7 +271,9 @@ fn fill_random(out: &mut [u8]) {
     }
 }
 
-fn random_u64() -> u64 {
+/// Random bits of the kernel.
+#[must_use]
+pub fn random_u64() -> u64 {
     let mut bytes = [0; 8];
     fill_random(&mut bytes);
     u64::from_le_bytes(bytes)

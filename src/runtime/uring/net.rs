@@ -316,7 +316,11 @@ impl Listener {
                 libc::ECANCELED | libc::EINTR | libc::ECONNABORTED | libc::EPROTO => {}
                 libc::ENETDOWN | libc::EHOSTDOWN | libc::EHOSTUNREACH | libc::ENETUNREACH => {}
                 libc::EPERM | libc::ENOPROTOOPT | libc::ENONET | libc::ETIMEDOUT => {}
-                _ => return Err(ops::error(res)),
+                _ => {
+                    // Whatever it is, who calls again at once must not spin.
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                    return Err(ops::error(res));
+                }
             }
         }
     }

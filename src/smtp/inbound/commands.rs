@@ -143,6 +143,7 @@ impl Session {
             return self.error(now, Reply::TOO_BIG, out);
         }
         self.smtputf8 = mail.options.smtputf8;
+        self.declared_size = mail.size;
         self.envelope.begin(mail.sender.bytes(), mail.options, mail.envid);
         self.ask(now, Question::Sender)
     }
@@ -160,7 +161,8 @@ impl Session {
             transaction.refused_any = true;
             return self.error(now, Reply::NEEDS_SMTPUTF8, out);
         }
-        if self.envelope.count() >= self.options.recipients_max {
+        let full = self.envelope.bytes().len() >= self.options.envelope_max;
+        if full || self.envelope.count() >= self.options.recipients_max {
             transaction.overshoot = transaction.overshoot.saturating_add(1);
             if transaction.overshoot > self.options.recipients_overshoot {
                 return self.error(now, Reply::TOO_MANY_RECIPIENTS, out);

@@ -6,11 +6,12 @@
 //! Errors of the peer end in a reply or in [`Step::Close`], never in a panic. Calls out of order (an
 //! answer without a question) are bugs of the shell and panic.
 //!
-//! How a shell drives it: [`Session::banner`]; then [`Session::receive`] with all input not yet consumed,
-//! again and again, doing what each step says. Consumed bytes are not shown again; the others stay
-//! at the front of the buffer, in front of what arrives next. Replies are appended to `out`; the shell
-//! sends it at [`Step::NeedInput`], [`Step::Yield`], [`Step::Pause`] and [`Step::Close`], so that pipelined
-//! commands are answered by one write (RFC 2920 §3.2). When [`Session::deadline`] passes: [`Session::expire`].
+//! How a shell drives it: [`Session::banner`]; then [`Session::receive`] with all input not yet
+//! consumed, again and again, doing what each step says. Consumed bytes are not shown again; the
+//! others stay at the front of the buffer, in front of what arrives next. Replies are appended to
+//! `out`; the shell sends it at [`Step::NeedInput`], [`Step::Yield`], [`Step::Pause`] and
+//! [`Step::Close`], so that pipelined commands are answered by one write (RFC 2920 §3.2). When
+//! [`Session::deadline`] passes: [`Session::expire`].
 
 mod commands;
 mod options;
@@ -94,6 +95,9 @@ impl Protocol {
     }
 }
 
+/// Bytes of an envelope whose memory is kept for the next transaction.
+const ENVELOPE_KEPT: usize = 4096;
+
 /// One session.
 #[derive(Debug)]
 pub struct Session {
@@ -104,6 +108,7 @@ pub struct Session {
     envelope: Envelope,
     /// The transaction was begun with SMTPUTF8.
     smtputf8: bool,
+    declared_size: Option<u64>,
     transaction: Option<Transaction>,
     transfer: Option<Transfer>,
     counts: Counts,
@@ -183,6 +188,7 @@ impl Session {
             helo: Vec::new(),
             envelope: Envelope::default(),
             smtputf8: false,
+            declared_size: None,
             transaction: None,
             transfer: None,
             counts: Counts::default(),
@@ -346,6 +352,9 @@ impl Session {
     /// Forgets the transaction. Gives true if the shell holds a part of its message.
     fn reset(&mut self) -> bool {
         self.transaction = None;
+        if self.envelope.bytes().len() > ENVELOPE_KEPT {
+            self.envelope = Envelope::default();
+        }
         self.transfer.take().is_some_and(|t| t.shown())
     }
 
@@ -353,6 +362,12 @@ impl Session {
     #[must_use]
     pub fn envelope(&self) -> &Envelope {
         &self.envelope
+    }
+
+    /// SIZE= of MAIL (RFC 1870), if it was given; never above the limit.
+    #[must_use]
+    pub fn declared_size(&self) -> Option<u64> {
+        self.declared_size
     }
 
     /// The argument of EHLO or HELO; empty before. Printable ASCII without spaces, not verified.

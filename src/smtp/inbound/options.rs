@@ -18,6 +18,9 @@ pub struct Options {
     pub recipients_max: u32,
     /// Recipients above [`Self::recipients_max`] that are answered 452 before each counts as an error.
     pub recipients_overshoot: u32,
+    /// Bytes of an envelope from which on recipients are answered 452, whatever their number (room for
+    /// 100 of the longest must remain).
+    pub envelope_max: usize,
     /// Transactions of one session.
     pub transactions_max: u32,
     /// Commands that bring no mail (NOOP, RSET, VRFY, EXPN, HELP, repeated EHLO) between two
@@ -69,6 +72,7 @@ impl Options {
             line_max: 2048,
             recipients_max: 1000,
             recipients_overshoot: 1000,
+            envelope_max: 256 << 10,
             transactions_max: 1000,
             junk_max: 100,
             errors_soft: 10,
@@ -103,6 +107,7 @@ impl Options {
             line_max: 600,
             recipients_max: 3,
             recipients_overshoot: 2,
+            envelope_max: 2000,
             transactions_max: 4,
             junk_max: 5,
             errors_soft: 2,

@@ -7,8 +7,6 @@
 
 mod collect;
 mod session;
-#[cfg(test)]
-mod tests;
 
 use crate::base::time::Mono;
 use crate::intake::Intake;

@@ -4,7 +4,7 @@ use super::collect::Collector;
 use super::{Context, Guest, Handle};
 use crate::intake::{Accepted, Body, IntakeError, Submission};
 use crate::message::received::{self, Trace};
-use crate::runtime::{Clock, Runtime, Stream, yield_now};
+use crate::runtime::{Runtime, Stream, yield_now};
 use crate::smtp::inbound::{Answer, Question, Session, Step};
 use crate::smtp::reply::{Refusal, Reply};
 use crate::storage::side::SideError;
@@ -33,7 +33,6 @@ pub(super) async fn run<R: Runtime>(
         shown: 0,
         out: Vec::new(),
         trace: Vec::new(),
-        replies_from: 0,
     };
     let mut step = talk.machine.banner(now, false, &mut talk.out);
     while let Some(next) = talk.obey(step).await {
@@ -55,10 +54,9 @@ struct Talk<'a, R: Runtime> {
     at: usize,
     /// Where the input of the last look of the machine began.
     shown: usize,
-    /// Replies not yet sent; counted up to `replies_from`.
+    /// Replies not yet sent.
     out: Vec<u8>,
     trace: Vec<u8>,
-    replies_from: usize,
 }
 
 impl<R: Runtime> Talk<'_, R> {
@@ -231,9 +229,6 @@ impl<R: Runtime> Talk<'_, R> {
         let now = self.ctx.rt.now();
         match result {
             Ok(accepted) => {
-                let facts = self.machine.body_facts();
-                self.ctx.metrics.received.increment(1);
-                self.ctx.metrics.received_bytes.increment(facts.len);
                 self.machine.accepted(now, &accepted.id.text(), accepted.ticket, &mut self.out);
             }
             Err(reply) => self.machine.refused(now, Refusal::Fixed(reply), &mut self.out),
@@ -263,15 +258,17 @@ impl<R: Runtime> Talk<'_, R> {
         );
         let needed = envelope.bytes().len() + self.trace.len() + self.body.in_memory();
         let too_long = needed > ctx.intake.inline_max(envelope.count());
-        let submission = |body| Submission { id, arrival, envelope, trace: &self.trace, body, facts };
         let submitted = if self.body.has_side() || too_long {
             let side = self.body.finish_side(&self.buf).await.map_err(|e| match e {
                 SideError::Full => Reply::NO_SPACE,
                 SideError::Poisoned => Reply::STORAGE_FAILED,
             })?;
-            ctx.intake.stage(&submission(Body::Side(side.name)))
+            let body = Body::Side(side);
+            ctx.intake.stage(&Submission { id, arrival, envelope, trace: &self.trace, body, facts })
         } else {
-            self.body.with_slices(&self.buf, |body| ctx.intake.stage(&submission(body)))
+            self.body.with_slices(&self.buf, |body| {
+                ctx.intake.stage(&Submission { id, arrival, envelope, trace: &self.trace, body, facts })
+            })
         };
         submitted.map_err(refusal)?.await.map_err(refusal)
     }

@@ -240,8 +240,10 @@ fn row_19_mail_loop() {
 fn row_21_relay_variants_reach_the_policy_as_they_are() {
     let mut s = production();
     s.say("MAIL FROM:<a@b>\r\n");
-    let replies = s.codes("RCPT TO:<a%b@us>\r\nRCPT TO:<@us:a@b>\r\nRCPT TO:<\"a@b\"@us>\r\nRCPT TO:<a@[127.0.0.1]>\r\nRCPT TO:<b!a>\r\n");
-    assert_eq!(replies, "250 250 250 250 501");
+    for path in ["<a%b@us>", "<@us:a@b>", "<\"a@b\"@us>", "<a@[127.0.0.1]>"] {
+        assert_eq!(s.codes(&format!("RCPT TO:{path}\r\n")), "250", "{path}");
+    }
+    assert_eq!(s.codes("RCPT TO:<b!a>\r\n"), "501");
     s.say("DATA\r\n");
     s.say(".\r\n");
     assert_eq!(s.stored[0].recipients, ["a%b@us", "a@b", "\"a@b\"@us", "a@[127.0.0.1]"]);

@@ -170,6 +170,20 @@ fn recipients_transactions_and_errors() {
 }
 
 #[test]
+fn envelopes_are_bounded_in_bytes() {
+    let mut s = Shell::greeted(Options { recipients_max: 1000, ..Options::tiny() });
+    s.say("MAIL FROM:<a@b> SIZE=7\r\n");
+    assert_eq!(s.session.declared_size(), Some(7));
+    let long = format!("RCPT TO:<{}@d>\r\n", "x".repeat(250));
+    assert_eq!(s.codes(&long.repeat(9)), "250 250 250 250 250 250 250 250 452");
+    s.say("RSET\r\n");
+    assert_eq!(s.codes(&format!("MAIL FROM:<a@b>\r\n{long}")), "250 250");
+    assert_eq!(s.session.declared_size(), None);
+    let longest = 1 + 2 + 512 + 2 + 500;
+    assert!(Options::production("x").envelope_max >= 100 * longest, "RFC 5321 §4.5.3.1.8");
+}
+
+#[test]
 fn an_accepted_message_forgives_errors() {
     let mut s = Shell::greeted(Options { transactions_max: 100, ..Options::tiny() });
     for _ in 0..10 {
