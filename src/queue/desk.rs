@@ -167,16 +167,20 @@ impl<R: Runtime> Desk<R> {
             timers: crate::base::wheel::Wheel::new(state::tick_at(now)),
             doors: Vec::new(),
             commits: Default::default(),
+            batches: 0,
+            staged_bytes: 0,
             unsettled: Default::default(),
             slips: Default::default(),
             notices: Default::default(),
             last_id: MessageId(0),
             loads: 0,
             flights: 0,
+            telling: 0,
             next_idle: 0,
             dead: false,
             closing: false,
             moving: false,
+            stirred: false,
             pulse_at: now,
             commit_bell: Default::default(),
             pulse_bell: Default::default(),
@@ -229,7 +233,8 @@ impl<R: Runtime> Desk<R> {
     #[must_use]
     pub fn admission(&self) -> Admission {
         let s = self.0.state.borrow();
-        self.0.options.limits.admit(s.index.counters().messages, s.schedule.backlog_fast())
+        let messages = s.index.counters().messages;
+        self.0.options.limits.admit(messages, s.schedule.backlog_fast(), s.staged_bytes)
     }
 
     /// True once the journal is poisoned: nothing is accepted until a restart.
@@ -315,6 +320,9 @@ impl<R: Runtime> Desk<R> {
         }
         let key = s.index.insert(entry);
         self.follow(s, staged, After::Message { key, slip });
+        let bytes = fixed + inline;
+        s.staged_bytes += bytes;
+        s.commits.back_mut().expect("just put there").bytes = bytes;
         Ok(key)
     }
 
@@ -323,7 +331,7 @@ impl<R: Runtime> Desk<R> {
         if s.commits.is_empty() {
             s.commit_bell.ring();
         }
-        s.commits.push_back(Pending { staged, since: self.0.rt.now(), after });
+        s.commits.push_back(Pending { staged, since: self.0.rt.now(), bytes: 0, after });
     }
 
     /// Stages a record about a message, or queues it until the journal has room: these are never
@@ -396,26 +404,33 @@ impl<R: Runtime> Desk<R> {
     fn poll_commits(&self, cx: &mut Context<'_>) -> Poll<()> {
         let mut s = self.0.state.borrow_mut();
         let s = &mut *s;
+        let mut any = false;
         loop {
-            let Some(first) = s.commits.front_mut() else {
-                if s.unsettled.is_empty() && s.closing && s.flights == 0 {
-                    return Poll::Ready(());
-                }
-                if s.commit_bell.poll(cx).is_ready() {
-                    continue;
-                }
-                return Poll::Pending;
+            let done = match s.commits.front_mut() {
+                Some(first) => match first.staged.poll(cx.waker()) {
+                    Poll::Ready(result) => Some(result),
+                    Poll::Pending => None,
+                },
+                None if s.unsettled.is_empty() && s.closing && s.flights == 0 => return Poll::Ready(()),
+                None if s.commit_bell.poll(cx).is_ready() => continue,
+                None => None,
             };
-            let Poll::Ready(result) = first.staged.poll(cx.waker()) else { return Poll::Pending };
-            let pending = s.commits.pop_front().expect("just seen");
-            self.committed(s, pending.staged, pending.after, result);
-            if s.commits.is_empty() {
-                self.between_commits(s);
+            match done {
+                Some(result) => {
+                    let pending = s.commits.pop_front().expect("just seen");
+                    s.staged_bytes -= pending.bytes;
+                    self.committed(s, pending.staged, pending.after, result);
+                    any = true;
+                }
+                // What follows a batch may have staged more: look again.
+                None if std::mem::take(&mut any) => self.between_commits(s),
+                None => return Poll::Pending,
             }
         }
     }
 
     fn between_commits(&self, s: &mut State) {
+        s.batches += 1;
         self.catch_up(s);
         if !s.moving && self.0.keeper.pressure().is_some() {
             s.mover_bell.ring();
@@ -558,7 +573,7 @@ impl<R: Runtime> Desk<R> {
         let mut sleep = std::pin::pin!(self.0.rt.sleep_until(until));
         poll_fn(|cx| {
             let mut s = self.0.state.borrow_mut();
-            if s.schedule.connections() == 0 && s.flights == 0 && s.notices.is_empty() {
+            if s.schedule.connections() == 0 && s.flights == 0 && s.notices.is_empty() && s.telling == 0 {
                 return Poll::Ready(true);
             }
             s.crowd.join(cx);

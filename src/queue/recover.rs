@@ -72,7 +72,7 @@ impl Found {
 /// A queue being read back.
 #[derive(Debug, Default)]
 pub struct Rebuild {
-    /// What is there, by id; done ones may be among them.
+    /// What is still to be done, by id.
     pub messages: BTreeMap<MessageId, Found>,
     /// Hops of the recipients.
     pub hops: Vec<Rc<Hop>>,
@@ -163,7 +163,15 @@ impl Rebuild {
                         r.fate = Fate::Failed;
                     }
                 }
+                self.forget_done(view.head.origin);
             }
+        }
+    }
+
+    /// Messages that are done are forgotten at once: a log holds far more of them than live ones.
+    fn forget_done(&mut self, id: MessageId) {
+        if self.messages.get(&id).is_some_and(Found::is_done) {
+            self.messages.remove(&id);
         }
     }
 
@@ -182,6 +190,7 @@ impl Rebuild {
             r.said = at;
             r.in_doubt = matches!(s.fate, Fate::Fresh | Fate::Attempting);
         }
+        self.forget_done(id);
     }
 
     fn attempt(&mut self, id: MessageId, payload: &[u8]) -> Result<(), Malformed> {

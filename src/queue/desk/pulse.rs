@@ -37,7 +37,7 @@ impl<R: Runtime> Desk<R> {
                     }
                 }
                 self.beat(&mut s, now);
-                s.pulse_at = self.next_beat(&s, now);
+                s.pulse_at = self.next_beat(&mut s, now);
                 s.pulse_at
             };
             let mut sleep = pin!(self.0.rt.sleep_until(until));
@@ -77,8 +77,11 @@ impl<R: Runtime> Desk<R> {
         s.crowd.wake_all();
     }
 
-    fn next_beat(&self, s: &State, now: Mono) -> Mono {
-        let busy = s.schedule.backlog_all() > 0 || !s.commits.is_empty() || !s.unsettled.is_empty();
+    fn next_beat(&self, s: &mut State, now: Mono) -> Mono {
+        // While messages come, once a second is enough: nobody need ring for each.
+        let stirred = std::mem::take(&mut s.stirred);
+        let busy =
+            stirred || s.schedule.backlog_all() > 0 || !s.commits.is_empty() || !s.unsettled.is_empty();
         let idle = if busy { now.after(SECOND) } else { now.after(30 * SECOND) };
         let timer = s.timers.next().map(start_of);
         let look = s.schedule.next_look(now);
