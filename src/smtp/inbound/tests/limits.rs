@@ -180,7 +180,7 @@ fn envelopes_are_bounded_in_bytes() {
     assert_eq!(s.codes(&format!("MAIL FROM:<a@b>\r\n{long}")), "250 250");
     assert_eq!(s.session.declared_size(), None);
     let longest = 1 + 2 + 512 + 2 + 500;
-    assert!(Options::production("x").envelope_max >= 100 * longest, "RFC 5321 §4.5.3.1.8");
+    assert!(Options::production("x").envelope_max >= 100 * longest, "RFC 5321 4.5.3.1.8");
 }
 
 #[test]
