@@ -24,6 +24,7 @@ use std::fmt;
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 /// Where the body is.
 #[derive(Clone, Copy, Debug)]
@@ -164,6 +165,24 @@ impl<R: Runtime> Intake<R> {
             }
         })
         .await
+    }
+
+    /// After [`IntakeError::Busy`]: waits until the disk has made progress, at most a second. The
+    /// message can be staged again then; whoever has read it need not refuse it.
+    pub async fn progress(&self) {
+        let inner = &self.desk.0;
+        let mut sleep = pin!(inner.rt.sleep_until(inner.rt.now().after(Duration::from_secs(1))));
+        let seen = inner.state.borrow().batches;
+        poll_fn(|cx| {
+            let mut s = inner.state.borrow_mut();
+            if s.batches != seen || s.dead {
+                return Poll::Ready(());
+            }
+            s.crowd.join(cx);
+            drop(s);
+            sleep.as_mut().poll(cx)
+        })
+        .await;
     }
 
     fn verdict(&self) -> Result<Admission, IntakeError> {

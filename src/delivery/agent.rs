@@ -161,9 +161,9 @@ struct At<R: Runtime> {
 }
 
 impl<R: Runtime> Source for At<R> {
-    type Item = Item;
+    type Item = Item<R>;
 
-    fn next(&self) -> Option<Item> {
+    fn next(&self) -> Option<Item<R>> {
         self.desk.next(self.d)
     }
 
@@ -171,7 +171,7 @@ impl<R: Runtime> Source for At<R> {
         self.desk.wait(self.d, until)
     }
 
-    fn describe<'a>(&self, item: &'a Item) -> Job<'a> {
+    fn describe<'a>(&self, item: &'a Item<R>) -> Job<'a> {
         Job {
             id: item.id,
             envelope: item.envelope(),
@@ -185,25 +185,25 @@ impl<R: Runtime> Source for At<R> {
 
     fn read_side(
         &self,
-        item: &Item,
+        item: &Item<R>,
         offset: u64,
         buf: AlignedBuf,
     ) -> impl Future<Output = Lent<(), AlignedBuf>> {
         self.side.read(&self.desk, item, offset, buf)
     }
 
-    fn before_final_dot(&self, item: &Item) -> impl Future<Output = bool> {
+    fn before_final_dot(&self, item: &Item<R>) -> impl Future<Output = bool> {
         self.desk.announce(item)
     }
 
-    fn settle(&self, item: Item, results: &[RecipientResult<'_>]) {
+    fn settle(&self, item: Item<R>, results: &[RecipientResult<'_>]) {
         if results.first().is_some_and(|r| r.conn_use > 1) {
             self.desk.metrics().out_reused.increment(1);
         }
         self.desk.settle(item, results);
     }
 
-    fn give_back(&self, item: Item) {
+    fn give_back(&self, item: Item<R>) {
         self.desk.give_back(item);
     }
 }

@@ -23,17 +23,42 @@ pub fn start<R: Runtime>(desk: &Desk<R>) {
     let desk = desk.clone();
     desk.runtime().clone().spawn(async move {
         while let Some(notice) = desk.next_notice().await {
-            make(&desk, notice).await;
+            let telling = Telling { desk: desk.clone(), notice, made: false };
+            // A task of its own: what one message does to the renderer is no other's harm.
+            desk.runtime().spawn(telling.tell());
         }
     });
 }
 
-async fn make<R: Runtime>(desk: &Desk<R>, mut notice: Notice) {
-    let Some(payload) = body(desk, &notice).await else {
-        return desk.owe(&notice);
+/// A notification being made. If that panics, it stays owed.
+struct Telling<R: Runtime> {
+    desk: Desk<R>,
+    notice: Notice,
+    made: bool,
+}
+
+impl<R: Runtime> Telling<R> {
+    async fn tell(mut self) {
+        make(&self.desk, &mut self.notice).await;
+        self.made = true;
+    }
+}
+
+impl<R: Runtime> Drop for Telling<R> {
+    fn drop(&mut self) {
+        if !self.made {
+            self.desk.owe(&self.notice);
+        }
+        self.desk.told();
+    }
+}
+
+async fn make<R: Runtime>(desk: &Desk<R>, notice: &mut Notice) {
+    let Some(payload) = body(desk, notice).await else {
+        return desk.owe(notice);
     };
     let Ok(view) = MessageView::parse(&payload) else {
-        return desk.owe(&notice);
+        return desk.owe(notice);
     };
     if notice.effect == Effect::Failed && notice.reports.is_empty() {
         notice.reports = desk.owed_reports(notice.key, notice.id).await;
@@ -48,17 +73,21 @@ async fn make<R: Runtime>(desk: &Desk<R>, mut notice: Notice) {
         }
         (true, _) => b"",
     };
-    let wanted = wanted(&view, &notice, to);
+    let wanted = wanted(&view, notice, to);
     let done = if wanted.is_empty() || to.is_empty() {
         Ok(())
     } else {
         let original = original(desk, &view, &payload).await;
-        submit(desk, &notice, &view, &wanted, to, &original)
+        if notice.effect == Effect::Failed && !desk.is_owed(notice.key) {
+            // Removed by an operator meanwhile.
+            return;
+        }
+        submit(desk, notice, &view, &wanted, to, &original)
     };
     match done {
-        Ok(()) => desk.notified(&notice, Fate::Failed),
+        Ok(()) => desk.notified(notice, Fate::Failed),
         Err(StageError::Poisoned) => {}
-        Err(_) => desk.owe(&notice),
+        Err(_) => desk.owe(notice),
     }
 }
 

@@ -34,7 +34,7 @@ impl<R: Runtime> SideCursor<R> {
     pub async fn read(
         &self,
         desk: &Desk<R>,
-        item: &Item,
+        item: &Item<R>,
         offset: u64,
         mut buf: AlignedBuf,
     ) -> Lent<(), AlignedBuf> {
@@ -49,7 +49,7 @@ impl<R: Runtime> SideCursor<R> {
     async fn fill(
         &self,
         desk: &Desk<R>,
-        item: &Item,
+        item: &Item<R>,
         offset: u64,
         buf: &mut AlignedBuf,
     ) -> Result<(), ReadError> {

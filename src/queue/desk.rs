@@ -167,16 +167,20 @@ impl<R: Runtime> Desk<R> {
             timers: crate::base::wheel::Wheel::new(state::tick_at(now)),
             doors: Vec::new(),
             commits: Default::default(),
+            batches: 0,
+            staged_bytes: 0,
             unsettled: Default::default(),
             slips: Default::default(),
             notices: Default::default(),
             last_id: MessageId(0),
             loads: 0,
             flights: 0,
+            telling: 0,
             next_idle: 0,
             dead: false,
             closing: false,
             moving: false,
+            stirred: false,
             pulse_at: now,
             commit_bell: Default::default(),
             pulse_bell: Default::default(),
@@ -229,13 +233,8 @@ impl<R: Runtime> Desk<R> {
     #[must_use]
     pub fn admission(&self) -> Admission {
         let s = self.0.state.borrow();
-        let fast = (0..s.schedule.len() as DestId).filter(|&d| s.schedule.is_fast(d));
-        let backlog = if s.schedule.backlog_all() >= self.0.options.limits.backlog {
-            fast.map(|d| s.schedule.backlog(d)).max().unwrap_or(0)
-        } else {
-            0
-        };
-        self.0.options.limits.admit(s.index.counters().messages, backlog)
+        let messages = s.index.counters().messages;
+        self.0.options.limits.admit(messages, s.schedule.backlog_fast(), s.staged_bytes)
     }
 
     /// True once the journal is poisoned: nothing is accepted until a restart.
@@ -321,6 +320,9 @@ impl<R: Runtime> Desk<R> {
         }
         let key = s.index.insert(entry);
         self.follow(s, staged, After::Message { key, slip });
+        let bytes = fixed + inline;
+        s.staged_bytes += bytes;
+        s.commits.back_mut().expect("just put there").bytes = bytes;
         Ok(key)
     }
 
@@ -329,7 +331,7 @@ impl<R: Runtime> Desk<R> {
         if s.commits.is_empty() {
             s.commit_bell.ring();
         }
-        s.commits.push_back(Pending { staged, since: self.0.rt.now(), after });
+        s.commits.push_back(Pending { staged, since: self.0.rt.now(), bytes: 0, after });
     }
 
     /// Stages a record about a message, or queues it until the journal has room: these are never
@@ -402,26 +404,33 @@ impl<R: Runtime> Desk<R> {
     fn poll_commits(&self, cx: &mut Context<'_>) -> Poll<()> {
         let mut s = self.0.state.borrow_mut();
         let s = &mut *s;
+        let mut any = false;
         loop {
-            let Some(first) = s.commits.front_mut() else {
-                if s.unsettled.is_empty() && s.closing && s.flights == 0 {
-                    return Poll::Ready(());
-                }
-                if s.commit_bell.poll(cx).is_ready() {
-                    continue;
-                }
-                return Poll::Pending;
+            let done = match s.commits.front_mut() {
+                Some(first) => match first.staged.poll(cx.waker()) {
+                    Poll::Ready(result) => Some(result),
+                    Poll::Pending => None,
+                },
+                None if s.unsettled.is_empty() && s.closing && s.flights == 0 => return Poll::Ready(()),
+                None if s.commit_bell.poll(cx).is_ready() => continue,
+                None => None,
             };
-            let Poll::Ready(result) = first.staged.poll(cx.waker()) else { return Poll::Pending };
-            let pending = s.commits.pop_front().expect("just seen");
-            self.committed(s, pending.staged, pending.after, result);
-            if s.commits.is_empty() {
-                self.between_commits(s);
+            match done {
+                Some(result) => {
+                    let pending = s.commits.pop_front().expect("just seen");
+                    s.staged_bytes -= pending.bytes;
+                    self.committed(s, pending.staged, pending.after, result);
+                    any = true;
+                }
+                // What follows a batch may have staged more: look again.
+                None if std::mem::take(&mut any) => self.between_commits(s),
+                None => return Poll::Pending,
             }
         }
     }
 
     fn between_commits(&self, s: &mut State) {
+        s.batches += 1;
         self.catch_up(s);
         if !s.moving && self.0.keeper.pressure().is_some() {
             s.mover_bell.ring();
@@ -564,13 +573,28 @@ impl<R: Runtime> Desk<R> {
         let mut sleep = std::pin::pin!(self.0.rt.sleep_until(until));
         poll_fn(|cx| {
             let mut s = self.0.state.borrow_mut();
-            if s.schedule.connections() == 0 && s.flights == 0 && s.notices.is_empty() {
+            if s.schedule.connections() == 0 && s.flights == 0 && s.notices.is_empty() && s.telling == 0 {
                 return Poll::Ready(true);
             }
             s.crowd.join(cx);
             std::future::Future::poll(sleep.as_mut(), cx).map(|()| false)
         })
         .await
+    }
+
+    /// Waits until the journal has taken every record, for a bounded time.
+    async fn settle_rest(&self) {
+        let until = self.0.rt.now().after(REST_MAX);
+        loop {
+            {
+                let mut s = self.0.state.borrow_mut();
+                self.catch_up(&mut s);
+                if s.unsettled.is_empty() || s.dead || self.0.rt.now() >= until {
+                    return;
+                }
+            }
+            self.0.rt.sleep_until(self.0.rt.now().after(Duration::from_millis(20))).await;
+        }
     }
 
     /// After [`Self::drained`]: commits what is staged and closes the journal. Takes no messages
@@ -583,6 +607,10 @@ impl<R: Runtime> Desk<R> {
             if s.flights == 0 && !s.dead && !s.closing {
                 self.note(s, record::STOPPED, MessageId(0), b"", None, After::Nothing);
             }
+        }
+        self.settle_rest().await;
+        {
+            let mut s = self.0.state.borrow_mut();
             s.closing = true;
             s.call_all();
         }
@@ -593,6 +621,9 @@ impl<R: Runtime> Desk<R> {
 fn done(side: u64, slip: Option<usize>) -> After {
     if side == 0 && slip.is_none() { After::Nothing } else { After::Done { side, slip } }
 }
+
+/// How long a close waits for the journal to take what is left.
+const REST_MAX: Duration = Duration::from_secs(10);
 
 /// Room in a record for the states of `count` recipients without texts, kept free so that every
 /// message can be copied forward.

@@ -12,6 +12,8 @@ pub struct Limits {
     /// Messages waiting for a destination that takes them as fast as the machine gives them;
     /// above, senders are slowed down: sending is starved by receiving otherwise.
     pub backlog: usize,
+    /// Bytes staged and not yet on stable storage; above, senders are slowed down. 0: no limit.
+    pub staged_bytes: usize,
     /// Messages per second from which a destination counts as that fast.
     pub fast: u32,
     /// A sender is held back at most so long for each message.
@@ -29,6 +31,7 @@ impl Default for Limits {
         Limits {
             messages: 10_000_000,
             backlog: 3000,
+            staged_bytes: 2 << 20,
             fast: 500,
             hold_back: Duration::from_millis(200),
             body_bytes: 64 << 20,
@@ -50,13 +53,15 @@ pub enum Admission {
 }
 
 impl Limits {
-    /// The verdict for `messages` in the queue and a backlog of `fast_backlog` for one fast
-    /// destination.
+    /// The verdict for `messages` in the queue, a backlog of `fast_backlog` for one fast
+    /// destination and `staged` bytes that wait for the disk.
     #[must_use]
-    pub fn admit(&self, messages: usize, fast_backlog: usize) -> Admission {
+    pub fn admit(&self, messages: usize, fast_backlog: usize, staged: usize) -> Admission {
         if self.messages > 0 && messages >= self.messages {
             Admission::Full
-        } else if self.backlog > 0 && fast_backlog >= self.backlog {
+        } else if self.backlog > 0 && fast_backlog >= self.backlog
+            || self.staged_bytes > 0 && staged > self.staged_bytes
+        {
             Admission::Later
         } else {
             Admission::Open
@@ -70,11 +75,12 @@ mod tests {
 
     #[test]
     fn full_wins_over_later_and_zero_means_no_limit() {
-        let l = Limits { messages: 10, backlog: 5, ..Limits::default() };
-        assert_eq!(l.admit(9, 4), Admission::Open);
-        assert_eq!(l.admit(9, 5), Admission::Later);
-        assert_eq!(l.admit(10, 5), Admission::Full);
-        let none = Limits { messages: 0, backlog: 0, ..l };
-        assert_eq!(none.admit(1 << 30, 1 << 30), Admission::Open);
+        let l = Limits { messages: 10, backlog: 5, staged_bytes: 7, ..Limits::default() };
+        assert_eq!(l.admit(9, 4, 7), Admission::Open);
+        assert_eq!(l.admit(9, 5, 0), Admission::Later);
+        assert_eq!(l.admit(9, 0, 8), Admission::Later);
+        assert_eq!(l.admit(10, 5, 8), Admission::Full);
+        let none = Limits { messages: 0, backlog: 0, staged_bytes: 0, ..l };
+        assert_eq!(none.admit(1 << 30, 1 << 30, 1 << 30), Admission::Open);
     }
 }

@@ -72,7 +72,7 @@ impl Found {
 /// A queue being read back.
 #[derive(Debug, Default)]
 pub struct Rebuild {
-    /// What is there, by id; done ones may be among them.
+    /// What is still to be done, by id.
     pub messages: BTreeMap<MessageId, Found>,
     /// Hops of the recipients.
     pub hops: Vec<Rc<Hop>>,
@@ -97,9 +97,14 @@ impl Rebuild {
                 self.messages.remove(&id);
                 Ok(())
             }
-            record::HOLD => Ok(self.mark(id, record::HELD, true)),
-            record::RELEASE => Ok(self.mark(id, record::HELD, false)),
-            record::STOPPED => Ok(self.stopped()),
+            record::HOLD | record::RELEASE => {
+                self.hold(id, r.head.kind == record::HOLD);
+                Ok(())
+            }
+            record::STOPPED => {
+                self.stopped();
+                Ok(())
+            }
             _ => Err(Malformed),
         };
         if read.is_err() {
@@ -158,7 +163,15 @@ impl Rebuild {
                         r.fate = Fate::Failed;
                     }
                 }
+                self.forget_done(view.head.origin);
             }
+        }
+    }
+
+    /// Messages that are done are forgotten at once: a log holds far more of them than live ones.
+    fn forget_done(&mut self, id: MessageId) {
+        if self.messages.get(&id).is_some_and(Found::is_done) {
+            self.messages.remove(&id);
         }
     }
 
@@ -177,6 +190,7 @@ impl Rebuild {
             r.said = at;
             r.in_doubt = matches!(s.fate, Fate::Fresh | Fate::Attempting);
         }
+        self.forget_done(id);
     }
 
     fn attempt(&mut self, id: MessageId, payload: &[u8]) -> Result<(), Malformed> {
@@ -191,9 +205,9 @@ impl Rebuild {
         Ok(())
     }
 
-    fn mark(&mut self, id: MessageId, mark: u8, set: bool) {
+    fn hold(&mut self, id: MessageId, hold: bool) {
         if let Some(found) = self.messages.get_mut(&id) {
-            found.marks = if set { found.marks | mark } else { found.marks & !mark };
+            found.marks = if hold { found.marks | record::HELD } else { found.marks & !record::HELD };
         }
     }
 

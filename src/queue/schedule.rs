@@ -11,7 +11,7 @@
 use crate::base::time::Mono;
 use crate::queue::index::{DestId, Key};
 use crate::queue::pace::{Backoff, Pace, Rate};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 /// Limits of one destination.
@@ -76,12 +76,13 @@ struct Destination {
     window: u32,
     failures: u32,
     paused: Option<Mono>,
+    /// When the next hop last answered.
+    answered: Mono,
     opened: Mono,
     /// Stands in the ring of those that may want a connection.
     listed: bool,
     /// Messages taken since the last look at the speed.
     taken: u32,
-    fast: bool,
 }
 
 /// What stands in the way of a destination.
@@ -120,6 +121,10 @@ pub struct Schedule {
     destinations: Vec<Destination>,
     /// Destinations with work that may want a connection, in turn.
     ring: VecDeque<DestId>,
+    /// Those that are left alone, by the end of that; they are not in the ring.
+    asleep: BTreeSet<(Mono, DestId)>,
+    /// Those that were fast at the last measurement.
+    fast: Vec<DestId>,
     connections: u32,
     ready: usize,
     stopped: bool,
@@ -134,6 +139,8 @@ impl Schedule {
             names: BTreeMap::new(),
             destinations: Vec::new(),
             ring: VecDeque::new(),
+            asleep: BTreeSet::new(),
+            fast: Vec::new(),
             connections: 0,
             ready: 0,
             stopped: false,
@@ -157,10 +164,10 @@ impl Schedule {
             window: self.rules.window.clamp(1, limits.connections.max(1)),
             failures: 0,
             paused: None,
+            answered: Mono(0),
             opened: Mono(0),
             listed: false,
             taken: 0,
-            fast: false,
         });
         self.names.insert(key.into(), id);
         (id, true)
@@ -185,7 +192,7 @@ impl Schedule {
 
     fn list(&mut self, d: DestId) {
         let dest = self.dest(d);
-        if !dest.listed && !dest.ready.is_empty() {
+        if !dest.listed && dest.paused.is_none() && !dest.ready.is_empty() {
             dest.listed = true;
             self.ring.push_back(d);
         }
@@ -238,9 +245,13 @@ impl Schedule {
 
     /// Messages in the lists of destinations that are left alone.
     #[must_use]
-    pub fn backlog_paused(&self, now: Mono) -> usize {
-        let paused = |d: &&Destination| d.paused.is_some_and(|until| until > now);
-        self.destinations.iter().filter(paused).map(|d| d.ready.len()).sum()
+    pub fn backlog_paused(&self) -> usize {
+        self.asleep.iter().map(|a| self.backlog(a.1)).sum()
+    }
+
+    /// Destinations with work that are not left alone.
+    pub fn waiting(&self) -> impl Iterator<Item = DestId> + use<'_> {
+        self.ring.iter().copied().filter(|d| self.backlog(*d) > 0)
     }
 
     /// The next destination, in turn, that should get another connection; it counts as opening.
@@ -248,12 +259,14 @@ impl Schedule {
         if self.stopped {
             return None;
         }
+        self.wake(now);
         for _ in 0..self.ring.len() {
             if self.connections >= self.rules.connections {
                 return None;
             }
             let d = self.ring.pop_front()?;
-            if self.destinations[d as usize].ready.is_empty() {
+            let dest = &self.destinations[d as usize];
+            if dest.ready.is_empty() || dest.paused.is_some() {
                 self.dest(d).listed = false;
                 continue;
             }
@@ -267,6 +280,15 @@ impl Schedule {
             }
         }
         None
+    }
+
+    /// Pauses that are over end.
+    fn wake(&mut self, now: Mono) {
+        while let Some(&(until, d)) = self.asleep.first().filter(|a| a.0 <= now) {
+            self.asleep.remove(&(until, d));
+            self.dest(d).paused = None;
+            self.list(d);
+        }
     }
 
     /// True if something has just come for `d` that may call for another connection.
@@ -313,41 +335,61 @@ impl Schedule {
         self.list(d);
     }
 
-    /// A connection worked: the next hop is alive.
+    /// The next hop has answered to a message. `true`: it had been failing.
+    pub fn answered(&mut self, d: DestId, now: Mono) -> bool {
+        let first = self.rules.window;
+        let dest = self.dest(d);
+        dest.answered = now;
+        if dest.failures == 0 {
+            return false;
+        }
+        dest.failures = 0;
+        dest.window = first.clamp(1, dest.limits.connections.max(1));
+        self.unpause(d);
+        true
+    }
+
+    /// A connection has worked to its end.
     pub fn worked(&mut self, d: DestId) {
         let dest = self.dest(d);
         dest.failures = 0;
-        dest.paused = None;
         dest.window = (dest.window + 1).min(dest.limits.connections.max(1));
-        self.list(d);
+        self.unpause(d);
     }
 
-    /// `d` could not be reached: leaves it alone for a while, longer each time. Gives the end.
-    pub fn failed(&mut self, d: DestId, now: Mono, random: u64) -> Mono {
+    /// A connection to `d` could not be opened, or broke. While others work, fewer are opened;
+    /// else `d` is left alone for a while, longer each time: gives the end of that.
+    pub fn failed(&mut self, d: DestId, now: Mono, random: u64) -> Option<Mono> {
         let pause = self.rules.pause;
         let dest = self.dest(d);
         // Several connections that fail within one pause are one failure.
         if let Some(until) = dest.paused.filter(|until| *until > now) {
-            return until;
+            return Some(until);
         }
-        dest.failures += 1;
         dest.window = (dest.window / 2).max(1);
+        if dest.connections > 1 && dest.answered > Mono(0) && now.since(dest.answered) < pause.first {
+            return None;
+        }
+        self.unpause(d);
+        let dest = self.dest(d);
+        dest.failures += 1;
         let until = now.after(pause.wait(dest.failures, random));
         dest.paused = Some(until);
-        until
+        self.asleep.insert((until, d));
+        Some(until)
     }
 
     /// Ends the pause of `d` (an operator asked for a flush); other limits stay.
     pub fn unpause(&mut self, d: DestId) {
-        self.dest(d).paused = None;
+        if let Some(until) = self.dest(d).paused.take() {
+            self.asleep.remove(&(until, d));
+        }
         self.list(d);
     }
 
     /// Ends all pauses.
     pub fn unpause_all(&mut self) {
-        for d in 0..self.destinations.len() {
-            self.unpause(d as DestId);
-        }
+        self.wake(Mono(u64::MAX));
     }
 
     /// Goes through the list of `d` and takes out the messages that `keep` does not want.
@@ -373,22 +415,25 @@ impl Schedule {
                 Gate::Open => Some(first.since.max(dest.opened).after(self.rules.patience)),
             }
         };
-        self.ring.iter().filter_map(look).filter(|at| *at > now).min()
+        let asleep = self.asleep.first().map(|a| a.0);
+        self.ring.iter().filter_map(look).chain(asleep).filter(|at| *at > now).min()
     }
 
     /// Once a second: which destinations take work as fast as the machine gives it. Holding
     /// senders back helps only against the backlog of those.
     pub fn measure(&mut self, fast_per_second: u32) {
-        for d in &mut self.destinations {
-            d.fast = d.taken >= fast_per_second;
-            d.taken = 0;
+        self.fast.clear();
+        for (d, dest) in self.destinations.iter_mut().enumerate() {
+            if std::mem::take(&mut dest.taken) >= fast_per_second {
+                self.fast.push(d as DestId);
+            }
         }
     }
 
-    /// True if `d` was fast at the last [`Self::measure`].
+    /// The longest list of a destination that was fast at the last [`Self::measure`].
     #[must_use]
-    pub fn is_fast(&self, d: DestId) -> bool {
-        self.destinations[d as usize].fast
+    pub fn backlog_fast(&self) -> usize {
+        self.fast.iter().map(|d| self.backlog(*d)).max().unwrap_or(0)
     }
 
     /// Limits of `d`.
@@ -500,16 +545,20 @@ mod tests {
         let d = s.destination("a", Limits::default).0;
         keys(200).iter().for_each(|&k| s.push(d, k, secs(0)));
         assert_eq!(s.open_next(secs(1)), Some(d));
-        assert_eq!(s.failed(d, secs(1), 200), secs(61));
-        assert_eq!(s.failed(d, secs(2), 200), secs(61), "one failure");
+        assert_eq!(s.failed(d, secs(1), 200), Some(secs(61)));
+        assert_eq!(s.failed(d, secs(2), 200), Some(secs(61)), "one failure");
         s.closed(d);
         assert_eq!((s.open_next(secs(60)), s.take(d, secs(60))), (None, None));
-        assert_eq!((s.backlog_paused(secs(60)), s.next_look(secs(60))), (200, Some(secs(61))));
+        assert_eq!((s.backlog_paused(), s.next_look(secs(60))), (200, Some(secs(61))));
         assert_eq!(s.open_next(secs(61)), Some(d));
         assert_eq!(s.open_next(secs(70)), None, "one probes");
-        assert_eq!(s.failed(d, secs(70), 200), secs(190));
-        s.worked(d);
-        assert_eq!(s.gate(d, secs(71)), Gate::Open);
+        assert_eq!(s.failed(d, secs(70), 200), Some(secs(190)));
+        assert!(s.answered(d, secs(71)) && !s.answered(d, secs(72)));
+        assert_eq!(s.gate(d, secs(72)), Gate::Open);
+        assert_eq!(s.open_next(secs(72)), Some(d));
+        assert_eq!(s.failed(d, secs(73), 200), None, "another connection works");
+        s.closed(d);
+        assert_eq!(s.failed(d, secs(74), 200), Some(secs(134)));
     }
 
     #[test]

@@ -93,6 +93,8 @@ pub(crate) enum After {
 pub(crate) struct Pending {
     pub staged: Staged,
     pub since: Mono,
+    /// Bytes of its payload, if it is a message.
+    pub bytes: usize,
     pub after: After,
 }
 
@@ -146,6 +148,10 @@ pub(crate) struct State {
     pub timers: Wheel<Key>,
     pub doors: Vec<Door>,
     pub commits: VecDeque<Pending>,
+    /// Batches that have become known to be on stable storage, more or less.
+    pub batches: u64,
+    /// Bytes of messages in `commits`.
+    pub staged_bytes: usize,
     pub unsettled: VecDeque<Unsettled>,
     pub slips: Slips<Answer>,
     pub notices: VecDeque<Notice>,
@@ -154,6 +160,8 @@ pub(crate) struct State {
     pub loads: usize,
     /// Items out with connections.
     pub flights: usize,
+    /// Notifications being made.
+    pub telling: usize,
     pub next_idle: u64,
     /// The journal is poisoned.
     pub dead: bool,
@@ -161,6 +169,8 @@ pub(crate) struct State {
     pub closing: bool,
     /// Copying forward is under way.
     pub moving: bool,
+    /// Something has been lined up since the pulse beat last.
+    pub stirred: bool,
     /// When the pulse beats next.
     pub pulse_at: Mono,
     pub commit_bell: Bell,
@@ -181,6 +191,7 @@ impl State {
         } else if self.schedule.wants_look(d) && !matches!(self.schedule.gate(d, now), Gate::Paused(_)) {
             self.agent_bell.ring();
         }
+        self.stirred = true;
         self.look_at(now.after(std::time::Duration::from_secs(1)));
     }
 

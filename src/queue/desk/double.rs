@@ -1,7 +1,8 @@
 //! For tests: the runtime double of storage with a network of scripted SMTP servers.
 
+use crate::base::aligned::{AlignedBuf, SharedBytes};
 use crate::base::time::{Mono, Wall};
-use crate::runtime::{Clock, Disk, Entropy, Lent, Net, OpenAs, Part, Runtime, Stream};
+use crate::runtime::{Clock, Disk, Entropy, File, Lent, Net, OpenAs, Part, Runtime, Stream};
 use crate::storage::double::{Double, MemFile, Never, World};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -12,6 +13,7 @@ use std::path::Path;
 use std::pin::pin;
 use std::rc::Rc;
 use std::task::Poll;
+use std::time::Duration;
 
 /// A message as a server got it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,11 +23,14 @@ pub struct Mail {
     pub data: String,
 }
 
+/// Says what the reply to RCPT is.
+pub type Judge = dyn Fn(&str) -> String;
+
 /// How a server behaves, and what it got.
 pub struct Server {
     pub up: Cell<bool>,
     /// Reply to RCPT, by address.
-    pub rcpt: RefCell<Box<dyn Fn(&str) -> String>>,
+    pub rcpt: RefCell<Box<Judge>>,
     /// Reply to the final dot; empty: the connection dies instead, after taking the message.
     pub dot: RefCell<String>,
     /// Dies at DATA.
@@ -53,9 +58,39 @@ impl Default for Server {
     }
 }
 
+/// A file whose writes can be held up.
+pub struct SlowFile {
+    inner: MemFile,
+    rt: Double,
+    held: Rc<Cell<bool>>,
+}
+
+impl File for SlowFile {
+    async fn write_at(&self, bytes: SharedBytes, offset: u64) -> io::Result<()> {
+        while self.held.get() {
+            self.rt.sleep_until(self.rt.now().after(Duration::from_millis(10))).await;
+        }
+        self.inner.write_at(bytes, offset).await
+    }
+    fn read_at(&self, buf: AlignedBuf, offset: u64) -> impl Future<Output = Lent<(), AlignedBuf>> {
+        self.inner.read_at(buf, offset)
+    }
+    fn sync(&self) -> impl Future<Output = io::Result<()>> {
+        self.inner.sync()
+    }
+    fn try_lock(&self) -> io::Result<bool> {
+        self.inner.try_lock()
+    }
+    fn len(&self) -> io::Result<u64> {
+        self.inner.len()
+    }
+}
+
 /// A runtime whose connections lead to scripted servers.
 #[derive(Clone)]
 pub struct Rig {
+    /// Writes wait while this is set.
+    pub held: Rc<Cell<bool>>,
     pub inner: Double,
     pub servers: Rc<RefCell<BTreeMap<SocketAddr, Rc<Server>>>>,
     /// Wall-clock time at the start of this process, milliseconds.
@@ -64,7 +99,7 @@ pub struct Rig {
 
 impl Rig {
     pub fn new(world: &Rc<World>, epoch: u64) -> Self {
-        Rig { inner: Double::new(world), servers: Rc::default(), epoch }
+        Rig { held: Rc::default(), inner: Double::new(world), servers: Rc::default(), epoch }
     }
 }
 
@@ -95,13 +130,14 @@ impl Entropy for Rig {
 }
 
 impl Disk for Rig {
-    type File = MemFile;
+    type File = SlowFile;
 
     fn create_zeroed(&self, path: &Path, len: u64) -> impl Future<Output = io::Result<()>> {
         self.inner.create_zeroed(path, len)
     }
-    fn open(&self, path: &Path, how: OpenAs) -> impl Future<Output = io::Result<MemFile>> {
-        self.inner.open(path, how)
+    async fn open(&self, path: &Path, how: OpenAs) -> io::Result<SlowFile> {
+        let inner = self.inner.open(path, how).await?;
+        Ok(SlowFile { inner, rt: self.inner.clone(), held: self.held.clone() })
     }
     fn create_dir(&self, path: &Path) -> impl Future<Output = io::Result<()>> {
         self.inner.create_dir(path)

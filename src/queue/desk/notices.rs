@@ -21,8 +21,11 @@ use std::future::poll_fn;
 use std::task::Poll;
 use std::time::Duration;
 
+/// Notifications made at a time.
+const TELLING_MAX: usize = 16;
+
 impl<R: Runtime> Desk<R> {
-    /// The next notification to be made; `None`: closing.
+    /// The next notification to be made; `None`: closing. [`Self::told`] must follow.
     pub(crate) async fn next_notice(&self) -> Option<Notice> {
         poll_fn(|cx| {
             let mut s = self.0.state.borrow_mut();
@@ -30,16 +33,26 @@ impl<R: Runtime> Desk<R> {
                 if s.closing || s.dead {
                     return Poll::Ready(None);
                 }
-                if let Some(n) = s.notices.pop_front() {
+                if s.telling < TELLING_MAX
+                    && let Some(n) = s.notices.pop_front()
+                {
+                    s.telling += 1;
                     return Poll::Ready(Some(n));
                 }
-                s.crowd.wake_all();
                 if s.notice_bell.poll(cx).is_pending() {
                     return Poll::Pending;
                 }
             }
         })
         .await
+    }
+
+    /// A notice from [`Self::next_notice`] has been dealt with.
+    pub(crate) fn told(&self) {
+        let mut s = self.0.state.borrow_mut();
+        s.telling -= 1;
+        s.notice_bell.ring();
+        s.crowd.wake_all();
     }
 
     /// Our name.
@@ -101,6 +114,11 @@ impl<R: Runtime> Desk<R> {
         owed.into_iter()
             .map(|index| Report { index, reply: replies.get(&index).cloned().unwrap_or_else(unknown) })
             .collect()
+    }
+
+    /// True if `key` is still there.
+    pub(crate) fn is_owed(&self, key: Key) -> bool {
+        self.0.state.borrow().index.get(key).is_some()
     }
 
     /// Stages a notification.

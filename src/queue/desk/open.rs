@@ -65,7 +65,6 @@ impl<R: Runtime> Desk<R> {
         let plan = |address: &[u8]| routing.plan(address);
         let opened = Keeper::open(rt.clone(), dir, storage, poison, |r| rebuild.visit(&r, &plan)).await;
         let (keeper, journal) = opened?;
-        rebuild.messages.retain(|_, f| !f.is_done());
         let sides: BTreeSet<u64> = rebuild.messages.values().map(|f| f.side).filter(|s| *s != 0).collect();
         let orphans =
             keeper.remove_orphan_sides(&sides).await.map_err(|e| OpenError::Io(dir.join("side"), e))?;

@@ -5,7 +5,7 @@
 
 use crate::base::time::{Mono, Wall};
 use crate::queue::desk::Desk;
-use crate::queue::index::{Key, Phase};
+use crate::queue::index::{DestId, Key, Phase};
 use crate::queue::record::Effect;
 use crate::queue::schedule::Gate;
 use crate::queue::state::{After, Answer, Notice, State, start_of, tick_at};
@@ -31,9 +31,13 @@ impl<R: Runtime> Desk<R> {
                     measured = now;
                     s.schedule.measure(self.0.options.limits.fast);
                     self.gauge(&s);
+                    if self.0.keeper.stats().poisoned {
+                        // Perhaps by another core: the file system is the same.
+                        self.die(&mut s, After::Nothing);
+                    }
                 }
                 self.beat(&mut s, now);
-                s.pulse_at = self.next_beat(&s, now);
+                s.pulse_at = self.next_beat(&mut s, now);
                 s.pulse_at
             };
             let mut sleep = pin!(self.0.rt.sleep_until(until));
@@ -58,12 +62,11 @@ impl<R: Runtime> Desk<R> {
         self.catch_up(s);
         self.expire_waits(s, now);
         if s.schedule.backlog_all() > 0 {
-            for d in 0..s.doors.len() {
-                let d = d as u32;
-                if s.schedule.backlog(d) > 0 && s.schedule.gate(d, now) == Gate::Open {
-                    if let Some((_, waker)) = s.doors[d as usize].idle.pop() {
-                        waker.wake();
-                    }
+            let open: Vec<DestId> =
+                s.schedule.waiting().filter(|d| s.schedule.gate(*d, now) == Gate::Open).collect();
+            for d in open {
+                if let Some((_, waker)) = s.doors[d as usize].idle.pop() {
+                    waker.wake();
                 }
             }
             s.agent_bell.ring();
@@ -74,8 +77,11 @@ impl<R: Runtime> Desk<R> {
         s.crowd.wake_all();
     }
 
-    fn next_beat(&self, s: &State, now: Mono) -> Mono {
-        let busy = s.schedule.backlog_all() > 0 || !s.commits.is_empty() || !s.unsettled.is_empty();
+    fn next_beat(&self, s: &mut State, now: Mono) -> Mono {
+        // While messages come, once a second is enough: nobody need ring for each.
+        let stirred = std::mem::take(&mut s.stirred);
+        let busy =
+            stirred || s.schedule.backlog_all() > 0 || !s.commits.is_empty() || !s.unsettled.is_empty();
         let idle = if busy { now.after(SECOND) } else { now.after(30 * SECOND) };
         let timer = s.timers.next().map(start_of);
         let look = s.schedule.next_look(now);
@@ -149,7 +155,7 @@ impl<R: Runtime> Desk<R> {
     fn gauge(&self, s: &State) {
         let m = &self.0.metrics;
         let c = s.index.counters();
-        let paused = s.schedule.backlog_paused(self.0.rt.now()).min(c.active);
+        let paused = s.schedule.backlog_paused().min(c.active);
         m.queue_messages.set(c.messages as f64);
         m.queue_active.set((c.active - paused) as f64);
         m.queue_deferred.set((c.deferred + paused) as f64);
@@ -158,5 +164,8 @@ impl<R: Runtime> Desk<R> {
         let wall: Wall = self.0.rt.wall();
         let age = s.index.oldest().map_or(Duration::ZERO, |id| wall.since(id.arrival()));
         m.queue_oldest.set(age.as_secs_f64());
+        let j = self.0.keeper.stats();
+        m.journal_segments.set(j.segments as f64);
+        m.journal_live_ratio.set(j.live_bytes as f64 / j.total_bytes.max(1) as f64);
     }
 }

@@ -75,30 +75,50 @@ impl<R: Runtime> Desk<R> {
         let now = self.0.rt.now();
         let mut s = self.0.state.borrow_mut();
         let s = &mut *s;
-        let until = s.schedule.failed(d, now, random);
+        let Some(until) = s.schedule.failed(d, now, random) else { return };
         s.look_at(until);
         s.doors[d as usize].reason = reason;
         self.expire_ready(s, d);
     }
 
-    /// Ends messages in the list of `d` whose time is over, and lets bodies go that were read back.
+    /// Ends messages in the list of `d` whose time is over, and warns of those that are late.
     fn expire_ready(&self, s: &mut State, d: DestId) {
         let wall = self.0.rt.wall();
+        let warn = self.0.options.delay_warning;
         let State { schedule, index, .. } = s;
         let mut over: Vec<Key> = Vec::new();
+        let mut late: Vec<Key> = Vec::new();
         schedule.retain(d, |key| {
-            let Some(e) = index.get(key) else { return false };
-            if e.switches.held {
+            let Some(e) = index.get(key).filter(|e| !e.switches.held) else { return false };
+            if self.expired(e, wall) {
+                over.push(key);
                 return false;
             }
-            let expired = self.expired(e, wall);
-            if expired {
-                over.push(key);
+            let warned = warn.is_zero() || e.switches.warned || e.switches.null_sender;
+            if !warned && wall.since(e.id.arrival()) >= warn {
+                late.push(key);
             }
-            !expired
+            true
         });
-        for key in over {
-            self.give_up(s, key, d);
+        over.into_iter().for_each(|key| self.give_up(s, key, d));
+        late.into_iter().for_each(|key| self.warn(s, key, d));
+    }
+
+    /// The sender of `key` is told that it is late.
+    fn warn(&self, s: &mut State, key: Key, d: DestId) {
+        let (hop, reply) = {
+            let door = &s.doors[d as usize];
+            (Some(door.hop.clone()), door.reason.clone())
+        };
+        let late = s.index.change(key, |e| {
+            e.switches.warned = true;
+            let at = e.recipients.iter().enumerate();
+            let at = at.filter(|(_, r)| r.phase == Phase::Ready && r.destination == d);
+            let reports: Vec<_> = at.map(|(i, _)| Report { index: i as u32, reply: reply.clone() }).collect();
+            (e.id, reports)
+        });
+        if let Some((id, reports)) = late.filter(|l| !l.1.is_empty()) {
+            self.notify(s, Notice { key, id, effect: Effect::Warned, reports, payload: None, hop });
         }
     }
 

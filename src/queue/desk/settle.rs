@@ -25,8 +25,11 @@ use std::task::Poll;
 const GIVEN_BACK_MAX: u8 = 5;
 
 /// One message for some of its recipients at one destination.
-#[derive(Debug)]
-pub struct Item {
+///
+/// Dropped instead of settled (something has panicked), it counts as a failed attempt.
+pub struct Item<R: Runtime> {
+    /// None once it has been settled or given back.
+    desk: Option<Desk<R>>,
     pub(crate) key: Key,
     pub(crate) id: QueueId,
     pub(crate) destination: DestId,
@@ -40,7 +43,17 @@ pub struct Item {
     pub(crate) covered: bool,
 }
 
-impl Item {
+impl<R: Runtime> Drop for Item<R> {
+    fn drop(&mut self) {
+        if let Some(desk) = self.desk.take() {
+            let mut s = desk.0.state.borrow_mut();
+            s.flights -= 1;
+            desk.fail(&mut s, self, [4, 3, 0], b"internal error while sending");
+        }
+    }
+}
+
+impl<R: Runtime> Item<R> {
     /// Its envelope.
     #[must_use]
     pub fn envelope(&self) -> EnvelopeView<'_> {
@@ -56,7 +69,7 @@ impl Item {
 
 impl<R: Runtime> Desk<R> {
     /// Takes the next message for `d`, if its limits allow.
-    pub fn next(&self, d: DestId) -> Option<Item> {
+    pub fn next(&self, d: DestId) -> Option<Item<R>> {
         let mut s = self.0.state.borrow_mut();
         let s = &mut *s;
         if s.unsettled.len() >= self.0.options.limits.unsettled {
@@ -87,7 +100,7 @@ impl<R: Runtime> Desk<R> {
         }
     }
 
-    fn take(&self, s: &mut State, key: Key, d: DestId, now: Mono) -> Item {
+    fn take(&self, s: &mut State, key: Key, d: DestId, now: Mono) -> Item<R> {
         let max = self.0.options.recipients_max;
         let mut recipients = SmallVec::<[u32; 4]>::new();
         let (mut more, mut last, mut covered, mut first) = (false, true, true, false);
@@ -123,7 +136,21 @@ impl<R: Runtime> Desk<R> {
         let content = view.content_at.0..view.content_at.1;
         let id = self.queue_id(id);
         let destination = d;
-        Item { key, id, destination, recipients, payload, envelope, content, flags, size, side, covered }
+        let desk = Some(self.clone());
+        Item {
+            desk,
+            key,
+            id,
+            destination,
+            recipients,
+            payload,
+            envelope,
+            content,
+            flags,
+            size,
+            side,
+            covered,
+        }
     }
 
     /// Reads a body back; it goes to the head of its list then.
@@ -216,7 +243,7 @@ impl<R: Runtime> Desk<R> {
     }
 
     /// Commits a record that an attempt begins, unless the journal says so already.
-    pub async fn announce(&self, item: &Item) -> bool {
+    pub async fn announce(&self, item: &Item<R>) -> bool {
         if item.covered {
             return true;
         }
@@ -240,29 +267,27 @@ impl<R: Runtime> Desk<R> {
     }
 
     /// Nothing was risked: the message goes first again; no attempt is counted.
-    pub fn give_back(&self, item: Item) {
+    pub fn give_back(&self, mut item: Item<R>) {
+        item.desk = None;
         let mut s = self.0.state.borrow_mut();
         let s = &mut *s;
         s.flights -= 1;
         let now = self.0.rt.now();
         let back = s.index.change(item.key, |e| {
-            for &i in &item.recipients {
-                e.recipients[i as usize].phase = Phase::Ready;
-            }
             e.given_back = e.given_back.saturating_add(1);
+            if e.given_back <= GIVEN_BACK_MAX {
+                item.recipients.iter().for_each(|i| e.recipients[*i as usize].phase = Phase::Ready);
+            }
             e.given_back
         });
         match back {
             None => {}
+            // RFC 3463 §3.5: bad connection. The message itself may be what breaks it.
             Some(n) if n > GIVEN_BACK_MAX => {
-                // RFC 3463 §3.5: bad connection. The message itself may be what breaks it.
-                let reply = Reply { code: 0, enhanced: [4, 4, 2], text: b"connection lost before sending" };
-                let results: SmallVec<[RecipientResult<'_>; 8]> =
-                    item.recipients.iter().map(|&i| own_result(i, Outcome::Deferred, &reply)).collect();
-                self.settle_in(s, &item, &results);
+                self.fail(s, &item, [4, 4, 2], b"connection lost before sending")
             }
             Some(_) => {
-                s.keep_body(item.key, item.payload);
+                s.keep_body(item.key, item.payload.clone());
                 s.schedule.push_front(item.destination, item.key, now);
                 s.call(item.destination, now);
             }
@@ -270,17 +295,30 @@ impl<R: Runtime> Desk<R> {
         s.crowd.wake_all();
     }
 
+    /// An attempt has failed for a reason of ours.
+    fn fail(&self, s: &mut State, item: &Item<R>, enhanced: [u16; 3], text: &[u8]) {
+        let reply = Reply { code: 0, enhanced, text };
+        let results: SmallVec<[RecipientResult<'_>; 8]> =
+            item.recipients.iter().map(|&i| own_result(i, Outcome::Deferred, &reply)).collect();
+        self.settle_in(s, item, &results);
+    }
+
     /// What has become of each recipient of the item.
-    pub fn settle(&self, item: Item, results: &[RecipientResult<'_>]) {
+    pub fn settle(&self, mut item: Item<R>, results: &[RecipientResult<'_>]) {
+        item.desk = None;
         let mut s = self.0.state.borrow_mut();
         s.flights -= 1;
+        let answered = results.iter().any(|r| r.code != 0);
+        if answered && s.schedule.answered(item.destination, self.0.rt.now()) {
+            s.agent_bell.ring();
+        }
         self.settle_in(&mut s, &item, results);
         if s.schedule.is_stopped() {
             s.crowd.wake_all();
         }
     }
 
-    fn settle_in(&self, s: &mut State, item: &Item, results: &[RecipientResult<'_>]) {
+    fn settle_in(&self, s: &mut State, item: &Item<R>, results: &[RecipientResult<'_>]) {
         self.count(results);
         let key = item.key;
         let Some(e) = s.index.get(key) else { return };
@@ -307,7 +345,7 @@ impl<R: Runtime> Desk<R> {
     fn settle_one(
         &self,
         s: &mut State,
-        item: &Item,
+        item: &Item<R>,
         result: &RecipientResult<'_>,
         c: &Context,
         out: &mut Vec<u8>,
@@ -343,6 +381,7 @@ impl<R: Runtime> Desk<R> {
                     r.attempts = r.attempts.saturating_add(1);
                     let wait = retry.wait(u32::from(r.attempts), random());
                     (r.phase, r.due, r.cover) = (Phase::Waiting, c.now.after(wait), Cover::None);
+                    e.given_back = 0;
                     stored.fate = Fate::Deferred;
                     (stored.attempts, stored.due) = (r.attempts, c.wall.after(wait));
                     sum.deferred.push(result.index);
@@ -369,7 +408,7 @@ impl<R: Runtime> Desk<R> {
         });
     }
 
-    fn write_outcome(&self, s: &mut State, item: &Item, states: &[u8], sum: Sum, c: &Context) {
+    fn write_outcome(&self, s: &mut State, item: &Item<R>, states: &[u8], sum: Sum, c: &Context) {
         let key = item.key;
         let hop = || s.doors.get(item.destination as usize).map(|d| d.hop.clone());
         let notice = |effect, reports, hop| {
@@ -454,7 +493,7 @@ struct Sum {
 }
 
 /// Those of the deferred recipients whose sender wants to know of delays (RFC 3461 §4.1).
-fn delayed(item: &Item, deferred: &[u32], states: &[u8]) -> Vec<Report> {
+fn delayed<R: Runtime>(item: &Item<R>, deferred: &[u32], states: &[u8]) -> Vec<Report> {
     let view = record::StatesView::parse(states).expect("just written");
     let recipients: Vec<_> = item.envelope().recipients().collect();
     let wants = |i: u32| {
@@ -504,5 +543,10 @@ impl<R: Runtime> Drop for Idle<'_, R> {
         let mut s = self.desk.0.state.borrow_mut();
         s.schedule.idle(self.d, false);
         s.doors[self.d as usize].idle.retain(|w| w.0 != self.number);
+        if s.schedule.backlog(self.d) > 0 {
+            // It may have been woken for work that it will not take.
+            let now = self.desk.0.rt.now();
+            s.call(self.d, now);
+        }
     }
 }

@@ -2,6 +2,8 @@
 
 use super::double::{Mail, Rig, Server};
 use super::open::{Parts, Recovery};
+mod crash;
+
 use super::{Desk, DoubleBounce, Options};
 use crate::base::ids::{LogNumber, QueueId};
 use crate::queue::control::{Request, Response, Which};
@@ -549,70 +551,6 @@ fn a_stuck_message_is_moved_forward_while_others_pass_and_survives() {
     );
 }
 
-/// Ends the process after each number of journal writes in turn: every recipient is told or
-/// served, and never told twice.
-#[test]
-fn a_crash_after_any_write_loses_nothing_and_notifies_once() {
-    for crash_at in 1..40 {
-        let world = Rc::new(World::default());
-        let mut accepted = Vec::new();
-        let mut delivered: Vec<Mail> = Vec::new();
-        let refuse = |a: &str| if a.starts_with("bad") { "550 5.1.1 no" } else { "250 Ok" }.to_string();
-        run(
-            &world,
-            |_| {},
-            async |r| {
-                *r.a.rcpt.borrow_mut() = Box::new(refuse);
-                let (desk, _) = r.open().await;
-                let start = world.writes.get();
-                for n in 0..6 {
-                    let to = [format!("good{n}@a.example"), format!("bad{n}@a.example")];
-                    let id = send(&desk, &[&to[0], &to[1]]).await;
-                    accepted.push((n, id));
-                    if world.writes.get() - start >= crash_at {
-                        break;
-                    }
-                    r.sleep(Duration::from_millis(20 * (crash_at % 3))).await;
-                }
-                for _ in 0..200 {
-                    if world.writes.get() - start >= crash_at {
-                        break;
-                    }
-                    r.sleep(Duration::from_millis(10)).await;
-                }
-                delivered.extend(texts(&r.a));
-                delivered.extend(texts(&r.b));
-            },
-        );
-        run(
-            &world,
-            |_| {},
-            async |r| {
-                *r.a.rcpt.borrow_mut() = Box::new(refuse);
-                let (desk, recovery) = r.open().await;
-                assert!(recovery.malformed.is_empty());
-                assert!(r.empty(&desk, 3 * HOUR).await, "crash at {crash_at}: drains");
-                delivered.extend(texts(&r.a));
-                delivered.extend(texts(&r.b));
-            },
-        );
-        for (n, _) in &accepted {
-            let good = format!("good{n}@a.example");
-            let times = delivered.iter().filter(|m| m.to.contains(&good)).count();
-            assert!((1..=2).contains(&times), "crash at {crash_at}: {good} {times} times");
-            let bad = format!("; bad{n}@a.example");
-            let mut ids: Vec<&str> = delivered
-                .iter()
-                .filter(|m| m.data.contains(&bad))
-                .map(|m| m.data.lines().find(|l| l.starts_with("Message-ID:")).unwrap())
-                .collect();
-            ids.sort_unstable();
-            ids.dedup();
-            assert_eq!(ids.len(), 1, "crash at {crash_at}: notifications about bad{n}");
-        }
-    }
-}
-
 #[test]
 fn a_long_body_goes_through_a_side_file_and_the_file_goes_too() {
     let world = Rc::new(World::default());
@@ -645,6 +583,149 @@ fn a_long_body_goes_through_a_side_file_and_the_file_goes_too() {
             assert_eq!(left, 0);
             let e = envelope("me@from.example", &[("x@a.example", Notify::DEFAULT)]);
             assert_eq!(send_as(&desk, &e, &body).await.unwrap_err(), IntakeError::TooLarge);
+        },
+    );
+}
+
+#[test]
+fn a_commit_that_takes_too_long_is_answered_and_taken_back() {
+    let world = Rc::new(World::default());
+    run(
+        &world,
+        |_| {},
+        async |r| {
+            let (desk, _) = r.open().await;
+            r.rig.held.set(true);
+            let began = r.rig.now();
+            let e = envelope("me@from.example", &[("x@a.example", Notify::DEFAULT)]);
+            assert_eq!(send_as(&desk, &e, "x\r\n").await.unwrap_err(), IntakeError::Late);
+            let waited = r.rig.now().since(began);
+            assert!((60 * SECOND..63 * SECOND).contains(&waited), "{waited:?}");
+            r.rig.held.set(false);
+            r.sleep(5 * SECOND).await;
+            assert_eq!((desk.stats().messages, texts(&r.a).len()), (0, 0));
+            send(&desk, &["y@a.example"]).await;
+            assert!(r.empty(&desk, 5 * SECOND).await);
+        },
+    );
+    run(&world, |_| {}, async |r| assert_eq!(r.open().await.1.messages, 0));
+}
+
+#[test]
+fn back_pressure_refuses_when_full_and_delays_for_a_fast_destination_only() {
+    let world = Rc::new(World::default());
+    let small = |r: &mut Run| {
+        r.options.limits.messages = 30;
+        r.options.limits.backlog = 10;
+        r.options.limits.fast = 5;
+    };
+    run(&world, small, async |r| {
+        let (desk, _) = r.open().await;
+        let intake = Intake::new(desk.clone());
+        r.b.up.set(false);
+        for _ in 0..29 {
+            send(&desk, &["x@b.example"]).await;
+        }
+        let began = r.rig.now();
+        assert_eq!(intake.room().await, Ok(()));
+        assert_eq!(r.rig.now(), began, "a dead destination holds nobody back");
+        send(&desk, &["x@b.example"]).await;
+        assert_eq!(intake.room().await, Err(IntakeError::Full));
+        let e = envelope("me@from.example", &[("x@a.example", Notify::DEFAULT)]);
+        assert_eq!(send_as(&desk, &e, "x\r\n").await.unwrap_err(), IntakeError::Full);
+    });
+}
+
+#[test]
+fn late_mail_is_warned_of_once() {
+    let world = Rc::new(World::default());
+    run(
+        &world,
+        |r| r.options.delay_warning = HOUR,
+        async |r| {
+            let (desk, _) = r.open().await;
+            *r.a.rcpt.borrow_mut() = Box::new(|_| "451 4.2.0 full".into());
+            send(&desk, &["x@a.example"]).await;
+            let e = envelope("me@from.example", &[("y@a.example", Notify::FAILURE)]);
+            send_as(&desk, &e, "Subject: s\r\n\r\nx\r\n").await.unwrap();
+            r.sleep(6 * HOUR).await;
+            r.a.up.set(false);
+            r.sleep(6 * HOUR).await;
+            let got = texts(&r.b);
+            assert_eq!(got.len(), 1, "{got:?}");
+            assert!(got[0].data.contains("Action: delayed") && got[0].data.contains("x@a.example"));
+        },
+    );
+    let tomorrow = |r: &mut Run| {
+        r.options.delay_warning = HOUR;
+        r.rig.epoch += 24 * 3_600_000;
+    };
+    run(&world, tomorrow, async |r| {
+        let (desk, _) = r.open().await;
+        assert!(r.empty(&desk, HOUR).await && texts(&r.b).is_empty(), "not again after a restart");
+    });
+}
+
+#[test]
+fn many_recipients_are_sent_in_groups_and_each_gets_it_once() {
+    let world = Rc::new(World::default());
+    let large = |r: &mut Run| r.storage.batch_bytes_max = 16 << 10;
+    run(&world, large, async |r| {
+        let (desk, _) = r.open().await;
+        let full = |a: &str| if a.starts_with("u7") { "452 4.5.3 too many".into() } else { "250 Ok".into() };
+        *r.a.rcpt.borrow_mut() = Box::new(full);
+        let names: Vec<_> =
+            (0..160).map(|n| format!("u{n}@{}.example", if n % 4 == 0 { "b" } else { "a" })).collect();
+        let to: Vec<_> = names.iter().map(|n| (n.as_str(), Notify::DEFAULT)).collect();
+        send_as(&desk, &envelope("me@from.example", &to), "Subject: all\r\n\r\nx\r\n").await.unwrap();
+        r.sleep(60 * SECOND).await;
+        *r.a.rcpt.borrow_mut() = Box::new(|_| "250 Ok".into());
+        assert!(r.empty(&desk, 12 * HOUR).await);
+        let mut got: Vec<String> = texts(&r.a).into_iter().chain(texts(&r.b)).flat_map(|m| m.to).collect();
+        assert!(texts(&r.a).iter().all(|m| m.to.len() <= 50));
+        got.sort();
+        let mut expected = names.clone();
+        expected.sort();
+        assert_eq!(got, expected);
+        r.sleep(SECOND).await;
+        assert_eq!(desk.stats().journal_live_bytes, 0);
+    });
+}
+
+#[test]
+fn a_busy_disk_delays_and_does_not_refuse() {
+    let world = Rc::new(World::default());
+    run(
+        &world,
+        |r| r.options.limits.staged_bytes = 1000,
+        async |r| {
+            let (desk, _) = r.open().await;
+            let intake = Intake::new(desk.clone());
+            r.rig.held.set(true);
+            let e = envelope("me@from.example", &[("x@a.example", Notify::DEFAULT)]);
+            let body = "x".repeat(8000);
+            let facts = BodyFacts { len: 8000, ..BodyFacts::default() };
+            let slices = [body.as_bytes()];
+            let mut waiting = Vec::new();
+            let mut stage = || {
+                let (arrival, id) = (r.rig.wall(), intake.next_id(r.rig.wall()));
+                let m =
+                    Submission { id, arrival, envelope: &e, trace: b"", body: Body::Slices(&slices), facts };
+                intake.stage(&m).map(|s| waiting.push(s))
+            };
+            let busy = (0..50).find_map(|_| stage().err());
+            assert_eq!(busy, Some(IntakeError::Busy));
+            let began = r.rig.now();
+            assert_eq!(intake.room().await, Ok(()));
+            assert_eq!(r.rig.now().since(began), r.options.limits.hold_back, "held back, for a bounded time");
+            r.rig.held.set(false);
+            while stage().is_err() {
+                intake.progress().await;
+            }
+            for s in waiting {
+                s.await.expect("safe");
+            }
+            assert!(r.empty(&desk, 60 * SECOND).await);
         },
     );
 }
