@@ -2,6 +2,7 @@
 //! bad nets and crashes. How to run it: `seeds`. How to read a trace: `world::World::new`.
 
 mod disk;
+mod journal;
 mod machine;
 mod net;
 mod peers;
