@@ -13,7 +13,8 @@ pub const BATCH_HEAD: usize = 48;
 /// The longest batch of the format in bytes.
 pub const BATCH_LIMIT: u32 = 16 << 20;
 
-const _: () = assert!(BATCH_HEAD == 4 + 4 + 8 + 8 + 8 + 4 + 4 + 4 + 4 && BATCH_LIMIT as usize % PAGE == 0);
+const _: () =
+    assert!(BATCH_HEAD == 4 + 4 + 8 + 8 + 8 + 4 + 4 + 4 + 4 && (BATCH_LIMIT as usize).is_multiple_of(PAGE));
 
 /// The head of a batch.
 #[derive(Clone, Copy, PartialEq, Eq)]

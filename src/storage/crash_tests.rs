@@ -192,7 +192,7 @@ fn batches_beside_forgeries(keys: Keys) -> (u64, Vec<u64>) {
     let at = read(&m.files).0[3].location;
     m.files[0][at.offset as usize - 40] ^= 1;
     let (kept, outcome) = read(&m.files);
-    assert_eq!(outcome.report.damage_count, 1);
+    assert!(outcome.report.damage_count > 0);
     (outcome.report.batches, kept.iter().map(|k| k.head.id).collect())
 }
 
@@ -210,7 +210,7 @@ fn a_body_full_of_forged_batches() {
 fn two_crashes_around_one_torn_batch() {
     let mut m = log_of(3, |_| vec![1; 100]);
     let staged = stage(&mut m, 4, &[4; 9000]);
-    let write = m.next().unwrap();
+    let write = m.next_write().unwrap();
     let mut torn = m.files.clone();
     let at = write.offset as usize;
     torn[0][at..at + PAGE].copy_from_slice(&write.bytes[..PAGE]);
@@ -255,6 +255,63 @@ fn stale_and_foreign_segments_are_rejected() {
 }
 
 #[test]
+fn a_crash_during_recovery_changes_nothing() {
+    // Into a fresh file, and over the head of an empty last segment.
+    let fresh = log_of(5, |_| vec![1; 9000]);
+    let empty = Model::open(&Options::tiny(), fresh.files.clone(), 2, |_| {}).unwrap();
+    for start in [fresh.files, empty.files] {
+        let (before, outcome) = read(&start);
+        let added = outcome.needs_file().then_some(start.len() as u32);
+        let mut start = start;
+        start.extend(added.map(|_| vec![0; Options::tiny().segment_bytes as usize]));
+        let restart = outcome.restart(&Options::tiny(), [1; 16], [9; 16], added);
+        let copy = restart.head.encode();
+        for torn in (0..=140).chain([HEAD_COPY]) {
+            for copies in 1..=2 {
+                // The second copy is begun only when the first is durable.
+                let mut files = start.clone();
+                let file = &mut files[restart.file as usize];
+                for c in 0..copies {
+                    let n = if c + 1 == copies { torn } else { HEAD_COPY };
+                    file[c * HEAD_COPY..c * HEAD_COPY + n].copy_from_slice(&copy[..n]);
+                }
+                let mut live = Vec::new();
+                let mut m = Model::open(&Options::tiny(), files, 7, |r| live.push(r.location)).unwrap();
+                assert_eq!(live.len(), before.len());
+                assert_eq!(m.report.damage_count, 0);
+                live.into_iter().for_each(|at| m.journal.keep(at));
+                drop(stage(&mut m, 77, b"after"));
+                m.settle();
+                let mut want: Vec<u64> = before.iter().map(|k| k.head.id).collect();
+                want.push(77);
+                assert_eq!(ids(&m.files), want, "{torn} bytes of copy {copies}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_crash_between_retirement_and_reuse() {
+    let mut m = log_of(12, |_| vec![1; 9000]);
+    let live: Vec<_> = read(&m.files).0.iter().map(|k| k.location).collect();
+    let (gone, kept) = live.split_at(8);
+    for at in gone {
+        let out = RecordHead { kind: 2, ..head(100) };
+        drop(m.journal.stage(out, &[], Some(*at), Urgency::Outcome).unwrap());
+        m.settle();
+    }
+    let oldest = m.journal.space().oldest();
+    assert!(oldest > 1);
+    // Retired, not written over: still on disk in full, and not read.
+    assert!(matches!(SegmentHead::decode(&m.files[0]).0, Copy::Good(h) if h.sequence == 1));
+    let (found, outcome) = read(&m.files);
+    assert!(found.iter().all(|k| k.location.segment >= oldest));
+    assert!(kept.iter().all(|at| found.iter().any(|k| k.location == *at)));
+    assert_eq!(outcome.report.damage_count, 0);
+    assert!(outcome.report.free > 0);
+}
+
+#[test]
 fn a_crash_loop_takes_no_space() {
     let mut m = log_of(5, |_| vec![1; 9000]);
     for seed in 2..60 {
@@ -270,7 +327,7 @@ fn a_crash_loop_takes_no_space() {
 fn after_a_failed_write_nothing_is_released() {
     let mut m = log_of(1, |_| vec![1; 10]);
     let mut staged = [stage(&mut m, 2, b"in flight"), stage(&mut m, 3, b"same batch")];
-    let write = m.next().unwrap();
+    let write = m.next_write().unwrap();
     let mut later = stage(&mut m, 4, b"waits");
     let mut wakers = Vec::new();
     assert!(later.poll(Waker::noop()).is_pending());
@@ -283,7 +340,7 @@ fn after_a_failed_write_nothing_is_released() {
     assert_eq!(wakers.len(), 1);
     let again = m.journal.stage(head(5), &[b"x"], None, Urgency::Outcome);
     assert_eq!(again.err(), Some(StageError::Poisoned));
-    assert!(matches!(m.journal.next(), Step::Idle));
+    assert!(matches!(m.journal.next_step(), Step::Idle));
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! L2: the journal as a state machine: stage -> next -> written -> released, one write at a time.
 //!
-//! It has no clock, no files and no tasks: [`Journal::next`] says what must be written, and
+//! It has no clock, no files and no tasks: [`Journal::next_step`] says what must be written, and
 //! [`Journal::written`] is told how that went. The batch in the making grows while a write is in
 //! flight; there is no timer. Any failed write poisons: from then on nothing is released.
 //! State that does not add up is a bug and panics (the keeper then poisons, too).
@@ -19,7 +19,7 @@ use std::task::Waker;
 
 /// The smallest buffer of a batch in bytes; the next are four times as large each.
 const BUFFER_MIN: usize = 16 << 10;
-/// Released buffers remembered for the next batches.
+/// Released buffers (and groups) remembered for the next batches.
 const BUFFERS_KEPT: usize = 32;
 /// Batches that may wait beyond `batches_waiting` when they hold outcomes.
 const OUTCOME_BATCHES: usize = 64;
@@ -239,17 +239,9 @@ impl Journal {
 
     fn open_batch(&mut self, need: usize) {
         // Groups that nobody waits for any more let go of their buffers first.
-        let mut group = None;
-        for _ in 0..self.groups.len() {
-            let mut g = self.groups.pop_front().expect("counted");
-            match Rc::get_mut(&mut g) {
-                Some(unused) => {
-                    unused.reset();
-                    group = Some(g);
-                }
-                None => self.groups.push_back(g),
-            }
-        }
+        self.groups.iter_mut().filter_map(Rc::get_mut).for_each(Group::reset);
+        let unused = self.groups.iter().position(|g| Rc::strong_count(g) == 1);
+        let group = unused.and_then(|i| self.groups.remove(i));
         // As large as the last batch, so that growing (and its copy) is rare under steady load.
         let want = (BATCH_HEAD + need).max(self.last_len);
         let mut buf = take_buffer(&mut self.buffers, want, self.options.batch_bytes_max as usize);
@@ -266,7 +258,7 @@ impl Journal {
     }
 
     /// What to do next. Call after every [`Self::stage`], [`Self::written`], [`Self::add_file`].
-    pub fn next(&mut self) -> Step {
+    pub fn next_step(&mut self) -> Step {
         if self.in_flight.is_some() || self.poison.is_set() {
             return Step::Idle;
         }
@@ -326,7 +318,7 @@ impl Journal {
         Write { file, offset: u64::from(offset), bytes }
     }
 
-    /// The write that [`Self::next`] gave out has ended; `ok`: all of it is on stable storage.
+    /// The write that [`Self::next_step`] gave out has ended; `ok`: all of it is on stable storage.
     /// Wakers of those who waited are added to `wakers`, to be woken after this call.
     ///
     /// If it failed, or another journal of the file system has been poisoned meanwhile (a later
@@ -372,6 +364,9 @@ impl Journal {
         }
         batch.group.release(bytes, segment, offset, wakers);
         give_buffer(&mut self.buffers, batch.buf);
+        if self.groups.len() == BUFFERS_KEPT {
+            self.groups.pop_front();
+        }
         self.groups.push_back(batch.group);
         self.stage_retirement();
         released

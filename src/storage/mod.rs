@@ -13,20 +13,28 @@
 //! `journal`; until then the owner of the records copies live ones forward ([`keeper::Keeper::pressure`]).
 
 pub mod batch;
+mod bell;
 pub mod group;
 pub mod journal;
+pub mod keeper;
 pub mod model;
+pub mod opening;
 pub mod options;
 pub mod oracle;
 pub mod record;
 pub mod recover;
 pub mod segment;
+pub mod side;
 pub mod space;
 pub mod ticket;
 pub mod walk;
 
 #[cfg(test)]
 mod crash_tests;
+#[cfg(test)]
+mod double;
+#[cfg(test)]
+mod keeper_tests;
 
 pub use options::{Options, Poison, Urgency};
 pub use record::{Location, RecordHead, Recovered};

@@ -82,12 +82,12 @@ impl Model {
     }
 
     /// The next write, with a new file added if one is needed and allowed.
-    pub fn next(&mut self) -> Option<Write> {
+    pub fn next_write(&mut self) -> Option<Write> {
         if self.journal.space().wants_file() {
             self.files.push(vec![0; self.options.segment_bytes as usize]);
             self.journal.add_file(self.files.len() as u32 - 1);
         }
-        match self.journal.next() {
+        match self.journal.next_step() {
             Step::Write(write) => Some(write),
             Step::Idle | Step::NeedSegment => None,
         }
@@ -102,7 +102,7 @@ impl Model {
     /// Writes and releases until nothing is left to do; wakes whoever waited.
     pub fn settle(&mut self) {
         let mut wakers: Vec<Waker> = Vec::new();
-        while let Some(write) = self.next() {
+        while let Some(write) = self.next_write() {
             self.apply(&write);
             drop(write);
             self.journal.written(true, &mut wakers);

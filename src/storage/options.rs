@@ -47,13 +47,13 @@ pub struct Options {
 }
 
 impl Options {
-    /// Segments of `segment_bytes` (64 MiB unless the operator says otherwise), 64 GiB at most.
+    /// Segments of `segment_bytes` (64 MiB unless the operator says otherwise), 1024 at most: each
+    /// holds a descriptor.
     #[must_use]
     pub fn production(segment_bytes: u32) -> Self {
         Options {
             segment_bytes,
-            segments_max: u32::try_from((64u64 << 30) / u64::from(segment_bytes.max(1 << 20)))
-                .expect("at most 65536"),
+            segments_max: 1024,
             batch_bytes_max: (segment_bytes / 4).min(1 << 20) / PAGE as u32 * PAGE as u32,
             batches_waiting: 4,
             reserve: Reserve { new_mail: 3, bounces: 2, compaction: 1 },
@@ -86,9 +86,9 @@ impl Options {
         let page = PAGE as u32;
         let r = self.reserve;
         let rules = [
-            (self.segment_bytes % page == 0, "segment_bytes must be whole pages of 4096"),
+            (self.segment_bytes.is_multiple_of(page), "segment_bytes must be whole pages of 4096"),
             ((64 << 10..=1 << 30).contains(&self.segment_bytes), "segment_bytes: 64 KiB to 1 GiB"),
-            (self.batch_bytes_max % page == 0, "batch_bytes_max must be whole pages of 4096"),
+            (self.batch_bytes_max.is_multiple_of(page), "batch_bytes_max must be whole pages of 4096"),
             ((page..=BATCH_LIMIT).contains(&self.batch_bytes_max), "batch_bytes_max: 4 KiB to 16 MiB"),
             (self.batch_bytes_max <= self.segment_bytes / 4, "a batch is at most a quarter of a segment"),
             ((1..=64).contains(&self.batches_waiting), "batches_waiting: 1 to 64"),

@@ -240,8 +240,8 @@ impl Recovery {
     /// Sorts the files out: which belong to the log, and in what order.
     pub fn new(mut found: Vec<Found>) -> Result<Self, LaterVersion> {
         found.sort_by_key(|f| f.file);
-        let mut report = RecoveryReport::default();
-        report.bad_heads = found.iter().map(|f| f.bad_copies).sum();
+        let bad_heads = found.iter().map(|f| f.bad_copies).sum();
+        let mut report = RecoveryReport { bad_heads, ..RecoveryReport::default() };
         for f in &found {
             if let Copy::Later(version) = f.head {
                 return Err(LaterVersion(version));
@@ -323,6 +323,7 @@ impl Recovery {
         }
         let planned = &self.segments[self.index];
         let (sequence, head) = (planned.head.sequence, planned.head.clone());
+        let whole = planned.limit == planned.head.bytes;
         let is_last = self.index + 1 == self.segments.len();
         let next = self.segments.get(self.index + 1).map(|s| (s.head.sequence, s.head.first_batch));
         self.outcome.listed.push(Listed { file: planned.file, head, end: end.cut });
@@ -353,7 +354,7 @@ impl Recovery {
             let report = &mut self.outcome.report;
             report.tears = u32::from(end.torn);
             report.cut = Cut { sequence, offset: end.cut };
-            self.outcome.last_is_empty = end.clean && end.cut == HEAD_BYTES;
+            self.outcome.last_is_empty = end.clean && end.cut == HEAD_BYTES && whole;
             self.outcome.next_batch = end.number;
             self.outcome.chain = end.chain;
         }

@@ -20,7 +20,7 @@ pub const HEAD_COPY: usize = PAGE;
 pub const HEAD_BYTES: u32 = 2 * HEAD_COPY as u32;
 
 const USED: usize = 128;
-const _: () = assert!(USED <= HEAD_COPY && HEAD_BYTES as usize % PAGE == 0);
+const _: () = assert!(USED <= HEAD_COPY && (HEAD_BYTES as usize).is_multiple_of(PAGE));
 
 /// What keeps foreign and forged bytes out: both are drawn from an epoch's nonce, which never
 /// leaves the log.
@@ -158,7 +158,7 @@ impl SegmentHead {
             && self.epoch > 0
             && self.first_batch > 0
             && self.bytes > HEAD_BYTES
-            && self.bytes as usize % PAGE == 0
+            && (self.bytes as usize).is_multiple_of(PAGE)
     }
 
     /// Reads both copies at the start of a segment: the later one counts, since a file that is used

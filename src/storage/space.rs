@@ -223,6 +223,12 @@ impl Space {
         self.doomed.pop()
     }
 
+    /// Whether there are files to be removed.
+    #[must_use]
+    pub fn has_doomed(&self) -> bool {
+        !self.doomed.is_empty()
+    }
+
     /// Whether another file should be made now.
     #[must_use]
     pub fn wants_file(&self) -> bool {
