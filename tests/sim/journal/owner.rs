@@ -186,7 +186,12 @@ impl Owner {
                     self.0.world.violation("a record within the limit was too large".to_owned());
                     return None;
                 }
-                Err(StageError::Full | StageError::Poisoned) => return None,
+                Err(_) => {
+                    let stats = self.0.keeper.stats();
+                    let (used, free) = (stats.segments as u64, stats.free_segments as u64);
+                    self.0.world.event("refused", urgency as u64, used * 1000 + free);
+                    return None;
+                }
             }
         }
     }
@@ -308,6 +313,7 @@ impl Owner {
             return false;
         }
         let Some(segment) = inner.keeper.pressure() else { return true };
+        world.event("pressure", segment, 0);
         let mut there = Vec::new();
         let scanned =
             inner.keeper.scan(segment, |r| there.push((r.head, r.location, r.payload.to_vec()))).await;
@@ -385,15 +391,17 @@ impl Owner {
         }
     }
 
-    /// Takes nothing new until all is over. False if that does not happen within ten minutes.
+    /// Takes nothing new until all is over. False if that does not happen within 100 s.
     pub async fn drain(&self) -> bool {
         self.0.draining.set(true);
-        for _ in 0..6_000 {
+        for _ in 0..1_000 {
             if self.0.held.borrow().is_empty() && self.0.book.borrow().live() == 0 {
                 return true;
             }
             self.0.world.pause(100 * MS).await;
         }
+        let (stats, held) = (self.0.keeper.stats(), self.0.held.borrow().len());
+        self.0.world.violation(format!("{held} records left: {stats:?}"));
         false
     }
 
