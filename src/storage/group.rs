@@ -1,4 +1,4 @@
-//! L2: who waits for a batch. One [`Group`] per batch, shared by all its [`Staged`] records.
+//! L2: who waits for a batch. One group per batch, shared by all its [`Staged`] records.
 //!
 //! Wakers are kept as opaque call-backs; nothing is polled here. Dropping a [`Staged`] is always
 //! fine: the record stays in its batch. Memory is reused, so waiting costs no allocation in

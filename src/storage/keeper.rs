@@ -5,18 +5,22 @@
 //! that shares the [`Poison`]; a panic inside the journal does the same, since its state is then
 //! unknown. A disk that hangs makes [`Keeper::committed`] wait; the time-out is the caller's.
 
+mod bell;
+pub mod opening;
+pub mod side;
+
 use crate::base::aligned::{AlignedBuf, PAGE, SharedBytes};
 use crate::base::time::Mono;
 use crate::runtime::{File, Runtime};
-use crate::storage::bell::Bell;
 use crate::storage::group::{CommitError, Durable, Staged};
 use crate::storage::journal::{Journal, Released, StageError, Step, Write};
-use crate::storage::opening::{self, OpenError};
 use crate::storage::options::{Options, Poison, Urgency};
 use crate::storage::record::{self, Location, RecordHead, Recovered};
 use crate::storage::recover::{self, RecoveryReport};
-use crate::storage::side::Removals;
 use crate::storage::walk::{Walk, WalkStep, Window};
+use bell::Bell;
+use opening::OpenError;
+use side::Removals;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -484,3 +488,6 @@ impl<R: Runtime> Drop for Pin<'_, R> {
         self.inner.commit.ring();
     }
 }
+
+#[cfg(test)]
+pub(crate) mod double;

@@ -238,6 +238,72 @@ fn a_full_disk_refuses_new_mail_only() {
 }
 
 #[test]
+fn the_more_urgent_may_use_the_reserve() {
+    let w = world();
+    in_world(&w, async |rt| {
+        let (k, ..) = open(rt).await;
+        let mut counts = Vec::new();
+        for urgency in [Urgency::NewMail, Urgency::Bounce, Urgency::Compaction, Urgency::Outcome] {
+            let mut taken = 0;
+            let refused = loop {
+                match k.stage(head(1), &[&[5; 9000]], None, urgency) {
+                    Ok(s) => drop(k.committed(s).await.unwrap().payload),
+                    Err(StageError::Busy) => k.progress().await,
+                    Err(e) => break e,
+                }
+                taken += 1;
+            };
+            assert_eq!(refused, StageError::Full);
+            counts.push(taken);
+        }
+        let segment = 4;
+        assert!(counts[0] > 9 * segment && counts[1..].iter().all(|&n| n >= segment - 1), "{counts:?}");
+        // Only then the disk is really full, and still nothing has broken.
+        k.close().await;
+        assert!(!k.stats().poisoned);
+    });
+    in_world(&w, async |rt| {
+        let (_, report, seen) = open(rt).await;
+        assert_eq!(seen.len() as u64, report.records);
+        assert_eq!(report.damage_count + u64::from(report.tears), 0);
+    });
+}
+
+#[test]
+fn a_slow_disk_pushes_back() {
+    let w = world();
+    in_world(&w, async |rt| {
+        let (k, ..) = open(rt).await;
+        let seen = Rc::new(std::cell::Cell::new(0));
+        let count = seen.clone();
+        k.observe(Box::new(move |facts| count.set(count.get() + facts.records)));
+        while k.stats().free_segments < 4 {
+            k.progress().await;
+        }
+        w.hold_writes.set(true);
+        let mut staged = Vec::new();
+        let refused = loop {
+            match k.stage(head(1), &[&[5; 9000]], None, Urgency::NewMail) {
+                Ok(s) => staged.push(s),
+                Err(e) => break e,
+            }
+        };
+        assert_eq!(refused, StageError::Busy);
+        assert!(staged.len() >= 4, "some batches may wait");
+        assert!(k.stage(head(2), &[b"outcome"], None, Urgency::Outcome).is_ok(), "outcomes go on");
+        assert_eq!(seen.get(), 0);
+        w.hold_writes.set(false);
+        k.progress().await;
+        for s in staged {
+            let _ = k.committed(s).await.unwrap().ticket;
+        }
+        let _ = put(&k, 3, &[5; 9000]).await;
+        k.close().await;
+        assert!(seen.get() >= 6, "the observer was told of {} records", seen.get());
+    });
+}
+
+#[test]
 fn short_of_disk_space_no_segment_is_added() {
     let w = world();
     in_world(&w, async |rt| {

@@ -6,25 +6,24 @@
 //! * L1 [`segment`], [`batch`], [`record`]: bytes and numbers.
 //! * L2 [`journal`] (stage, write, release) with [`space`] (which segment is needed by whom) and
 //!   [`group`] (who waits for a batch); [`recover`] and [`walk`] (what a log says after a crash).
-//! * L4 [`keeper`] drives a journal on a disk; [`side`] holds bodies too large for a batch.
+//! * L4 [`keeper`] drives a journal on a disk; [`side`] holds bodies too large for a batch;
+//!   [`opening`] is how a journal starts.
+//! * [`model`] and [`oracle`]: a whole log in memory and its checker, for tests, fuzzing, benches.
 //!
 //! Of the engine's three parts the journal is here. The archive (bodies that outlive the journal
 //! window) and the index (what must be found without reading the journal) join as siblings of
 //! `journal`; until then the owner of the records copies live ones forward ([`keeper::Keeper::pressure`]).
 
 pub mod batch;
-mod bell;
 pub mod group;
 pub mod journal;
 pub mod keeper;
 pub mod model;
-pub mod opening;
 pub mod options;
 pub mod oracle;
 pub mod record;
 pub mod recover;
 pub mod segment;
-pub mod side;
 pub mod space;
 pub mod ticket;
 pub mod walk;
@@ -32,9 +31,10 @@ pub mod walk;
 #[cfg(test)]
 mod crash_tests;
 #[cfg(test)]
-mod double;
-#[cfg(test)]
 mod keeper_tests;
 
+#[cfg(test)]
+pub(crate) use keeper::double;
+pub use keeper::{opening, side};
 pub use options::{Options, Poison, Urgency};
 pub use record::{Location, RecordHead, Recovered};

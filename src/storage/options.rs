@@ -31,7 +31,8 @@ pub struct Options {
     pub segments_max: u32,
     /// Longest batch in bytes, whole pages, at most a quarter of a segment and [`BATCH_LIMIT`].
     pub batch_bytes_max: u32,
-    /// Batches that may wait for the one being written, 1..=64; above: [`StageError::Busy`](crate::storage::journal::StageError).
+    /// Batches that may wait for the one being written, 1..=64; above, new records are refused as
+    /// [`StageError::Busy`](crate::storage::journal::StageError).
     pub batches_waiting: usize,
     /// What is kept free for whom.
     pub reserve: Reserve,

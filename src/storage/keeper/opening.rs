@@ -5,11 +5,11 @@
 use crate::base::aligned::{AlignedBuf, PAGE};
 use crate::runtime::{File, OpenAs, Runtime, shared};
 use crate::storage::journal::Start;
+use crate::storage::keeper::side;
 use crate::storage::options::Options;
 use crate::storage::record::Recovered;
 use crate::storage::recover::{self, Found, LaterVersion, Outcome, RecoveryReport, START_BYTES};
 use crate::storage::segment::{HEAD_COPY, SegmentHead};
-use crate::storage::side;
 use crate::storage::walk::Window;
 use std::collections::BTreeMap;
 use std::fmt;
