@@ -89,7 +89,7 @@ impl Place {
         let faults = if lying { DiskFaults { lying, ..DiskFaults::default() } } else { faults };
         self.machine.disk.set_faults(faults);
         let started = self.boot(Load::random(world));
-        let long = [3 * MS, 100 * MS, 2 * SEC, 20 * SEC];
+        let long = [3 * MS, 30 * MS, 200 * MS, 800 * MS];
         world.pause(world.below(long[world.below(4) as usize])).await;
         if let Some(Ok((_, report))) = &*started.borrow()
             && !lying
@@ -106,7 +106,7 @@ impl Place {
 
     /// Faults have stopped: everything comes to its end, and new mail is taken again.
     async fn calm_life(&self) {
-        let calm = Load { writers: 3, pause: 2 * MS, finish: MS / 4, beside: 300 };
+        let calm = Load { writers: 3, pause: 20 * MS, finish: MS / 4, beside: 300 };
         self.machine.disk.set_faults(DiskFaults::default());
         let Some((owner, report)) = self.up(calm).await else { return };
         self.check_report(&report);

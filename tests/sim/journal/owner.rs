@@ -43,8 +43,8 @@ impl Load {
     pub fn random(world: &World) -> Self {
         Load {
             writers: 1 + world.below(6),
-            pause: [MS / 10, 2 * MS, 50 * MS][world.below(3) as usize],
-            finish: [MS / 10, MS, 20 * MS][world.below(3) as usize],
+            pause: [MS / 4, 2 * MS, 50 * MS][world.below(3) as usize],
+            finish: [MS / 4, MS, 20 * MS][world.below(3) as usize],
             beside: if world.chance(5_000) { 500 } else { 0 },
         }
     }
@@ -391,10 +391,10 @@ impl Owner {
         }
     }
 
-    /// Takes nothing new until all is over. False if that does not happen within 100 s.
+    /// Takes nothing new until all is over. False if that does not happen within 30 s.
     pub async fn drain(&self) -> bool {
         self.0.draining.set(true);
-        for _ in 0..1_000 {
+        for _ in 0..300 {
             if self.0.held.borrow().is_empty() && self.0.book.borrow().live() == 0 {
                 return true;
             }
