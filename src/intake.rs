@@ -1,1 +1,294 @@
 //! L4: envelope and body in, `Committed` out: the only way in.
+//!
+//! SMTP, the command line, imports and notifications come through here. Aliases are expanded, the
+//! whole message is staged as one record in the caller's first step (the slices may lie in a receive
+//! buffer), and the answer comes when it is on stable storage. Back-pressure acts before that:
+//! [`Intake::room`] holds a sender back for a bounded time, a full queue is an error at once. Whoever
+//! stops waiting takes the message back: it is withdrawn by a later record, unless a crash comes first.
+
+use crate::base::ids::{MessageId, QueueId};
+use crate::base::time::Wall;
+use crate::message::body::{BodyFacts, BodyFlags};
+use crate::message::envelope::{Envelope, Recipient};
+use crate::queue::desk::{Desk, NewMessage};
+use crate::queue::index::Key;
+use crate::queue::limits::Admission;
+use crate::queue::record::Effect;
+use crate::queue::state::Answer;
+use crate::runtime::Runtime;
+use crate::storage::journal::StageError;
+use crate::storage::options::Urgency;
+use crate::storage::side::{SideError, SideFile, SideWriter};
+use crate::storage::ticket::Committed;
+use std::fmt;
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll};
+
+/// Where the body is.
+#[derive(Clone, Copy, Debug)]
+pub enum Body<'a> {
+    /// In memory: the pieces, in order.
+    Slices(&'a [&'a [u8]]),
+    /// In a finished side file.
+    Side(SideFile),
+}
+
+/// A message that comes in.
+#[derive(Clone, Copy, Debug)]
+pub struct Submission<'a> {
+    /// From [`Intake::next_id`]; the trace headers carry it.
+    pub id: QueueId,
+    /// When it arrived.
+    pub arrival: Wall,
+    /// Sender and recipients; at least one.
+    pub envelope: &'a Envelope,
+    /// Trace headers, each line ending in CRLF.
+    pub trace: &'a [u8],
+    /// The body, unstuffed, CRLF line ends.
+    pub body: Body<'a>,
+    /// Facts about the body (without the trace headers).
+    pub facts: BodyFacts,
+}
+
+/// A message that is safe.
+#[derive(Debug)]
+pub struct Accepted {
+    /// Its id.
+    pub id: QueueId,
+    /// The proof.
+    pub ticket: Committed,
+}
+
+/// Why a message was not taken. Nothing is stored then.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum IntakeError {
+    /// No space: 452 4.3.1.
+    Full,
+    /// Too much waits for the disk at this moment: [`Intake::room`], then try again; or 451 4.3.2.
+    Busy,
+    /// The journal is poisoned or being closed: 451 4.3.0, and close.
+    Closed,
+    /// The commit took too long: 451 4.3.0. The message is taken back.
+    Late,
+    /// Larger than a record can be: the body belongs into a side file.
+    TooLarge,
+    /// The aliases stand for nobody: 550 5.1.1.
+    NoRecipients,
+}
+
+impl fmt::Display for IntakeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            IntakeError::Full => "no space for new mail",
+            IntakeError::Busy => "the disk is busy",
+            IntakeError::Closed => "no mail is taken any more",
+            IntakeError::Late => "the commit took too long",
+            IntakeError::TooLarge => "the message is too large for a record",
+            IntakeError::NoRecipients => "the aliases stand for nobody",
+        })
+    }
+}
+
+impl std::error::Error for IntakeError {}
+
+impl From<StageError> for IntakeError {
+    fn from(e: StageError) -> Self {
+        match e {
+            StageError::Full => IntakeError::Full,
+            StageError::Busy => IntakeError::Busy,
+            StageError::Poisoned => IntakeError::Closed,
+            StageError::TooLarge => IntakeError::TooLarge,
+        }
+    }
+}
+
+/// The way into the queue of this core. Cheap to clone.
+pub struct Intake<R: Runtime> {
+    desk: Desk<R>,
+}
+
+impl<R: Runtime> Clone for Intake<R> {
+    fn clone(&self) -> Self {
+        Intake { desk: self.desk.clone() }
+    }
+}
+
+impl<R: Runtime> Intake<R> {
+    /// The way into `desk`.
+    #[must_use]
+    pub fn new(desk: Desk<R>) -> Self {
+        Intake { desk }
+    }
+
+    /// The id of a message that has arrived at `wall`: needed before it is staged, because its
+    /// Received header names it. Best taken at the end of data: ids are then in order of staging.
+    #[must_use]
+    pub fn next_id(&self, wall: Wall) -> QueueId {
+        self.desk.next_id(wall)
+    }
+
+    /// The most bytes that envelope, trace headers and body may have together to fit into a
+    /// record; a longer body belongs into a side file.
+    #[must_use]
+    pub fn inline_max(&self, recipients: u32) -> usize {
+        let reserved = crate::queue::record::HEAD_LEN + crate::queue::desk::state_room(recipients);
+        self.desk.0.payload_max.saturating_sub(reserved)
+    }
+
+    /// Begins a side file for a body that is too long for a record or comes too slowly. Without the
+    /// submission that names it, it is removed: dropped unfinished, or at the next start.
+    pub async fn create_side(&self) -> Result<SideWriter<R>, SideError> {
+        self.desk.0.keeper.create_side().await
+    }
+
+    /// Waits until there is room for one more message, for a bounded time. To be called before a
+    /// message is read. [`IntakeError::Full`] and [`IntakeError::Closed`] at once.
+    pub async fn room(&self) -> Result<(), IntakeError> {
+        match self.verdict() {
+            Ok(Admission::Open) => return Ok(()),
+            Ok(Admission::Full) => return Err(IntakeError::Full),
+            Ok(Admission::Later) => {}
+            Err(e) => return Err(e),
+        }
+        let inner = &self.desk.0;
+        let until = inner.rt.now().after(inner.options.limits.hold_back);
+        let mut sleep = pin!(inner.rt.sleep_until(until));
+        poll_fn(|cx| match self.verdict() {
+            Ok(Admission::Open) => Poll::Ready(Ok(())),
+            Ok(Admission::Full) => Poll::Ready(Err(IntakeError::Full)),
+            Err(e) => Poll::Ready(Err(e)),
+            Ok(Admission::Later) => {
+                inner.state.borrow_mut().crowd.join(cx);
+                sleep.as_mut().poll(cx).map(Ok)
+            }
+        })
+        .await
+    }
+
+    fn verdict(&self) -> Result<Admission, IntakeError> {
+        if self.desk.is_closed() { Err(IntakeError::Closed) } else { Ok(self.desk.admission()) }
+    }
+
+    /// Stages a message now; the answer comes from what is returned. One copy of the body, no
+    /// allocation in steady state. Dropping the answer takes the message back.
+    pub fn stage(&self, m: &Submission<'_>) -> Result<Submitted<R>, IntakeError> {
+        if self.verdict()? == Admission::Full {
+            return Err(IntakeError::Full);
+        }
+        let expanded = self.expand(m.envelope);
+        let envelope = expanded.as_ref().unwrap_or(m.envelope);
+        if envelope.count() == 0 {
+            return Err(IntakeError::NoRecipients);
+        }
+        let (body, side) = match m.body {
+            Body::Slices(slices) => (slices, 0),
+            Body::Side(side) => (&[][..], side.name),
+        };
+        if let Body::Side(side) = m.body {
+            assert!(side.name != 0 && side.len == m.facts.len, "the side file holds the body");
+        }
+        let new = NewMessage {
+            id: m.id.message,
+            arrival: m.arrival,
+            envelope: envelope.bytes(),
+            trace: m.trace,
+            body,
+            len: m.facts.len,
+            side,
+            flags: BodyFlags(m.facts.bits()),
+            origin: MessageId(0),
+            effect: Effect::None,
+            reported: &[],
+            marks: 0,
+        };
+        let mut s = self.desk.0.state.borrow_mut();
+        let s = &mut *s;
+        let slip = s.slips.take();
+        match self.desk.stage_message(s, &new, Urgency::NewMail, Some(slip)) {
+            Ok(key) => Ok(Submitted { desk: self.desk.clone(), id: m.id, key, slip: Some(slip) }),
+            Err(e) => {
+                s.slips.drop_slip(slip);
+                Err(e.into())
+            }
+        }
+    }
+
+    /// Stages a message in the first poll and waits until it is on stable storage.
+    pub async fn submit(&self, m: Submission<'_>) -> Result<Accepted, IntakeError> {
+        self.stage(&m)?.await
+    }
+
+    /// The envelope with aliases replaced; `None` if every recipient stands for itself.
+    fn expand(&self, envelope: &Envelope) -> Option<Envelope> {
+        let routing = self.desk.0.routing.borrow().clone();
+        let view = envelope.view();
+        let mut out: Option<Envelope> = None;
+        for (i, r) in view.recipients().enumerate() {
+            let push = |e: &mut Envelope, to: &[u8], r: &Recipient<'_>| {
+                if !e.view().recipients().any(|have| have.address == to) {
+                    e.push(to, r.notify, r.orcpt);
+                }
+            };
+            let mut grown = out.take();
+            let rewritten = routing.expand(r.address, &mut |to| {
+                let e = grown.get_or_insert_with(|| prefix(envelope, i));
+                push(e, to, &r);
+            });
+            out = match (grown, rewritten) {
+                (Some(mut e), false) => {
+                    push(&mut e, r.address, &r);
+                    Some(e)
+                }
+                (None, true) => Some(prefix(envelope, i)),
+                (grown, _) => grown,
+            };
+        }
+        out
+    }
+}
+
+/// The first `count` recipients of `envelope`.
+fn prefix(envelope: &Envelope, count: usize) -> Envelope {
+    let view = envelope.view();
+    let mut out = Envelope::default();
+    out.begin(view.sender(), view.options(), view.envid());
+    view.recipients().take(count).for_each(|r| out.push(r.address, r.notify, r.orcpt));
+    out
+}
+
+/// A staged message: a future that ends when it is safe, or will not be.
+#[must_use = "dropping it takes the message back"]
+pub struct Submitted<R: Runtime> {
+    desk: Desk<R>,
+    id: QueueId,
+    key: Key,
+    slip: Option<usize>,
+}
+
+impl<R: Runtime> Future for Submitted<R> {
+    type Output = Result<Accepted, IntakeError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let slip = self.slip.expect("not polled after the end");
+        let Poll::Ready(answer) = self.desk.0.state.borrow_mut().slips.poll(slip, cx) else {
+            return Poll::Pending;
+        };
+        self.slip = None;
+        Poll::Ready(match answer {
+            Answer::Committed(ticket) => Ok(Accepted { id: self.id, ticket }),
+            Answer::Failed => Err(IntakeError::Closed),
+            Answer::Late => Err(IntakeError::Late),
+        })
+    }
+}
+
+impl<R: Runtime> Drop for Submitted<R> {
+    fn drop(&mut self) {
+        let Some(slip) = self.slip else { return };
+        let mut s = self.desk.0.state.borrow_mut();
+        if !s.slips.drop_slip(slip) {
+            s.index.change(self.key, |e| e.switches.withdrawn = true);
+        }
+    }
+}

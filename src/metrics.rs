@@ -2,9 +2,16 @@
 //!
 //! [`Core::new`] registers all series of one core at once, so that each is exported as zero from
 //! the start; shells keep the handles and never use the macros of `metrics` (14 times dearer).
-//! Rendering is the admin endpoint's work. Nothing here can fail.
+//! [`Process`] has what is one for the whole process and is read when it is asked for.
+//! `docs/metrics.md` lists exactly these tables; a test compares. Nothing here can fail: what
+//! cannot be read is left out.
 
+use crate::base::time::Wall;
 use metrics::{Counter, Gauge, Histogram, Key, Label, Level, Metadata, Recorder, Unit};
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusRecorder};
+use std::fmt::Write;
+
+pub use metrics::NoopRecorder;
 
 macro_rules! series {
     ($($field:ident: $kind:ident $name:literal {$($label:literal = $value:literal),*} $help:literal;)*) => {
@@ -77,6 +84,13 @@ series! {
     replies_5xx: Counter "ringpost_smtp_replies_total" {"class" = "5xx"} "Replies sent to clients";
     sessions_timed_out: Counter "ringpost_smtp_timeouts_total" {} "Sessions closed because a deadline passed";
     sessions_refused: Counter "ringpost_smtp_refused_total" {} "Connections refused at once by a session limit";
+    rejected_relay: Counter "ringpost_rejections_total" {"reason" = "relay"} "Recipients and messages refused";
+    rejected_unknown: Counter "ringpost_rejections_total" {"reason" = "unknown_user"} "Recipients and messages refused";
+    rejected_no_route: Counter "ringpost_rejections_total" {"reason" = "no_route"} "Recipients and messages refused";
+    rejected_map: Counter "ringpost_rejections_total" {"reason" = "map"} "Recipients and messages refused";
+    rejected_size: Counter "ringpost_rejections_total" {"reason" = "size"} "Recipients and messages refused";
+    rejected_content: Counter "ringpost_rejections_total" {"reason" = "content"} "Recipients and messages refused";
+    rejected_storage: Counter "ringpost_rejections_total" {"reason" = "storage"} "Recipients and messages refused";
     session_panics: Counter "ringpost_session_panics_total" {} "Sessions closed by a fault of ours; must stay 0";
     received: Counter "ringpost_messages_received_total" {} "Messages accepted and on stable storage";
     received_bytes: Counter "ringpost_bytes_received_total" {} "Bytes of accepted messages";
@@ -100,4 +114,241 @@ series! {
     journal_live_ratio: Gauge "ringpost_journal_live_ratio" {} "Share of journal bytes that are still needed";
     journal_poisoned: Gauge "ringpost_journal_poisoned" {} "1 after a write or sync error: nothing is accepted until a restart";
     acked_unsynced: Counter "ringpost_acked_unsynced_total" {} "Messages acknowledged before they were on stable storage; 0 by construction";
+}
+
+/// Upper bounds of the buckets of every histogram.
+pub const BUCKETS: &[(&str, &[f64])] = &[
+    (
+        "ringpost_first_attempt_seconds",
+        &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0],
+    ),
+    (
+        "ringpost_delivery_seconds",
+        &[
+            0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0,
+            900.0, 3600.0, 14_400.0, 86_400.0, 432_000.0,
+        ],
+    ),
+    (
+        "ringpost_fsync_seconds",
+        &[
+            0.000_05, 0.0001, 0.000_15, 0.0002, 0.0003, 0.0005, 0.00075, 0.001, 0.0025, 0.005, 0.01, 0.025,
+            0.05, 0.1, 0.5, 1.0, 5.0, 30.0,
+        ],
+    ),
+    (
+        "ringpost_commit_batch_records",
+        &[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 4096.0],
+    ),
+    (
+        "ringpost_commit_batch_bytes",
+        &[
+            4096.0,
+            8192.0,
+            16_384.0,
+            32_768.0,
+            65_536.0,
+            131_072.0,
+            262_144.0,
+            524_288.0,
+            1_048_576.0,
+            4_194_304.0,
+        ],
+    ),
+];
+
+/// The recorder that [`Core::new`] registers with; its handle renders. `run_upkeep` of the handle
+/// must be called every few seconds, or histograms grow.
+#[must_use]
+pub fn exporter() -> PrometheusRecorder {
+    let with = |builder: PrometheusBuilder, (name, bounds): &(&str, &[f64])| {
+        builder.set_buckets_for_metric(Matcher::Full((*name).into()), bounds).expect("bounds are not empty")
+    };
+    BUCKETS.iter().fold(PrometheusBuilder::new(), with).build_recorder()
+}
+
+/// Name, kind, labels and help of the series of [`Process`].
+pub const PROCESS: &[(&str, &str, &[&str], &str)] = &[
+    ("ringpost_build_info", "Gauge", &["version"], "Always 1; the version is the label"),
+    ("ringpost_config_hash", "Gauge", &[], "Changes with the configuration file"),
+    ("ringpost_ready", "Gauge", &[], "1 while new mail is taken, as /readyz says"),
+    ("ringpost_events_dropped_total", "Counter", &[], "Notices lost because their writer was behind"),
+    ("process_start_time_seconds", "Gauge", &[], "When the process began, since the Unix epoch"),
+    ("process_cpu_seconds_total", "Counter", &[], "User and system time of all threads"),
+    ("process_resident_memory_bytes", "Gauge", &[], "Memory that is resident"),
+    ("process_open_fds", "Gauge", &[], "Open descriptors"),
+    ("process_max_fds", "Gauge", &[], "Limit of open descriptors"),
+    ("process_threads", "Gauge", &[], "Threads"),
+];
+
+/// The series of the process as a whole.
+pub struct Process {
+    /// When the process began.
+    pub started: Wall,
+    /// Of the configuration in force.
+    pub config_hash: u64,
+}
+
+/// What the process says of itself under `/proc/self`, as text; empty if it cannot be read.
+pub struct ProcSelf {
+    /// `/proc/self/stat`.
+    pub stat: String,
+    /// `/proc/self/limits`.
+    pub limits: String,
+    /// Entries of `/proc/self/fd`.
+    pub open_fds: Option<u64>,
+    /// Clock ticks a second (`sysconf(_SC_CLK_TCK)`).
+    pub ticks: u64,
+    /// Bytes of a page.
+    pub page: u64,
+}
+
+impl Process {
+    /// Appends the series in text form to `out`.
+    pub fn render(&self, facts: &ProcSelf, ready: bool, events_dropped: u64, out: &mut String) {
+        // The name in parentheses may contain anything; the numbers follow the last one.
+        let numbers: Vec<&str> = facts
+            .stat
+            .rsplit_once(')')
+            .map(|(_, rest)| rest.split_whitespace().collect())
+            .unwrap_or_default();
+        // proc(5): state is field 3, utime 14, stime 15, num_threads 20, rss 24.
+        let field = |n: usize| numbers.get(n - 3).and_then(|v| v.parse::<u64>().ok());
+        let cpu = field(14).zip(field(15)).map(|(u, s)| (u + s) as f64 / facts.ticks.max(1) as f64);
+        let max_fds = facts.limits.lines().find_map(|l| l.strip_prefix("Max open files"));
+        let max_fds = max_fds.and_then(|l| l.split_whitespace().next()?.parse::<u64>().ok());
+        for (name, kind, _, help) in PROCESS {
+            let number = |n: u64| n as f64;
+            let value = match *name {
+                "ringpost_build_info" => Some(1.0),
+                "ringpost_config_hash" => Some(number(self.config_hash)),
+                "ringpost_ready" => Some(f64::from(u8::from(ready))),
+                "ringpost_events_dropped_total" => Some(number(events_dropped)),
+                "process_start_time_seconds" => Some(number(self.started.0) / 1000.0),
+                "process_cpu_seconds_total" => cpu,
+                "process_resident_memory_bytes" => field(24).map(|pages| number(pages * facts.page)),
+                "process_open_fds" => facts.open_fds.map(number),
+                "process_max_fds" => max_fds.map(number),
+                "process_threads" => field(20).map(number),
+                _ => None,
+            };
+            let Some(value) = value else { continue };
+            let labels = match *name {
+                "ringpost_build_info" => concat!("{version=\"", env!("CARGO_PKG_VERSION"), "\"}"),
+                _ => "",
+            };
+            let kind = kind.to_ascii_lowercase();
+            // Writing to a String cannot fail.
+            let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name}{labels} {value}\n");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeMap;
+
+    const DOCUMENT: &str = include_str!("../docs/metrics.md");
+
+    #[test]
+    fn series_are_unique_and_well_named() {
+        let mut seen = std::collections::BTreeSet::new();
+        let mut kinds = BTreeMap::new();
+        for (name, kind, labels, help) in TABLE {
+            assert!(seen.insert((name, labels)), "{name} {labels:?} is there twice");
+            assert_eq!(*kinds.entry(name).or_insert((kind, help)), (kind, help), "{name}");
+            assert!(name.starts_with("ringpost_"), "{name}");
+        }
+        let all = TABLE.iter().map(|t| (t.0, t.1)).chain(PROCESS.iter().map(|t| (t.0, t.1)));
+        for (name, kind) in all {
+            assert_eq!(name.ends_with("_total"), kind == "Counter", "{name}: _total is for counters");
+            assert!(
+                !["_ms", "_us", "_kb", "_mb", "_minutes"].iter().any(|u| name.contains(u)),
+                "{name}: base units"
+            );
+            assert!(name.bytes().all(|b| b.is_ascii_lowercase() || b == b'_'), "{name}");
+        }
+        let histograms: Vec<&str> = TABLE.iter().filter(|t| t.1 == "Histogram").map(|t| t.0).collect();
+        assert_eq!(histograms, BUCKETS.iter().map(|b| b.0).collect::<Vec<_>>());
+        assert!(BUCKETS.iter().all(|(_, b)| b.is_sorted()));
+    }
+
+    #[test]
+    fn zeros_are_exported_from_the_start() {
+        let recorder = exporter();
+        let cores = [Core::new(&recorder, 0), Core::new(&recorder, 1)];
+        let text = recorder.handle().render();
+        for (name, kind, labels, _) in TABLE {
+            let labels: String = labels.iter().map(|(k, v)| format!(",{k}=\"{v}\"")).collect();
+            for core in ["0", "1"] {
+                let (count, value) = if *kind == "Histogram" { ("_count", "0") } else { ("", "0") };
+                let line = format!("\n{name}{count}{{core=\"{core}\"{labels}}} {value}\n");
+                assert!(text.contains(&line), "{line} is not in\n{text}");
+            }
+        }
+        cores[1].received.increment(3);
+        cores[1].commit_seconds.record(0.0002);
+        let text = recorder.handle().render();
+        assert!(text.contains("ringpost_messages_received_total{core=\"1\"} 3\n"));
+        assert!(text.contains("ringpost_fsync_seconds_bucket{core=\"1\",le=\"0.0002\"} 1\n"), "{text}");
+    }
+
+    #[test]
+    fn process_series() {
+        let facts = ProcSelf {
+            stat: "7 (ring) post) S 1 7 7 0 -1 4 1 0 0 0 250 50 0 0 20 0 9 0 100 1000000 25 18446744073709551615".into(),
+            limits: "Limit  Soft Limit  Hard Limit  Units\nMax open files            20000      30000      files\n".into(),
+            open_fds: Some(11),
+            ticks: 100,
+            page: 4096,
+        };
+        let process = Process { started: Wall(1_700_000_000_500), config_hash: 77 };
+        let mut text = String::new();
+        process.render(&facts, true, 5, &mut text);
+        for line in [
+            concat!("ringpost_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"} 1"),
+            "ringpost_config_hash 77",
+            "ringpost_ready 1",
+            "ringpost_events_dropped_total 5",
+            "process_start_time_seconds 1700000000.5",
+            "process_cpu_seconds_total 3",
+            "process_resident_memory_bytes 102400",
+            "process_open_fds 11",
+            "process_max_fds 20000",
+            "process_threads 9",
+            "# TYPE process_cpu_seconds_total counter",
+        ] {
+            assert!(text.lines().any(|l| l == line), "{line} is not in\n{text}");
+        }
+        text.clear();
+        process.render(
+            &ProcSelf { stat: String::new(), limits: String::new(), open_fds: None, ..facts },
+            false,
+            0,
+            &mut text,
+        );
+        assert!(!text.contains("process_cpu") && text.contains("ringpost_ready 0"));
+    }
+
+    #[test]
+    fn document_lists_the_tables() {
+        let mut rows: Vec<String> = Vec::new();
+        for (name, kind, labels, help) in TABLE {
+            let key = labels.first().map_or(String::new(), |(k, _)| format!(", `{k}`"));
+            let values: Vec<&str> =
+                TABLE.iter().filter(|t| t.0 == *name).flat_map(|t| t.2).map(|(_, v)| *v).collect();
+            let values = if values.is_empty() { String::new() } else { format!(" ({})", values.join(", ")) };
+            let row = format!("| `{name}` | {} | `core`{key}{values} | {help} |", kind.to_lowercase());
+            if !rows.contains(&row) {
+                rows.push(row);
+            }
+        }
+        for (name, kind, labels, help) in PROCESS {
+            let labels: Vec<String> = labels.iter().map(|l| format!("`{l}`")).collect();
+            rows.push(format!("| `{name}` | {} | {} | {help} |", kind.to_lowercase(), labels.join(", ")));
+        }
+        let written: Vec<&str> = DOCUMENT.lines().filter(|l| l.starts_with("| `")).collect();
+        assert_eq!(written, rows, "docs/metrics.md should have:\n{}", rows.join("\n"));
+    }
 }

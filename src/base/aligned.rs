@@ -133,6 +133,12 @@ impl SharedBytes {
         Self::whole(Rc::new(buf))
     }
 
+    /// True if both are slices of the same buffer: one lives as long as the other at no cost.
+    #[must_use]
+    pub fn same_buffer(&self, other: &SharedBytes) -> bool {
+        Rc::ptr_eq(&self.buf, &other.buf)
+    }
+
     /// Bytes of memory that this slice keeps alive.
     #[must_use]
     pub fn held(&self) -> usize {

@@ -3,4 +3,6 @@
 pub mod aligned;
 pub mod crc;
 pub mod ids;
+pub mod scan;
 pub mod time;
+pub mod wheel;

@@ -1,1 +1,6 @@
 //! L4: takes due work, plans, sends, settles.
+
+pub mod agent;
+pub mod bounce;
+pub mod relay;
+mod side_cursor;

@@ -1,1 +1,4 @@
 //! L2: who may do what, and how much of it.
+
+pub mod access;
+pub mod sessions;

@@ -15,6 +15,16 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::rc::Rc;
 
+pub mod checks;
+pub mod core;
+pub mod cross;
+mod helper;
+pub mod listen;
+pub mod pool;
+pub mod privileges;
+pub mod signals;
+pub mod uring;
+
 /// Result of an operation that borrowed a buffer, and the buffer.
 pub type Lent<T, B> = (io::Result<T>, B);
 
@@ -45,6 +55,12 @@ impl Part {
 pub trait Runtime: Disk + Net + Clock + Entropy + Clone + 'static {
     /// Starts a task on this core. A panic in it ends that task only, and is counted.
     fn spawn(&self, task: impl Future<Output = ()> + 'static);
+
+    /// Starts a task whose panic must end the process: it owns state that is promised to be on
+    /// stable storage. A runtime in which every panic is fatal need not tell the two apart.
+    fn spawn_critical(&self, task: impl Future<Output = ()> + 'static) {
+        self.spawn(task);
+    }
 }
 
 /// Time.
@@ -113,7 +129,7 @@ pub trait Stream: 'static {
     /// Sends all of `buf`.
     fn send(&self, buf: Vec<u8>) -> impl Future<Output = Lent<(), Vec<u8>>>;
     /// Sends all of `out`, then receives into `buf` as [`Self::recv`] does, in one submission.
-    /// An error of the send is the result.
+    /// `out` comes back empty if all of it was sent; if not, the error is that of the send.
     fn send_recv(
         &self,
         out: Vec<u8>,
@@ -131,6 +147,10 @@ pub trait Stream: 'static {
     fn set_deadline(&self, at: Option<Mono>);
     /// Ends both directions now; operations in flight end.
     fn shutdown(&self);
+    /// Ends our direction: the peer sees the end after all that was sent. Closing while input lies
+    /// unread destroys what the peer has not read yet; so who has the last word finishes, and
+    /// receives (for a bounded time) until the peer has finished too.
+    fn finish(&self) {}
     /// Our address.
     fn local(&self) -> SocketAddr;
 }
@@ -152,7 +172,8 @@ pub trait Disk {
     type File: File;
 
     /// Makes a file of `len` zero bytes really written (not just reserved), durable with its name.
-    /// Fails if it exists. Appears under its name only when complete.
+    /// Fails if it exists. Appears under its name only when complete (a crash can leave
+    /// `<name>.partial` behind, which the next try overwrites).
     fn create_zeroed(&self, path: &Path, len: u64) -> impl Future<Output = io::Result<()>>;
     /// Opens a file.
     fn open(&self, path: &Path, how: OpenAs) -> impl Future<Output = io::Result<Self::File>>;
@@ -169,6 +190,7 @@ pub trait Disk {
 }
 
 /// An open file. Dropping it closes it.
+#[allow(clippy::len_without_is_empty)] // an empty file is not a special case here
 pub trait File: 'static {
     /// Writes all of `bytes` at `offset`. A segment: offset and length in whole pages, durable
     /// when done. A short write is an error.
@@ -185,8 +207,47 @@ pub trait File: 'static {
     fn len(&self) -> io::Result<u64>;
 }
 
+/// Lets the other tasks of this core run first.
+pub async fn yield_now() {
+    let mut yielded = false;
+    std::future::poll_fn(|cx| {
+        if std::mem::replace(&mut yielded, true) {
+            return std::task::Poll::Ready(());
+        }
+        cx.waker().wake_by_ref();
+        std::task::Poll::Pending
+    })
+    .await;
+}
+
 /// One page-aligned buffer behind a count, as `write_at` wants it.
 #[must_use]
 pub fn shared(buf: AlignedBuf) -> SharedBytes {
     SharedBytes::whole(Rc::new(buf))
+}
+
+/// Keeps signals from the calling thread: only the control thread takes them.
+#[allow(unsafe_code)]
+fn block_signals() {
+    // SAFETY: the set is a local value that `sigfillset` makes valid; the mask is this thread's.
+    unsafe {
+        let mut all: libc::sigset_t = std::mem::zeroed();
+        libc::sigfillset(&raw mut all);
+        libc::pthread_sigmask(libc::SIG_SETMASK, &raw const all, std::ptr::null_mut());
+    }
+}
+
+/// For a test that changes its whole process: runs the test of that name again in a process of
+/// its own and checks that it passes (`false`), or says that this is that process (`true`).
+#[cfg(test)]
+pub(crate) fn in_child(test: &str) -> bool {
+    const MARK: &str = "RINGPOST_TEST_CHILD";
+    if std::env::var_os(MARK).is_some() {
+        return true;
+    }
+    let mut child = std::process::Command::new(std::env::current_exe().unwrap());
+    let output = child.args(["--exact", test]).env(MARK, test).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && text.contains("1 passed"), "{text}");
+    false
 }

@@ -15,4 +15,10 @@ impl Committed {
     pub(in crate::storage) fn after_sync() -> Self {
         Committed { _only_storage_makes_these: () }
     }
+
+    /// For unit tests of those who take tickets.
+    #[cfg(test)]
+    pub(crate) fn forged() -> Self {
+        Committed { _only_storage_makes_these: () }
+    }
 }

@@ -492,9 +492,12 @@ impl Stream for SimStream {
         (self.transmit(&buf).await, buf)
     }
 
-    async fn send_recv(&self, out: Vec<u8>, mut buf: Vec<u8>) -> (io::Result<usize>, Vec<u8>, Vec<u8>) {
+    async fn send_recv(&self, mut out: Vec<u8>, mut buf: Vec<u8>) -> (io::Result<usize>, Vec<u8>, Vec<u8>) {
         let result = match self.transmit(&out).await {
-            Ok(()) => self.receive(&mut buf).await,
+            Ok(()) => {
+                out.clear();
+                self.receive(&mut buf).await
+            }
             Err(e) => Err(e),
         };
         (result, out, buf)

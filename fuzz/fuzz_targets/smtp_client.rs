@@ -1,0 +1,107 @@
+//! The client machine against a server that says anything: it always wants something that has a
+//! deadline or is over, gives one result for each recipient, and delivers only after a final dot.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use ringpost::base::time::Mono;
+use ringpost::message::body::BodyFlags;
+use ringpost::message::envelope::{Envelope, Notify, SenderOptions};
+use ringpost::smtp::outbound::{Begun, Client, Ending, Loss, Options, Outcome, Request, Step};
+
+const NOW: Mono = Mono(1);
+const MESSAGES: usize = 6;
+
+struct Shell {
+    client: Client,
+    out: Vec<u8>,
+    begun: usize,
+    flight: usize,
+    dots: usize,
+}
+
+impl Shell {
+    fn begin(&mut self) -> bool {
+        while self.begun < MESSAGES {
+            self.begun += 1;
+            let count = self.begun as u32 % 3 + 1;
+            let mut envelope = Envelope::default();
+            envelope.begin(b"s@x", SenderOptions::default(), b"id");
+            (0..count).for_each(|_| envelope.push("r\u{f6}@y".as_bytes(), Notify::SUCCESS, b"rfc822;r"));
+            envelope.push(b"plain@y", Notify::DEFAULT, b"");
+            let recipients: Vec<u32> = (0..=count).collect();
+            let flags = BodyFlags((self.begun as u8) & 6);
+            let request = Request { envelope: envelope.view(), recipients: &recipients, flags, size: 5000 };
+            let before = self.out.len();
+            match self.client.begin(NOW, &request, &mut self.out) {
+                Begun::Sent => {
+                    self.flight += 1;
+                    return true;
+                }
+                Begun::Refused => {
+                    assert_eq!(self.out.len(), before);
+                    let results = self.client.results();
+                    assert!(results.iter().all(|r| r.outcome == Outcome::Failed && r.code == 0));
+                }
+            }
+        }
+        false
+    }
+
+    fn settle(&mut self) {
+        assert!(self.flight > 0);
+        self.flight -= 1;
+        let results = self.client.results();
+        assert!(results.windows(2).all(|w| w[0].index + 1 == w[1].index));
+        if results.iter().any(|r| r.outcome == Outcome::Delivered) {
+            assert!(self.dots > 0, "delivered without a final dot");
+            self.dots -= 1;
+        }
+    }
+
+    /// False: the connection is over.
+    fn feed(&mut self, mut input: &[u8]) -> bool {
+        loop {
+            let (n, step) = self.client.receive(NOW, input, &mut self.out);
+            assert!(n <= input.len());
+            input = &input[n..];
+            match step {
+                Step::NeedInput => {
+                    assert!(input.is_empty() && self.client.deadline().is_some());
+                    return true;
+                }
+                Step::Ready => {
+                    if !self.client.has_room() || !self.begin() {
+                        self.client.quit(NOW, &mut self.out);
+                    }
+                }
+                Step::SendBody => {
+                    self.client.end_body(NOW);
+                    self.dots += 1;
+                    if self.client.can_follow() {
+                        self.begin();
+                    }
+                }
+                Step::Settled => self.settle(),
+                Step::Close(_) => return false,
+            }
+        }
+    }
+}
+
+fuzz_target!(|data: &[u8]| {
+    let Some((&size, text)) = data.split_first() else { return };
+    let client = Client::new(Options::new("fuzz.example"), NOW);
+    let mut shell = Shell { client, out: Vec::new(), begun: 0, flight: 0, dots: 0 };
+    let mut open = true;
+    for piece in text.chunks(usize::from(size).max(1)) {
+        open = open && shell.feed(piece);
+    }
+    while let Some(ending) = shell.client.lost(Loss::Connection) {
+        match ending {
+            Ending::Settled => shell.settle(),
+            Ending::GiveBack => shell.flight -= 1,
+        }
+    }
+    assert_eq!(shell.flight, 0);
+    assert!(shell.out.split(|&b| b == b'\n').all(|l| l.is_empty() || l.ends_with(b"\r")));
+});

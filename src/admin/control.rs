@@ -1,0 +1,242 @@
+//! L5: the admin socket: requests of the command line, carried to the cores and back.
+//!
+//! Runs on the control thread (plain tokio). Knows the requests, not what they do. Only those who
+//! may open the socket get in: mode 0600, owner the server's user. A bad request is answered and
+//! ends its connection; a core that does not answer in time is reported, others are not held up.
+
+use super::wire::{Command, Line, REQUEST_MAX, Which};
+use crate::queue::control;
+use crate::queue::control::{ControlError, Listed, PAGE_MAX, Request, Response};
+use std::future::Future;
+use std::io;
+use std::rc::Rc;
+use std::time::Duration;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{UnixListener, UnixStream};
+
+/// How long a core may take for one answer.
+const ANSWER: Duration = Duration::from_secs(60);
+/// Connections at a time.
+const CONNECTIONS: usize = 32;
+
+/// The queues of this server.
+pub trait Queues: 'static {
+    /// How many there are.
+    fn count(&self) -> usize;
+    /// Asks one; `None`: it does not answer.
+    fn ask(&self, queue: usize, request: Request) -> impl Future<Output = Option<Response>>;
+}
+
+/// Serves the socket for ever. To be run in a `LocalSet`.
+pub async fn serve(listener: UnixListener, queues: Rc<impl Queues>) {
+    let places = std::sync::Arc::new(tokio::sync::Semaphore::new(CONNECTIONS));
+    loop {
+        let Ok(place) = places.clone().acquire_owned().await else { return };
+        let Ok((stream, _)) = listener.accept().await else {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            continue;
+        };
+        let queues = queues.clone();
+        tokio::task::spawn_local(async move {
+            // The other end may go away at any time; that is its affair.
+            let _ = connection(stream, &*queues).await;
+            drop(place);
+        });
+    }
+}
+
+async fn connection(stream: UnixStream, queues: &impl Queues) -> io::Result<()> {
+    let who = stream.peer_cred().map_or_else(|_| "unknown user".to_owned(), |c| format!("uid {}", c.uid()));
+    let mut stream = BufReader::new(stream);
+    let mut line = Vec::new();
+    let mut bounded = (&mut stream).take(REQUEST_MAX as u64);
+    let read = bounded.read_until(b'\n', &mut line);
+    tokio::time::timeout(ANSWER, read).await??;
+    let mut out = Out(stream.into_inner());
+    match serde_json::from_slice::<Command>(&line) {
+        Ok(command) => Conversation { queues, who, out: &mut out }.obey(command).await?,
+        Err(e) => out.error(&format!("not a request: {e}"), 65).await?,
+    }
+    out.line(&Line::End).await
+}
+
+struct Out(UnixStream);
+
+impl Out {
+    async fn line(&mut self, line: &Line) -> io::Result<()> {
+        let mut text = serde_json::to_vec(line).map_err(io::Error::other)?;
+        text.push(b'\n');
+        self.bytes(&text).await
+    }
+
+    async fn bytes(&mut self, bytes: &[u8]) -> io::Result<()> {
+        tokio::time::timeout(ANSWER, self.0.write_all(bytes)).await?
+    }
+
+    async fn error(&mut self, text: &str, code: u8) -> io::Result<()> {
+        self.line(&Line::Error { text: text.to_owned(), code }).await
+    }
+}
+
+struct Conversation<'a, Q> {
+    queues: &'a Q,
+    who: String,
+    out: &'a mut Out,
+}
+
+impl<Q: Queues> Conversation<'_, Q> {
+    async fn obey(&mut self, command: Command) -> io::Result<()> {
+        let who = self.who.clone();
+        let note = |reason: String| if reason.is_empty() { who.clone() } else { format!("{who}: {reason}") };
+        match command {
+            Command::List { in_doubt } => self.list(in_doubt).await,
+            Command::Show { id } => self.show(&id).await,
+            Command::Cat { id } => self.cat(&id).await,
+            Command::Flush { which } => self.change(which, Request::Flush).await,
+            Command::Hold { which, reason } => {
+                let note = note(reason);
+                self.change(which, |which| Request::Hold { which, note: note.clone() }).await
+            }
+            Command::Release { which, reason } => {
+                let note = note(reason);
+                self.change(which, |which| Request::Release { which, note: note.clone() }).await
+            }
+            Command::Delete { which, reason } => {
+                let note = note(reason);
+                self.change(which, |which| Request::Delete { which, note: note.clone() }).await
+            }
+            Command::Stats => self.stats().await,
+        }
+    }
+
+    async fn ask(&self, queue: usize, request: Request) -> Response {
+        let answer = tokio::time::timeout(ANSWER, self.queues.ask(queue, request)).await;
+        answer.ok().flatten().unwrap_or(Response::Error(ControlError::Closed))
+    }
+
+    async fn list(&mut self, in_doubt: bool) -> io::Result<()> {
+        for queue in 0..self.queues.count() {
+            let mut after = None;
+            loop {
+                match self.ask(queue, Request::List { after, limit: PAGE_MAX, in_doubt }).await {
+                    Response::Page { messages, next } => {
+                        for message in &messages {
+                            self.message(message).await?;
+                        }
+                        after = next;
+                        if after.is_none() {
+                            break;
+                        }
+                    }
+                    other => {
+                        self.refuse(&other).await?;
+                        break;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn message(&mut self, message: &Listed) -> io::Result<()> {
+        let value = serde_json::to_value(message).map_err(io::Error::other)?;
+        self.out.line(&Line::Message(value)).await
+    }
+
+    async fn show(&mut self, id: &str) -> io::Result<()> {
+        let Ok(id) = id.parse() else { return self.bad_id(id).await };
+        for queue in 0..self.queues.count() {
+            match self.ask(queue, Request::Show(id)).await {
+                Response::Page { messages, .. } => {
+                    for message in &messages {
+                        self.message(message).await?;
+                    }
+                    return Ok(());
+                }
+                Response::Error(ControlError::NotFound) => {}
+                other => return self.refuse(&other).await,
+            }
+        }
+        self.refuse(&Response::Error(ControlError::NotFound)).await
+    }
+
+    async fn cat(&mut self, id: &str) -> io::Result<()> {
+        let Ok(id) = id.parse() else { return self.bad_id(id).await };
+        for queue in 0..self.queues.count() {
+            let mut offset = 0;
+            loop {
+                match self.ask(queue, Request::Cat { id, offset }).await {
+                    Response::Piece { bytes, .. } if bytes.is_empty() => return Ok(()),
+                    Response::Piece { bytes, .. } => {
+                        self.out.line(&Line::Bytes(bytes.len() as u64)).await?;
+                        self.out.bytes(&bytes).await?;
+                        offset += bytes.len() as u64;
+                    }
+                    Response::Error(ControlError::NotFound) if offset == 0 => break,
+                    other => return self.refuse(&other).await,
+                }
+            }
+        }
+        self.refuse(&Response::Error(ControlError::NotFound)).await
+    }
+
+    async fn change(&mut self, which: Which, make: impl Fn(control::Which) -> Request) -> io::Result<()> {
+        let mut targets = Vec::new();
+        match which {
+            Which::All => targets.push(control::Which::All),
+            Which::Destination(name) => targets.push(control::Which::Destination(name)),
+            Which::Ids(ids) => {
+                for id in ids {
+                    let Ok(id) = id.parse() else { return self.bad_id(&id).await };
+                    targets.push(control::Which::One(id));
+                }
+            }
+        }
+        let mut changed = 0;
+        for target in targets {
+            let mut found = !matches!(target, control::Which::One(_));
+            for queue in 0..self.queues.count() {
+                match self.ask(queue, make(target.clone())).await {
+                    Response::Done(n) => {
+                        changed += n;
+                        found = true;
+                    }
+                    Response::Error(ControlError::NotFound) => {}
+                    other => return self.refuse(&other).await,
+                }
+            }
+            if let (false, control::Which::One(id)) = (found, target) {
+                self.out.error(&format!("{id}: {}", ControlError::NotFound), 65).await?;
+            }
+        }
+        self.out.line(&Line::Done(changed)).await
+    }
+
+    async fn stats(&mut self) -> io::Result<()> {
+        for queue in 0..self.queues.count() {
+            match self.ask(queue, Request::Stats).await {
+                Response::Stats(stats) => {
+                    let value = serde_json::to_value(&stats).map_err(io::Error::other)?;
+                    self.out.line(&Line::Stats(value)).await?;
+                }
+                other => self.refuse(&other).await?,
+            }
+        }
+        Ok(())
+    }
+
+    async fn bad_id(&mut self, id: &str) -> io::Result<()> {
+        let id: String = id.chars().take(40).collect();
+        self.out.error(&format!("{id:?}: {}", crate::base::ids::NotAQueueId), 65).await
+    }
+
+    async fn refuse(&mut self, response: &Response) -> io::Result<()> {
+        match response {
+            Response::Error(ControlError::NotFound) => {
+                self.out.error("no such message in the queue", 65).await
+            }
+            Response::Error(e) => self.out.error(&e.to_string(), 75).await,
+            _ => self.out.error("the queue gave an answer that does not fit the request", 70).await,
+        }
+    }
+}

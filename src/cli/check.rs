@@ -1,0 +1,99 @@
+//! `ringpost check`: all problems of the configuration and its maps.
+//!
+//! Owns their print-out. Changes nothing. Exit code 78 if there is an error, 0 otherwise.
+
+use super::{ConfigFile, Exit};
+use crate::config::{Config, Problem, Problems, Severity, reload};
+use std::io::Write;
+
+/// Arguments of `check`.
+#[derive(clap::Args, Debug)]
+pub struct Args {
+    #[command(flatten)]
+    file: ConfigFile,
+    /// Print one JSON object instead of text
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs the command; prints to `out`.
+pub fn run(args: &Args, out: &mut impl Write) -> Exit {
+    let problems = match Config::load(&args.file.config) {
+        Err(problems) => problems,
+        Ok((config, Problems(mut all))) => {
+            all.extend(reload::router(&config).map_or_else(|errors| errors.0, |(_, warnings)| warnings.0));
+            Problems(all)
+        }
+    };
+    let name = args.file.config.display().to_string();
+    let printed = if args.json { print_json(&name, &problems, out) } else { print(&name, &problems, out) };
+    match (printed, problems.fatal()) {
+        (Err(_), _) => Exit::Io,
+        (Ok(()), true) => Exit::Config,
+        (Ok(()), false) => Exit::Ok,
+    }
+}
+
+fn print(name: &str, problems: &Problems, out: &mut impl Write) -> std::io::Result<()> {
+    write!(out, "{problems}")?;
+    let (errors, warnings) = (problems.count(Severity::Error), problems.count(Severity::Warning));
+    let verdict = if problems.fatal() { "cannot be used" } else { "is good" };
+    writeln!(out, "{name} {verdict}: errors {errors}, warnings {warnings}")
+}
+
+fn print_json(name: &str, problems: &Problems, out: &mut impl Write) -> std::io::Result<()> {
+    let one = |p: &Problem| {
+        serde_json::json!({
+            "severity": p.severity.word(),
+            "file": p.file,
+            "line": p.at.map(|a| a.0),
+            "column": p.at.map(|a| a.1),
+            "key": p.key,
+            "message": p.message,
+            "help": p.help,
+        })
+    };
+    let object = serde_json::json!({
+        "file": name,
+        "usable": !problems.fatal(),
+        "errors": problems.count(Severity::Error),
+        "warnings": problems.count(Severity::Warning),
+        "problems": problems.0.iter().map(one).collect::<Vec<_>>(),
+    });
+    writeln!(out, "{object:#}")
+}
+
+#[cfg(test)]
+#[allow(clippy::disallowed_methods)] // tests make files
+mod tests {
+    use super::*;
+
+    fn check(text: &str, json: bool) -> (Exit, String) {
+        let dir = tempfile::tempdir().unwrap();
+        let config = dir.path().join("r.toml");
+        std::fs::write(&config, text.replace("DIR", &dir.path().display().to_string())).unwrap();
+        std::fs::write(dir.path().join("aliases"), "a: b@c.example\nbad:\n").unwrap();
+        let mut out = Vec::new();
+        let exit = run(&Args { file: ConfigFile { config }, json }, &mut out);
+        (exit, String::from_utf8(out).unwrap())
+    }
+
+    #[test]
+    fn good_and_bad() {
+        let good = "[server]\nhostname = \"mx.example.net\"\n[relay]\nsmarthost = \"192.0.2.1\"\n";
+        let (exit, text) = check(good, false);
+        assert_eq!(exit, Exit::Ok);
+        assert!(text.ends_with("r.toml is good: errors 0, warnings 0\n"), "{text}");
+        let (exit, text) = check(&good.replace("smarthost", "smarthots"), false);
+        assert_eq!(exit, Exit::Config);
+        assert!(text.contains("r.toml:4:1: error: relay.smarthots: unknown key"), "{text}");
+        assert!(text.contains("is \"smarthost\" meant?"));
+        let with_map = good.to_string() + "[domains]\naliases = \"DIR/aliases\"\n";
+        let (exit, text) = check(&with_map, false);
+        assert_eq!(exit, Exit::Config);
+        assert!(text.contains("aliases:2:1: error: \"bad\" has no target"), "{text}");
+        let (exit, text) = check("[server]\n", true);
+        let object: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert_eq!((exit, object["problems"][0]["line"].as_u64()), (Exit::Config, Some(1)));
+    }
+}

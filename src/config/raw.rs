@@ -1,0 +1,559 @@
+//! The file as written: one struct per section, one field per key, each with its default.
+//!
+//! Owns the names and defaults of all keys. Knows no rule between keys (`resolve` does) and no
+//! position in the file (`diagnose` does). Keys whose function this version lacks are here too, so
+//! that `resolve` can say so. `examples/ringpost.toml` documents every key; a test compares.
+
+use super::units::{Cores as CoreSet, Duration, Listen, Many, Maybe, Network, Rate, Size};
+use serde::{Deserialize, Serialize};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+
+macro_rules! section {
+    ($(
+        $(#[$about:meta])*
+        $name:ident { $($(#[$doc:meta])* $key:ident: $type:ty = $default:expr,)* }
+    )*) => { $(
+        $(#[$about])*
+        #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+        #[serde(default, deny_unknown_fields)]
+        pub struct $name { $($(#[$doc])* pub $key: $type,)* }
+
+        impl Default for $name {
+            fn default() -> Self {
+                $name { $($key: $default,)* }
+            }
+        }
+    )* };
+}
+
+macro_rules! choice {
+    ($($(#[$about:meta])* $name:ident { $($(#[$doc:meta])* $value:ident,)* })*) => { $(
+        $(#[$about])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+        #[serde(rename_all = "kebab-case")]
+        pub enum $name { $($(#[$doc])* $value,)* }
+    )* };
+}
+
+section! {
+    /// The whole file.
+    Raw {
+        /// `[server]`
+        server: Server = Server::default(),
+        /// `[cores]`
+        cores: Cores = Cores::default(),
+        /// `[storage]`
+        storage: Storage = Storage::default(),
+        /// `[[listener]]`
+        listener: Vec<Listener> = Vec::new(),
+        /// `[tls]`
+        tls: Tls = Tls::default(),
+        /// `[domains]`
+        domains: Domains = Domains::default(),
+        /// `[relay]`
+        relay: Relay = Relay::default(),
+        /// `[[route]]`
+        route: Vec<Route> = Vec::new(),
+        /// `[queue]`
+        queue: Queue = Queue::default(),
+        /// `[destination]`
+        destination: Destination = Destination::default(),
+        /// `[limits]`
+        limits: Limits = Limits::default(),
+        /// `[timeouts]`
+        timeouts: Timeouts = Timeouts::default(),
+        /// `[memory]`
+        memory: Memory = Memory::default(),
+        /// `[auth]`
+        auth: Auth = Auth::default(),
+        /// `[dns]`
+        dns: Dns = Dns::default(),
+        /// `[mailbox]`
+        mailbox: Mailbox = Mailbox::default(),
+        /// `[metrics]`
+        metrics: Metrics = Metrics::default(),
+        /// `[admin]`
+        admin: Admin = Admin::default(),
+        /// `[events]`
+        events: Events = Events::default(),
+    }
+
+    /// `[server]`: who we are.
+    Server {
+        /// Name in greeting, EHLO, Received and bounces. Required.
+        hostname: String = String::new(),
+        /// Where journals lie.
+        data_dir: String = "/var/lib/ringpost".into(),
+        /// User to become after binding; empty: stay.
+        user: String = "ringpost".into(),
+        /// After SIGTERM: time to finish what is in hand.
+        stop_grace: Duration = Duration::s(30),
+    }
+
+    /// `[cores]`: threads.
+    Cores {
+        /// For SMTP and the queue.
+        mta: CoreSet = CoreSet::Auto,
+        /// For mailboxes.
+        access: CoreSet = CoreSet::Auto,
+        /// Bind threads to CPUs.
+        pin: Pin = Pin::Auto,
+        /// Mailbox shards.
+        shards: CoreSet = CoreSet::Auto,
+    }
+
+    /// `[storage]`: the journal.
+    Storage {
+        /// Bytes of one segment file; at least 1 MiB.
+        segment_size: Size = Size::mib(64),
+        /// What a file system must promise.
+        durability: Durability = Durability::Full,
+        /// Upper bound of the journal's bytes per core.
+        journal_limit: Size = Size::mib(4096),
+        /// Free bytes of the file system that new mail leaves alone.
+        free_min: Size = Size::mib(1024),
+    }
+
+    /// `[[listener]]`: one service.
+    Listener {
+        /// Required.
+        protocol: Maybe<Protocol> = Maybe(None),
+        /// Required.
+        address: Many<Listen> = Many(Vec::new()),
+        /// Authentication.
+        auth: AuthMode = AuthMode::Auto,
+        /// Encryption.
+        tls: ListenerTls = ListenerTls::Auto,
+        /// Networks whose PROXY header is required and believed.
+        proxy_protocol_from: Vec<Network> = Vec::new(),
+        /// Networks that may use XCLIENT.
+        xclient_from: Vec<Network> = Vec::new(),
+    }
+
+    /// `[tls]`: certificates.
+    Tls {
+        /// PEM file.
+        certificate: String = String::new(),
+        /// PEM file.
+        key: String = String::new(),
+        /// Least version.
+        minimum: String = "1.2".into(),
+        /// `[[tls.sni]]`
+        sni: Vec<Sni> = Vec::new(),
+    }
+
+    /// `[[tls.sni]]`: another certificate for some names.
+    Sni {
+        /// Host names.
+        names: Vec<String> = Vec::new(),
+        /// PEM file.
+        certificate: String = String::new(),
+        /// PEM file.
+        key: String = String::new(),
+    }
+
+    /// `[domains]`: whose mail we take.
+    Domains {
+        /// Recipients here live on this server.
+        local: Vec<String> = Vec::new(),
+        /// Accepted from anyone and passed on.
+        relay: Vec<String> = Vec::new(),
+        /// Map of the known recipients of relay domains.
+        relay_recipients: String = String::new(),
+        /// Gets the mail of postmaster@ our domains, and double bounces.
+        postmaster: String = String::new(),
+        /// Map of names in local domains.
+        aliases: String = String::new(),
+        /// Map of addresses.
+        r#virtual: String = String::new(),
+        /// Characters that begin an address extension.
+        recipient_delimiter: String = "+".into(),
+    }
+
+    /// `[relay]`: mail that passes through.
+    Relay {
+        /// Clients that may relay anywhere.
+        networks: Vec<Network> =
+            vec!["127.0.0.0/8".parse().expect("valid"), "::1/128".parse().expect("valid")],
+        /// Next hop of all mail without a route.
+        smarthost: String = String::new(),
+        /// File with "user password".
+        smarthost_auth: String = String::new(),
+        /// Encryption towards the smarthost.
+        smarthost_tls: RouteTls = RouteTls::Opportunistic,
+        /// Port of MX hosts.
+        mx_port: u16 = 25,
+        /// Source address.
+        bind_ipv4: Maybe<Ipv4Addr> = Maybe(None),
+        /// Source address.
+        bind_ipv6: Maybe<Ipv6Addr> = Maybe(None),
+        /// Name in EHLO; empty: hostname.
+        helo: String = String::new(),
+        /// Address family to try first.
+        prefer: Prefer = Prefer::Dns,
+        /// `[relay.timeouts]`
+        timeouts: RelayTimeouts = RelayTimeouts::default(),
+    }
+
+    /// `[relay.timeouts]`: how long we wait for a next hop (RFC 5321 section 4.5.3.2).
+    RelayTimeouts {
+        /// For the connection.
+        connect: Duration = Duration::s(30),
+        /// For the greeting.
+        greeting: Duration = Duration::s(300),
+        /// For the reply to EHLO or HELO.
+        helo: Duration = Duration::s(300),
+        /// For the reply to MAIL.
+        mail: Duration = Duration::s(300),
+        /// For the reply to RCPT.
+        rcpt: Duration = Duration::s(300),
+        /// For the reply to DATA.
+        data: Duration = Duration::s(120),
+        /// For each piece of the message.
+        data_block: Duration = Duration::s(180),
+        /// For the reply to the end of the message.
+        final_dot: Duration = Duration::s(600),
+        /// For the reply to RSET or QUIT.
+        quit: Duration = Duration::s(30),
+    }
+
+    /// `[[route]]`: where a domain's mail goes.
+    Route {
+        /// Required.
+        domain: String = String::new(),
+        /// Required.
+        next_hop: String = String::new(),
+        /// Encryption.
+        tls: RouteTls = RouteTls::Opportunistic,
+    }
+
+    /// `[queue]`: retries.
+    Queue {
+        /// Wait after the first failed attempt; then doubled.
+        retry_first: Duration = Duration::s(300),
+        /// Longest wait.
+        retry_max: Duration = Duration::s(4000),
+        /// Then the message bounces.
+        lifetime: Duration = Duration::s(5 * 86_400),
+        /// The same for bounces.
+        bounce_lifetime: Duration = Duration::s(86_400),
+        /// Age at which the sender is told of the delay; 0: never.
+        delay_warning: Duration = Duration::s(0),
+        /// What becomes of a bounce that cannot be delivered.
+        double_bounce: DoubleBounce = DoubleBounce::Postmaster,
+    }
+
+    /// `[destination]`: defaults for every destination.
+    Destination {
+        /// Concurrent connections.
+        connections: u32 = 20,
+        /// Messages before a connection is closed; 0: no limit.
+        messages_per_connection: u32 = 100,
+        /// Recipients of one message in one transaction; 0: no limit.
+        recipients_per_message: u32 = 50,
+        /// Messages per time.
+        rate: Rate = Rate(None),
+        /// How long a connection without work stays open.
+        idle: Duration = Duration::s(60),
+        /// `[[destination.for]]`
+        #[serde(rename = "for")]
+        narrowed: Vec<DestinationFor> = Vec::new(),
+    }
+
+    /// `[[destination.for]]`: narrower values for some destinations.
+    DestinationFor {
+        /// Pattern of host names; this or `domain` is required.
+        site: String = String::new(),
+        /// Pattern of domains.
+        domain: String = String::new(),
+        /// As in [`Destination`].
+        #[serde(skip_serializing_if = "Option::is_none")]
+        connections: Option<u32> = None,
+        /// As in [`Destination`].
+        #[serde(skip_serializing_if = "Option::is_none")]
+        messages_per_connection: Option<u32> = None,
+        /// As in [`Destination`].
+        #[serde(skip_serializing_if = "Option::is_none")]
+        recipients_per_message: Option<u32> = None,
+        /// As in [`Destination`].
+        #[serde(skip_serializing_if = "Option::is_none")]
+        rate: Option<Rate> = None,
+        /// As in [`Destination`].
+        #[serde(skip_serializing_if = "Option::is_none")]
+        idle: Option<Duration> = None,
+    }
+
+    /// `[limits]`: 0 turns a limit off.
+    Limits {
+        /// Bytes of a message; announced as SIZE.
+        message_size: Size = Size::mib(50),
+        /// Recipients of one transaction.
+        recipients: u32 = 1000,
+        /// Recipients beyond that are answered 452; beyond this number more, each counts as an error.
+        recipients_overshoot: u32 = 1000,
+        /// Bytes of a refused message that are read and dropped before the session is closed.
+        message_drop: Size = Size::mib(256),
+        /// Received lines.
+        hops: u32 = 50,
+        /// Open sessions.
+        sessions: u32 = 100_000,
+        /// Open sessions of one IPv4 address or IPv6 /64.
+        sessions_per_address: u32 = 100,
+        /// Open sessions of one user.
+        sessions_per_user: u32 = 30,
+        /// A CR or LF alone in a message.
+        bare_newline: BareNewline = BareNewline::Refuse,
+        /// Bytes of a command line.
+        command_line: Size = Size::kib(2),
+        /// Bytes of a line during AUTH (RFC 4954 section 4).
+        auth_line: Size = Size::kib(12),
+        /// Bytes of all headers together.
+        header_size: Size = Size::mib(1),
+        /// Bytes of one header.
+        header_field_size: Size = Size::kib(100),
+        /// Number of headers.
+        headers: u32 = 1000,
+        /// Transactions of one session.
+        messages_per_session: u32 = 1000,
+        /// NOOP, RSET, VRFY, HELP between two messages.
+        junk_commands: u32 = 100,
+        /// Commands before EHLO that we do not know.
+        unknown_commands: u32 = 3,
+        /// Errors before each further reply waits `error_delay`.
+        errors_soft: u32 = 10,
+        /// Errors before the session is closed.
+        errors_hard: u32 = 20,
+        /// See `errors_soft`.
+        error_delay: Duration = Duration::s(1),
+        /// Bytes a second a client must send a message at.
+        data_rate_min: Size = Size(500),
+        /// Reply bytes that wait for a client before we read no more of it.
+        output_buffer: Size = Size::kib(128),
+        /// Rewritings of one recipient in a row.
+        alias_depth: u32 = 20,
+        /// Recipients that one recipient becomes.
+        alias_recipients: u32 = 1000,
+        /// Bytes of the original in a bounce; more: headers only.
+        bounce_size: Size = Size(50_000),
+    }
+
+    /// `[timeouts]`: how long we wait for a client; 0 turns one off.
+    Timeouts {
+        /// For the next command.
+        command: Duration = Duration::s(300),
+        /// For the next bytes of a message.
+        data_block: Duration = Duration::s(180),
+        /// From MAIL to the beginning of the message.
+        envelope: Duration = Duration::s(1800),
+        /// For a whole message, beyond its size at `limits.data_rate_min`.
+        data: Duration = Duration::s(300),
+        /// For a client to take our reply.
+        write: Duration = Duration::s(180),
+        /// For stable storage, before the client is told 451.
+        commit: Duration = Duration::s(60),
+        /// For a session as a whole.
+        session: Duration = Duration::s(0),
+    }
+
+    /// `[memory]`: bounds of memory.
+    Memory {
+        /// Bytes of messages being received, all sessions together.
+        budget: Size = Size::mib(512),
+        /// Bytes of a message above which it goes to a side file.
+        spill: Size = Size::mib(1),
+    }
+
+    /// `[auth]`: users.
+    Auth {
+        /// Password file.
+        users: String = String::new(),
+        /// SASL mechanisms; empty: all that can be served.
+        mechanisms: Vec<String> = Vec::new(),
+        /// Passwords without TLS.
+        allow_plaintext: bool = false,
+    }
+
+    /// `[dns]`
+    Dns {
+        /// Resolvers; empty: the system's.
+        servers: Vec<String> = Vec::new(),
+        /// Validation.
+        dnssec: Dnssec = Dnssec::Validate,
+        /// File; empty: the root's.
+        trust_anchors: String = String::new(),
+    }
+
+    /// `[mailbox]`
+    Mailbox {
+        /// Bytes per account; 0: none.
+        quota: Size = Size(0),
+    }
+
+    /// `[metrics]`
+    Metrics {
+        /// Where /metrics, /healthz and /readyz are served; empty: nowhere.
+        address: Maybe<SocketAddr> = Maybe(Some("127.0.0.1:9125".parse().expect("valid"))),
+    }
+
+    /// `[admin]`
+    Admin {
+        /// Socket for the command line; empty: none.
+        socket: String = "/run/ringpost/admin.sock".into(),
+    }
+
+    /// `[events]`: notices and alarms.
+    Events {
+        /// Form of a line.
+        format: EventFormat = EventFormat::Json,
+        /// `stderr`, `journald`, or a path.
+        target: String = "stderr".into(),
+    }
+}
+
+choice! {
+    /// Bind threads to CPUs?
+    Pin {
+        /// From 4 usable CPUs on.
+        Auto,
+        /// Yes.
+        On,
+        /// No.
+        Off,
+    }
+    /// What a file system must promise.
+    Durability {
+        /// A completed write survives a power loss.
+        Full,
+        /// Anything goes: tmpfs, for tests.
+        Weak,
+    }
+    /// What a listener speaks.
+    Protocol {
+        /// RFC 5321.
+        Smtp,
+        /// RFC 6409.
+        Submission,
+        /// RFC 8314.
+        Submissions,
+        /// RFC 2033.
+        Lmtp,
+        /// RFC 1939.
+        Pop3,
+        /// With TLS.
+        Pop3s,
+        /// RFC 9051.
+        Imap,
+        /// With TLS.
+        Imaps,
+        /// RFC 5804.
+        Managesieve,
+    }
+    /// Authentication at a listener.
+    AuthMode {
+        /// By protocol.
+        Auto,
+        /// Not offered.
+        Off,
+        /// Offered.
+        Offered,
+        /// Needed.
+        Required,
+    }
+    /// Encryption at a listener.
+    ListenerTls {
+        /// By protocol.
+        Auto,
+        /// Not offered.
+        Off,
+        /// Offered.
+        Starttls,
+        /// Needed.
+        Required,
+    }
+    /// Encryption towards a next hop.
+    RouteTls {
+        /// Never.
+        None,
+        /// If the next hop offers it.
+        Opportunistic,
+        /// Or not at all.
+        Required,
+        /// As its TLSA records say.
+        Dane,
+    }
+    /// Address family to try first.
+    Prefer {
+        /// IPv4.
+        Ipv4,
+        /// IPv6.
+        Ipv6,
+        /// The order of the answer.
+        Dns,
+    }
+    /// What becomes of a bounce that cannot be delivered.
+    DoubleBounce {
+        /// It goes to the postmaster.
+        Postmaster,
+        /// It is removed.
+        Drop,
+    }
+    /// A CR or LF alone.
+    BareNewline {
+        /// 550 5.5.2.
+        Refuse,
+        /// Becomes CRLF.
+        Normalize,
+    }
+    /// DNSSEC.
+    Dnssec {
+        /// We check signatures.
+        Validate,
+        /// We believe the resolver.
+        TrustAd,
+        /// Not used.
+        Off,
+    }
+    /// Form of event lines.
+    EventFormat {
+        /// One JSON object a line.
+        Json,
+        /// Text as Postfix writes it.
+        Postfix,
+    }
+}
+
+impl std::str::FromStr for Protocol {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let text: serde::de::value::StrDeserializer<'_, serde::de::value::Error> =
+            serde::de::IntoDeserializer::into_deserializer(text);
+        Protocol::deserialize(text).map_err(|e| e.to_string())
+    }
+}
+
+impl std::fmt::Display for Protocol {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.serialize(f)
+    }
+}
+
+impl Raw {
+    /// The defaults with one block of each kind of list: the shape of the file.
+    #[must_use]
+    pub fn shape() -> Self {
+        let one = DestinationFor {
+            connections: Some(20),
+            messages_per_connection: Some(100),
+            recipients_per_message: Some(50),
+            rate: Some(Rate(None)),
+            idle: Some(Duration::s(60)),
+            ..DestinationFor::default()
+        };
+        let mut raw =
+            Raw { listener: vec![Listener::default()], route: vec![Route::default()], ..Raw::default() };
+        raw.tls.sni.push(Sni::default());
+        raw.destination.narrowed.push(one);
+        raw
+    }
+}

@@ -1,0 +1,167 @@
+//! The router of a config: its map files read, and read again when they change.
+//!
+//! Owns reading of maps. A map that cannot be read at the start is an error; later, the old router
+//! stays in use and the problem is reported, so that a slip in a file never stops mail.
+
+use super::diagnose::{Problem, Problems, Severity};
+use super::resolve::Config;
+use crate::route::map::{self, Kind, Parsed, Table, Targets};
+use crate::route::tables::{Bounds, Router, split};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+/// Time of change and length of each map file.
+type Stamps = Vec<(PathBuf, Option<(SystemTime, u64)>)>;
+
+/// Makes new routers when the maps change.
+pub struct Reloader {
+    config: Arc<Config>,
+    stamps: Stamps,
+}
+
+impl Reloader {
+    /// Reads the maps of `config`; the first router, and warnings.
+    pub fn start(config: Arc<Config>) -> Result<(Self, Arc<Router>, Problems), Problems> {
+        let stamps = stamps(&config);
+        let (router, problems) = router(&config)?;
+        Ok((Reloader { config, stamps }, Arc::new(router), problems))
+    }
+
+    /// A new router if a map has changed since the last call (told by time of change and length).
+    /// An error is reported once; the old router stays good.
+    pub fn poll(&mut self) -> Option<Result<(Arc<Router>, Problems), Problems>> {
+        // Taken before reading, so that a change during reading is seen next time.
+        let now = stamps(&self.config);
+        if now == self.stamps {
+            return None;
+        }
+        self.stamps = now;
+        Some(router(&self.config).map(|(r, p)| (Arc::new(r), p)))
+    }
+}
+
+/// The router of `config`, with warnings; errors if a map cannot be read or has bad lines.
+pub fn router(config: &Config) -> Result<(Router, Problems), Problems> {
+    let mut problems = Problems::default();
+    let d = &config.domains;
+    let mut r = Router::new(&config.hostname);
+    d.local.iter().for_each(|name| r.add_local(name));
+    d.relay.iter().for_each(|name| r.add_relay(name));
+    for (domain, hop) in &config.routes {
+        r.add_route(domain, hop.clone());
+    }
+    if let Some(hop) = &config.relay.smarthost {
+        r.set_smarthost(hop.clone());
+    }
+    let bounds = Bounds { depth: config.limits.alias_depth, recipients: config.limits.alias_recipients };
+    r.set_rewriting(d.postmaster.as_deref(), &d.recipient_delimiter, bounds);
+    let (known, _) = load(d.relay_recipients.as_deref(), Kind::Keys, &mut problems);
+    r.set_relay_recipients(d.relay_recipients.is_some().then_some(known));
+    let (aliases, _) = load(d.aliases.as_deref(), Kind::Aliases, &mut problems);
+    let (rewrites, addresses) = load(d.rewrites.as_deref(), Kind::Virtual, &mut problems);
+    r.set_maps(aliases, rewrites);
+    check_domains(&r, d.rewrites.as_deref(), &addresses, &mut problems);
+    check_postmaster(&r, config, &mut problems);
+    if problems.fatal() { Err(problems) } else { Ok((r, problems)) }
+}
+
+fn load(path: Option<&Path>, kind: Kind, problems: &mut Problems) -> (Table<Targets>, Vec<(usize, Vec<u8>)>) {
+    let Some(path) = path else { return Default::default() };
+    let name = path.display().to_string();
+    #[allow(clippy::disallowed_methods)] // maps are read by the composition root, never by a core
+    let text = std::fs::read(path).unwrap_or_else(|e| {
+        let what = format!("the map cannot be read: {e}");
+        problems.0.push(Problem::of_file(
+            Severity::Error,
+            &name,
+            None,
+            what,
+            "make it readable, or leave its key out",
+        ));
+        Vec::new()
+    });
+    let Parsed { table, keys, bad } = map::parse(&text, kind);
+    let bad = bad.into_iter().take(LINES_MAX);
+    problems.0.extend(bad.map(|b| Problem::of_file(Severity::Error, &name, Some(b.line), b.message, "")));
+    (table, keys)
+}
+
+/// Bad lines that are reported of one map.
+const LINES_MAX: usize = 50;
+
+fn check_domains(r: &Router, path: Option<&Path>, keys: &[(usize, Vec<u8>)], problems: &mut Problems) {
+    let Some(path) = path else { return };
+    let strange = keys.iter().filter(|(_, key)| {
+        let domain = split(key).1;
+        !domain.is_empty() && !r.is_local(domain) && !r.is_relay(domain)
+    });
+    for (line, key) in strange.take(LINES_MAX) {
+        let what = format!(
+            "the domain of {} is not ours: only clients that may relay can use it",
+            key.escape_ascii()
+        );
+        let help = "add the domain to domains.local or domains.relay";
+        problems.0.push(Problem::of_file(
+            Severity::Warning,
+            &path.display().to_string(),
+            Some(*line),
+            what,
+            help,
+        ));
+    }
+}
+
+fn check_postmaster(r: &Router, config: &Config, problems: &mut Problems) {
+    use crate::policy::access::{Client, Verdict, recipient};
+    let Some(postmaster) = &config.domains.postmaster else { return };
+    if let Verdict::Refuse(refusal) = recipient(r, Client::Trusted, postmaster.as_bytes()) {
+        let what = format!("mail for domains.postmaster {postmaster:?} would be refused: {}", refusal.text);
+        let help = "name an address with a route, or give it an alias";
+        problems.0.push(Problem::of_file(Severity::Warning, &config.hostname, None, what, help));
+    }
+}
+
+fn stamps(config: &Config) -> Stamps {
+    let d = &config.domains;
+    let stamp = |p: &PathBuf| {
+        let facts = std::fs::metadata(p).ok();
+        (p.clone(), facts.and_then(|m| Some((m.modified().ok()?, m.len()))))
+    };
+    [&d.aliases, &d.rewrites, &d.relay_recipients].into_iter().flatten().map(stamp).collect()
+}
+
+#[cfg(test)]
+#[allow(clippy::disallowed_methods)] // tests make files
+mod tests {
+    use super::*;
+    use crate::policy::access::{Client, Verdict, recipient};
+
+    #[test]
+    fn maps_are_read_again_when_they_change() {
+        let dir = tempfile::tempdir().unwrap();
+        let aliases = dir.path().join("aliases");
+        std::fs::write(&aliases, "sales: a@out.example\n").unwrap();
+        let text = format!(
+            "[server]\nhostname = \"mx.home.example\"\n[relay]\nsmarthost = \"192.0.2.1\"\n[domains]\n\
+             local = [\"home.example\"]\npostmaster = \"p@out.example\"\naliases = {:?}\n",
+            aliases.display().to_string()
+        );
+        let (config, _) = Config::parse(&text, "t").unwrap();
+        let (mut reloader, first, problems) = Reloader::start(Arc::new(config)).unwrap();
+        assert_eq!(problems.0, []);
+        let takes =
+            |r: &Router| matches!(recipient(r, Client::Stranger, b"new@home.example"), Verdict::AcceptAs(_));
+        assert!(!takes(&first));
+        assert!(reloader.poll().is_none());
+        std::fs::write(&aliases, "sales: a@out.example\nnew: b@out.example\n").unwrap();
+        let (second, _) = reloader.poll().unwrap().unwrap();
+        assert!(takes(&second) && !takes(&first));
+        std::fs::write(&aliases, "broken:\n").unwrap();
+        let problems = reloader.poll().unwrap().unwrap_err();
+        assert_eq!((problems.0[0].at, problems.fatal()), (Some((1, 1)), true));
+        assert!(reloader.poll().is_none());
+        std::fs::remove_file(&aliases).unwrap();
+        assert!(reloader.poll().unwrap().unwrap_err().0[0].message.contains("cannot be read"));
+    }
+}

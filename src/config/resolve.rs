@@ -1,0 +1,615 @@
+//! The rules between keys: from the file as written to the [`Config`] that the server uses.
+//!
+//! Owns what must fit together and what this version cannot do. A key whose function is missing
+//! here and that would change who may read or send mail is an error; other such keys are warnings:
+//! none is ignored in silence. Imports the modules' types, never the other way round.
+
+use super::diagnose::{Problem, Problems, Report, Severity};
+use super::raw::{self, AuthMode, ListenerTls, Protocol, Raw, RouteTls};
+use super::units::{Cores, Listen};
+use crate::route::destination::{NextHop, Target, TlsPolicy, host_name};
+use ipnet::IpNet;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+pub use super::raw::{Destination, DestinationFor, Limits, Memory, Queue, RelayTimeouts, Storage, Timeouts};
+
+/// A file that passed all rules. Plain data; limits of 0 are turned off.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// `server.hostname`, lower case.
+    pub hostname: String,
+    /// `server.data_dir`, absolute.
+    pub data_dir: PathBuf,
+    /// `server.user`.
+    pub user: Option<String>,
+    /// It was written, not left at its default: then it must exist.
+    pub user_written: bool,
+    /// `server.stop_grace`.
+    pub stop_grace: Duration,
+    /// `cores.mta`.
+    pub mta_cores: Cores,
+    /// `cores.pin`.
+    pub pin: raw::Pin,
+    /// `[storage]`.
+    pub storage: Storage,
+    /// `[[listener]]`; at least one.
+    pub listeners: Vec<Listener>,
+    /// `[domains]`.
+    pub domains: Domains,
+    /// `[relay]`.
+    pub relay: Relay,
+    /// `[[route]]`: domain (`example.net`, `.example.net`, `*`) and next hop.
+    pub routes: Vec<(String, NextHop)>,
+    /// `[queue]`.
+    pub queue: Queue,
+    /// `[destination]` and its `[[destination.for]]`.
+    pub destination: Destination,
+    /// `[limits]`.
+    pub limits: Limits,
+    /// `[timeouts]`.
+    pub timeouts: Timeouts,
+    /// `[memory]`.
+    pub memory: Memory,
+    /// `metrics.address`.
+    pub metrics: Option<SocketAddr>,
+    /// `admin.socket`.
+    pub admin_socket: Option<PathBuf>,
+    /// `events.format`.
+    pub event_format: raw::EventFormat,
+    /// `events.target`.
+    pub event_target: EventTarget,
+    /// A number that changes with the text of the file; below 2^48, so that a gauge holds it.
+    pub hash: u64,
+}
+
+/// A service.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Listener {
+    /// What it speaks.
+    pub protocol: Protocol,
+    /// Where; at least one.
+    pub addresses: Vec<SocketAddr>,
+}
+
+/// `[domains]`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Domains {
+    /// Lower case.
+    pub local: Vec<String>,
+    /// Lower case.
+    pub relay: Vec<String>,
+    /// Map file.
+    pub relay_recipients: Option<PathBuf>,
+    /// An address.
+    pub postmaster: Option<String>,
+    /// Map file.
+    pub aliases: Option<PathBuf>,
+    /// Map file.
+    pub rewrites: Option<PathBuf>,
+    /// Characters that begin an address extension; may be empty.
+    pub recipient_delimiter: String,
+}
+
+/// `[relay]`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Relay {
+    /// Clients that may relay anywhere.
+    pub networks: Vec<IpNet>,
+    /// Next hop of all mail without a route.
+    pub smarthost: Option<NextHop>,
+    /// Source address.
+    pub bind_ipv4: Option<Ipv4Addr>,
+    /// Source address.
+    pub bind_ipv6: Option<Ipv6Addr>,
+    /// Name in EHLO.
+    pub helo: String,
+    /// Address family to try first.
+    pub prefer: raw::Prefer,
+    /// How long we wait for a next hop.
+    pub timeouts: RelayTimeouts,
+}
+
+/// `events.target`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum EventTarget {
+    /// Standard error.
+    Stderr,
+    /// Standard error with priorities for journald.
+    Journald,
+    /// This file, appended to.
+    File(PathBuf),
+}
+
+impl Config {
+    /// Reads the file at `path`; the config and its warnings, or all its problems.
+    #[allow(clippy::disallowed_methods)] // the configuration is read by the composition root
+    pub fn load(path: &std::path::Path) -> Result<(Config, Problems), Problems> {
+        let name = path.display().to_string();
+        match std::fs::read(path) {
+            Ok(bytes) => match String::from_utf8(bytes) {
+                Ok(text) => Self::parse(&text, &name),
+                Err(_) => Err(whole_file(&name, "is not UTF-8 text".into(), "save it as UTF-8")),
+            },
+            Err(e) => {
+                Err(whole_file(&name, format!("cannot be read: {e}"), "name another file with -c FILE"))
+            }
+        }
+    }
+
+    /// Reads `text`, which is called `name` in problems.
+    pub fn parse(text: &str, name: &str) -> Result<(Config, Problems), Problems> {
+        let (raw, mut report) = Report::read(name, text);
+        let config = resolve(raw, text, &mut report);
+        let problems = report.finish();
+        match config {
+            Some(config) if !problems.fatal() => Ok((config, problems)),
+            _ => Err(problems),
+        }
+    }
+
+    /// The values for a destination with this host name and this domain: those of the first
+    /// matching `[[destination.for]]`, else those of `[destination]`.
+    #[must_use]
+    pub fn destination_for(&self, host: &str, domain: &str) -> Destination {
+        let mut values = Destination { narrowed: Vec::new(), ..self.destination.clone() };
+        let fits = |f: &&DestinationFor| {
+            if f.site.is_empty() {
+                matches_pattern(&f.domain, domain)
+            } else {
+                matches_pattern(&f.site, host)
+            }
+        };
+        if let Some(f) = self.destination.narrowed.iter().find(fits) {
+            values.connections = f.connections.unwrap_or(values.connections);
+            values.messages_per_connection =
+                f.messages_per_connection.unwrap_or(values.messages_per_connection);
+            values.recipients_per_message = f.recipients_per_message.unwrap_or(values.recipients_per_message);
+            values.rate = f.rate.unwrap_or(values.rate);
+            values.idle = f.idle.unwrap_or(values.idle);
+        }
+        values
+    }
+}
+
+/// `*` alone, `*.suffix`, or a name; ASCII case is ignored.
+fn matches_pattern(pattern: &str, name: &str) -> bool {
+    let ends = |suffix: &str| {
+        let at = name.len().checked_sub(suffix.len());
+        at.is_some_and(|at| at > 0 && name.as_bytes()[at..].eq_ignore_ascii_case(suffix.as_bytes()))
+    };
+    pattern == "*" || pattern.strip_prefix('*').map_or_else(|| pattern.eq_ignore_ascii_case(name), ends)
+}
+
+fn whole_file(name: &str, message: String, help: &str) -> Problems {
+    Problems(vec![Problem::of_file(Severity::Error, name, None, message, help)])
+}
+
+/// The config, and all broken rules in `report`. `None` only if a required key is missing.
+fn resolve(raw: Raw, text: &str, report: &mut Report<'_>) -> Option<Config> {
+    let hostname = hostname(&raw.server.hostname, report);
+    unavailable(&raw, report);
+    numbers(&raw, report);
+    let listeners = listeners(&raw.listener, report);
+    let domains = domains(raw.domains, report);
+    let relay = relay(raw.relay, hostname.as_deref().unwrap_or(""), report);
+    let routes = routes(&raw.route, report);
+    if relay.smarthost.is_none() && !routes.iter().any(|(d, _)| d == "*") {
+        let what =
+            "no smarthost and no route \"*\": mail for domains without a route is refused with 550 5.4.4";
+        report.warning("relay.smarthost", what, "look-up of MX records is not available in this version");
+    }
+    for domain in &domains.relay {
+        let routed = routes
+            .iter()
+            .any(|(d, _)| d == "*" || d == domain || (d.starts_with('.') && domain.ends_with(d)));
+        if relay.smarthost.is_none() && !routed {
+            report.error(
+                "domains.relay",
+                format!("{domain:?} has no route"),
+                "add a [[route]] for it, or a smarthost",
+            );
+        }
+    }
+    narrowed(&raw.destination, report);
+    let data_dir = absolute(&raw.server.data_dir, "server.data_dir", report).unwrap_or_default();
+    let event_target = match raw.events.target.as_str() {
+        "stderr" => EventTarget::Stderr,
+        "journald" => EventTarget::Journald,
+        path => EventTarget::File(absolute(path, "events.target", report).unwrap_or_default()),
+    };
+    Some(Config {
+        hostname: hostname?,
+        data_dir,
+        user: (!raw.server.user.is_empty()).then_some(raw.server.user),
+        user_written: report.is_written("server.user"),
+        stop_grace: raw.server.stop_grace.0,
+        mta_cores: raw.cores.mta,
+        pin: raw.cores.pin,
+        storage: raw.storage,
+        listeners,
+        domains,
+        relay,
+        routes,
+        queue: raw.queue,
+        destination: raw.destination,
+        limits: raw.limits,
+        timeouts: raw.timeouts,
+        memory: raw.memory,
+        metrics: raw.metrics.address.0,
+        admin_socket: path(&raw.admin.socket, "admin.socket", report),
+        event_format: raw.events.format,
+        event_target,
+        hash: hash(text),
+    })
+}
+
+fn hostname(text: &str, report: &mut Report<'_>) -> Option<String> {
+    if text.is_empty() {
+        report.error("server.hostname", "is required", "write hostname = \"mx1.example.net\" under [server]");
+        return None;
+    }
+    match host_name(text) {
+        Err(e) => {
+            report.error(
+                "server.hostname",
+                e,
+                "write the full name of this host, such as \"mx1.example.net\"",
+            );
+            None
+        }
+        Ok(name) => {
+            if !name.contains('.') {
+                let what = format!("{name:?} has no domain; many servers refuse such a name in EHLO");
+                report.warning("server.hostname", what, "write the full name that its address resolves to");
+            }
+            Some(name)
+        }
+    }
+}
+
+const MISSING: &str = "not available in this version";
+
+fn unavailable(raw: &Raw, report: &mut Report<'_>) {
+    unavailable_at_listeners(&raw.listener, report);
+    for (key, set) in [
+        ("tls.certificate", !raw.tls.certificate.is_empty()),
+        ("tls.key", !raw.tls.key.is_empty()),
+        ("tls.sni", !raw.tls.sni.is_empty()),
+    ] {
+        if set {
+            report.error(
+                key,
+                format!("TLS is {MISSING}"),
+                "leave the key out; all connections are in clear text",
+            );
+        }
+    }
+    if !raw.relay.smarthost_auth.is_empty() {
+        report.error("relay.smarthost_auth", format!("authentication is {MISSING}"), "leave the key out");
+    }
+    let relay_tls = [(String::from("relay.smarthost_tls"), raw.relay.smarthost_tls)].into_iter();
+    let route_tls = raw.route.iter().enumerate().map(|(n, r)| (format!("route.{n}.tls"), r.tls));
+    for (key, tls) in relay_tls.chain(route_tls) {
+        match tls {
+            RouteTls::Required | RouteTls::Dane => {
+                report.error(
+                    &key,
+                    format!("TLS is {MISSING}"),
+                    "mail would never leave: \"opportunistic\" or \"none\"",
+                );
+            }
+            RouteTls::Opportunistic if report.is_written(&key) => {
+                report.warning(&key, format!("TLS is {MISSING}: mail goes in clear text"), "");
+            }
+            _ => {}
+        }
+    }
+    let defaults = Raw::default();
+    for (key, set) in [
+        ("cores.access", raw.cores.access != defaults.cores.access),
+        ("cores.shards", raw.cores.shards != defaults.cores.shards),
+        ("relay.mx_port", raw.relay.mx_port != defaults.relay.mx_port),
+        ("tls.minimum", raw.tls.minimum != defaults.tls.minimum),
+        ("auth", raw.auth != defaults.auth),
+        ("dns", raw.dns != defaults.dns),
+        ("mailbox", raw.mailbox != defaults.mailbox),
+        ("queue.delay_warning", raw.queue.delay_warning != defaults.queue.delay_warning),
+        ("limits.sessions_per_user", raw.limits.sessions_per_user != defaults.limits.sessions_per_user),
+        ("limits.auth_line", raw.limits.auth_line != defaults.limits.auth_line),
+    ] {
+        if set {
+            report.warning(key, format!("has no effect: its function is {MISSING}"), "");
+        }
+    }
+}
+
+fn unavailable_at_listeners(listeners: &[raw::Listener], report: &mut Report<'_>) {
+    for (n, l) in listeners.iter().enumerate() {
+        let at = |key: &str| format!("listener.{n}.{key}");
+        match l.protocol.0 {
+            Some(Protocol::Smtp) | None => {}
+            Some(p) => report.error(&at("protocol"), format!("\"{p}\" is {MISSING}"), "only \"smtp\" is"),
+        }
+        if matches!(l.tls, ListenerTls::Starttls | ListenerTls::Required) {
+            report.error(
+                &at("tls"),
+                format!("TLS is {MISSING}"),
+                "write tls = \"off\", or leave the key out",
+            );
+        }
+        if matches!(l.auth, AuthMode::Offered | AuthMode::Required) {
+            let help = "write auth = \"off\" and list trusted clients in relay.networks";
+            report.error(&at("auth"), format!("authentication is {MISSING}"), help);
+        }
+        if !l.proxy_protocol_from.is_empty() {
+            let what =
+                format!("the PROXY protocol is {MISSING}: clients would have the address of the proxy");
+            report.error(&at("proxy_protocol_from"), what, "leave the key out");
+        }
+        if !l.xclient_from.is_empty() {
+            let what = format!("XCLIENT is {MISSING}: clients would have the address of the proxy");
+            report.error(&at("xclient_from"), what, "leave the key out");
+        }
+    }
+}
+
+fn numbers(raw: &Raw, report: &mut Report<'_>) {
+    let (q, s, l) = (&raw.queue, &raw.storage, &raw.limits);
+    let segment = s.segment_size.0;
+    if !(1 << 20..=1 << 30).contains(&segment) || !segment.is_multiple_of(4096) {
+        report.error("storage.segment_size", "must be from 1MiB to 1GiB, in steps of 4KiB", "");
+    } else if s.journal_limit.0 < 8 * segment {
+        let help = format!("write at least {} bytes, or smaller segments", 8 * segment);
+        report.error("storage.journal_limit", "must hold 8 segments at least", &help);
+    }
+    if q.retry_first.0.is_zero() || q.retry_first > q.retry_max {
+        report.error("queue.retry_first", "must be above 0 and not above queue.retry_max", "");
+    }
+    for (key, lifetime) in [("queue.lifetime", q.lifetime), ("queue.bounce_lifetime", q.bounce_lifetime)] {
+        if lifetime < q.retry_first {
+            report.warning(key, "is shorter than queue.retry_first: there is one attempt only", "");
+        }
+    }
+    if raw.destination.connections == 0 {
+        report.error("destination.connections", "must be 1 at least", "");
+    }
+    let soft_above = l.errors_hard != 0 && l.errors_soft > l.errors_hard;
+    if soft_above {
+        report.error("limits.errors_soft", "is above limits.errors_hard", "");
+    }
+    let (line, field) = (l.command_line.limit(), l.header_field_size.limit());
+    if line.is_some_and(|n| !(512..=1 << 16).contains(&n)) {
+        report.error(
+            "limits.command_line",
+            "must be from 512 bytes (RFC 5321 section 4.5.3.1.4) to 64KiB",
+            "",
+        );
+    }
+    if l.header_size.limit().is_some_and(|n| field.is_none_or(|f| f > n)) {
+        report.error("limits.header_field_size", "is above limits.header_size", "");
+    }
+    if (1..100).contains(&l.recipients) {
+        report.warning("limits.recipients", "is below 100, which RFC 5321 section 4.5.3.1.8 asks for", "");
+    }
+    if raw.timeouts.command.limit().is_some_and(|t| t < Duration::from_secs(300)) {
+        report.add(Severity::Note, "timeouts.command", "RFC 5321 section 4.5.3.2.7 asks for 5 minutes", "");
+    }
+    if raw.memory.budget.limit().is_some_and(|b| b < raw.memory.spill.0) {
+        report.error("memory.spill", "is above memory.budget", "");
+    }
+}
+
+fn listeners(written: &[raw::Listener], report: &mut Report<'_>) -> Vec<Listener> {
+    let mut all = Vec::new();
+    let mut taken: Vec<SocketAddr> = Vec::new();
+    if written.is_empty() {
+        let addresses = vec![([0, 0, 0, 0], 25).into(), (Ipv6Addr::UNSPECIFIED, 25).into()];
+        return vec![Listener { protocol: Protocol::Smtp, addresses }];
+    }
+    for (n, l) in written.iter().enumerate() {
+        let at = |key: &str| format!("listener.{n}.{key}");
+        if l.protocol.0.is_none() && !report.is_written(&at("protocol")) {
+            report.error(&at("protocol"), "is required", "write protocol = \"smtp\"");
+        }
+        if l.address.0.is_empty() && !report.is_written(&at("address")) {
+            report.error(&at("address"), "is required", "write address = [\"0.0.0.0:25\", \"[::]:25\"]");
+        }
+        let mut addresses = Vec::new();
+        for (i, address) in l.address.0.iter().enumerate() {
+            let here = if report.is_written(&at(&format!("address.{i}"))) {
+                format!("address.{i}")
+            } else {
+                "address".into()
+            };
+            match address {
+                Listen::Unix(_) => {
+                    report.error(&at(&here), format!("a socket in the file system is {MISSING}"), "")
+                }
+                Listen::Tcp(a) if taken.contains(a) => {
+                    report.error(&at(&here), format!("{a} is listed twice"), "")
+                }
+                Listen::Tcp(a) => {
+                    taken.push(*a);
+                    addresses.push(*a);
+                }
+            }
+        }
+        all.push(Listener { protocol: l.protocol.0.unwrap_or(Protocol::Smtp), addresses });
+    }
+    all
+}
+
+fn domains(raw: raw::Domains, report: &mut Report<'_>) -> Domains {
+    let mut names = |key: &str, list: &[String]| {
+        let mut good: Vec<String> = Vec::new();
+        for (n, text) in list.iter().enumerate() {
+            let at = format!("domains.{key}.{n}");
+            match host_name(text) {
+                Ok(name) if good.contains(&name) => report.warning(&at, "is listed twice", ""),
+                Ok(name) => good.push(name),
+                Err(e) => report.error(&at, e, "write a domain such as \"example.net\""),
+            }
+        }
+        good
+    };
+    let (local, relay) = (names("local", &raw.local), names("relay", &raw.relay));
+    if let Some(both) = local.iter().find(|d| relay.contains(d)) {
+        let what = format!("{both:?} is in domains.local too");
+        report.error("domains.relay", what, "local: its mailboxes are here; relay: they are elsewhere");
+    }
+    if raw.recipient_delimiter.bytes().any(|b| !b.is_ascii_punctuation() || b == b'@') {
+        report.error(
+            "domains.recipient_delimiter",
+            "must be characters such as \"+\" or \"+-\", or empty",
+            "",
+        );
+    }
+    let postmaster = (!raw.postmaster.is_empty()).then_some(raw.postmaster);
+    match &postmaster {
+        Some(p) if !p.contains('@') || p.starts_with('@') || p.bytes().any(|b| b <= b' ') => {
+            report.error(
+                "domains.postmaster",
+                format!("{p:?} is not an address"),
+                "write \"name@example.net\"",
+            );
+        }
+        None if !local.is_empty() || !relay.is_empty() => {
+            let what = "nobody gets the mail of postmaster@ our domains (RFC 5321 section 4.5.1)";
+            report.warning("domains.postmaster", what, "write postmaster = \"name@example.net\"");
+        }
+        _ => {}
+    }
+    Domains {
+        local,
+        relay,
+        relay_recipients: path(&raw.relay_recipients, "domains.relay_recipients", report),
+        postmaster,
+        aliases: path(&raw.aliases, "domains.aliases", report),
+        rewrites: path(&raw.r#virtual, "domains.virtual", report),
+        recipient_delimiter: raw.recipient_delimiter,
+    }
+}
+
+fn relay(raw: raw::Relay, hostname: &str, report: &mut Report<'_>) -> Relay {
+    let smarthost = (!raw.smarthost.is_empty())
+        .then(|| next_hop(&raw.smarthost, raw.smarthost_tls, "relay.smarthost", report))
+        .flatten();
+    for (n, network) in raw.networks.iter().enumerate() {
+        if network.0.prefix_len() == 0 {
+            let what = "everyone may relay through this server: it will be used to send junk";
+            report.warning(&format!("relay.networks.{n}"), what, "list your own networks only");
+        }
+    }
+    let helo = match raw.helo.as_str() {
+        "" => hostname.to_string(),
+        name => host_name(name).unwrap_or_else(|e| {
+            report.error("relay.helo", e, "");
+            String::new()
+        }),
+    };
+    Relay {
+        networks: raw.networks.iter().map(|n| n.0).collect(),
+        smarthost,
+        bind_ipv4: raw.bind_ipv4.0,
+        bind_ipv6: raw.bind_ipv6.0,
+        helo,
+        prefer: raw.prefer,
+        timeouts: raw.timeouts,
+    }
+}
+
+fn routes(written: &[raw::Route], report: &mut Report<'_>) -> Vec<(String, NextHop)> {
+    let mut all: Vec<(String, NextHop)> = Vec::new();
+    for (n, route) in written.iter().enumerate() {
+        let at = |key: &str| format!("route.{n}.{key}");
+        let domain = if route.domain == "*" {
+            Ok(route.domain.clone())
+        } else if let Some(below) = route.domain.strip_prefix('.') {
+            host_name(below).map(|d| format!(".{d}"))
+        } else {
+            host_name(&route.domain)
+        };
+        let hop = if route.next_hop.is_empty() {
+            report.error(&at("next_hop"), "is required", "write next_hop = \"host:port\"");
+            None
+        } else {
+            next_hop(&route.next_hop, route.tls, &at("next_hop"), report)
+        };
+        match (domain, hop) {
+            (Err(_), _) => {
+                let help = "write \"example.net\", \".example.net\" (all below it) or \"*\"";
+                report.error(&at("domain"), format!("{:?} is not a domain", route.domain), help);
+            }
+            (Ok(d), _) if all.iter().any(|(other, _)| *other == d) => {
+                report.error(&at("domain"), format!("{d:?} has a route already"), "");
+            }
+            (Ok(d), Some(hop)) => all.push((d, hop)),
+            (Ok(_), None) => {}
+        }
+    }
+    all
+}
+
+fn next_hop(text: &str, tls: RouteTls, key: &str, report: &mut Report<'_>) -> Option<NextHop> {
+    let tls = match tls {
+        RouteTls::None => TlsPolicy::None,
+        RouteTls::Opportunistic => TlsPolicy::Opportunistic,
+        RouteTls::Required => TlsPolicy::Required,
+        RouteTls::Dane => TlsPolicy::Dane,
+    };
+    let hop = match NextHop::parse(text, tls) {
+        Ok(hop) => hop,
+        Err(e) => {
+            report.error(key, e, "");
+            return None;
+        }
+    };
+    match hop.target {
+        Target::Smtp(_) => return Some(hop),
+        Target::Mx(_) => {
+            report.error(key, format!("look-up of MX records is {MISSING}"), "write \"host:port\"")
+        }
+        Target::Lmtp(_) | Target::LmtpUnix(_) => {
+            report.error(key, format!("LMTP is {MISSING}"), "write \"host:port\" of an SMTP server");
+        }
+    }
+    None
+}
+
+fn narrowed(destination: &Destination, report: &mut Report<'_>) {
+    for (n, f) in destination.narrowed.iter().enumerate() {
+        let at = format!("destination.for.{n}");
+        if f.site.is_empty() == f.domain.is_empty() {
+            report.error(
+                &at,
+                "needs either site or domain",
+                "write site = \"*.example.com\" or domain = \"example.com\"",
+            );
+        }
+        if f.connections == Some(0) {
+            report.error(&format!("{at}.connections"), "must be 1 at least", "");
+        }
+    }
+}
+
+fn path(text: &str, key: &str, report: &mut Report<'_>) -> Option<PathBuf> {
+    if text.is_empty() { None } else { absolute(text, key, report) }
+}
+
+fn absolute(text: &str, key: &str, report: &mut Report<'_>) -> Option<PathBuf> {
+    if !text.starts_with('/') {
+        report.error(key, format!("{text:?} is not an absolute path"), "begin it with /");
+        return None;
+    }
+    Some(text.into())
+}
+
+/// FNV-1a, folded to 48 bits.
+fn hash(text: &str) -> u64 {
+    let h = text
+        .bytes()
+        .fold(0xcbf2_9ce4_8422_2325, |h: u64, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3));
+    (h ^ (h >> 48)) & ((1 << 48) - 1)
+}

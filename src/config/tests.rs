@@ -1,0 +1,242 @@
+//! Documented, implemented and default are one and the same; rules between keys.
+
+use super::diagnose::Report;
+use super::raw::Raw;
+use super::resolve::Config;
+use super::units::Cores;
+use super::{Problems, Severity};
+
+const EXAMPLE: &str = include_str!("../../examples/ringpost.toml");
+const REFERENCE: &str = include_str!("../../docs/configuration.md");
+/// The agreed interface: every key of it must be read.
+const AGREED: &str = include_str!("agreed.toml");
+
+const SMALL: &str = "[server]\nhostname = \"mx.example.net\"\n[relay]\nsmarthost = \"192.0.2.1:25\"\n";
+
+fn errors(text: &str) -> Vec<String> {
+    match Config::parse(text, "t") {
+        Ok((_, p)) => panic!("no errors, but {p}"),
+        Err(Problems(all)) => all
+            .into_iter()
+            .filter(|p| p.severity == Severity::Error)
+            .map(|p| p.key + ": " + &p.message)
+            .collect(),
+    }
+}
+
+fn warnings(text: &str) -> Vec<String> {
+    let (_, Problems(all)) = Config::parse(text, "t").unwrap();
+    all.into_iter().map(|p| p.key).collect()
+}
+
+/// The example with its commented keys (`#key = value`, `#[[list]]`) in force.
+fn example_in_full() -> String {
+    let key = |l: &str| l.starts_with(|c: char| c.is_ascii_lowercase() || c == '[');
+    EXAMPLE
+        .lines()
+        .map(|l| l.strip_prefix('#').filter(|rest| key(rest)).unwrap_or(l).to_string() + "\n")
+        .collect()
+}
+
+/// All keys with their values, list blocks as `list.key`; and whether the key is required.
+fn leaves(path: &str, value: &toml::Value, out: &mut Vec<(String, toml::Value)>) {
+    match value {
+        toml::Value::Table(t) => {
+            for (k, v) in t {
+                leaves(&if path.is_empty() { k.clone() } else { format!("{path}.{k}") }, v, out);
+            }
+        }
+        toml::Value::Array(a) if a.first().is_some_and(toml::Value::is_table) => leaves(path, &a[0], out),
+        other => out.push((path.into(), other.clone())),
+    }
+}
+
+#[test]
+fn documented_is_implemented_is_default() {
+    let (mut documented, mut implemented) = (Vec::new(), Vec::new());
+    leaves("", &toml::Value::Table(example_in_full().parse().unwrap()), &mut documented);
+    leaves("", &toml::Value::try_from(Raw::shape()).unwrap(), &mut implemented);
+    // Keys without a default: the example has a sample value for them.
+    let sample = |k: &str| {
+        k == "server.hostname"
+            || ["listener.", "route.", "tls.sni.", "destination.for."].iter().any(|p| k.starts_with(p))
+    };
+    let names = |all: &[(String, toml::Value)]| {
+        let mut names: Vec<String> = all.iter().map(|(k, _)| k.clone()).collect();
+        names.sort();
+        names
+    };
+    assert_eq!(names(&documented), names(&implemented));
+    for (key, value) in &documented {
+        let default = &implemented.iter().find(|(k, _)| k == key).unwrap().1;
+        assert!(sample(key) || value == default, "{key} is documented as {value}, its default is {default}");
+    }
+}
+
+#[test]
+fn example_as_it_is_gives_the_defaults() {
+    let (config, problems) = Config::parse(EXAMPLE, "e").unwrap_or_else(|p| panic!("{p}"));
+    let (bare, _) = Config::parse("[server]\nhostname = \"mx1.example.net\"\n", "b").unwrap();
+    assert_eq!(Config { hash: 0, ..config }, Config { hash: 0, ..bare });
+    assert_eq!(problems.0.iter().map(|p| p.key.as_str()).collect::<Vec<_>>(), ["relay.smarthost"]);
+}
+
+#[test]
+fn reference_is_made_from_the_example() {
+    let mut expected = String::new();
+    for line in example_in_full().lines() {
+        if line.starts_with('[') {
+            let (name, about) = line.split_once('#').unwrap_or((line, ""));
+            let section = name.trim();
+            expected += &format!(
+                "\n## `{section}`\n\n{}\n\n| Key | Default | Meaning |\n|---|---|---|\n",
+                about.trim()
+            );
+        } else if let Some((key, rest)) = line.split_once(" = ") {
+            let (value, about) = rest.split_once("  # ").unwrap_or((rest, ""));
+            expected += &format!("| `{key}` | `{}` | {} |\n", value.trim(), about.trim().replace('|', "\\|"));
+        }
+    }
+    if std::env::var_os("RINGPOST_WRITE_DOCS").is_some() {
+        let head = &REFERENCE[..REFERENCE.find("\n## `[").unwrap_or(REFERENCE.len())];
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/configuration.md");
+        #[allow(clippy::disallowed_methods)] // writes the reference on request
+        std::fs::write(path, head.to_string() + &expected).unwrap();
+        return;
+    }
+    assert!(REFERENCE.ends_with(&expected), "run RINGPOST_WRITE_DOCS=1 cargo test --lib config");
+}
+
+#[test]
+fn agreed_interface_is_read_and_what_is_missing_is_said() {
+    let (_, report) = Report::read("agreed", AGREED);
+    assert_eq!(report.finish(), Problems::default());
+    let errors = errors(AGREED);
+    let keys: Vec<&str> = errors.iter().map(|e| e.split(": ").next().unwrap()).collect();
+    let expected = ["listener[1].tls", "tls.certificate", "tls.key", "tls.sni", "domains.relay"];
+    assert_eq!(keys, expected, "{errors:?}");
+}
+
+#[test]
+fn small_file_is_enough() {
+    let (config, problems) = Config::parse(SMALL, "t").unwrap();
+    assert_eq!(problems.0, []);
+    assert_eq!(config.listeners[0].addresses.len(), 2);
+    assert_eq!(config.relay.helo, "mx.example.net");
+    assert_eq!(config.relay.smarthost.unwrap().key, "192.0.2.1:25");
+    assert_eq!((config.mta_cores, config.limits.recipients), (Cores::Auto, 1000));
+}
+
+#[test]
+fn what_changes_security_is_never_ignored() {
+    for addition in [
+        "[tls]\ncertificate = \"/x\"\n",
+        "[[listener]]\nprotocol = \"smtp\"\naddress = \"0.0.0.0:25\"\ntls = \"required\"\n",
+        "[[listener]]\nprotocol = \"smtp\"\naddress = \"0.0.0.0:25\"\nauth = \"required\"\n",
+        "[[listener]]\nprotocol = \"smtp\"\naddress = \"0.0.0.0:25\"\nxclient_from = [\"10.0.0.0/8\"]\n",
+        "[[listener]]\nprotocol = \"smtp\"\naddress = \"0.0.0.0:25\"\nproxy_protocol_from = [\"10.0.0.1\"]\n",
+        "[[listener]]\nprotocol = \"submission\"\naddress = \"0.0.0.0:587\"\n",
+        "[[route]]\ndomain = \"a.example\"\nnext_hop = \"b.example\"\ntls = \"dane\"\n",
+        "[[route]]\ndomain = \"a.example\"\nnext_hop = \"mx:b.example\"\n",
+        "[[route]]\ndomain = \"a.example\"\nnext_hop = \"lmtp:b.example\"\n",
+    ] {
+        let errors = errors(&(SMALL.to_string() + addition));
+        assert!(errors[0].contains("not available"), "{addition}: {errors:?}");
+    }
+    assert_eq!(
+        warnings(&(SMALL.to_string() + "[dns]\ndnssec = \"off\"\n[auth]\nallow_plaintext = true\n")),
+        ["dns", "auth"]
+    );
+}
+
+#[test]
+fn rules_between_keys() {
+    for (addition, key) in [
+        ("[storage]\nsegment_size = \"512KiB\"\n", "storage.segment_size"),
+        ("[storage]\njournal_limit = \"64MiB\"\n", "storage.journal_limit"),
+        ("[queue]\nretry_first = \"2h\"\n", "queue.retry_first"),
+        ("[limits]\nerrors_soft = 30\n", "limits.errors_soft"),
+        ("[limits]\ncommand_line = 100\n", "limits.command_line"),
+        ("[memory]\nbudget = \"1KiB\"\n", "memory.spill"),
+        ("[domains]\nlocal = [\"a.example\"]\nrelay = [\"A.example\"]\n", "domains.relay"),
+        ("[domains]\naliases = \"etc/aliases\"\n", "domains.aliases"),
+        ("[domains]\npostmaster = \"root\"\n", "domains.postmaster"),
+        ("[[route]]\nnext_hop = \"b.example\"\n", "route[1].domain"),
+        ("[[route]]\ndomain = \"b.example\"\n", "route[1].next_hop"),
+        ("[[listener]]\nprotocol = \"smtp\"\n", "listener[1].address"),
+        (
+            "[[listener]]\nprotocol = \"smtp\"\naddress = [\"[::]:25\", \"[::]:25\"]\n",
+            "listener[1].address[2]",
+        ),
+        ("[[destination.for]]\nconnections = 3\n", "destination.for[1]"),
+    ] {
+        let errors = errors(&(SMALL.to_string() + addition));
+        assert!(errors[0].starts_with(&(key.to_string() + ": ")), "{addition}: {errors:?}");
+    }
+    assert_eq!(errors(""), ["server.hostname: is required"]);
+    assert_eq!(
+        warnings(&SMALL.replace("[relay]", "[relay]\nnetworks = [\"0.0.0.0/0\"]")),
+        ["relay.networks[1]"]
+    );
+}
+
+#[test]
+fn destinations_are_narrowed() {
+    let text = "[destination]\nconnections = 9\n[[destination.for]]\nsite = \"*.outlook.com\"\n\
+                connections = 2\n\
+                [[destination.for]]\ndomain = \"b.example\"\nrate = \"5/s\"\n";
+    let (config, _) = Config::parse(&(SMALL.to_string() + text), "t").unwrap();
+    assert_eq!(config.destination_for("mx.Outlook.com", "x").connections, 2);
+    assert_eq!(config.destination_for("outlook.com", "x").connections, 9);
+    assert_eq!(config.destination_for("mx", "B.example").rate.to_string(), "5/s");
+    assert_eq!(config.destination_for("mx", "B.example").connections, 9);
+}
+
+#[test]
+fn any_slip_is_reported_with_a_line() {
+    // Every key of the example with a value of another type.
+    let full = example_in_full();
+    for (n, line) in full.lines().enumerate() {
+        let Some((key, _)) =
+            line.split_once(" = ").filter(|_| line.starts_with(|c: char| c.is_ascii_lowercase()))
+        else {
+            continue;
+        };
+        let text: String = full
+            .lines()
+            .enumerate()
+            .map(|(m, l)| if n == m { format!("{key} = 1979-05-27\n") } else { l.to_string() + "\n" })
+            .collect();
+        let problems = Report::read("t", &text).1.finish();
+        assert_eq!(
+            problems.0.iter().map(|p| p.at.unwrap().0).collect::<Vec<_>>(),
+            [n + 1],
+            "{line}\n{problems}"
+        );
+    }
+}
+
+#[test]
+fn every_dependency_has_its_reason() {
+    let manifest: toml::Table = include_str!("../../Cargo.toml").parse().unwrap();
+    let document = include_str!("../../docs/dependencies.md");
+    let mut names: Vec<&String> = ["dependencies", "dev-dependencies"]
+        .iter()
+        .flat_map(|t| manifest[*t].as_table().unwrap().keys())
+        .collect();
+    let mut listed: Vec<&str> =
+        document.lines().filter_map(|l| l.strip_prefix("| `")?.split('`').next()).collect();
+    names.sort();
+    listed.sort_unstable();
+    assert_eq!(names, listed);
+}
+
+#[test]
+fn configuration_of_the_readme_is_good() {
+    let readme = include_str!("../../README.md");
+    let block = readme.split_once("`/etc/ringpost/ringpost.toml`:\n").unwrap().1;
+    let lines = block.lines().take_while(|l| l.is_empty() || l.starts_with("    "));
+    let text: String = lines.map(|l| l.trim_start().to_string() + "\n").collect();
+    let (config, problems) = Config::parse(&text, "README.md").unwrap_or_else(|p| panic!("{p}"));
+    assert_eq!((problems, config.routes.len()), (Problems::default(), 1));
+}

@@ -1,0 +1,276 @@
+//! L4: one connection to a next hop: greeting, EHLO, then messages until there are no more.
+//!
+//! Owns the stream and the buffers of the connection. What to send, and what becomes of the
+//! results, is the [`Source`]'s; what the replies mean is `smtp::outbound`'s. Knows no queue, no
+//! route, no retry. A message and the commands of the next one leave in one gathered send.
+//!
+//! Whatever happens, each item that was taken from the source goes back to it exactly once: by
+//! [`Source::settle`] or by [`Source::give_back`]. Errors end the connection, never the process.
+
+mod session;
+
+use crate::base::aligned::{AlignedBuf, SharedBytes};
+use crate::base::ids::QueueId;
+use crate::base::time::Mono;
+use crate::message::body::BodyFlags;
+use crate::message::envelope::EnvelopeView;
+use crate::runtime::{Lent, Net, Runtime};
+use crate::smtp::outbound::{self, Close};
+pub use crate::smtp::outbound::{Outcome, Phase, RecipientResult};
+use std::fmt;
+use std::future::Future;
+use std::io;
+use std::ops::Range;
+use std::time::Duration;
+
+/// A message for some of its recipients, as the source describes it.
+#[derive(Debug)]
+pub struct Job<'a> {
+    /// The message.
+    pub id: QueueId,
+    /// Its envelope.
+    pub envelope: EnvelopeView<'a>,
+    /// Numbers of recipients in the envelope, ascending, at least one.
+    pub recipients: &'a [u32],
+    /// Flags of the body.
+    pub flags: BodyFlags,
+    /// Memory that holds trace headers and body.
+    pub payload: &'a SharedBytes,
+    /// Where in `payload` they are.
+    pub body: Range<usize>,
+    /// Length in bytes of what follows in a side file ([`Source::read_side`]).
+    pub side: Option<u64>,
+}
+
+impl Job<'_> {
+    /// Size of the message in bytes.
+    #[must_use]
+    pub fn size(&self) -> u64 {
+        self.body.len() as u64 + self.side.unwrap_or(0)
+    }
+}
+
+/// Where a connection gets its messages from.
+pub trait Source {
+    /// One message for a set of its recipients.
+    type Item;
+
+    /// Takes a message that is due now.
+    fn next(&self) -> Option<Self::Item>;
+
+    /// Waits for work. True: there may be some. False: `until` has passed, or the connection is
+    /// to be closed.
+    fn wait(&self, until: Mono) -> impl Future<Output = bool>;
+
+    /// What the item is.
+    fn describe<'a>(&self, item: &'a Self::Item) -> Job<'a>;
+
+    /// Appends bytes of the side file from `offset` to `buf`, up to its capacity; none only at the
+    /// end of the file. The buffer comes empty.
+    fn read_side(
+        &self,
+        item: &Self::Item,
+        offset: u64,
+        buf: AlignedBuf,
+    ) -> impl Future<Output = Lent<(), AlignedBuf>>;
+
+    /// The message is about to be sent; the place for a record that says so. False: do not send
+    /// it; the connection is given up, its items come back.
+    fn before_final_dot(&self, item: &Self::Item) -> impl Future<Output = bool>;
+
+    /// One result for each recipient of the job, in its order. Those that are
+    /// [`Outcome::NotTried`] are to be taken again at once, on any connection.
+    fn settle(&self, item: Self::Item, results: &[RecipientResult<'_>]);
+
+    /// Nothing was risked: take it again at once, on a fresh connection; no attempt is counted.
+    fn give_back(&self, item: Self::Item);
+}
+
+/// Whether the connection must be encrypted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Tls {
+    /// Plain, or encrypted if that were possible.
+    #[default]
+    Opportunistic,
+    /// Encrypted or not at all (TLS required, DANE, an enforced MTA-STS policy).
+    Required,
+}
+
+/// How a connection is used.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The dialogue: name, limits, times. `transactions_max` is messages per connection.
+    pub client: outbound::Options,
+    /// How long the connection is kept without work. 0: not at all.
+    pub idle: Duration,
+    /// Whether it must be encrypted.
+    pub tls: Tls,
+}
+
+impl Options {
+    /// The usual values, with the name for EHLO.
+    #[must_use]
+    pub fn new(helo: &str) -> Self {
+        Options {
+            client: outbound::Options::new(helo),
+            idle: Duration::from_secs(60),
+            tls: Tls::Opportunistic,
+        }
+    }
+}
+
+/// How a connection came to its end. `reused`: a transaction had come to its end on it before.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum ConnectionEnd {
+    /// The source had nothing more and asked to close.
+    WorkDone,
+    /// Nothing to do for [`Options::idle`].
+    Idle,
+    /// The connection has carried its share of messages.
+    MessageLimit,
+    /// The source said that a message is not to be sent.
+    Stopped,
+    /// The route demands TLS, which there is not yet: due messages were deferred, nothing was sent.
+    TlsUnavailable,
+    /// The server did not greet us.
+    GreetingRefused {
+        /// The code.
+        code: u16,
+        /// It was a 5xx.
+        permanent: bool,
+        /// What it said.
+        text: Box<str>,
+    },
+    /// The server closed the connection, by 421 or without a word.
+    ServerClosed {
+        /// See above.
+        reused: bool,
+        /// What was going on.
+        phase: Phase,
+        /// What it said with 421; empty if it just closed.
+        text: Box<str>,
+    },
+    /// The network failed.
+    NetworkError {
+        /// How.
+        kind: io::ErrorKind,
+        /// See above.
+        reused: bool,
+        /// What was going on.
+        phase: Phase,
+    },
+    /// The server's replies make no sense.
+    ProtocolError {
+        /// In what way.
+        what: Close,
+        /// What was going on.
+        phase: Phase,
+    },
+    /// The server was too slow.
+    Deadline {
+        /// See above.
+        reused: bool,
+        /// What was going on.
+        phase: Phase,
+    },
+    /// A side file could not be read: our own fault.
+    Unreadable {
+        /// How.
+        kind: io::ErrorKind,
+    },
+}
+
+impl ConnectionEnd {
+    /// True if it says nothing against the next hop.
+    #[must_use]
+    pub fn is_orderly(&self) -> bool {
+        matches!(
+            self,
+            ConnectionEnd::WorkDone
+                | ConnectionEnd::Idle
+                | ConnectionEnd::MessageLimit
+                | ConnectionEnd::Stopped
+                | ConnectionEnd::Unreadable { .. }
+        )
+    }
+
+    /// True if a connection that had worked was closed, as servers do with old ones: try a fresh
+    /// one at once, count no failure.
+    #[must_use]
+    pub fn is_stale(&self) -> bool {
+        matches!(
+            self,
+            ConnectionEnd::ServerClosed { reused: true, .. }
+                | ConnectionEnd::NetworkError { reused: true, .. }
+        )
+    }
+}
+
+impl fmt::Display for ConnectionEnd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ConnectionEnd::WorkDone => f.write_str("no more work"),
+            ConnectionEnd::Idle => f.write_str("idle"),
+            ConnectionEnd::MessageLimit => f.write_str("messages per connection reached"),
+            ConnectionEnd::Stopped => f.write_str("stopped"),
+            ConnectionEnd::TlsUnavailable => f.write_str("TLS is required, but not available"),
+            ConnectionEnd::GreetingRefused { code, text, .. } => write!(f, "not greeted: {code} {text}"),
+            ConnectionEnd::ServerClosed { phase, text, .. } if text.is_empty() => {
+                write!(f, "closed by the server ({phase})")
+            }
+            ConnectionEnd::ServerClosed { phase, text, .. } => {
+                write!(f, "closed by the server ({phase}): 421 {text}")
+            }
+            ConnectionEnd::NetworkError { kind, phase, .. } => write!(f, "{kind} ({phase})"),
+            ConnectionEnd::ProtocolError { what, phase } => match what {
+                Close::Unreadable(e) => write!(f, "{e} ({phase})"),
+                Close::Unexpected(0) => write!(f, "reply that nobody asked for ({phase})"),
+                Close::Unexpected(code) => write!(f, "unexpected reply {code} ({phase})"),
+                Close::Refused(_) | Close::ServerClosing | Close::Quit => write!(f, "closed ({phase})"),
+            },
+            ConnectionEnd::Deadline { phase, .. } => write!(f, "timed out ({phase})"),
+            ConnectionEnd::Unreadable { kind } => write!(f, "message could not be read: {kind}"),
+        }
+    }
+}
+
+/// Speaks over `stream`, just connected, until the connection has come to its end.
+///
+/// With [`Tls::Required`] nothing is sent: what is due is deferred with "TLS is not available".
+/// A caller that knows this beforehand need not connect: [`refuse_without_tls`].
+pub async fn run<R, S>(rt: &R, stream: <R as Net>::Stream, source: &S, options: &Options) -> ConnectionEnd
+where
+    R: Runtime,
+    S: Source,
+{
+    match options.tls {
+        Tls::Required => refuse_without_tls(source),
+        Tls::Opportunistic => session::Session::new(rt, stream, source, options).drive().await,
+    }
+}
+
+/// Defers all that is due: the route demands TLS. Needs no connection.
+pub fn refuse_without_tls<S: Source>(source: &S) -> ConnectionEnd {
+    while let Some(item) = source.next() {
+        let indices = source.describe(&item).recipients.to_vec();
+        let deferred = |index| RecipientResult {
+            index,
+            outcome: Outcome::Deferred,
+            code: 0,
+            // RFC 5248 §2.4: X.7.10, encryption needed
+            enhanced: Some([4, 7, 10]),
+            text: b"TLS is not available",
+            phase: Phase::Local,
+            conn_use: 0,
+            dsn_passed_on: false,
+        };
+        let results: Vec<_> = indices.into_iter().map(deferred).collect();
+        source.settle(item, &results);
+    }
+    ConnectionEnd::TlsUnavailable
+}
+
+#[cfg(test)]
+mod double;
+#[cfg(test)]
+mod tests;

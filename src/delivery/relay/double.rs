@@ -1,0 +1,339 @@
+//! A world for the tests of this room: a clock that moves only when somebody waits, and a server
+//! at the other end of an in-memory stream. No future of it is ever pending for long, so that
+//! `block_on` is a loop.
+
+use crate::base::aligned::{AlignedBuf, SharedBytes};
+use crate::base::time::{Mono, Wall};
+use crate::runtime::{Clock, Disk, Entropy, File, Lent, Listener, Net, OpenAs, Part, Runtime, Stream};
+use std::cell::{Cell, RefCell};
+use std::future::Future;
+use std::io::{self, ErrorKind};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::Path;
+use std::pin::pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+
+/// Runs a future that needs nobody else.
+pub fn block_on<T>(future: impl Future<Output = T>) -> T {
+    let mut future = pin!(future);
+    let mut cx = Context::from_waker(Waker::noop());
+    for _ in 0..1_000_000 {
+        if let Poll::Ready(done) = future.as_mut().poll(&mut cx) {
+            return done;
+        }
+    }
+    panic!("hangs");
+}
+
+/// What the server does instead of its reply.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Act {
+    Say(&'static str),
+    /// Closes without a word.
+    Close,
+    /// Resets: the send fails, what was said is lost.
+    Reset,
+    /// Says nothing, for ever.
+    Silence,
+}
+
+type Script = Box<dyn FnMut(usize, &str) -> Option<Act>>;
+
+/// A server: answers each command with sense, unless its script says otherwise. The script sees
+/// the number of the transaction (from 1) and the command; `.` for the end of data.
+#[derive(Default)]
+pub struct Server {
+    pub script: Option<Script>,
+    pub ehlo: &'static str,
+    pub receive_at_most: usize,
+    /// All bytes from the client.
+    pub wire: Vec<u8>,
+    pub sends: usize,
+    /// Recipients and message of each transaction whose final dot got a 2xx.
+    pub taken: Vec<(Vec<String>, Vec<u8>)>,
+    pub commands: Vec<String>,
+    pub shared_bytes: usize,
+    pub transactions: usize,
+    pub recipients: Vec<String>,
+    pub pending: Vec<u8>,
+    pub message: Option<Vec<u8>>,
+    pub said: Vec<u8>,
+    pub closed: bool,
+    pub reset: bool,
+    pub silent: bool,
+}
+
+impl Server {
+    fn connected(&mut self) {
+        self.answer("connect", "220 hi\r\n");
+    }
+
+    fn answer(&mut self, command: &str, sense: &'static str) -> bool {
+        if self.closed || self.silent {
+            return false;
+        }
+        let act = self.script.as_mut().and_then(|s| s(self.transactions, command));
+        let say = match act.unwrap_or(Act::Say(sense)) {
+            Act::Say(text) => text,
+            Act::Close => {
+                self.closed = true;
+                return false;
+            }
+            Act::Reset => {
+                (self.closed, self.reset) = (true, true);
+                self.said.clear();
+                return false;
+            }
+            Act::Silence => {
+                self.silent = true;
+                return false;
+            }
+        };
+        self.said.extend_from_slice(say.as_bytes());
+        self.closed |= say.starts_with("421") || say.starts_with("221");
+        say.starts_with('2') || say.starts_with('3')
+    }
+
+    fn hear(&mut self, bytes: &[u8]) {
+        self.wire.extend_from_slice(bytes);
+        self.pending.extend_from_slice(bytes);
+        let mut pending = std::mem::take(&mut self.pending);
+        let mut used = 0;
+        while let Some(end) = memchr::memmem::find(&pending[used..], b"\r\n") {
+            let line = pending[used..used + end + 2].to_vec();
+            used += end + 2;
+            self.line(&line);
+        }
+        pending.drain(..used);
+        self.pending = pending;
+    }
+
+    fn line(&mut self, line: &[u8]) {
+        if let Some(message) = &mut self.message {
+            if line != b".\r\n" {
+                message.extend_from_slice(line.strip_prefix(b".").unwrap_or(line));
+                return;
+            }
+            let message = self.message.take().expect("just seen");
+            if self.answer(".", "250 2.0.0 queued\r\n") {
+                self.taken.push((std::mem::take(&mut self.recipients), message));
+            }
+            return;
+        }
+        let text = String::from_utf8(line.to_vec()).expect("commands are text");
+        let command = text.trim_end();
+        self.commands.push(command.to_owned());
+        let ehlo = self.ehlo;
+        if command.starts_with("MAIL") {
+            self.transactions += 1;
+            self.recipients.clear();
+        }
+        let sense = match command {
+            c if c.starts_with("EHLO") => ehlo,
+            "DATA" => "354 go\r\n",
+            "QUIT" => "221 bye\r\n",
+            _ => "250 ok\r\n",
+        };
+        let good = self.answer(command, sense);
+        if good && command == "DATA" {
+            self.message = Some(Vec::new());
+        }
+        if good && command.starts_with("RCPT") {
+            self.recipients.push(command.to_owned());
+        }
+    }
+}
+
+#[derive(Clone, Default)]
+pub struct World {
+    pub now: Rc<Cell<u64>>,
+}
+
+impl World {
+    pub fn connect(&self, server: Server) -> (Pipe, Rc<RefCell<Server>>) {
+        let server = Rc::new(RefCell::new(server));
+        server.borrow_mut().connected();
+        (Pipe { world: self.clone(), server: server.clone(), deadline: Cell::new(None) }, server)
+    }
+}
+
+pub struct Pipe {
+    world: World,
+    server: Rc<RefCell<Server>>,
+    deadline: Cell<Option<Mono>>,
+}
+
+impl Pipe {
+    fn give(&self, parts: &[Part]) -> io::Result<()> {
+        let mut server = self.server.borrow_mut();
+        server.sends += 1;
+        if server.closed {
+            return if server.reset { Err(ErrorKind::ConnectionReset.into()) } else { Ok(()) };
+        }
+        for part in parts {
+            assert!(!part.bytes().is_empty(), "an empty part is sent");
+            if let Part::Shared(bytes) = part {
+                server.shared_bytes += bytes.len();
+            }
+            server.hear(part.bytes());
+        }
+        if server.reset { Err(ErrorKind::ConnectionReset.into()) } else { Ok(()) }
+    }
+
+    fn take(&self, buf: &mut Vec<u8>) -> io::Result<usize> {
+        let mut server = self.server.borrow_mut();
+        if server.said.is_empty() {
+            if server.reset {
+                return Err(ErrorKind::ConnectionReset.into());
+            }
+            if server.closed {
+                return Ok(0);
+            }
+            let deadline = self.deadline.get().expect("waits for ever: no deadline");
+            self.world.now.set(self.world.now.get().max(deadline.0));
+            return Err(ErrorKind::TimedOut.into());
+        }
+        assert!(buf.capacity() > buf.len(), "no room to receive into");
+        let most = if server.receive_at_most > 0 { server.receive_at_most } else { usize::MAX };
+        let n = server.said.len().min(buf.capacity() - buf.len()).min(most);
+        buf.extend(server.said.drain(..n));
+        Ok(n)
+    }
+}
+
+impl Stream for Pipe {
+    async fn recv(&self, mut buf: Vec<u8>) -> Lent<usize, Vec<u8>> {
+        (self.take(&mut buf), buf)
+    }
+    async fn readable(&self) -> io::Result<()> {
+        Ok(())
+    }
+    async fn send(&self, buf: Vec<u8>) -> Lent<(), Vec<u8>> {
+        let (result, mut parts) = self.send_parts(vec![Part::Owned(buf)]).await;
+        let Some(Part::Owned(buf)) = parts.pop() else { panic!("the part is there") };
+        (result, buf)
+    }
+    async fn send_recv(&self, out: Vec<u8>, mut buf: Vec<u8>) -> (io::Result<usize>, Vec<u8>, Vec<u8>) {
+        let (sent, mut out) = self.send(out).await;
+        if sent.is_ok() {
+            out.clear();
+        }
+        (sent.and_then(|()| self.take(&mut buf)), out, buf)
+    }
+    async fn send_parts(&self, parts: Vec<Part>) -> Lent<(), Vec<Part>> {
+        (self.give(&parts), parts)
+    }
+    async fn send_parts_recv(
+        &self,
+        parts: Vec<Part>,
+        mut buf: Vec<u8>,
+    ) -> (io::Result<usize>, Vec<Part>, Vec<u8>) {
+        let sent = self.give(&parts);
+        (sent.and_then(|()| self.take(&mut buf)), parts, buf)
+    }
+    fn set_deadline(&self, at: Option<Mono>) {
+        self.deadline.set(at);
+    }
+    fn shutdown(&self) {
+        self.server.borrow_mut().closed = true;
+    }
+    fn local(&self) -> SocketAddr {
+        SocketAddr::from((Ipv4Addr::LOCALHOST, 1))
+    }
+}
+
+impl Clock for World {
+    fn now(&self) -> Mono {
+        Mono(self.now.get())
+    }
+    fn wall(&self) -> Wall {
+        Wall(self.now.get() / 1_000_000)
+    }
+    fn sleep_until(&self, at: Mono) -> impl Future<Output = ()> + 'static {
+        self.now.set(self.now.get().max(at.0));
+        std::future::ready(())
+    }
+}
+
+impl Entropy for World {
+    fn fill(&self, out: &mut [u8]) {
+        out.fill(7);
+    }
+}
+
+impl Runtime for World {
+    fn spawn(&self, _: impl Future<Output = ()> + 'static) {
+        panic!("one task only");
+    }
+}
+
+fn no<T>() -> io::Result<T> {
+    Err(ErrorKind::Unsupported.into())
+}
+
+pub struct NoListener;
+
+impl Listener for NoListener {
+    type Stream = Pipe;
+    async fn accept(&self) -> io::Result<(Pipe, SocketAddr)> {
+        no()
+    }
+    fn local(&self) -> SocketAddr {
+        SocketAddr::from((Ipv4Addr::LOCALHOST, 1))
+    }
+    fn close(&self) {}
+}
+
+impl Net for World {
+    type Stream = Pipe;
+    type Listener = NoListener;
+    async fn connect(&self, _: SocketAddr, _: Option<IpAddr>, _: Mono) -> io::Result<Pipe> {
+        no()
+    }
+}
+
+pub struct NoFile;
+
+impl File for NoFile {
+    async fn write_at(&self, _: SharedBytes, _: u64) -> io::Result<()> {
+        no()
+    }
+    async fn read_at(&self, buf: AlignedBuf, _: u64) -> Lent<(), AlignedBuf> {
+        (no(), buf)
+    }
+    async fn sync(&self) -> io::Result<()> {
+        no()
+    }
+    fn try_lock(&self) -> io::Result<bool> {
+        no()
+    }
+    fn len(&self) -> io::Result<u64> {
+        no()
+    }
+}
+
+impl Disk for World {
+    type File = NoFile;
+    async fn create_zeroed(&self, _: &Path, _: u64) -> io::Result<()> {
+        no()
+    }
+    async fn open(&self, _: &Path, _: OpenAs) -> io::Result<NoFile> {
+        no()
+    }
+    async fn create_dir(&self, _: &Path) -> io::Result<()> {
+        no()
+    }
+    async fn list(&self, _: &Path) -> io::Result<Vec<(String, u64)>> {
+        no()
+    }
+    async fn remove(&self, _: &Path) -> io::Result<()> {
+        no()
+    }
+    async fn sync_dir(&self, _: &Path) -> io::Result<()> {
+        no()
+    }
+    async fn free_bytes(&self, _: &Path) -> io::Result<u64> {
+        no()
+    }
+}

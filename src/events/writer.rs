@@ -1,0 +1,271 @@
+//! Writes events as lines, without repetition.
+//!
+//! Owns the forms and the memory of what was said lately (bounded). Time comes with the events and
+//! as an argument.
+
+use super::{Event, Format, Level};
+use crate::base::time::Wall;
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::Duration;
+
+/// The same warning or alarm is written once in this time.
+const QUIET: Duration = Duration::from_secs(60);
+/// Different ones that are remembered.
+const REMEMBERED_MAX: usize = 256;
+/// Bytes of a text that are written.
+const TEXT_MAX: usize = 2000;
+
+pub(super) struct Writer {
+    out: Box<dyn Write + Send>,
+    format: Format,
+    pid: u32,
+    dropped: Arc<AtomicU64>,
+    reported: u64,
+    /// Last time written and how often suppressed since, by name, core and text.
+    said: BTreeMap<(&'static str, Option<u16>, String), (Event, u64)>,
+    line: Vec<u8>,
+}
+
+impl Writer {
+    pub(super) fn new(out: Box<dyn Write + Send>, format: Format, pid: u32, dropped: Arc<AtomicU64>) -> Self {
+        Writer { out, format, pid, dropped, reported: 0, said: BTreeMap::new(), line: Vec::new() }
+    }
+
+    /// Writes until all senders are gone.
+    pub(super) fn run(&mut self, from: &Receiver<Event>, clock: fn() -> Wall) {
+        loop {
+            match from.recv_timeout(Duration::from_secs(1)) {
+                Ok(event) => self.take(event),
+                Err(RecvTimeoutError::Timeout) => self.forget(clock()),
+                Err(RecvTimeoutError::Disconnected) => break,
+            }
+        }
+        self.forget(Wall(u64::MAX));
+    }
+
+    fn take(&mut self, event: Event) {
+        let now = event.at;
+        self.report_dropped(now);
+        if event.level == Level::Info {
+            self.write(&event, 0);
+            return;
+        }
+        self.forget(now);
+        let key = (event.name, event.core, event.text.clone());
+        if let Some((_, repeated)) = self.said.get_mut(&key) {
+            *repeated += 1;
+            return;
+        }
+        self.write(&event, 0);
+        if self.said.len() < REMEMBERED_MAX {
+            self.said.insert(key, (event, 0));
+        }
+    }
+
+    /// Forgets what was said over a minute ago; says how often it came again.
+    fn forget(&mut self, now: Wall) {
+        self.report_dropped(now);
+        let old = |e: &Event| now.since(e.at) >= QUIET || now < e.at;
+        let due: Vec<_> = self.said.iter().filter(|(_, (e, _))| old(e)).map(|(k, _)| k.clone()).collect();
+        for key in due {
+            let Some((mut event, repeated)) = self.said.remove(&key) else { continue };
+            if repeated > 0 {
+                event.at = if now.0 == u64::MAX { event.at } else { now };
+                self.write(&event, repeated);
+                // It goes on: stay quiet for another minute.
+                self.said.insert(key, (event, 0));
+            }
+        }
+    }
+
+    fn report_dropped(&mut self, now: Wall) {
+        let dropped = self.dropped.load(Ordering::Relaxed);
+        if dropped > self.reported && now.0 != u64::MAX {
+            let text = format!("{} events were dropped: their writer was behind", dropped - self.reported);
+            self.reported = dropped;
+            self.write(&Event { level: Level::Warn, name: "events_dropped", text, core: None, at: now }, 0);
+        }
+    }
+
+    fn write(&mut self, event: &Event, repeated: u64) {
+        self.line.clear();
+        // Writing to a Vec cannot fail.
+        match self.format {
+            Format::Json => self.json(event, repeated),
+            Format::Text => {
+                let _ = write!(self.line, "{} ", event.at);
+                self.text(event, repeated);
+            }
+            Format::Journald => {
+                // sd-daemon(3): 6 informational, 4 warning, 1 alert.
+                let priority = match event.level {
+                    Level::Info => 6,
+                    Level::Warn => 4,
+                    Level::Alarm => 1,
+                };
+                let _ = write!(self.line, "<{priority}>");
+                self.text(event, repeated);
+            }
+        }
+        self.line.push(b'\n');
+        // Nobody to tell: the place for telling is what fails.
+        let _ = self.out.write_all(&self.line).and_then(|()| self.out.flush());
+    }
+
+    fn json(&mut self, event: &Event, repeated: u64) {
+        let mut object = serde_json::json!({
+            "time": event.at.to_string(),
+            "level": word(event.level),
+            "event": event.name,
+            "text": short(&event.text),
+        });
+        if let Some(core) = event.core {
+            object["core"] = core.into();
+        }
+        if repeated > 0 {
+            object["repeated"] = repeated.into();
+        }
+        let _ = write!(self.line, "{object}");
+    }
+
+    fn text(&mut self, event: &Event, repeated: u64) {
+        let word = match event.level {
+            Level::Info => "",
+            Level::Warn => "warning: ",
+            Level::Alarm => "fatal: ",
+        };
+        let text: String = short(&event.text)
+            .chars()
+            .map(|c| if c.is_control() { c.escape_default().to_string() } else { c.into() })
+            .collect();
+        let _ = write!(self.line, "ringpost[{}]: {word}{}: {text}", self.pid, event.name);
+        if let Some(core) = event.core {
+            let _ = write!(self.line, " core={core}");
+        }
+        if repeated > 0 {
+            let _ = write!(self.line, " (repeated {repeated} times)");
+        }
+    }
+}
+
+fn word(level: Level) -> &'static str {
+    match level {
+        Level::Info => "info",
+        Level::Warn => "warning",
+        Level::Alarm => "alarm",
+    }
+}
+
+fn short(text: &str) -> &str {
+    &text[..text.floor_char_boundary(TEXT_MAX)]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Events;
+    use super::*;
+    use std::sync::Mutex;
+
+    #[derive(Clone, Default)]
+    struct Paper(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Paper {
+        fn write(&mut self, b: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().write(b)
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    impl Paper {
+        fn lines(&self) -> Vec<String> {
+            String::from_utf8(self.0.lock().unwrap().clone()).unwrap().lines().map(String::from).collect()
+        }
+    }
+
+    fn event(level: Level, text: &str, seconds: u64) -> Event {
+        Event { level, name: "test", text: text.into(), core: Some(2), at: Wall(seconds * 1000) }
+    }
+
+    fn writer(format: Format) -> (Writer, Paper) {
+        let paper = Paper::default();
+        (Writer::new(Box::new(paper.clone()), format, 9, Arc::default()), paper)
+    }
+
+    #[test]
+    fn forms() {
+        let (mut w, paper) = writer(Format::Json);
+        w.take(event(Level::Alarm, "disk \"x\"\r\nforged", 1));
+        let line: serde_json::Value = serde_json::from_str(&paper.lines()[0]).unwrap();
+        assert_eq!((line["level"].as_str(), line["event"].as_str()), (Some("alarm"), Some("test")));
+        assert_eq!((line["core"].as_u64(), line["text"].as_str()), (Some(2), Some("disk \"x\"\r\nforged")));
+        assert_eq!(line["time"], "1970-01-01T00:00:01.000Z");
+        let (mut w, paper) = writer(Format::Journald);
+        w.take(event(Level::Warn, "a\nb\u{1b}", 1));
+        assert_eq!(paper.lines(), ["<4>ringpost[9]: warning: test: a\\nb\\u{1b} core=2"]);
+    }
+
+    #[test]
+    fn repetition_is_counted_not_written() {
+        let (mut w, paper) = writer(Format::Text);
+        for second in 0..50 {
+            w.take(event(Level::Alarm, "same", second));
+        }
+        w.take(event(Level::Alarm, "other", 50));
+        assert_eq!(paper.lines().len(), 2);
+        w.forget(Wall(61_000));
+        assert!(paper.lines()[2].ends_with("same core=2 (repeated 49 times)"), "{:?}", paper.lines());
+        w.take(event(Level::Alarm, "same", 62));
+        assert_eq!(paper.lines().len(), 3);
+        w.take(event(Level::Info, "i", 63));
+        w.take(event(Level::Info, "i", 63));
+        assert_eq!(paper.lines().len(), 5);
+    }
+
+    #[test]
+    fn memory_is_bounded() {
+        let (mut w, paper) = writer(Format::Text);
+        for n in 0..1000 {
+            w.take(event(Level::Warn, &n.to_string(), 1));
+        }
+        assert_eq!((w.said.len(), paper.lines().len()), (REMEMBERED_MAX, 1000));
+        w.take(event(Level::Warn, &"x".repeat(10_000), 1));
+        assert!(paper.lines()[1000].len() < TEXT_MAX + 200);
+    }
+
+    struct Stuck(Arc<Mutex<()>>, Paper);
+
+    impl Write for Stuck {
+        fn write(&mut self, b: &[u8]) -> std::io::Result<usize> {
+            let _wait = self.0.lock();
+            self.1.write(b)
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn senders_never_wait_and_losses_are_told() {
+        let (gate, paper) = (Arc::new(Mutex::new(())), Paper::default());
+        let held = gate.lock().unwrap();
+        let out = Box::new(Stuck(Arc::clone(&gate), paper.clone()));
+        let (events, thread) = Events::start(out, Format::Text, || Wall(5000)).unwrap();
+        for n in 0..5000 {
+            events.info("flood", n.to_string());
+        }
+        let dropped = events.dropped();
+        assert!((3000..5000).contains(&dropped), "{dropped}");
+        drop(held);
+        drop(events);
+        thread.join().unwrap();
+        let lines = paper.lines();
+        let told = lines.iter().filter(|l| l.contains(&format!("{dropped} events were dropped"))).count();
+        assert_eq!((told, lines.len() as u64), (1, 5000 - dropped + 1));
+    }
+}

@@ -1,0 +1,204 @@
+//! L4: what operators ask of a queue and what they get: plain data that may cross threads.
+//!
+//! The desk answers on its own core ([`Desk::control`](crate::queue::desk::Desk::control)); how a
+//! request gets there is the composition's affair. Field names of a listed message are those of
+//! `postqueue -j`. Answers are bounded: lists come in pages, messages in pieces.
+
+use crate::base::ids::QueueId;
+use serde::Serialize;
+use std::fmt;
+
+/// Messages at most in one page.
+pub const PAGE_MAX: usize = 200;
+/// Bytes at most in one piece of a message.
+pub const PIECE_MAX: usize = 64 << 10;
+
+/// Which messages.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Which {
+    /// All.
+    All,
+    /// One.
+    One(QueueId),
+    /// Those with recipients at a destination that are not done.
+    Destination(String),
+}
+
+/// A request.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Request {
+    /// Messages with ids after `after`, at most `limit` and [`PAGE_MAX`].
+    List {
+        /// The last one of the page before.
+        after: Option<QueueId>,
+        /// How many.
+        limit: usize,
+        /// Only those that may have been in flight when the last run ended.
+        in_doubt: bool,
+    },
+    /// One message.
+    Show(QueueId),
+    /// Bytes of a message (trace headers and body) from `offset`.
+    Cat {
+        /// Which.
+        id: QueueId,
+        /// From where.
+        offset: u64,
+    },
+    /// Makes what waits due now. Limits of destinations hold.
+    Flush(Which),
+    /// Holds: no attempts until released.
+    Hold {
+        /// Which.
+        which: Which,
+        /// Who and why.
+        note: String,
+    },
+    /// Lets go.
+    Release {
+        /// Which.
+        which: Which,
+        /// Who and why.
+        note: String,
+    },
+    /// Removes; nobody is notified; the journal keeps who and why as long as it keeps anything of it.
+    Delete {
+        /// Which.
+        which: Which,
+        /// Who and why.
+        note: String,
+    },
+    /// Counts.
+    Stats,
+}
+
+/// An answer.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Response {
+    /// Some messages.
+    Page {
+        /// In order of id.
+        messages: Vec<Listed>,
+        /// Give this as `after` for the next page; none: this was the last.
+        next: Option<QueueId>,
+    },
+    /// A piece of a message.
+    Piece {
+        /// The bytes; none at the end.
+        bytes: Vec<u8>,
+        /// Bytes of the whole message.
+        size: u64,
+    },
+    /// So many messages were changed, and the change is on stable storage.
+    Done(u64),
+    /// Counts.
+    Stats(Stats),
+    /// It did not work.
+    Error(ControlError),
+}
+
+/// Why a request failed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ControlError {
+    /// There is no such message (any more).
+    NotFound,
+    /// The queue is poisoned or being closed.
+    Closed,
+    /// The message could not be read from the disk.
+    Unreadable,
+}
+
+impl fmt::Display for ControlError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            ControlError::NotFound => "no such message in the queue",
+            ControlError::Closed => "the queue is closed",
+            ControlError::Unreadable => "the message cannot be read",
+        })
+    }
+}
+
+impl std::error::Error for ControlError {}
+
+/// A message as `postqueue -j` lists it, and a little more.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct Listed {
+    /// `active`, `deferred` or `hold`.
+    pub queue_name: &'static str,
+    /// Its id.
+    pub queue_id: String,
+    /// Seconds since 1970.
+    pub arrival_time: u64,
+    /// Bytes of trace headers and body.
+    pub message_size: u64,
+    /// Always false: there is no forced expiry.
+    pub forced_expire: bool,
+    /// The sender; empty for the null sender (`MAILER-DAEMON` in `mailq`).
+    pub sender: String,
+    /// Those that are not done.
+    pub recipients: Vec<ListedRecipient>,
+}
+
+/// A recipient of a listed message.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct ListedRecipient {
+    /// Its address.
+    pub address: String,
+    /// Why it waits.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub delay_reason: Option<String>,
+    /// Its destination.
+    pub destination: String,
+    /// Attempts that ended without success.
+    pub attempts: u16,
+    /// Milliseconds until the next attempt, if it waits for one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub due_in_ms: Option<u64>,
+    /// May have been in flight when the last run ended.
+    pub in_doubt: bool,
+}
+
+/// Counts of one queue.
+#[derive(Clone, PartialEq, Debug, Default, Serialize)]
+pub struct Stats {
+    /// All messages.
+    pub messages: usize,
+    /// Ready or in flight.
+    pub active: usize,
+    /// Waiting for a retry.
+    pub deferred: usize,
+    /// Held.
+    pub held: usize,
+    /// Bytes of trace headers and bodies.
+    pub bytes: u64,
+    /// Arrival of the oldest, milliseconds since 1970.
+    pub oldest_ms: Option<u64>,
+    /// Journal segments in use.
+    pub journal_segments: usize,
+    /// Bytes of records that are still needed.
+    pub journal_live_bytes: u64,
+    /// Bytes of the journal.
+    pub journal_bytes: u64,
+    /// After a write error: nothing is accepted until a restart.
+    pub poisoned: bool,
+    /// Destinations with messages, connections or failures.
+    pub destinations: Vec<DestinationStats>,
+}
+
+/// One destination.
+#[derive(Clone, PartialEq, Debug, Serialize)]
+pub struct DestinationStats {
+    /// Its name.
+    pub name: String,
+    /// Messages in its list.
+    pub ready: usize,
+    /// Connections open or being opened.
+    pub connections: u32,
+    /// Failures in a row.
+    pub failures: u32,
+    /// Milliseconds until it is tried again, if it is left alone.
+    pub paused_ms: Option<u64>,
+    /// Why.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub reason: String,
+}

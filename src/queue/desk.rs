@@ -1,0 +1,601 @@
+//! L4: the queue of one core: takes messages, keeps them safe, knows when each is due.
+//!
+//! Owns the journal (through its keeper), the index and the schedule; runs the tasks that follow
+//! commits, time, notifications and the copying forward. Knows no SMTP: what to send is taken by
+//! `delivery` and settled here (`settle`). Its parts: `recover` reads a log back, `settle` takes and
+//! settles work, `pulse` is the clockwork, `evacuate` copies forward, `operate` serves operators.
+//!
+//! A journal error is for ever: nothing is accepted, no attempt is started, who waits is told.
+//! State that does not add up is a bug and panics.
+
+mod evacuate;
+pub(crate) mod notices;
+pub mod open;
+mod operate;
+mod pulse;
+mod reach;
+pub mod settle;
+
+#[cfg(test)]
+mod double;
+#[cfg(test)]
+mod tests;
+
+use crate::base::ids::{LogNumber, MessageId, QueueId};
+use crate::base::time::{Mono, Wall};
+use crate::message::body::BodyFlags;
+use crate::message::envelope::EnvelopeView;
+use crate::metrics;
+use crate::queue::bodies::Bodies;
+use crate::queue::index::{Cover, DestId, Entry, Index, Key, Phase, Recipient};
+use crate::queue::limits::{Admission, Limits};
+use crate::queue::pace::Backoff;
+use crate::queue::record::{self, Effect, MessageHead};
+use crate::queue::routing::{Hop, Plan, Routing};
+use crate::queue::schedule::{Rules, Schedule};
+use crate::queue::state::{self, After, Answer, Door, Notice, OwnedReply, Pending, Report, State, Unsettled};
+use crate::runtime::Runtime;
+use crate::storage::group::{CommitError, Durable, Staged};
+use crate::storage::journal::StageError;
+use crate::storage::keeper::Keeper;
+use crate::storage::options::Urgency;
+use crate::storage::record::{Location, RecordHead};
+use crate::storage::side::SideFile;
+use smallvec::SmallVec;
+use std::cell::RefCell;
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+/// What becomes of a notification that cannot be delivered.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum DoubleBounce {
+    /// The postmaster gets it.
+    #[default]
+    Postmaster,
+    /// Nobody does.
+    Drop,
+}
+
+/// How a queue works. Durations of 0 turn the thing off where that makes sense.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Our name, for notifications.
+    pub hostname: String,
+    /// Who gets double bounces.
+    pub postmaster: String,
+    /// Waits between the attempts of a message.
+    pub retry: Backoff,
+    /// How long a message is tried.
+    pub lifetime: Duration,
+    /// How long a message with the null sender is tried.
+    pub bounce_lifetime: Duration,
+    /// When the sender is told that a message is late; 0: never.
+    pub delay_warning: Duration,
+    /// See there.
+    pub double_bounce: DoubleBounce,
+    /// Recipients of one message given to one connection at once, at least 1.
+    pub recipients_max: usize,
+    /// How long a submitter waits for the commit; then the message is taken back.
+    pub commit_wait: Duration,
+    /// Overdue retries are spread over this after a start.
+    pub spread: Duration,
+    /// See there.
+    pub rules: Rules,
+    /// See there.
+    pub limits: Limits,
+}
+
+impl Options {
+    /// The usual values.
+    #[must_use]
+    pub fn new(hostname: &str, postmaster: &str) -> Self {
+        Options {
+            hostname: hostname.to_owned(),
+            postmaster: postmaster.to_owned(),
+            retry: Backoff { first: Duration::from_secs(300), max: Duration::from_secs(4000) },
+            lifetime: Duration::from_secs(5 * 86_400),
+            bounce_lifetime: Duration::from_secs(86_400),
+            delay_warning: Duration::ZERO,
+            double_bounce: DoubleBounce::default(),
+            recipients_max: 50,
+            commit_wait: Duration::from_secs(60),
+            spread: Duration::from_secs(30),
+            rules: Rules::default(),
+            limits: Limits::default(),
+        }
+    }
+}
+
+pub(crate) struct Inner<R: Runtime> {
+    pub rt: R,
+    pub keeper: Keeper<R>,
+    pub payload_max: usize,
+    pub log: LogNumber,
+    pub options: Options,
+    pub metrics: metrics::Core,
+    pub routing: RefCell<Rc<dyn Routing>>,
+    pub state: RefCell<State>,
+}
+
+/// The queue of one core. A handle; cloning counts.
+pub struct Desk<R: Runtime>(pub(crate) Rc<Inner<R>>);
+
+impl<R: Runtime> Clone for Desk<R> {
+    fn clone(&self) -> Self {
+        Desk(self.0.clone())
+    }
+}
+
+/// A message about to be staged.
+pub(crate) struct NewMessage<'a> {
+    pub id: MessageId,
+    pub arrival: Wall,
+    /// Stored form of the envelope.
+    pub envelope: &'a [u8],
+    /// Trace headers.
+    pub trace: &'a [u8],
+    /// The body in the record; empty if it is in a side file.
+    pub body: &'a [&'a [u8]],
+    /// Bytes of the body, wherever it is.
+    pub len: u64,
+    pub side: u64,
+    pub flags: BodyFlags,
+    pub origin: MessageId,
+    pub effect: Effect,
+    pub reported: &'a [u32],
+    /// [`record::DOUBLE_BOUNCE`] or 0.
+    pub marks: u8,
+}
+
+impl<R: Runtime> Desk<R> {
+    pub(crate) fn assemble(
+        rt: R,
+        keeper: Keeper<R>,
+        payload_max: usize,
+        log: LogNumber,
+        options: Options,
+        metrics: metrics::Core,
+        routing: Rc<dyn Routing>,
+    ) -> Self {
+        let now = rt.now();
+        let state = State {
+            index: Index::default(),
+            schedule: Schedule::new(options.rules),
+            bodies: Bodies::new(options.limits.body_bytes),
+            timers: crate::base::wheel::Wheel::new(state::tick_at(now)),
+            doors: Vec::new(),
+            commits: Default::default(),
+            unsettled: Default::default(),
+            slips: Default::default(),
+            notices: Default::default(),
+            last_id: MessageId(0),
+            loads: 0,
+            flights: 0,
+            next_idle: 0,
+            dead: false,
+            closing: false,
+            moving: false,
+            pulse_at: now,
+            commit_bell: Default::default(),
+            pulse_bell: Default::default(),
+            agent_bell: Default::default(),
+            notice_bell: Default::default(),
+            mover_bell: Default::default(),
+            crowd: Default::default(),
+            scratch: Vec::new(),
+        };
+        Desk(Rc::new(Inner {
+            rt,
+            keeper,
+            payload_max,
+            log,
+            options,
+            metrics,
+            routing: RefCell::new(routing),
+            state: RefCell::new(state),
+        }))
+    }
+
+    /// Starts the tasks that follow commits, time and lack of space.
+    pub(crate) fn start(&self) {
+        let rt = &self.0.rt;
+        rt.spawn_critical(self.clone().follow_commits());
+        rt.spawn_critical(self.clone().pulse());
+        rt.spawn_critical(self.clone().evacuate());
+    }
+
+    /// The id of a message that arrives at `wall`, before it is staged.
+    #[must_use]
+    pub fn next_id(&self, wall: Wall) -> QueueId {
+        let mut s = self.0.state.borrow_mut();
+        s.last_id = s.last_id.next(wall);
+        QueueId { message: s.last_id, log: self.0.log }
+    }
+
+    /// New tables; what is waiting follows them from its next attempt on.
+    pub fn set_routing(&self, routing: Rc<dyn Routing>) {
+        *self.0.routing.borrow_mut() = routing;
+    }
+
+    /// The queue id of a message of this queue.
+    #[must_use]
+    pub fn queue_id(&self, message: MessageId) -> QueueId {
+        QueueId { message, log: self.0.log }
+    }
+
+    /// May one more message come in?
+    #[must_use]
+    pub fn admission(&self) -> Admission {
+        let s = self.0.state.borrow();
+        let fast = (0..s.schedule.len() as DestId).filter(|&d| s.schedule.is_fast(d));
+        let backlog = if s.schedule.backlog_all() >= self.0.options.limits.backlog {
+            fast.map(|d| s.schedule.backlog(d)).max().unwrap_or(0)
+        } else {
+            0
+        };
+        self.0.options.limits.admit(s.index.counters().messages, backlog)
+    }
+
+    /// True once the journal is poisoned: nothing is accepted until a restart.
+    #[must_use]
+    pub fn is_dead(&self) -> bool {
+        self.0.state.borrow().dead
+    }
+
+    /// True once no mail is taken any more: poisoned or being closed.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        let s = self.0.state.borrow();
+        s.dead || s.closing
+    }
+
+    /// The destination of an address.
+    pub(crate) fn destination(&self, s: &mut State, address: &[u8]) -> DestId {
+        match self.0.routing.borrow().plan(address) {
+            Plan::Local => state::LOCAL,
+            Plan::NoRoute => state::NO_ROUTE,
+            Plan::Relay(hop) => self.door(s, hop),
+        }
+    }
+
+    pub(crate) fn door(&self, s: &mut State, hop: Rc<Hop>) -> DestId {
+        let (d, new) = s.schedule.destination(&hop.key, || hop.limits);
+        if new {
+            s.doors.push(Door { hop, idle: Vec::new(), reason: OwnedReply::default() });
+        } else if !Rc::ptr_eq(&s.doors[d as usize].hop, &hop) {
+            if s.schedule.limits(d) != hop.limits {
+                s.schedule.set_limits(d, hop.limits);
+            }
+            s.doors[d as usize].hop = hop;
+        }
+        d
+    }
+
+    /// Stages a message: one copy into the open batch. `slip`: somebody waits.
+    pub(crate) fn stage_message(
+        &self,
+        s: &mut State,
+        m: &NewMessage<'_>,
+        urgency: Urgency,
+        slip: Option<usize>,
+    ) -> Result<Key, StageError> {
+        if s.dead || s.closing {
+            return Err(StageError::Poisoned);
+        }
+        let (envelope, used) = EnvelopeView::parse(m.envelope).expect("built by ourselves");
+        assert_eq!(used, m.envelope.len());
+        let trace_len = u32::try_from(m.trace.len()).map_err(|_| StageError::TooLarge)?;
+        let head = MessageHead {
+            arrival: m.arrival,
+            size: m.trace.len() as u64 + m.len,
+            side: m.side,
+            origin: m.origin,
+            body: m.flags,
+            flags: m.marks,
+            effect: m.effect,
+            trace_len,
+        };
+        let inline = if m.side == 0 { m.len as usize } else { 0 };
+        let fixed = record::HEAD_LEN + 4 * m.reported.len() + m.envelope.len() + m.trace.len();
+        if fixed + inline + state_room(envelope.count()) > self.0.payload_max {
+            return Err(StageError::TooLarge);
+        }
+        let head = head.encode(4 * m.reported.len(), 0, m.envelope.len());
+        let mut reported = SmallVec::<[u8; 16]>::new();
+        m.reported.iter().for_each(|r| reported.extend_from_slice(&r.to_le_bytes()));
+        let mut parts: SmallVec<[&[u8]; 16]> = SmallVec::new();
+        parts.extend([&head[..], &reported, m.envelope, m.trace]);
+        parts.extend(m.body.iter().copied());
+        let record = RecordHead { kind: record::MESSAGE, version: record::VERSION, flags: 0, id: m.id.0 };
+        let staged = self.0.keeper.stage(record, &parts, None, urgency)?;
+        let mut entry = Entry::new(m.id, m.trace.len() as u64 + m.len, m.flags);
+        entry.side = m.side;
+        entry.switches.committing = true;
+        entry.switches.null_sender = envelope.sender().is_empty();
+        entry.switches.double_bounce = m.marks & record::DOUBLE_BOUNCE != 0;
+        for r in envelope.recipients() {
+            let destination = self.destination(s, r.address);
+            entry.recipients.push(Recipient { destination, cover: Cover::Covered, ..Recipient::default() });
+        }
+        let key = s.index.insert(entry);
+        self.follow(s, staged, After::Message { key, slip });
+        Ok(key)
+    }
+
+    /// Remembers what a staged record means once it is on stable storage.
+    pub(crate) fn follow(&self, s: &mut State, staged: Staged, after: After) {
+        if s.commits.is_empty() {
+            s.commit_bell.ring();
+        }
+        s.commits.push_back(Pending { staged, since: self.0.rt.now(), after });
+    }
+
+    /// Stages a record about a message, or queues it until the journal has room: these are never
+    /// lost and never change their order.
+    pub(crate) fn note(
+        &self,
+        s: &mut State,
+        kind: u8,
+        id: MessageId,
+        payload: &[u8],
+        frees: Option<Location>,
+        after: After,
+    ) {
+        if s.unsettled.is_empty() {
+            let head = RecordHead { kind, version: record::VERSION, flags: 0, id: id.0 };
+            match self.0.keeper.stage(head, &[payload], frees, Urgency::Outcome) {
+                Ok(staged) if matches!(after, After::Nothing) => return drop(staged),
+                Ok(staged) => return self.follow(s, staged, after),
+                Err(StageError::Poisoned) => return self.die(s, after),
+                Err(StageError::Full | StageError::Busy | StageError::TooLarge) => {}
+            }
+        }
+        s.unsettled.push_back(Unsettled { kind, id, payload: payload.into(), frees, after });
+        s.look_at(self.0.rt.now().after(Duration::from_millis(200)));
+    }
+
+    /// Stages what could not be staged before.
+    pub(crate) fn catch_up(&self, s: &mut State) {
+        while let Some(u) = s.unsettled.pop_front() {
+            let head = RecordHead { kind: u.kind, version: record::VERSION, flags: 0, id: u.id.0 };
+            match self.0.keeper.stage(head, &[&u.payload], u.frees, Urgency::Outcome) {
+                Ok(staged) => self.follow(s, staged, u.after),
+                Err(StageError::Poisoned) => return self.die(s, u.after),
+                Err(_) => {
+                    s.unsettled.push_front(u);
+                    s.look_at(self.0.rt.now().after(Duration::from_millis(200)));
+                    return;
+                }
+            }
+        }
+    }
+
+    /// The journal is poisoned: whoever waits for `after` is told, and nothing is started any more.
+    pub(crate) fn die(&self, s: &mut State, after: After) {
+        if !s.dead {
+            s.dead = true;
+            s.schedule.stop();
+            self.0.metrics.journal_poisoned.set(1.0);
+        }
+        let slip = match after {
+            After::Message { key, slip } => {
+                let gone = s.index.get(key).is_some_and(|e| e.switches.withdrawn);
+                slip.filter(|_| !gone)
+            }
+            After::Attempt { slip, .. } => Some(slip),
+            After::Done { slip, .. } => slip,
+            After::Said { .. } | After::Moved { .. } | After::Nothing => None,
+        };
+        if let Some(slip) = slip {
+            s.slips.answer(slip, Answer::Failed);
+        }
+        s.call_all();
+    }
+
+    /// The task that learns of commits, in order, and acts on them.
+    async fn follow_commits(self) {
+        poll_fn(|cx| self.poll_commits(cx)).await;
+    }
+
+    fn poll_commits(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut s = self.0.state.borrow_mut();
+        let s = &mut *s;
+        loop {
+            let Some(first) = s.commits.front_mut() else {
+                if s.unsettled.is_empty() && s.closing && s.flights == 0 {
+                    return Poll::Ready(());
+                }
+                if s.commit_bell.poll(cx).is_ready() {
+                    continue;
+                }
+                return Poll::Pending;
+            };
+            let Poll::Ready(result) = first.staged.poll(cx.waker()) else { return Poll::Pending };
+            let pending = s.commits.pop_front().expect("just seen");
+            self.committed(s, pending.staged, pending.after, result);
+            if s.commits.is_empty() {
+                self.between_commits(s);
+            }
+        }
+    }
+
+    fn between_commits(&self, s: &mut State) {
+        self.catch_up(s);
+        if !s.moving && self.0.keeper.pressure().is_some() {
+            s.mover_bell.ring();
+        }
+        s.crowd.wake_all();
+    }
+
+    fn committed(&self, s: &mut State, staged: Staged, after: After, result: Result<Durable, CommitError>) {
+        let Ok(durable) = result else { return self.die(s, after) };
+        match after {
+            After::Message { key, slip } => self.message_committed(s, key, slip, durable),
+            After::Said { key, indexes } => {
+                s.index.change(key, |e| {
+                    for i in indexes {
+                        e.recipients[i as usize].said = durable.location;
+                    }
+                });
+            }
+            After::Attempt { key, indexes, slip } => {
+                s.index.change(key, |e| {
+                    for i in indexes {
+                        e.recipients[i as usize].cover = Cover::Covered;
+                    }
+                });
+                s.slips.answer(slip, Answer::Committed(durable.ticket));
+            }
+            After::Moved { key } => {
+                let moved = s.index.change(key, |e| {
+                    e.at = durable.location;
+                    e.switches.moving = false;
+                    // Replies recorded before the move were copied with it.
+                    for r in e.recipients.iter_mut().filter(|r| r.said.len > 0) {
+                        r.said = durable.location;
+                    }
+                });
+                if moved.is_none() {
+                    // Done with while it was being moved; that is staged after this record.
+                    self.0.keeper.free(durable.location);
+                }
+            }
+            After::Done { side, slip } => {
+                if side != 0 {
+                    self.0.keeper.remove_side(SideFile { name: side, len: 0 }, staged);
+                }
+                if let Some(slip) = slip {
+                    s.slips.answer(slip, Answer::Committed(durable.ticket));
+                }
+            }
+            After::Nothing => {}
+        }
+    }
+
+    fn message_committed(&self, s: &mut State, key: Key, slip: Option<usize>, durable: Durable) {
+        let now = self.0.rt.now();
+        let taken = s.index.change(key, |e| {
+            e.at = durable.location;
+            e.switches.committing = false;
+            (e.switches.withdrawn, e.size)
+        });
+        let (withdrawn, size) = taken.expect("nothing removes a message that is being committed");
+        if withdrawn {
+            return self.withdraw(s, key);
+        }
+        if let Some(slip) = slip {
+            s.slips.answer(slip, Answer::Committed(durable.ticket));
+        }
+        self.0.metrics.received.increment(1);
+        self.0.metrics.received_bytes.increment(size);
+        s.keep_body(key, durable.payload);
+        self.line_up(s, key, now);
+    }
+
+    /// Ready recipients of `key` go into the lists of their destinations; those without one are
+    /// refused.
+    pub(crate) fn line_up(&self, s: &mut State, key: Key, now: Mono) {
+        self.refuse_unroutable(s, key);
+        s.enqueue(key, now);
+    }
+
+    fn withdraw(&self, s: &mut State, key: Key) {
+        let Some(e) = s.forget(key) else { return };
+        self.note(s, record::WITHDRAW, e.id, b"", Some(e.at), done(e.side, None));
+    }
+
+    /// Recipients without a way out are refused for good.
+    fn refuse_unroutable(&self, s: &mut State, key: Key) {
+        let found = s.index.change(key, |e| {
+            if !e.recipients.iter().any(|r| r.destination >= state::LOCAL) {
+                return (e.id, Vec::new());
+            }
+            let mut reports = Vec::new();
+            for (i, r) in e.recipients.iter_mut().enumerate() {
+                if r.destination < state::LOCAL || r.phase != Phase::Ready {
+                    continue;
+                }
+                // RFC 3463 §3.2, §3.5: bad destination mailbox; unable to route.
+                let reply = match r.destination {
+                    state::LOCAL => OwnedReply::ours([5, 1, 1], b"no such mailbox here"),
+                    _ => OwnedReply::ours([5, 4, 4], b"no route to this domain"),
+                };
+                (r.phase, r.due) = (Phase::Owed, Mono(0));
+                reports.push(Report { index: i as u32, reply });
+            }
+            (e.id, reports)
+        });
+        if let Some((id, reports)) = found.filter(|(_, r)| !r.is_empty()) {
+            let effect = Effect::Failed;
+            self.notify(s, Notice { key, id, effect, reports, payload: None, hop: None });
+        }
+    }
+
+    /// Has a notification made.
+    pub(crate) fn notify(&self, s: &mut State, notice: Notice) {
+        s.notices.push_back(notice);
+        s.notice_bell.ring();
+    }
+
+    /// Takes everything of a message away with the record `kind`, which says why.
+    pub(crate) fn release(&self, s: &mut State, key: Key, kind: u8, payload: &[u8], slip: Option<usize>) {
+        let Some(e) = s.forget(key) else { return };
+        // While it is being moved its place is not known; the move's commit frees it.
+        let frees = (!e.switches.moving).then_some(e.at);
+        self.note(s, kind, e.id, payload, frees, done(e.side, slip));
+    }
+
+    /// Waits for what `slip` is answered.
+    pub(crate) async fn answer(&self, slip: usize) -> Answer {
+        poll_fn(|cx| self.0.state.borrow_mut().slips.poll(slip, cx)).await
+    }
+
+    /// Starts no attempts any more; connections finish what they have in hand.
+    pub fn stop(&self) {
+        let mut s = self.0.state.borrow_mut();
+        s.schedule.stop();
+        s.call_all();
+    }
+
+    /// After [`Self::stop`]: waits until no connection is open, or `until`. `true`: all is settled.
+    pub async fn drained(&self, until: Mono) -> bool {
+        let mut sleep = std::pin::pin!(self.0.rt.sleep_until(until));
+        poll_fn(|cx| {
+            let mut s = self.0.state.borrow_mut();
+            if s.schedule.connections() == 0 && s.flights == 0 && s.notices.is_empty() {
+                return Poll::Ready(true);
+            }
+            s.crowd.join(cx);
+            std::future::Future::poll(sleep.as_mut(), cx).map(|()| false)
+        })
+        .await
+    }
+
+    /// After [`Self::drained`]: commits what is staged and closes the journal. Takes no messages
+    /// any more. If nothing is in flight, the log says so, and nothing is in doubt after a restart.
+    pub async fn close(&self) {
+        {
+            let mut s = self.0.state.borrow_mut();
+            let s = &mut *s;
+            s.schedule.stop();
+            if s.flights == 0 && !s.dead && !s.closing {
+                self.note(s, record::STOPPED, MessageId(0), b"", None, After::Nothing);
+            }
+            s.closing = true;
+            s.call_all();
+        }
+        self.0.keeper.close().await;
+    }
+}
+
+fn done(side: u64, slip: Option<usize>) -> After {
+    if side == 0 && slip.is_none() { After::Nothing } else { After::Done { side, slip } }
+}
+
+/// Room in a record for the states of `count` recipients without texts, kept free so that every
+/// message can be copied forward.
+pub(crate) fn state_room(count: u32) -> usize {
+    record::STATES_HEAD_LEN + 32 * count as usize
+}

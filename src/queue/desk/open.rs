@@ -1,0 +1,158 @@
+//! L4: opening a queue: the journal is read back, the index rebuilt, what is due spread.
+//!
+//! Errors are ours or the operator's: the core does not start. Messages in doubt are known from here
+//! on; they are tried again like all others, and listed for the operator.
+
+use crate::base::ids::{LogNumber, MessageId};
+use crate::metrics;
+use crate::queue::desk::{Desk, Options};
+use crate::queue::index::{Cover, DestId, Entry, Phase, Recipient};
+use crate::queue::record::{self, Fate};
+use crate::queue::recover::{Found, Rebuild, Way};
+use crate::queue::routing::Routing;
+use crate::queue::state::{self, State};
+use crate::runtime::Runtime;
+use crate::storage;
+use crate::storage::keeper::Keeper;
+use crate::storage::opening::OpenError;
+use crate::storage::options::Poison;
+use crate::storage::recover::RecoveryReport;
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::rc::Rc;
+use std::time::Duration;
+
+/// What was found in the log.
+#[derive(Debug)]
+pub struct Recovery {
+    /// The journal's report.
+    pub journal: RecoveryReport,
+    /// Messages in the queue.
+    pub messages: usize,
+    /// Recipients that may have been in flight; see `Desk::in_doubt`.
+    pub in_doubt: usize,
+    /// Kind and id of records that could not be read.
+    pub malformed: Vec<(u8, u64)>,
+    /// Side files that no message named.
+    pub orphans: u64,
+}
+
+/// What a queue is made of.
+pub struct Parts<R: Runtime> {
+    /// The core's runtime.
+    pub rt: R,
+    /// How the journal works.
+    pub storage: storage::Options,
+    /// The file system's poison.
+    pub poison: Poison,
+    /// Number of the log.
+    pub log: LogNumber,
+    /// How the queue works.
+    pub options: Options,
+    /// Series of the core.
+    pub metrics: metrics::Core,
+    /// Tables.
+    pub routing: Rc<dyn Routing>,
+}
+
+impl<R: Runtime> Desk<R> {
+    /// Opens the queue in `dir` (absolute; made if it is not there) and starts its tasks.
+    /// Connections are opened by `delivery::agent`, notifications made by `delivery::bounce`.
+    pub async fn open(dir: &Path, parts: Parts<R>) -> Result<(Self, Recovery), OpenError> {
+        let Parts { rt, storage, poison, log, options, metrics, routing } = parts;
+        let mut rebuild = Rebuild::default();
+        let payload_max = storage.payload_max();
+        let plan = |address: &[u8]| routing.plan(address);
+        let opened = Keeper::open(rt.clone(), dir, storage, poison, |r| rebuild.visit(&r, &plan)).await;
+        let (keeper, journal) = opened?;
+        rebuild.messages.retain(|_, f| !f.is_done());
+        let sides: BTreeSet<u64> = rebuild.messages.values().map(|f| f.side).filter(|s| *s != 0).collect();
+        let orphans =
+            keeper.remove_orphan_sides(&sides).await.map_err(|e| OpenError::Io(dir.join("side"), e))?;
+        rebuild.messages.values().for_each(|f| keeper.keep(f.at));
+        observe(&keeper, &metrics);
+        let desk = Desk::assemble(rt, keeper, payload_max, log, options, metrics, routing.clone());
+        let malformed = std::mem::take(&mut rebuild.malformed);
+        let (messages, in_doubt) = desk.adopt(rebuild);
+        desk.start();
+        Ok((desk, Recovery { journal, messages, in_doubt, malformed, orphans }))
+    }
+
+    fn adopt(&self, rebuild: Rebuild) -> (usize, usize) {
+        let mut s = self.0.state.borrow_mut();
+        let s = &mut *s;
+        s.last_id = rebuild.last;
+        let doors: Vec<DestId> = rebuild.hops.into_iter().map(|hop| self.door(s, hop)).collect();
+        let (mut messages, mut in_doubt) = (0, 0);
+        for (id, found) in rebuild.messages {
+            messages += 1;
+            in_doubt += found.recipients.iter().filter(|r| r.in_doubt && !r.fate.is_done()).count();
+            self.adopt_one(s, id, &found, &doors);
+        }
+        (messages, in_doubt)
+    }
+
+    fn adopt_one(&self, s: &mut State, id: MessageId, found: &Found, doors: &[DestId]) {
+        let (now, wall) = (self.0.rt.now(), self.0.rt.wall());
+        let mut e = Entry::new(id, found.size, found.body);
+        e.at = found.at;
+        e.side = found.side;
+        e.switches.held = found.marks & record::HELD != 0;
+        e.switches.warned = found.marks & record::WARNED != 0;
+        e.switches.double_bounce = found.marks & record::DOUBLE_BOUNCE != 0;
+        e.switches.null_sender = found.null_sender;
+        let mut owed = false;
+        for r in &found.recipients {
+            let destination = match r.way {
+                Way::Hop(n) => doors[n],
+                Way::Local => state::LOCAL,
+                Way::None => state::NO_ROUTE,
+            };
+            let mut out =
+                Recipient { destination, attempts: r.attempts, said: r.said, ..Recipient::default() };
+            out.cover = if r.in_doubt { Cover::InDoubt } else { Cover::None };
+            out.phase = match r.fate {
+                Fate::Delivered => Phase::Delivered,
+                Fate::Failed => Phase::Failed,
+                Fate::Fresh | Fate::Attempting => Phase::Ready,
+                Fate::Owed => {
+                    owed = true;
+                    Phase::Owed
+                }
+                Fate::Deferred => {
+                    out.due = now.after(r.due.since(wall)).after(self.spread(r.due.0 <= wall.0));
+                    Phase::Waiting
+                }
+            };
+            e.recipients.push(out);
+        }
+        let held = e.switches.held;
+        let key = s.index.insert(e);
+        if !held {
+            self.line_up(s, key, now);
+        }
+        s.arm(key);
+        if owed {
+            self.owe_again(s, key);
+        }
+    }
+
+    /// Overdue retries do not all come at once.
+    fn spread(&self, overdue: bool) -> Duration {
+        let span = self.0.options.spread.as_millis() as u64;
+        if !overdue || span == 0 {
+            return Duration::ZERO;
+        }
+        Duration::from_millis(self.0.rt.random() % span)
+    }
+}
+
+fn observe<R: Runtime>(keeper: &Keeper<R>, metrics: &metrics::Core) {
+    let m = metrics.clone();
+    keeper.observe(Box::new(move |facts| {
+        m.commits.increment(1);
+        m.commit_seconds.record(facts.took.as_secs_f64());
+        m.commit_records.record(f64::from(facts.records));
+        m.commit_bytes.record(f64::from(facts.bytes));
+    }));
+}

@@ -1,0 +1,162 @@
+//! L4: the clockwork of a desk: retries that are due, waits that were too long, gauges.
+//!
+//! One task, one sleep; whoever needs an earlier beat rings its bell. Never polls faster than what
+//! is due.
+
+use crate::base::time::{Mono, Wall};
+use crate::queue::desk::Desk;
+use crate::queue::index::{Key, Phase};
+use crate::queue::record::Effect;
+use crate::queue::schedule::Gate;
+use crate::queue::state::{After, Answer, Notice, State, start_of, tick_at};
+use crate::runtime::Runtime;
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::task::Poll;
+use std::time::Duration;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+impl<R: Runtime> Desk<R> {
+    pub(crate) async fn pulse(self) {
+        let mut measured = self.0.rt.now();
+        loop {
+            let now = self.0.rt.now();
+            let until = {
+                let mut s = self.0.state.borrow_mut();
+                if s.closing {
+                    return;
+                }
+                if now.since(measured) >= SECOND {
+                    measured = now;
+                    s.schedule.measure(self.0.options.limits.fast);
+                    self.gauge(&s);
+                }
+                self.beat(&mut s, now);
+                s.pulse_at = self.next_beat(&s, now);
+                s.pulse_at
+            };
+            let mut sleep = pin!(self.0.rt.sleep_until(until));
+            poll_fn(|cx| {
+                let mut s = self.0.state.borrow_mut();
+                if s.closing || s.pulse_bell.poll(cx).is_ready() {
+                    return Poll::Ready(());
+                }
+                drop(s);
+                sleep.as_mut().poll(cx)
+            })
+            .await;
+        }
+    }
+
+    fn beat(&self, s: &mut State, now: Mono) {
+        let mut due = Vec::new();
+        s.timers.advance(tick_at(now), |key| due.push(key));
+        for key in due {
+            self.due(s, key, now);
+        }
+        self.catch_up(s);
+        self.expire_waits(s, now);
+        if s.schedule.backlog_all() > 0 {
+            for d in 0..s.doors.len() {
+                let d = d as u32;
+                if s.schedule.backlog(d) > 0 && s.schedule.gate(d, now) == Gate::Open {
+                    if let Some((_, waker)) = s.doors[d as usize].idle.pop() {
+                        waker.wake();
+                    }
+                }
+            }
+            s.agent_bell.ring();
+        }
+        if !s.moving && self.0.keeper.pressure().is_some() {
+            s.mover_bell.ring();
+        }
+        s.crowd.wake_all();
+    }
+
+    fn next_beat(&self, s: &State, now: Mono) -> Mono {
+        let busy = s.schedule.backlog_all() > 0 || !s.commits.is_empty() || !s.unsettled.is_empty();
+        let idle = if busy { now.after(SECOND) } else { now.after(30 * SECOND) };
+        let timer = s.timers.next().map(start_of);
+        let look = s.schedule.next_look(now);
+        [timer, look].into_iter().flatten().fold(idle, Mono::min).max(now.after(Duration::from_millis(1)))
+    }
+
+    /// The timer of a message has fired.
+    fn due(&self, s: &mut State, key: Key, now: Mono) {
+        let mut owed = false;
+        let ready = s.index.change(key, |e| {
+            e.timer = None;
+            if e.switches.held {
+                return false;
+            }
+            let mut ready = false;
+            for r in &mut e.recipients {
+                if r.due > now {
+                    continue;
+                }
+                match r.phase {
+                    Phase::Waiting => {
+                        r.phase = Phase::Ready;
+                        ready = true;
+                    }
+                    Phase::Owed if r.due > Mono(0) => owed = true,
+                    _ => {}
+                }
+            }
+            ready
+        });
+        if owed {
+            self.owe_again(s, key);
+        }
+        if ready == Some(true) {
+            self.line_up(s, key, now);
+        }
+        s.arm(key);
+    }
+
+    /// Tries again to make the notifications that are owed.
+    pub(crate) fn owe_again(&self, s: &mut State, key: Key) {
+        let id = s.index.change(key, |e| {
+            for r in e.recipients.iter_mut().filter(|r| r.phase == Phase::Owed) {
+                r.due = Mono(0);
+            }
+            e.id
+        });
+        let Some(id) = id else { return };
+        let (effect, reports) = (Effect::Failed, Vec::new());
+        self.notify(s, Notice { key, id, effect, reports, payload: None, hop: None });
+    }
+
+    /// Submitters that have waited too long for their commit are told so.
+    fn expire_waits(&self, s: &mut State, now: Mono) {
+        let wait = self.0.options.commit_wait;
+        let State { commits, index, slips, .. } = s;
+        for pending in commits.iter_mut() {
+            if wait.is_zero() || now.since(pending.since) < wait {
+                return;
+            }
+            let After::Message { key, slip: taken @ Some(_) } = &mut pending.after else { continue };
+            let key = *key;
+            let slip = taken.take().expect("just seen");
+            let gone = index.change(key, |e| std::mem::replace(&mut e.switches.withdrawn, true));
+            if gone == Some(false) {
+                slips.answer(slip, Answer::Late);
+            }
+        }
+    }
+
+    fn gauge(&self, s: &State) {
+        let m = &self.0.metrics;
+        let c = s.index.counters();
+        let paused = s.schedule.backlog_paused(self.0.rt.now()).min(c.active);
+        m.queue_messages.set(c.messages as f64);
+        m.queue_active.set((c.active - paused) as f64);
+        m.queue_deferred.set((c.deferred + paused) as f64);
+        m.queue_held.set(c.held as f64);
+        m.queue_bytes.set(c.bytes as f64);
+        let wall: Wall = self.0.rt.wall();
+        let age = s.index.oldest().map_or(Duration::ZERO, |id| wall.since(id.arrival()));
+        m.queue_oldest.set(age.as_secs_f64());
+    }
+}

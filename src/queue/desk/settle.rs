@@ -1,0 +1,508 @@
+//! L4: work leaves the desk and comes back: taken by a connection, settled or given back.
+//!
+//! Owns no connection. An [`Item`] holds what is sent, so that a message can be removed or moved
+//! while it is in flight; what comes back for a message that has gone is counted and passed over.
+
+use crate::base::aligned::SharedBytes;
+use crate::base::ids::QueueId;
+use crate::base::time::{Mono, Wall};
+use crate::delivery::relay::{Outcome, RecipientResult};
+use crate::message::body::BodyFlags;
+use crate::message::envelope::{EnvelopeView, Notify};
+use crate::queue::desk::{Desk, DoubleBounce};
+use crate::queue::index::{Cover, DestId, Entry, Key, Phase};
+use crate::queue::record::{self, Effect, Fate, MessageView, Reply, State as Stored};
+use crate::queue::schedule::Gate;
+use crate::queue::state::{After, Answer, Indexes, Notice, OwnedReply, Report, State};
+use crate::runtime::Runtime;
+use smallvec::SmallVec;
+use std::future::{Future, poll_fn};
+use std::ops::Range;
+use std::pin::pin;
+use std::task::Poll;
+
+/// How often a message may come back unsent before that counts as an attempt.
+const GIVEN_BACK_MAX: u8 = 5;
+
+/// One message for some of its recipients at one destination.
+#[derive(Debug)]
+pub struct Item {
+    pub(crate) key: Key,
+    pub(crate) id: QueueId,
+    pub(crate) destination: DestId,
+    pub(crate) recipients: SmallVec<[u32; 4]>,
+    pub(crate) payload: SharedBytes,
+    pub(crate) envelope: Range<usize>,
+    pub(crate) content: Range<usize>,
+    pub(crate) flags: BodyFlags,
+    pub(crate) size: u64,
+    pub(crate) side: u64,
+    pub(crate) covered: bool,
+}
+
+impl Item {
+    /// Its envelope.
+    #[must_use]
+    pub fn envelope(&self) -> EnvelopeView<'_> {
+        EnvelopeView::parse(&self.payload[self.envelope.clone()]).expect("read before").0
+    }
+
+    /// Bytes of the body that are in a side file.
+    #[must_use]
+    pub fn side_len(&self) -> Option<u64> {
+        (self.side != 0).then(|| self.size - self.content.len() as u64)
+    }
+}
+
+impl<R: Runtime> Desk<R> {
+    /// Takes the next message for `d`, if its limits allow.
+    pub fn next(&self, d: DestId) -> Option<Item> {
+        let mut s = self.0.state.borrow_mut();
+        let s = &mut *s;
+        if s.unsettled.len() >= self.0.options.limits.unsettled {
+            return None;
+        }
+        let now = self.0.rt.now();
+        loop {
+            let Some(key) = s.schedule.take(d, now) else {
+                if let (Gate::Rate(at), true) = (s.schedule.gate(d, now), s.schedule.backlog(d) > 0) {
+                    s.look_at(at);
+                }
+                return None;
+            };
+            if !has_work(s, key, d) {
+                s.schedule.not_sent(d);
+                continue;
+            }
+            if s.index.get(key).is_some_and(|e| e.payload.is_some()) {
+                return Some(self.take(s, key, d, now));
+            }
+            s.schedule.not_sent(d);
+            if s.loads >= self.0.options.limits.loads {
+                // Its turn comes when a load has ended.
+                s.schedule.push_front(d, key, now);
+                return None;
+            }
+            self.load(s, key, d);
+        }
+    }
+
+    fn take(&self, s: &mut State, key: Key, d: DestId, now: Mono) -> Item {
+        let max = self.0.options.recipients_max;
+        let mut recipients = SmallVec::<[u32; 4]>::new();
+        let (mut more, mut last, mut covered, mut first) = (false, true, true, false);
+        let e = s.index.change(key, |e| {
+            for (i, r) in e.recipients.iter_mut().enumerate().filter(|(_, r)| r.phase == Phase::Ready) {
+                if r.destination != d {
+                    last = false;
+                } else if recipients.len() == max {
+                    (more, last) = (true, false);
+                } else {
+                    r.phase = Phase::Flight;
+                    covered &= r.cover != Cover::None;
+                    first |= r.attempts == 0;
+                    recipients.push(i as u32);
+                }
+            }
+            (e.payload.clone().expect("resident"), e.id, e.size, e.side, e.body)
+        });
+        let (payload, id, size, side, flags) = e.expect("has work");
+        if last {
+            s.drop_body(key);
+        }
+        if more {
+            s.schedule.push_front(d, key, now);
+        }
+        s.flights += 1;
+        if first {
+            let waited = self.0.rt.wall().since(id.arrival());
+            self.0.metrics.first_attempt.record(waited.as_secs_f64());
+        }
+        let view = MessageView::parse(&payload).expect("written by ourselves and verified");
+        let envelope = view.envelope_at.0..view.envelope_at.1;
+        let content = view.content_at.0..view.content_at.1;
+        let id = self.queue_id(id);
+        let destination = d;
+        Item { key, id, destination, recipients, payload, envelope, content, flags, size, side, covered }
+    }
+
+    /// Reads a body back; it goes to the head of its list then.
+    fn load(&self, s: &mut State, key: Key, d: DestId) {
+        let at = s.index.change(key, |e| {
+            let before = std::mem::replace(&mut e.switches.loading, true);
+            (!before).then_some((e.at, e.id.0))
+        });
+        let Some(Some((at, id))) = at else { return };
+        s.loads += 1;
+        let desk = self.clone();
+        self.0.rt.spawn(async move {
+            let mut read = desk.0.keeper.read(at, id).await;
+            // It may have been moved meanwhile, and the old place been given up.
+            let now_at = desk.0.state.borrow().index.get(key).map(|e| e.at);
+            if let (Err(_), Some(now_at)) = (&read, now_at.filter(|n| *n != at)) {
+                read = desk.0.keeper.read(now_at, id).await;
+            }
+            let mut s = desk.0.state.borrow_mut();
+            s.loads -= 1;
+            desk.loaded(&mut s, key, d, read.ok());
+        });
+    }
+
+    fn loaded(&self, s: &mut State, key: Key, d: DestId, payload: Option<SharedBytes>) {
+        let now = self.0.rt.now();
+        s.index.change(key, |e| e.switches.loading = false);
+        let payload = payload.filter(|p| MessageView::parse(p).is_ok());
+        let Some(payload) = payload else {
+            // Our own disk fails: nothing is sent, nothing is lost; tried again later.
+            self.postpone(s, key, now);
+            return s.call(d, now);
+        };
+        self.plan_again(s, key, &payload);
+        s.keep_body(key, payload);
+        // Several destinations may have asked for it while it was being read.
+        self.line_up(s, key, now);
+        s.call(d, now);
+    }
+
+    /// Routes may have changed since the message came.
+    fn plan_again(&self, s: &mut State, key: Key, payload: &SharedBytes) {
+        let Ok(view) = MessageView::parse(payload) else { return };
+        for (i, to) in view.envelope.recipients().enumerate() {
+            let ready = s.index.get(key).is_some_and(|e| e.recipients[i].phase == Phase::Ready);
+            if ready {
+                let d = self.destination(s, to.address);
+                s.index.change(key, |e| e.recipients[i].destination = d);
+            }
+        }
+    }
+
+    fn postpone(&self, s: &mut State, key: Key, now: Mono) {
+        let due = now.after(self.0.options.retry.first);
+        s.index.change(key, |e| {
+            for r in e.recipients.iter_mut().filter(|r| r.phase == Phase::Ready) {
+                (r.phase, r.due) = (Phase::Waiting, due);
+            }
+        });
+        s.arm(key);
+    }
+
+    /// Waits until there may be work for `d`: `true`; `false` after `until`, or when stopping.
+    pub async fn wait(&self, d: DestId, until: Mono) -> bool {
+        let number = {
+            let mut s = self.0.state.borrow_mut();
+            s.next_idle += 1;
+            s.next_idle
+        };
+        let _idle = Idle::new(self, d, number);
+        let mut sleep = pin!(self.0.rt.sleep_until(until));
+        poll_fn(|cx| {
+            let mut s = self.0.state.borrow_mut();
+            let now = self.0.rt.now();
+            if s.schedule.is_stopped() {
+                return Poll::Ready(false);
+            }
+            let room =
+                s.unsettled.len() < self.0.options.limits.unsettled && s.loads < self.0.options.limits.loads;
+            if room && s.schedule.backlog(d) > 0 && s.schedule.gate(d, now) == Gate::Open {
+                return Poll::Ready(true);
+            }
+            let waiters = &mut s.doors[d as usize].idle;
+            waiters.retain(|w| w.0 != number);
+            waiters.push((number, cx.waker().clone()));
+            drop(s);
+            sleep.as_mut().poll(cx).map(|()| false)
+        })
+        .await
+    }
+
+    /// Commits a record that an attempt begins, unless the journal says so already.
+    pub async fn announce(&self, item: &Item) -> bool {
+        if item.covered {
+            return true;
+        }
+        let slip = {
+            let mut s = self.0.state.borrow_mut();
+            let s = &mut *s;
+            if s.index.get(item.key).is_none_or(|e| e.switches.held) {
+                return false;
+            }
+            let mut payload = std::mem::take(&mut s.scratch);
+            payload.clear();
+            record::put_attempt(&mut payload, &item.recipients);
+            let slip = s.slips.take();
+            let after =
+                After::Attempt { key: item.key, indexes: Indexes::from_slice(&item.recipients), slip };
+            self.note(s, record::ATTEMPT, item.id.message, &payload, None, after);
+            s.scratch = payload;
+            slip
+        };
+        matches!(self.answer(slip).await, Answer::Committed(_))
+    }
+
+    /// Nothing was risked: the message goes first again; no attempt is counted.
+    pub fn give_back(&self, item: Item) {
+        let mut s = self.0.state.borrow_mut();
+        let s = &mut *s;
+        s.flights -= 1;
+        let now = self.0.rt.now();
+        let back = s.index.change(item.key, |e| {
+            for &i in &item.recipients {
+                e.recipients[i as usize].phase = Phase::Ready;
+            }
+            e.given_back = e.given_back.saturating_add(1);
+            e.given_back
+        });
+        match back {
+            None => {}
+            Some(n) if n > GIVEN_BACK_MAX => {
+                // RFC 3463 §3.5: bad connection. The message itself may be what breaks it.
+                let reply = Reply { code: 0, enhanced: [4, 4, 2], text: b"connection lost before sending" };
+                let results: SmallVec<[RecipientResult<'_>; 8]> =
+                    item.recipients.iter().map(|&i| own_result(i, Outcome::Deferred, &reply)).collect();
+                self.settle_in(s, &item, &results);
+            }
+            Some(_) => {
+                s.keep_body(item.key, item.payload);
+                s.schedule.push_front(item.destination, item.key, now);
+                s.call(item.destination, now);
+            }
+        }
+        s.crowd.wake_all();
+    }
+
+    /// What has become of each recipient of the item.
+    pub fn settle(&self, item: Item, results: &[RecipientResult<'_>]) {
+        let mut s = self.0.state.borrow_mut();
+        s.flights -= 1;
+        self.settle_in(&mut s, &item, results);
+        if s.schedule.is_stopped() {
+            s.crowd.wake_all();
+        }
+    }
+
+    fn settle_in(&self, s: &mut State, item: &Item, results: &[RecipientResult<'_>]) {
+        self.count(results);
+        let key = item.key;
+        let Some(e) = s.index.get(key) else { return };
+        let wall = self.0.rt.wall();
+        let context = Context {
+            wall,
+            now: self.0.rt.now(),
+            expired: self.expired(e, wall),
+            null_sender: e.switches.null_sender,
+            dropped: e.switches.double_bounce || self.0.options.double_bounce == DoubleBounce::Drop,
+        };
+        let mut out = std::mem::take(&mut s.scratch);
+        out.clear();
+        record::put_states_head(&mut out, 0, 0);
+        let mut sum = Sum::default();
+        for result in results {
+            self.settle_one(s, item, result, &context, &mut out, &mut sum);
+        }
+        out[4..8].copy_from_slice(&sum.written.to_le_bytes());
+        self.write_outcome(s, item, &out, sum, &context);
+        s.scratch = out;
+    }
+
+    fn settle_one(
+        &self,
+        s: &mut State,
+        item: &Item,
+        result: &RecipientResult<'_>,
+        c: &Context,
+        out: &mut Vec<u8>,
+        sum: &mut Sum,
+    ) {
+        let notify = || {
+            let r = item.envelope().recipients().nth(result.index as usize);
+            r.map_or(Notify::DEFAULT, |r| r.notify)
+        };
+        let reply =
+            Reply { code: result.code, enhanced: result.enhanced.unwrap_or_default(), text: result.text };
+        let random = || self.0.rt.random();
+        let retry = self.0.options.retry;
+        s.index.change(item.key, |e| {
+            let r = &mut e.recipients[result.index as usize];
+            assert_eq!(r.phase, Phase::Flight, "settled once");
+            let mut stored =
+                Stored { index: result.index, fate: Fate::Delivered, attempts: 0, due: Wall(0), reply };
+            match result.outcome {
+                Outcome::NotTried => {
+                    r.phase = Phase::Ready;
+                    sum.again = true;
+                    return;
+                }
+                Outcome::Delivered => {
+                    r.phase = Phase::Delivered;
+                    // RFC 3461 §5.2.2: we report what the next hop will not.
+                    if !result.dsn_passed_on && !c.null_sender && notify().has(Notify::SUCCESS) {
+                        sum.passed_on.push(Report { index: result.index, reply: reply.into() });
+                    }
+                }
+                Outcome::Deferred if !c.expired => {
+                    r.attempts = r.attempts.saturating_add(1);
+                    let wait = retry.wait(u32::from(r.attempts), random());
+                    (r.phase, r.due, r.cover) = (Phase::Waiting, c.now.after(wait), Cover::None);
+                    stored.fate = Fate::Deferred;
+                    (stored.attempts, stored.due) = (r.attempts, c.wall.after(wait));
+                    sum.deferred.push(result.index);
+                }
+                Outcome::Deferred | Outcome::Failed => {
+                    r.attempts = r.attempts.saturating_add(1);
+                    if c.null_sender && c.dropped || !notify().on_failure() {
+                        r.phase = Phase::Failed;
+                        stored.fate = Fate::Failed;
+                    } else {
+                        (r.phase, r.due) = (Phase::Owed, Mono(0));
+                        let mut reply = OwnedReply::from(reply);
+                        if result.outcome == Outcome::Deferred {
+                            // RFC 3463 §3.5: delivery time expired.
+                            reply.enhanced = [5, 4, 7];
+                        }
+                        sum.refused.push(Report { index: result.index, reply });
+                        return;
+                    }
+                }
+            }
+            sum.written += 1;
+            record::put_state(out, &stored);
+        });
+    }
+
+    fn write_outcome(&self, s: &mut State, item: &Item, states: &[u8], sum: Sum, c: &Context) {
+        let key = item.key;
+        let hop = || s.doors.get(item.destination as usize).map(|d| d.hop.clone());
+        let notice = |effect, reports, hop| {
+            let payload = Some(item.payload.clone());
+            Notice { key, id: item.id.message, effect, reports, payload, hop }
+        };
+        let mut notices: SmallVec<[Notice; 2]> = SmallVec::new();
+        if !sum.refused.is_empty() {
+            notices.push(notice(Effect::Failed, sum.refused, hop()));
+        }
+        if !sum.passed_on.is_empty() {
+            notices.push(notice(Effect::Delivered, sum.passed_on, hop()));
+        }
+        let warn = self.0.options.delay_warning;
+        let late = !warn.is_zero() && c.wall.since(item.id.message.arrival()) >= warn;
+        let Some(e) = s.index.get(key) else { return };
+        if late && !sum.deferred.is_empty() && !e.switches.warned && !c.null_sender {
+            let reports = delayed(item, &sum.deferred, states);
+            s.index.change(key, |e| e.switches.warned = true);
+            if !reports.is_empty() {
+                notices.push(notice(Effect::Warned, reports, hop()));
+            }
+        }
+        // Notifications of what was passed on name this message: its record must be there until
+        // they are made, so they go first.
+        notices.into_iter().for_each(|n| self.notify(s, n));
+        if sum.again {
+            s.enqueue(key, c.now);
+        }
+        if sum.written == 0 {
+            return;
+        }
+        if s.index.get(key).is_some_and(Entry::is_done) {
+            let took = c.wall.since(item.id.message.arrival());
+            self.0.metrics.delivery.record(took.as_secs_f64());
+            return self.release(s, key, record::OUTCOME, states, None);
+        }
+        let after = match sum.deferred.is_empty() {
+            true => After::Nothing,
+            false => After::Said { key, indexes: sum.deferred },
+        };
+        self.note(s, record::OUTCOME, item.id.message, states, None, after);
+        s.arm(key);
+    }
+
+    /// True if the message is not to be tried again.
+    pub(crate) fn expired(&self, e: &Entry, wall: Wall) -> bool {
+        let o = &self.0.options;
+        let life = if e.switches.null_sender { o.bounce_lifetime } else { o.lifetime };
+        wall.since(e.id.arrival()) >= life
+    }
+
+    fn count(&self, results: &[RecipientResult<'_>]) {
+        let m = &self.0.metrics;
+        for r in results {
+            match r.outcome {
+                Outcome::Delivered => m.delivered.increment(1),
+                Outcome::Deferred => m.deferred.increment(1),
+                Outcome::Failed => m.bounced.increment(1),
+                Outcome::NotTried => {}
+            }
+        }
+    }
+}
+
+struct Context {
+    wall: Wall,
+    now: Mono,
+    expired: bool,
+    null_sender: bool,
+    /// A failed notification is told to nobody.
+    dropped: bool,
+}
+
+#[derive(Default)]
+struct Sum {
+    written: u32,
+    again: bool,
+    deferred: Indexes,
+    refused: Vec<Report>,
+    passed_on: Vec<Report>,
+}
+
+/// Those of the deferred recipients whose sender wants to know of delays (RFC 3461 §4.1).
+fn delayed(item: &Item, deferred: &[u32], states: &[u8]) -> Vec<Report> {
+    let view = record::StatesView::parse(states).expect("just written");
+    let recipients: Vec<_> = item.envelope().recipients().collect();
+    let wants = |i: u32| {
+        let n = recipients[i as usize].notify;
+        n == Notify::DEFAULT || n.has(Notify::DELAY)
+    };
+    view.states()
+        .filter(|s| deferred.contains(&s.index) && wants(s.index))
+        .map(|s| Report { index: s.index, reply: s.reply.into() })
+        .collect()
+}
+
+fn own_result<'a>(index: u32, outcome: Outcome, reply: &Reply<'a>) -> RecipientResult<'a> {
+    RecipientResult {
+        index,
+        outcome,
+        code: reply.code,
+        enhanced: Some(reply.enhanced),
+        text: reply.text,
+        phase: crate::delivery::relay::Phase::Local,
+        conn_use: 0,
+        dsn_passed_on: false,
+    }
+}
+
+fn has_work(s: &State, key: Key, d: DestId) -> bool {
+    let Some(e) = s.index.get(key) else { return false };
+    !e.switches.held && e.recipients.iter().any(|r| r.destination == d && r.phase == Phase::Ready)
+}
+
+/// A connection without work, counted as such while this lives.
+struct Idle<'a, R: Runtime> {
+    desk: &'a Desk<R>,
+    d: DestId,
+    number: u64,
+}
+
+impl<'a, R: Runtime> Idle<'a, R> {
+    fn new(desk: &'a Desk<R>, d: DestId, number: u64) -> Self {
+        desk.0.state.borrow_mut().schedule.idle(d, true);
+        Idle { desk, d, number }
+    }
+}
+
+impl<R: Runtime> Drop for Idle<'_, R> {
+    fn drop(&mut self) {
+        let mut s = self.desk.0.state.borrow_mut();
+        s.schedule.idle(self.d, false);
+        s.doors[self.d as usize].idle.retain(|w| w.0 != self.number);
+    }
+}

@@ -1,0 +1,80 @@
+//! L2: when to take more mail: back-pressure before anything is staged.
+//!
+//! Numbers in, a verdict out. A message that is committed is never held back.
+
+use std::time::Duration;
+
+/// How much the queue of one core takes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Limits {
+    /// Messages in the queue; above, new mail gets 452.
+    pub messages: usize,
+    /// Messages waiting for a destination that takes them as fast as the machine gives them;
+    /// above, senders are slowed down: sending is starved by receiving otherwise.
+    pub backlog: usize,
+    /// Messages per second from which a destination counts as that fast.
+    pub fast: u32,
+    /// A sender is held back at most so long for each message.
+    pub hold_back: Duration,
+    /// Bytes of bodies kept in memory for their first attempt.
+    pub body_bytes: usize,
+    /// Outcomes that wait for the journal; above, no attempts are started.
+    pub unsettled: usize,
+    /// Bodies being read back at a time.
+    pub loads: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits {
+            messages: 10_000_000,
+            backlog: 3000,
+            fast: 500,
+            hold_back: Duration::from_millis(200),
+            body_bytes: 64 << 20,
+            unsettled: 1000,
+            loads: 64,
+        }
+    }
+}
+
+/// May one more message come in?
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Admission {
+    /// Yes.
+    Open,
+    /// Soon; at the latest after [`Limits::hold_back`].
+    Later,
+    /// No: 452 4.3.1.
+    Full,
+}
+
+impl Limits {
+    /// The verdict for `messages` in the queue and a backlog of `fast_backlog` for one fast
+    /// destination.
+    #[must_use]
+    pub fn admit(&self, messages: usize, fast_backlog: usize) -> Admission {
+        if self.messages > 0 && messages >= self.messages {
+            Admission::Full
+        } else if self.backlog > 0 && fast_backlog >= self.backlog {
+            Admission::Later
+        } else {
+            Admission::Open
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn full_wins_over_later_and_zero_means_no_limit() {
+        let l = Limits { messages: 10, backlog: 5, ..Limits::default() };
+        assert_eq!(l.admit(9, 4), Admission::Open);
+        assert_eq!(l.admit(9, 5), Admission::Later);
+        assert_eq!(l.admit(10, 5), Admission::Full);
+        let none = Limits { messages: 0, backlog: 0, ..l };
+        assert_eq!(none.admit(1 << 30, 1 << 30), Admission::Open);
+    }
+}

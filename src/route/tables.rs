@@ -1,0 +1,252 @@
+//! The router: what has a route, what is local, what an address is rewritten to.
+//!
+//! Owns the precedence of routes. Look-ups are synchronous, in memory, and allocate nothing when
+//! nothing is rewritten. A router never changes: a reload makes a new one.
+
+use super::destination::NextHop;
+use super::map::{Table, Targets};
+use std::sync::Arc;
+
+/// Where a domain's mail goes.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Plan {
+    /// To this next hop, by SMTP.
+    Relay(Arc<NextHop>),
+    /// Into mailboxes here.
+    Local,
+    /// Nowhere: 550 5.4.4.
+    NoRoute,
+    /// To a next hop of a kind that this version cannot reach.
+    Unsupported(Arc<NextHop>),
+}
+
+/// Bounds of rewriting; 0 turns one off.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Bounds {
+    /// Rewritings in a row.
+    pub depth: u32,
+    /// Recipients that one becomes.
+    pub recipients: u32,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Bounds { depth: 20, recipients: 1000 }
+    }
+}
+
+/// The tables. Built once, then only read; share it behind an [`Arc`].
+#[derive(Clone, Debug, Default)]
+pub struct Router {
+    pub(super) local: Table<()>,
+    pub(super) relay: Table<()>,
+    routes: Table<Arc<NextHop>>,
+    any: Option<Arc<NextHop>>,
+    smarthost: Option<Arc<NextHop>>,
+    pub(super) aliases: Table<Targets>,
+    pub(super) rewrites: Table<Targets>,
+    relay_recipients: Option<Table<Targets>>,
+    pub(super) postmaster: Option<Box<[u8]>>,
+    pub(super) hostname: Box<[u8]>,
+    pub(super) delimiters: Box<[u8]>,
+    pub(super) bounds: Bounds,
+}
+
+impl Router {
+    /// A router without routes on the host `hostname`.
+    #[must_use]
+    pub fn new(hostname: &str) -> Self {
+        Router { hostname: hostname.as_bytes().into(), ..Router::default() }
+    }
+
+    /// Adds a domain whose mailboxes are here.
+    pub fn add_local(&mut self, domain: &str) {
+        self.local.insert(domain.as_bytes(), ());
+    }
+
+    /// Adds a domain that anyone may send to through us.
+    pub fn add_relay(&mut self, domain: &str) {
+        self.relay.insert(domain.as_bytes(), ());
+    }
+
+    /// Adds a route for `example.net`, `.example.net` (all below it) or `*`. `false` if there is one.
+    pub fn add_route(&mut self, domain: &str, hop: NextHop) -> bool {
+        if domain == "*" {
+            let free = self.any.is_none();
+            self.any.get_or_insert(Arc::new(hop));
+            return free;
+        }
+        self.routes.insert(domain.as_bytes(), Arc::new(hop))
+    }
+
+    /// Sets the next hop of everything that has no route and is not local.
+    pub fn set_smarthost(&mut self, hop: NextHop) {
+        self.smarthost = Some(Arc::new(hop));
+    }
+
+    /// Sets the maps.
+    pub fn set_maps(&mut self, aliases: Table<Targets>, rewrites: Table<Targets>) {
+        self.aliases = aliases;
+        self.rewrites = rewrites;
+    }
+
+    /// Sets the known recipients of relay domains; without them all are.
+    pub fn set_relay_recipients(&mut self, known: Option<Table<Targets>>) {
+        self.relay_recipients = known;
+    }
+
+    /// Sets who gets the mail of `postmaster`, the delimiters of extensions, and the bounds.
+    pub fn set_rewriting(&mut self, postmaster: Option<&str>, delimiters: &str, bounds: Bounds) {
+        self.postmaster = postmaster.map(|p| p.as_bytes().into());
+        self.delimiters = delimiters.as_bytes().into();
+        self.bounds = bounds;
+    }
+
+    /// Where the mail of `domain` goes. Precedence: exact route, local domain, longest suffix
+    /// route, `*`, smarthost.
+    #[must_use]
+    pub fn plan(&self, domain: &[u8]) -> Plan {
+        let hop = match self.routes.get(domain) {
+            Some(hop) => Some(hop),
+            None if self.is_local(domain) => return Plan::Local,
+            None => self.suffix(domain).or(self.any.as_ref()).or(self.smarthost.as_ref()),
+        };
+        match hop {
+            None => Plan::NoRoute,
+            Some(hop) if hop.hosts().is_empty() => Plan::Unsupported(Arc::clone(hop)),
+            Some(hop) => Plan::Relay(Arc::clone(hop)),
+        }
+    }
+
+    /// True if mail for `domain` can leave.
+    #[must_use]
+    pub fn is_routed(&self, domain: &[u8]) -> bool {
+        matches!(self.plan(domain), Plan::Relay(_))
+    }
+
+    /// True for a domain whose mailboxes are here.
+    #[must_use]
+    pub fn is_local(&self, domain: &[u8]) -> bool {
+        self.local.get(domain).is_some()
+    }
+
+    /// True for our own host name.
+    #[must_use]
+    pub fn is_host(&self, domain: &[u8]) -> bool {
+        self.hostname.eq_ignore_ascii_case(domain)
+    }
+
+    /// True for a domain that anyone may send to through us.
+    #[must_use]
+    pub fn is_relay(&self, domain: &[u8]) -> bool {
+        self.relay.get(domain).is_some()
+    }
+
+    /// True if `address`, of a relay domain, is known there (or nobody has listed who is).
+    #[must_use]
+    pub fn is_relay_recipient(&self, address: &[u8]) -> bool {
+        let Some(known) = &self.relay_recipients else { return true };
+        let (local, domain) = split(address);
+        let at = &address[local.len()..];
+        let base = self.base(local);
+        let listed_base = || {
+            base.is_some_and(|base| {
+                let mut key = Vec::with_capacity(base.len() + at.len());
+                key.extend_from_slice(base);
+                key.extend_from_slice(at);
+                known.get(&key).is_some()
+            })
+        };
+        known.get(address).is_some() || listed_base() || (!domain.is_empty() && known.get(at).is_some())
+    }
+
+    /// The local part without its extension, if it has one.
+    pub(super) fn base<'a>(&self, local: &'a [u8]) -> Option<&'a [u8]> {
+        // A delimiter in the first place begins no extension: there would be no user.
+        let at = local.iter().skip(1).position(|b| self.delimiters.contains(b))? + 1;
+        Some(&local[..at])
+    }
+
+    fn suffix(&self, domain: &[u8]) -> Option<&Arc<NextHop>> {
+        let dots = domain.iter().enumerate().filter(|(n, b)| **b == b'.' && *n > 0);
+        dots.map(|(n, _)| &domain[n..]).find_map(|tail| self.routes.get(tail))
+    }
+}
+
+/// Local part and domain of an address, at its last `@`; the domain is empty if there is none.
+#[must_use]
+pub fn split(address: &[u8]) -> (&[u8], &[u8]) {
+    match address.iter().rposition(|b| *b == b'@') {
+        Some(at) => (&address[..at], &address[at + 1..]),
+        None => (address, b""),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::destination::TlsPolicy;
+    use super::super::map::{Kind, parse};
+    use super::*;
+
+    fn hop(text: &str) -> NextHop {
+        NextHop::parse(text, TlsPolicy::Opportunistic).unwrap()
+    }
+
+    fn key(r: &Router, domain: &str) -> String {
+        match r.plan(domain.as_bytes()) {
+            Plan::Relay(hop) => hop.key.clone(),
+            Plan::Unsupported(hop) => format!("? {}", hop.key),
+            other => format!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn precedence() {
+        let mut r = Router::new("mx.example");
+        r.add_local("home.example");
+        r.add_local("deep.b.example");
+        r.add_local("routed.example");
+        assert_eq!((key(&r, "x.example"), key(&r, "HOME.example")), ("NoRoute".into(), "Local".into()));
+        r.set_smarthost(hop("smart.example"));
+        assert_eq!(
+            (key(&r, "x.example"), key(&r, "home.example")),
+            ("smart.example:25".into(), "Local".into())
+        );
+        for (domain, to) in
+            [("*", "any"), ("b.example", "exact"), (".b.example", "sub"), (".c.b.example", "long")]
+        {
+            assert!(r.add_route(domain, hop(to)));
+            assert!(!r.add_route(domain, hop("other")));
+        }
+        r.add_route("routed.example", hop("there"));
+        r.add_route("mx.example", hop("mx:other.example"));
+        for (domain, expected) in [
+            ("B.Example", "exact:25"),
+            ("a.b.example", "sub:25"),
+            ("c.b.example", "sub:25"),
+            ("x.C.b.example", "long:25"),
+            ("deep.b.example", "Local"),
+            ("xb.example", "any:25"),
+            ("home.example", "Local"),
+            ("routed.example", "there:25"),
+            ("mx.example", "? mx:other.example"),
+            ("", "any:25"),
+        ] {
+            assert_eq!(key(&r, domain), expected, "{domain}");
+        }
+    }
+
+    #[test]
+    fn relay_recipients() {
+        let mut r = Router::new("mx.example");
+        assert!(r.is_relay_recipient(b"any@c.example"));
+        r.set_rewriting(None, "+", Bounds::default());
+        r.set_relay_recipients(Some(parse(b"a@c.example OK\n@d.example OK\n", Kind::Keys).table));
+        let known: Vec<bool> =
+            ["A@c.example", "a+x@c.example", "b@c.example", "b@d.example", "+a@c.example", "a"]
+                .iter()
+                .map(|a| r.is_relay_recipient(a.as_bytes()))
+                .collect();
+        assert_eq!(known, [true, true, false, true, false, false]);
+    }
+}

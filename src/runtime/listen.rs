@@ -1,0 +1,185 @@
+//! Listening sockets, one per core and address.
+//!
+//! Two steps: [`reserve`] binds (it may need root, and tells early that a port is taken), and
+//! [`listen`] opens the door once recovery is through. Errors name the address and what to do.
+
+use socket2::{Domain, SockRef, Socket, Type};
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+
+/// Connections that may wait to be accepted; the kernel caps it at net.core.somaxconn.
+const BACKLOG: i32 = 4096;
+
+/// An address cannot be had.
+#[derive(Debug)]
+pub struct ListenError {
+    address: SocketAddr,
+    source: io::Error,
+}
+
+impl ListenError {
+    /// Exit code after sysexits.h: the configuration (78) if the address is none of ours, else the
+    /// system (71).
+    #[must_use]
+    pub fn exit_code(&self) -> u8 {
+        if self.source.kind() == io::ErrorKind::AddrNotAvailable { 78 } else { 71 }
+    }
+}
+
+impl fmt::Display for ListenError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ListenError { address, source } = self;
+        let port = address.port();
+        match source.kind() {
+            io::ErrorKind::AddrInUse => write!(
+                f,
+                "cannot listen on {address}: the port is taken by another program \
+                 (`ss -ltnp 'sport = :{port}'` shows which one)"
+            ),
+            io::ErrorKind::PermissionDenied => write!(
+                f,
+                "cannot listen on {address}: not permitted; ports below 1024 need root or \
+                 CAP_NET_BIND_SERVICE"
+            ),
+            io::ErrorKind::AddrNotAvailable => {
+                write!(f, "cannot listen on {address}: this machine does not have that address")
+            }
+            _ => write!(f, "cannot listen on {address}: {source}"),
+        }
+    }
+}
+
+impl std::error::Error for ListenError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&self.source)
+    }
+}
+
+/// Binds `cores` sockets to `address`; port 0 takes a free one, the same for all. They do not
+/// listen yet. An IPv6 address takes no IPv4 connections.
+///
+/// # Errors
+/// Taken, not permitted, or not an address of this machine.
+pub fn reserve(address: SocketAddr, cores: usize) -> Result<Vec<OwnedFd>, ListenError> {
+    let failed = |source| ListenError { address, source };
+    // Sockets that share a port are bound without complaint beside those of another instance.
+    // One that does not share finds out whether the port is free.
+    let probe = bind(address, false).map_err(failed)?;
+    let address = probe.local_addr().map_err(failed)?.as_socket().unwrap_or(address);
+    drop(probe);
+    (0..cores).map(|_| bind(address, true).map(OwnedFd::from).map_err(failed)).collect()
+}
+
+fn bind(address: SocketAddr, share: bool) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+    // Connections of an earlier run that linger in TIME_WAIT do not matter.
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(share)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    // Inherited by what is accepted.
+    socket.set_tcp_nodelay(true)?;
+    socket.set_keepalive(true)?;
+    socket.bind(&address.into())?;
+    if !share {
+        // Bound alone does not clash with bound alone if both reuse addresses; listening does.
+        socket.listen(1)?;
+    }
+    Ok(socket)
+}
+
+/// The address a socket is bound to.
+///
+/// # Errors
+/// Those of getsockname(2).
+pub fn address(socket: &OwnedFd) -> io::Result<SocketAddr> {
+    let address = SockRef::from(socket).local_addr()?;
+    address.as_socket().ok_or_else(|| io::ErrorKind::AddrNotAvailable.into())
+}
+
+/// Opens a reserved socket to connections. The kernel spreads them over the sockets that listen.
+///
+/// # Errors
+/// Those of listen(2).
+pub fn listen(socket: &OwnedFd) -> io::Result<()> {
+    SockRef::from(socket).listen(BACKLOG)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::runtime::uring::{self, Uring};
+    use crate::runtime::{Clock, Listener, Net, Runtime, Stream};
+    use std::cell::Cell;
+    use std::rc::Rc;
+    use std::time::Duration;
+
+    fn any() -> SocketAddr {
+        "127.0.0.1:0".parse().unwrap()
+    }
+
+    fn port_of(socket: &OwnedFd) -> SocketAddr {
+        SockRef::from(socket).local_addr().unwrap().as_socket().unwrap()
+    }
+
+    #[test]
+    fn cores_share_a_port_that_nobody_else_gets() {
+        let sockets = reserve(any(), 3).unwrap();
+        let address = port_of(&sockets[0]);
+        assert!(address.port() != 0 && sockets.iter().all(|s| port_of(s) == address));
+        sockets.iter().for_each(|s| listen(s).unwrap());
+        let taken = reserve(address, 1).unwrap_err();
+        assert_eq!(taken.exit_code(), 71);
+        assert!(taken.to_string().contains(&format!("sport = :{}", address.port())), "{taken}");
+        drop(sockets);
+        reserve(address, 2).unwrap();
+    }
+
+    #[test]
+    fn a_foreign_address_is_a_mistake_in_the_configuration() {
+        let error = reserve("192.0.2.1:0".parse().unwrap(), 1).unwrap_err();
+        assert_eq!(error.exit_code(), 78);
+        assert!(error.to_string().contains("does not have that address"));
+    }
+
+    #[test]
+    fn ipv6_takes_no_ipv4() {
+        let Ok(sockets) = reserve("[::]:0".parse().unwrap(), 1) else { return };
+        let port = port_of(&sockets[0]).port();
+        reserve(SocketAddr::new("0.0.0.0".parse().unwrap(), port), 1).unwrap();
+    }
+
+    #[test]
+    fn accepted_sockets_inherit_their_options_and_all_listeners_serve() {
+        let sockets = reserve(any(), 2).unwrap();
+        let address = port_of(&sockets[0]);
+        let main = async |uring: Uring| {
+            let served = [0; 2].map(|_| Rc::new(Cell::new(0)));
+            for (socket, count) in sockets.into_iter().zip(&served) {
+                listen(&socket).unwrap();
+                let (listener, count) = (uring.listener(socket).unwrap(), count.clone());
+                uring.spawn(async move {
+                    while let Ok((stream, _)) = listener.accept().await {
+                        let options = SockRef::from(stream.socket.owned());
+                        assert!(options.tcp_nodelay().unwrap() && options.keepalive().unwrap());
+                        count.set(count.get() + 1);
+                        stream.send(b"hi".to_vec()).await.0.unwrap();
+                    }
+                });
+            }
+            for _ in 0..100 {
+                let deadline = uring.now().after(Duration::from_secs(5));
+                let stream = uring.connect(address, None, deadline).await.unwrap();
+                stream.set_deadline(Some(deadline));
+                assert_eq!(stream.recv(Vec::with_capacity(9)).await.1, b"hi");
+            }
+            (served[0].get(), served[1].get())
+        };
+        let (a, b) = uring::run(&uring::Options::small(), main).unwrap();
+        assert_eq!(a + b, 100);
+        assert!(a > 0 && b > 0, "{a} and {b}");
+    }
+}

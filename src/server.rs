@@ -1,1 +1,0 @@
-//! L5: the composition root: cores, roles, wiring.

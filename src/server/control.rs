@@ -1,0 +1,283 @@
+//! The control thread: signals, metrics, admin socket, reload, and the order of the end.
+//!
+//! Plain tokio on a thread of its own; no byte of mail passes here. A reload that fails keeps the
+//! old tables and says so. The first stop request gives the grace time; a second ends at once.
+
+use super::Failure;
+use super::core::{Health, Note, State};
+use crate::admin::{self, control::Queues, http};
+use crate::config::reload::Reloader;
+use crate::events::Events;
+use crate::metrics::Process;
+use crate::queue::control::{Request, Response};
+use crate::runtime::cross::{SendError, Sender};
+use crate::runtime::privileges::User;
+use crate::runtime::signals::{self, Signals};
+use metrics_exporter_prometheus::PrometheusHandle;
+use std::cell::RefCell;
+use std::io::{self, Write};
+use std::net::{SocketAddr, TcpListener};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::oneshot;
+
+/// How often map files are looked at.
+const RELOAD: Duration = Duration::from_secs(2);
+
+/// The way to a core.
+pub struct Line {
+    /// Notes.
+    pub to_core: Sender<Note>,
+    /// How it is.
+    pub health: Arc<Health>,
+}
+
+/// What the control thread works with.
+pub struct Control {
+    /// One for each core.
+    pub lines: Vec<Line>,
+    /// Map files.
+    pub reloader: Reloader,
+    /// Series of the cores.
+    pub recorder: PrometheusHandle,
+    /// Series of the process.
+    pub process: Process,
+    /// Notices.
+    pub events: Events,
+    /// Time for an orderly end.
+    pub grace: Duration,
+    /// Bound.
+    pub metrics: Option<TcpListener>,
+    /// Bound.
+    pub admin: Option<UnixListener>,
+    /// Completed by [`super::Running::stop`].
+    pub stopped: oneshot::Receiver<()>,
+}
+
+/// Binds the metrics address.
+pub fn bind_metrics(address: SocketAddr) -> Result<TcpListener, Failure> {
+    let failed = |e: io::Error| Failure::new(71, format!("metrics.address: cannot listen on {address}: {e}"));
+    #[allow(clippy::disallowed_methods, reason = "the control thread's own listener")]
+    let listener = TcpListener::bind(address).map_err(failed)?;
+    listener.set_nonblocking(true).map_err(failed)?;
+    Ok(listener)
+}
+
+/// Binds the admin socket, in place of one that a dead server left.
+pub fn bind_admin(path: &Path, user: Option<&User>) -> Result<UnixListener, Failure> {
+    let failed =
+        |e: io::Error| Failure::new(71, format!("admin.socket: cannot listen on {}: {e}", path.display()));
+    if let Some(parent) = path.parent() {
+        std::fs::create_dir_all(parent).map_err(failed)?;
+        if let Some(user) = user {
+            std::os::unix::fs::chown(parent, Some(user.uid), Some(user.gid)).map_err(failed)?;
+        }
+    }
+    // The data directory is locked by us: whoever made this socket is gone, or serves other data.
+    if std::os::unix::net::UnixStream::connect(path).is_ok() {
+        return Err(failed(io::ErrorKind::AddrInUse.into()));
+    }
+    #[allow(clippy::disallowed_methods, reason = "a stale socket of the control thread")]
+    match std::fs::remove_file(path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(failed(e)),
+        _ => {}
+    }
+    let listener = UnixListener::bind(path).map_err(failed)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).map_err(failed)?;
+    if let Some(user) = user {
+        std::os::unix::fs::chown(path, Some(user.uid), Some(user.gid)).map_err(failed)?;
+    }
+    listener.set_nonblocking(true).map_err(failed)?;
+    Ok(listener)
+}
+
+/// Opens the file of the mail log.
+pub fn open_log(path: &Path) -> Result<Box<dyn Write + Send>, Failure> {
+    let mut options = std::fs::OpenOptions::new();
+    #[allow(clippy::disallowed_methods, reason = "the mail log is written by its own thread")]
+    let file = options.append(true).create(true).open(path);
+    match file {
+        Ok(file) => Ok(Box::new(file)),
+        Err(e) => Err(Failure::new(73, format!("events.target: cannot write {}: {e}", path.display()))),
+    }
+}
+
+/// Runs until the server is stopped.
+pub fn run(control: Control) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| Failure::new(71, format!("control thread: {e}")))?;
+    let local = tokio::task::LocalSet::new();
+    let result = local.block_on(&runtime, serve(control));
+    // Look-ups that hang must not hold up the end.
+    runtime.shutdown_background();
+    result
+}
+
+/// The cores, for the tasks of the control thread.
+struct Cores(RefCell<Vec<Line>>);
+
+impl Cores {
+    fn tell(&self, core: usize, note: Note) -> bool {
+        self.0.borrow_mut()[core].to_core.try_send(note).is_ok()
+    }
+
+    /// Tells a core to stop, for as long as it lives and has no room for another note.
+    async fn stop(&self, core: usize, grace: Duration) {
+        loop {
+            let sent = self.0.borrow_mut()[core].to_core.try_send(Note::Stop(grace));
+            if !matches!(sent, Err(SendError::Full(_))) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+}
+
+impl Queues for Cores {
+    fn count(&self) -> usize {
+        self.0.borrow().len()
+    }
+
+    async fn ask(&self, queue: usize, request: Request) -> Option<Response> {
+        let (answer, answered) = oneshot::channel();
+        if !self.tell(queue, Note::Control(request, answer)) {
+            return None;
+        }
+        answered.await.ok()
+    }
+}
+
+async fn serve(control: Control) -> Result<(), Failure> {
+    let Control { lines, reloader, recorder, process, events, grace, metrics, admin, mut stopped } = control;
+    let failed = |e: io::Error| Failure::new(71, format!("control thread: {e}"));
+    let mut signals = Signals::take().map_err(failed)?;
+    let health: Vec<_> = lines.iter().map(|l| l.health.clone()).collect();
+    let cores = Rc::new(Cores(RefCell::new(lines)));
+    if let Some(listener) = metrics {
+        let listener = tokio::net::TcpListener::from_std(listener).map_err(failed)?;
+        let state = http_state(recorder, process, health, events.clone());
+        tokio::task::spawn_local(http::serve(listener, state, std::future::pending()));
+    }
+    if let Some(listener) = admin {
+        let listener = tokio::net::UnixListener::from_std(listener).map_err(failed)?;
+        tokio::task::spawn_local(admin::control::serve(listener, cores.clone()));
+    }
+    let mut reload = Reload { reloader, cores: cores.clone(), events: events.clone() };
+    let mut tick = tokio::time::interval(RELOAD);
+    loop {
+        let request = tokio::select! {
+            request = signals.next() => request,
+            _ = &mut stopped => signals::Request::Stop,
+            _ = tick.tick() => {
+                reload.look();
+                continue;
+            }
+        };
+        match request {
+            signals::Request::Stop => break,
+            signals::Request::Reload => {
+                reload.look();
+                events.info("reload", "map files are up to date; other keys need a restart");
+            }
+            signals::Request::Report => report(&cores, &events),
+        }
+    }
+    events.info("stopping", format!("finishing what is in hand, at most {} s", grace.as_secs()));
+    for core in 0..cores.count() {
+        cores.stop(core, grace).await;
+    }
+    // The cores end by themselves and are joined by the main thread; a second request, or a core
+    // that hangs in the disk, ends the process without them.
+    std::thread::Builder::new()
+        .name("last-resort".into())
+        .spawn(move || last_resort(grace))
+        .map_err(failed)?;
+    Ok(())
+}
+
+/// Ends the process if it has not ended by itself: what is not acknowledged is not promised.
+fn last_resort(grace: Duration) {
+    #[allow(clippy::disallowed_methods, reason = "a thread of its own, at the very end")]
+    std::thread::sleep(grace + Duration::from_secs(10));
+    eprintln!("ringpost: did not end within the grace time; ending now, a restart recovers");
+    std::process::exit(75);
+}
+
+struct Reload {
+    reloader: Reloader,
+    cores: Rc<Cores>,
+    events: Events,
+}
+
+impl Reload {
+    fn look(&mut self) {
+        match self.reloader.poll() {
+            None => {}
+            Some(Ok((router, problems))) => {
+                for problem in &problems.0 {
+                    self.events.warn("configuration", problem.to_string());
+                }
+                for core in 0..self.cores.count() {
+                    if !self.cores.tell(core, Note::Router(router.clone())) {
+                        self.events.warn("reload", format!("core {core} is too busy to take new maps"));
+                    }
+                }
+                self.events.info("reload", "new maps are in use");
+            }
+            Some(Err(problems)) => {
+                self.events
+                    .alarm("reload", format!("the maps are wrong, the old ones stay in use: {problems}"));
+            }
+        }
+    }
+}
+
+fn report(cores: &Rc<Cores>, events: &Events) {
+    for core in 0..cores.count() {
+        let (cores, events) = (cores.clone(), events.clone());
+        tokio::task::spawn_local(async move {
+            if let Some(Response::Stats(s)) = cores.ask(core, Request::Stats).await {
+                events.info("report", format!("core {core}: {} messages, {} active", s.messages, s.active));
+            }
+        });
+    }
+}
+
+fn http_state(
+    recorder: PrometheusHandle,
+    process: Process,
+    health: Vec<Arc<Health>>,
+    events: Events,
+) -> http::HttpState {
+    let upkeep = recorder.clone();
+    let ready = move || {
+        for (n, core) in health.iter().enumerate() {
+            let why = match core.state() {
+                State::Ready => continue,
+                State::Starting => "is starting",
+                State::Full => "has no space for new mail",
+                State::Poisoned => "had a write error: restart",
+                State::Stopping => "is stopping",
+            };
+            return Err(format!("core {n} {why}"));
+        }
+        Ok(())
+    };
+    let ready = Arc::new(ready);
+    let is_ready = ready.clone();
+    http::HttpState {
+        metrics: Arc::new(move || {
+            let mut text = recorder.render();
+            process.render(&http::proc_self(), is_ready().is_ok(), events.dropped(), &mut text);
+            text
+        }),
+        upkeep: Arc::new(move || upkeep.run_upkeep()),
+        ready,
+    }
+}

@@ -1,0 +1,285 @@
+//! One mta core: opens its queue, serves its listeners, sends its mail, ends in order.
+//!
+//! Runs on the core's own thread and ring. An error of the start is told to the control thread; a
+//! poisoned journal closes the listeners, raises the alarm, and waits to be restarted.
+
+use super::settings;
+use super::tables::Tables;
+use crate::base::ids::LogNumber;
+use crate::config::Config;
+use crate::delivery::agent::{self, Resolve, Resolved};
+use crate::delivery::bounce;
+use crate::events::{Events, Level};
+use crate::intake::Intake;
+use crate::metrics;
+use crate::policy::sessions::Sessions;
+use crate::queue::control::{Request, Response};
+use crate::queue::desk::Desk;
+use crate::queue::desk::open::{Parts, Recovery};
+use crate::queue::limits::Admission;
+use crate::route::tables::Router;
+use crate::runtime::cross::Receiver;
+use crate::runtime::uring::Uring;
+use crate::runtime::{Clock, Listener, Runtime, listen};
+use crate::smtp::serve::{self, Context};
+use crate::storage::options::Poison;
+use std::future::Future;
+use std::net::{IpAddr, ToSocketAddrs};
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::Duration;
+use tokio::sync::oneshot;
+
+/// How long a host name may take to be resolved.
+const RESOLVE: Duration = Duration::from_secs(30);
+
+/// What the control thread tells a core.
+pub enum Note {
+    /// New tables.
+    Router(Arc<Router>),
+    /// A request of an operator, and where the answer goes.
+    Control(Request, oneshot::Sender<Response>),
+    /// Finish what is in hand within this time, and end.
+    Stop(Duration),
+}
+
+/// What a core shows to others.
+#[derive(Default)]
+pub struct Health(AtomicU8);
+
+/// Values of [`Health`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum State {
+    /// The queue is being read back.
+    Starting = 0,
+    /// New mail is taken.
+    Ready = 1,
+    /// No space for new mail.
+    Full = 2,
+    /// A write has failed.
+    Poisoned = 3,
+    /// No new mail any more.
+    Stopping = 4,
+}
+
+impl Health {
+    fn set(&self, state: State) {
+        self.0.store(state as u8, Ordering::Relaxed);
+    }
+
+    /// The state of the core.
+    pub fn state(&self) -> State {
+        match self.0.load(Ordering::Relaxed) {
+            0 => State::Starting,
+            1 => State::Ready,
+            2 => State::Full,
+            3 => State::Poisoned,
+            _ => State::Stopping,
+        }
+    }
+}
+
+/// What a core starts with.
+pub struct Seed {
+    /// Its number, which is also the number of its log.
+    pub number: u16,
+    /// How many there are.
+    pub cores: usize,
+    /// The configuration.
+    pub config: Arc<Config>,
+    /// The first tables.
+    pub router: Arc<Router>,
+    /// Session counters of all cores.
+    pub sessions: Sessions,
+    /// The poison of the data directory's file system.
+    pub poison: Poison,
+    /// Its series.
+    pub metrics: metrics::Core,
+    /// Its reserved sockets.
+    pub sockets: Vec<OwnedFd>,
+    /// From the control thread.
+    pub notes: Receiver<Note>,
+    /// For others to see.
+    pub health: Arc<Health>,
+    /// Alarms.
+    pub events: Events,
+    /// Told when the core serves, or why it cannot.
+    pub started: oneshot::Sender<Result<(), String>>,
+}
+
+impl Seed {
+    fn dir(&self) -> PathBuf {
+        self.config.data_dir.join("queue").join(format!("{:04}", self.number))
+    }
+
+    fn say(&self, level: Level, name: &'static str, text: String) {
+        self.events.send(level, name, text, Some(self.number));
+    }
+}
+
+/// Runs the core until it is told to stop.
+pub async fn run(rt: Uring, seed: Seed) {
+    let panics = seed.metrics.session_panics.clone();
+    rt.on_panic(move || panics.increment(1));
+    let tables = Tables::new(seed.config.clone(), seed.router.clone(), seed.sessions.clone());
+    let parts = Parts {
+        rt: rt.clone(),
+        storage: settings::storage(&seed.config),
+        poison: seed.poison.clone(),
+        log: LogNumber(seed.number),
+        options: settings::desk(&seed.config, seed.cores),
+        metrics: seed.metrics.clone(),
+        routing: tables.clone(),
+    };
+    let dir = seed.dir();
+    let desk = match Desk::open(&dir, parts).await {
+        Ok((desk, recovery)) => {
+            report(&seed, &recovery);
+            desk
+        }
+        Err(e) => {
+            // The control thread waits for it or has given up.
+            let _ = seed.started.send(Err(format!("queue {}: {e}", dir.display())));
+            return;
+        }
+    };
+    bounce::start(&desk);
+    agent::start(&desk, Rc::new(SystemResolver), settings::agent(&seed.config));
+    let options = settings::sessions(&seed.config, seed.cores);
+    let ctx =
+        Context::new(rt.clone(), Intake::new(desk.clone()), tables.clone(), seed.metrics.clone(), options);
+    let mut listeners = Vec::new();
+    for socket in &seed.sockets {
+        let opened = listen::listen(socket).and_then(|()| rt.listener(socket.try_clone()?));
+        match opened {
+            Ok(listener) => listeners.push(Rc::new(listener)),
+            Err(e) => {
+                let _ = seed.started.send(Err(format!("cannot listen: {e}")));
+                desk.close().await;
+                return;
+            }
+        }
+    }
+    for listener in &listeners {
+        rt.spawn(serve::accept(ctx.clone(), listener.clone()));
+    }
+    let Seed { notes, health, events, started, number, .. } = seed;
+    health.set(State::Ready);
+    let _ = started.send(Ok(()));
+    rt.spawn(watch(rt.clone(), desk.clone(), health.clone(), listeners.clone(), events, number));
+    let grace = obey(&rt, notes, &desk, &tables).await;
+    health.set(State::Stopping);
+    let until = rt.now().after(grace);
+    listeners.iter().for_each(|l| l.close());
+    ctx.stop();
+    desk.stop();
+    ctx.drained(until).await;
+    desk.drained(until).await;
+    desk.close().await;
+}
+
+/// Does what the control thread says, until it says stop; gives the time for that.
+async fn obey(rt: &Uring, notes: Receiver<Note>, desk: &Desk<Uring>, tables: &Rc<Tables>) -> Duration {
+    let mut notes = notes.on_ring();
+    loop {
+        match notes.recv().await {
+            Some(Note::Router(router)) => {
+                tables.set_router(router);
+                desk.set_routing(tables.clone());
+            }
+            Some(Note::Control(request, answer)) => {
+                let desk = desk.clone();
+                rt.spawn(async move {
+                    // The asker may have gone.
+                    let _ = answer.send(desk.control(&request).await);
+                });
+            }
+            Some(Note::Stop(grace)) => return grace,
+            // The control thread has died; so do we, in order.
+            None => return Duration::from_secs(5),
+        }
+    }
+}
+
+/// Watches the queue: closes the door for good after a failed write, and says how things stand.
+async fn watch<L: Listener>(
+    rt: Uring,
+    desk: Desk<Uring>,
+    health: Arc<Health>,
+    listeners: Vec<Rc<L>>,
+    events: Events,
+    number: u16,
+) {
+    let mut full = false;
+    loop {
+        rt.sleep_until(rt.now().after(Duration::from_millis(100))).await;
+        if health.state() == State::Stopping {
+            return;
+        }
+        if desk.is_dead() {
+            health.set(State::Poisoned);
+            listeners.iter().for_each(|l| l.close());
+            let text = "a write to the journal failed: no mail is accepted and none is sent until a restart; \
+                        look at the disk, then restart";
+            events.send(Level::Alarm, "journal_poisoned", text.into(), Some(number));
+            return;
+        }
+        let is_full = desk.admission() == Admission::Full;
+        if is_full != full {
+            full = is_full;
+            let (level, text) = if full {
+                (Level::Alarm, "no space for new mail: clients get 452; deliveries go on")
+            } else {
+                (Level::Info, "new mail is taken again")
+            };
+            events.send(level, "queue_full", text.into(), Some(number));
+            health.set(if full { State::Full } else { State::Ready });
+        }
+    }
+}
+
+fn report(seed: &Seed, r: &Recovery) {
+    let j = &r.journal;
+    seed.say(
+        Level::Info,
+        "queue_opened",
+        format!(
+            "{} messages in the queue, {} recipients in doubt; {} segments, {} records read; {} torn batch at the end",
+            r.messages, r.in_doubt, j.segments, j.records, j.tears
+        ),
+    );
+    if j.damage_count > 0 || j.set_aside > 0 || !r.malformed.is_empty() {
+        let text = format!(
+            "the journal is damaged: {} places, {} files set aside, {} records unreadable; first: {:?} {:?}",
+            j.damage_count,
+            j.set_aside,
+            r.malformed.len(),
+            j.damages.first(),
+            r.malformed.first()
+        );
+        seed.say(Level::Alarm, "journal_damaged", text);
+    }
+}
+
+/// The system's resolver (getaddrinfo), asked on a thread of its own.
+struct SystemResolver;
+
+impl Resolve for SystemResolver {
+    fn resolve<'a>(&'a self, host: &'a str) -> Pin<Box<dyn Future<Output = Resolved> + 'a>> {
+        let name = host.to_owned();
+        Box::pin(async move {
+            let lookup =
+                move || Ok((name.as_str(), 0).to_socket_addrs()?.map(|a| a.ip()).collect::<Vec<IpAddr>>());
+            match tokio::time::timeout(RESOLVE, tokio::task::spawn_blocking(lookup)).await {
+                Ok(Ok(result)) => result,
+                Ok(Err(e)) => Err(std::io::Error::other(e)),
+                Err(_) => Err(std::io::ErrorKind::TimedOut.into()),
+            }
+        })
+    }
+}

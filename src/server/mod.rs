@@ -1,0 +1,244 @@
+//! L5: the composition root: configuration -> checks -> cores -> control thread. Reads top-down.
+//!
+//! Order matters: the data directory is locked and the ports are bound before privileges are
+//! dropped; rings are made after. Nothing runs before everything is known to work; whatever fails
+//! is told with an exit code after sysexits.h.
+
+mod control;
+mod core;
+mod settings;
+mod tables;
+
+use crate::config::Config;
+use crate::config::reload::Reloader;
+use crate::config::units::Cores;
+use crate::events::{self, Events};
+use crate::metrics;
+use crate::policy::sessions::Sessions;
+use crate::runtime::{self, checks, listen, privileges, uring};
+use crate::storage::options::Poison;
+use control::{Control, Line};
+use core::{Health, Seed};
+use std::fmt;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use tokio::sync::oneshot;
+
+/// Why the server did not start, or how it failed.
+#[derive(Debug)]
+pub struct Failure {
+    /// Exit code after sysexits.h.
+    pub code: u8,
+    /// What to tell the operator.
+    pub text: String,
+}
+
+impl Failure {
+    fn new(code: u8, text: impl fmt::Display) -> Self {
+        Failure { code, text: text.to_string() }
+    }
+}
+
+/// A server that runs.
+pub struct Running {
+    /// Where SMTP is served.
+    pub smtp: Vec<SocketAddr>,
+    /// Where metrics are served.
+    pub metrics: Option<SocketAddr>,
+    stop: Option<oneshot::Sender<()>>,
+    control: std::thread::JoinHandle<Result<(), Failure>>,
+    cores: Vec<runtime::core::Running<()>>,
+    events: (Events, std::thread::JoinHandle<()>),
+    _lock: checks::DataDirLock,
+}
+
+impl Running {
+    /// Waits until a signal stops the server, and until it has ended in order.
+    pub fn wait(self) -> Result<(), Failure> {
+        let Running { control, cores, events, stop, _lock, .. } = self;
+        let result =
+            control.join().unwrap_or_else(|_| Err(Failure::new(70, "the control thread has panicked")));
+        drop(stop);
+        cores.into_iter().for_each(runtime::core::Running::join);
+        let (handle, thread) = events;
+        handle.info("stopped", "all mail in hand is settled or on stable storage");
+        drop(handle);
+        let _ = thread.join();
+        result
+    }
+
+    /// Stops the server as SIGTERM does, and waits.
+    pub fn stop(mut self) -> Result<(), Failure> {
+        if let Some(stop) = self.stop.take() {
+            // It may have been stopped by a signal already.
+            let _ = stop.send(());
+        }
+        self.wait()
+    }
+}
+
+/// Starts the server; returns when all cores serve.
+pub fn start(config: Arc<Config>) -> Result<Running, Failure> {
+    let ring = uring::Options::production();
+    checks::kernel().map_err(refuse)?;
+    checks::raise_limits().map_err(refuse)?;
+    let user = match &config.user {
+        // Only root can become somebody else; started as anybody else, the service manager has chosen.
+        Some(name) if privileges::is_root() => match privileges::user(name) {
+            Ok(user) => Some(user),
+            Err(_) if !config.user_written => None,
+            Err(e) => return Err(Failure::new(e.exit_code(), e)),
+        },
+        _ => None,
+    };
+    let lock = checks::lock_data_dir(&config.data_dir, user.as_ref()).map_err(refuse)?;
+    let weak = config.storage.durability == crate::config::raw::Durability::Weak;
+    checks::file_system(&config.data_dir, weak).map_err(refuse)?;
+    let cores = plan_cores(&config)?;
+    let (smtp, mut sockets) = reserve(&config, cores.len())?;
+    let metrics_socket = config.metrics.map(control::bind_metrics).transpose()?;
+    let metrics_address = metrics_socket.as_ref().and_then(|s| s.local_addr().ok());
+    let admin_socket =
+        config.admin_socket.as_deref().map(|p| control::bind_admin(p, user.as_ref())).transpose()?;
+    let log = events(&config)?;
+    if let Some(user) = &user {
+        privileges::drop_to(user).map_err(|e| Failure::new(e.exit_code(), e))?;
+    }
+    if user.is_none() && privileges::is_root() {
+        log.0.warn("root", "running as root: make a user \"ringpost\", or name another with server.user");
+    }
+    checks::ring(&ring).map_err(refuse)?;
+    let (reloader, router, warnings) =
+        Reloader::start(config.clone()).map_err(|problems| Failure::new(78, problems))?;
+    for problem in &warnings.0 {
+        log.0.warn("configuration", problem.to_string());
+    }
+    let recorder = metrics::exporter();
+    let sessions = Sessions::new(
+        config.limits.sessions,
+        config.limits.sessions_per_address,
+        runtime::uring::random_u64(),
+    );
+    let poison = Poison::default();
+    let (mut running, mut lines, mut starts) = (Vec::new(), Vec::new(), Vec::new());
+    for (number, cpu) in cores.iter().enumerate() {
+        let (to_core, notes) = runtime::cross::channel(256).map_err(|e| Failure::new(71, e))?;
+        let (started, start) = oneshot::channel();
+        let health = Arc::new(Health::default());
+        let seed = Seed {
+            number: number as u16,
+            cores: cores.len(),
+            config: config.clone(),
+            router: router.clone(),
+            sessions: sessions.clone(),
+            poison: poison.clone(),
+            metrics: metrics::Core::new(&recorder, number),
+            sockets: std::mem::take(&mut sockets[number]),
+            notes,
+            health: health.clone(),
+            events: log.0.clone(),
+            started,
+        };
+        let options = runtime::core::Options { name: format!("mta-{number}"), cpu: *cpu, ring };
+        let core = runtime::core::start(options, move |rt| core::run(rt, seed))
+            .map_err(|e| refuse(checks::ring_error(e)))?;
+        if let Some(Err(e)) = core.pinned() {
+            log.0.warn("not_pinned", format!("core {number} floats: {e}"));
+        }
+        running.push(core);
+        lines.push(Line { to_core, health });
+        starts.push(start);
+    }
+    for start in starts {
+        match start.blocking_recv() {
+            Ok(Ok(())) => {}
+            Ok(Err(text)) => return Err(Failure::new(71, text)),
+            Err(_) => return Err(Failure::new(70, "a core ended while it started")),
+        }
+    }
+    let (stop, stopped) = oneshot::channel();
+    let control = Control {
+        lines,
+        reloader,
+        recorder: recorder.handle(),
+        process: metrics::Process { started: uring::wall_now(), config_hash: config.hash },
+        events: log.0.clone(),
+        grace: config.stop_grace,
+        metrics: metrics_socket,
+        admin: admin_socket,
+        stopped,
+    };
+    let control = std::thread::Builder::new()
+        .name("control".into())
+        .spawn(move || control::run(control))
+        .map_err(|e| Failure::new(71, e))?;
+    log.0.info("started", format!("serving SMTP on {smtp:?} with {} cores", cores.len()));
+    Ok(Running {
+        smtp,
+        metrics: metrics_address,
+        stop: Some(stop),
+        control,
+        cores: running,
+        events: log,
+        _lock: lock,
+    })
+}
+
+fn refuse(e: checks::StartError) -> Failure {
+    Failure::new(e.exit_code(), e)
+}
+
+/// The CPU of each core, if it is to be tied to one.
+fn plan_cores(config: &Config) -> Result<Vec<Option<usize>>, Failure> {
+    let usable = runtime::core::usable_cpus().map_err(|e| Failure::new(71, e))?;
+    let pin = match config.pin {
+        crate::config::raw::Pin::Auto => runtime::core::Pin::Auto,
+        crate::config::raw::Pin::On => runtime::core::Pin::On,
+        crate::config::raw::Pin::Off => runtime::core::Pin::Off,
+    };
+    let pinned = pin.applies(usable.len());
+    let wanted = match &config.mta_cores {
+        // Half of the usable cores; the others are for mailboxes.
+        Cores::Auto => usable.len().div_ceil(2),
+        Cores::Count(n) => *n as usize,
+        Cores::List(list) => {
+            let all = list.iter().map(|&cpu| cpu as usize);
+            if let Some(cpu) = all.clone().find(|cpu| !usable.contains(cpu)) {
+                let text = format!("cores.mta: CPU {cpu} is not one this process may use ({usable:?})");
+                return Err(Failure::new(78, text));
+            }
+            return Ok(all.map(Some).collect());
+        }
+    };
+    Ok((0..wanted.max(1)).map(|n| pinned.then(|| usable[n % usable.len()])).collect())
+}
+
+/// Binds all addresses; a list of sockets for each core.
+fn reserve(config: &Config, cores: usize) -> Result<(Vec<SocketAddr>, Vec<Vec<OwnedFd>>), Failure> {
+    let mut bound = Vec::new();
+    let mut sockets: Vec<Vec<OwnedFd>> = (0..cores).map(|_| Vec::new()).collect();
+    for address in config.listeners.iter().flat_map(|l| &l.addresses) {
+        let reserved = listen::reserve(*address, cores).map_err(|e| Failure::new(e.exit_code(), e))?;
+        bound.push(listen::address(&reserved[0]).map_err(|e| Failure::new(71, e))?);
+        for (socket, core) in reserved.into_iter().zip(&mut sockets) {
+            core.push(socket);
+        }
+    }
+    Ok((bound, sockets))
+}
+
+fn events(config: &Config) -> Result<(Events, std::thread::JoinHandle<()>), Failure> {
+    use crate::config::resolve::EventTarget;
+    let (out, journald): (Box<dyn std::io::Write + Send>, bool) = match &config.event_target {
+        EventTarget::Stderr => (Box::new(std::io::stderr()), false),
+        EventTarget::Journald => (Box::new(std::io::stderr()), true),
+        EventTarget::File(path) => (control::open_log(path)?, false),
+    };
+    let format = match config.event_format {
+        _ if journald => events::Format::Journald,
+        crate::config::raw::EventFormat::Json => events::Format::Json,
+        crate::config::raw::EventFormat::Postfix => events::Format::Text,
+    };
+    Events::start(out, format, uring::wall_now).map_err(|e| Failure::new(71, e))
+}

@@ -1,0 +1,141 @@
+//! From the configuration to the options of each part. Plain mapping; nothing fails.
+//!
+//! In the configuration 0 turns a limit off; the parts want a number, so off becomes the largest.
+
+use crate::config::Config;
+use crate::config::raw;
+use crate::config::units::{Duration as Span, Size};
+use crate::delivery::{agent, relay};
+use crate::queue::desk::{self, DoubleBounce};
+use crate::queue::pace::{Backoff, Rate};
+use crate::queue::schedule::Limits;
+use crate::smtp::data::{self, BareNewline, NulBytes};
+use crate::smtp::{inbound, outbound, serve};
+use crate::storage;
+use std::rc::Rc;
+use std::time::Duration;
+
+/// A day short of what timers can hold; stands for "no limit".
+const NEVER: Duration = Duration::from_secs(100 * 365 * 86_400);
+
+fn bytes(size: Size) -> u64 {
+    size.limit().unwrap_or(u64::MAX >> 1)
+}
+
+fn count(n: u32) -> u32 {
+    if n == 0 { u32::MAX } else { n }
+}
+
+fn time(span: Span) -> Duration {
+    span.limit().unwrap_or(NEVER)
+}
+
+/// A journal of one core.
+pub fn storage(c: &Config) -> storage::Options {
+    let segment = u32::try_from(c.storage.segment_size.0).expect("checked by the configuration");
+    let segments = c.storage.journal_limit.0 / u64::from(segment);
+    storage::Options {
+        segments_max: u32::try_from(segments).unwrap_or(u32::MAX).clamp(8, 65_536),
+        disk_free_min: c.storage.free_min.0,
+        ..storage::Options::production(segment)
+    }
+}
+
+/// The queue of one core, of `cores`.
+pub fn desk(c: &Config, cores: usize) -> desk::Options {
+    let postmaster = c.domains.postmaster.clone().unwrap_or_default();
+    let mut options = desk::Options::new(&c.hostname, &postmaster);
+    options.retry = Backoff { first: c.queue.retry_first.0, max: c.queue.retry_max.0 };
+    options.lifetime = c.queue.lifetime.0;
+    options.bounce_lifetime = c.queue.bounce_lifetime.0;
+    options.delay_warning = c.queue.delay_warning.0;
+    options.double_bounce = match c.queue.double_bounce {
+        // Nobody to send it to.
+        raw::DoubleBounce::Postmaster if postmaster.is_empty() => DoubleBounce::Drop,
+        raw::DoubleBounce::Postmaster => DoubleBounce::Postmaster,
+        raw::DoubleBounce::Drop => DoubleBounce::Drop,
+    };
+    options.recipients_max = count(c.destination.recipients_per_message) as usize;
+    options.commit_wait = time(c.timeouts.commit);
+    options.limits.body_bytes = share(c, cores);
+    options
+}
+
+/// Half of the memory budget of a core: for bodies coming in, and for bodies on their way out.
+fn share(c: &Config, cores: usize) -> usize {
+    usize::try_from(bytes(c.memory.budget) / 2 / cores as u64).unwrap_or(usize::MAX)
+}
+
+/// The sessions of one core, of `cores`.
+pub fn sessions(c: &Config, cores: usize) -> serve::Options {
+    let others = inbound(c);
+    // Load tests and other relays send without end over one connection.
+    let trusted = inbound::Options { transactions_max: u32::MAX, ..others.clone() };
+    serve::Options {
+        trusted: Rc::new(trusted),
+        others: Rc::new(others),
+        side_bytes: usize::try_from(c.memory.spill.0).unwrap_or(usize::MAX).max(64 << 10),
+        memory: share(c, cores),
+        ..serve::Options::new(&c.hostname)
+    }
+}
+
+fn inbound(c: &Config) -> inbound::Options {
+    let (l, t) = (&c.limits, &c.timeouts);
+    inbound::Options {
+        message: data::Limits {
+            size: l.message_size.0,
+            header: bytes(l.header_size),
+            field: bytes(l.header_field_size),
+            fields: count(l.headers),
+            hops: count(l.hops),
+            bare_newline: match l.bare_newline {
+                raw::BareNewline::Refuse => BareNewline::Refuse,
+                raw::BareNewline::Normalize => BareNewline::Normalize,
+            },
+            nul: NulBytes::Refuse,
+        },
+        // The receive buffer must hold a line.
+        line_max: usize::try_from(bytes(l.command_line)).unwrap_or(usize::MAX).min(16 << 10),
+        recipients_max: count(l.recipients),
+        recipients_overshoot: count(l.recipients_overshoot),
+        transactions_max: count(l.messages_per_session),
+        junk_max: count(l.junk_commands),
+        errors_soft: count(l.errors_soft),
+        errors_hard: count(l.errors_hard),
+        unknown_max: count(l.unknown_commands),
+        error_delay: l.error_delay.0,
+        command_time: time(t.command),
+        envelope_time: time(t.envelope),
+        data_time: time(t.data),
+        data_rate: l.data_rate_min.0,
+        drop_max: bytes(l.message_drop),
+        ..inbound::Options::production(&c.hostname)
+    }
+}
+
+/// The connections to next hops.
+pub fn agent(c: &Config) -> agent::Options {
+    let t = &c.relay.timeouts;
+    let client = outbound::Options {
+        recipients_max: count(c.destination.recipients_per_message),
+        transactions_max: count(c.destination.messages_per_connection),
+        banner: t.greeting.0,
+        hello: t.helo.0,
+        mail: t.mail.0,
+        rcpt: t.rcpt.0,
+        data: t.data.0,
+        block: t.data_block.0,
+        final_dot: t.final_dot.0,
+        quit: t.quit.0,
+        ..outbound::Options::new(&c.relay.helo)
+    };
+    let relay = relay::Options { client, idle: c.destination.idle.0, ..relay::Options::new(&c.relay.helo) };
+    agent::Options { relay, connect: t.connect.0, ..agent::Options::new(&c.relay.helo) }
+}
+
+/// The limits of a destination.
+pub fn destination(d: &raw::Destination) -> Limits {
+    let rate = d.rate.0.map_or(Rate::default(), |r| Rate { count: r.count, per: r.per });
+    Limits { connections: d.connections.max(1), messages_per_connection: d.messages_per_connection, rate }
+}

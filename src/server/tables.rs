@@ -1,0 +1,135 @@
+//! The tables of one core, as its parts ask for them: who may send (for the sessions), and where
+//! mail goes (for the queue). Replaced by a reload as a whole. Look-ups do not fail.
+
+use super::settings;
+use crate::config::Config;
+use crate::policy::access::{self, Client, Networks, Verdict};
+use crate::policy::sessions::{Full, Sessions};
+use crate::queue::routing::{Hop, Plan, Routing, Target};
+use crate::route::destination::{Host, NextHop, TlsPolicy};
+use crate::route::expand::Expansion;
+use crate::route::tables::{self, Router, split};
+use crate::smtp::reply::{Refusal, Reply};
+use crate::smtp::serve::{Gate, Guest};
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+
+/// The tables of one core.
+pub struct Tables {
+    config: Arc<Config>,
+    networks: Networks,
+    sessions: Sessions,
+    router: RefCell<Arc<Router>>,
+    hops: RefCell<Hops>,
+}
+
+/// Hops made so far, by key; and the one asked for last, which is often asked for next.
+#[derive(Default)]
+struct Hops {
+    by_key: BTreeMap<String, Rc<Hop>>,
+    last: Option<(Arc<NextHop>, Rc<Hop>)>,
+}
+
+impl Tables {
+    /// Tables with this first router.
+    pub fn new(config: Arc<Config>, router: Arc<Router>, sessions: Sessions) -> Rc<Self> {
+        let networks = Networks::new(config.relay.networks.iter().copied());
+        Rc::new(Tables { config, networks, sessions, router: RefCell::new(router), hops: RefCell::default() })
+    }
+
+    /// From now on this router.
+    pub fn set_router(&self, router: Arc<Router>) {
+        *self.router.borrow_mut() = router;
+        *self.hops.borrow_mut() = Hops::default();
+    }
+
+    fn hop(&self, next: Arc<NextHop>, domain: &[u8]) -> Rc<Hop> {
+        let mut hops = self.hops.borrow_mut();
+        let narrowed = !self.config.destination.narrowed.is_empty();
+        if let Some((last, hop)) = &hops.last
+            && !narrowed
+            && Arc::ptr_eq(last, &next)
+        {
+            return hop.clone();
+        }
+        let name = match next.hosts().first() {
+            Some(Host::Name(name, _)) => name.clone(),
+            Some(Host::Address(a)) => a.ip().to_string(),
+            None => String::new(),
+        };
+        let domain = String::from_utf8_lossy(domain);
+        let values = self.config.destination_for(&name, &domain);
+        let limits = settings::destination(&values);
+        // Domains with limits of their own are destinations of their own.
+        let plain = self.config.destination_for(&name, "");
+        let key = if values == plain { next.key.clone() } else { format!("{} for {domain}", next.key) };
+        let hop = hops.by_key.entry(key).or_insert_with_key(|key| {
+            let relay = &self.config.relay;
+            Rc::new(Hop {
+                key: key.clone(),
+                targets: next.hosts().iter().map(target).collect(),
+                source: (relay.bind_ipv4.map(IpAddr::V4), relay.bind_ipv6.map(IpAddr::V6)),
+                tls_required: matches!(next.tls, TlsPolicy::Required | TlsPolicy::Dane),
+                limits,
+            })
+        });
+        let hop = hop.clone();
+        hops.last = Some((next, hop.clone()));
+        hop
+    }
+}
+
+fn target(host: &Host) -> Target {
+    match host {
+        Host::Name(name, port) => Target::Host(name.clone(), *port),
+        Host::Address(a) => Target::Address(*a),
+    }
+}
+
+impl Gate for Tables {
+    fn admit(&self, client: IpAddr) -> Result<Guest, Reply> {
+        let trusted = self.networks.class(client) == Client::Trusted;
+        match self.sessions.enter((!trusted).then_some(client)) {
+            Ok(permit) => Ok(Guest { trusted, permit: Box::new(permit) }),
+            Err(Full::All | Full::Address) => Err(Reply::TOO_MANY_SESSIONS),
+        }
+    }
+
+    fn recipient(&self, trusted: bool, address: &[u8]) -> Result<(), Refusal<'static>> {
+        let client = if trusted { Client::Trusted } else { Client::Stranger };
+        match access::recipient(&self.router.borrow(), client, address) {
+            Verdict::Accept | Verdict::AcceptAs(_) => Ok(()),
+            Verdict::Refuse(r) => Err(Refusal::Own {
+                code: r.code,
+                enhanced: (r.enhanced.1, r.enhanced.2),
+                text: r.text.as_bytes(),
+            }),
+        }
+    }
+}
+
+impl Routing for Tables {
+    fn plan(&self, recipient: &[u8]) -> Plan {
+        let domain = split(recipient).1;
+        let plan = self.router.borrow().plan(domain);
+        match plan {
+            tables::Plan::Relay(next) => Plan::Relay(self.hop(next, domain)),
+            tables::Plan::Local => Plan::Local,
+            tables::Plan::NoRoute | tables::Plan::Unsupported(_) => Plan::NoRoute,
+        }
+    }
+
+    fn expand(&self, recipient: &[u8], to: &mut dyn FnMut(&[u8])) -> bool {
+        match self.router.borrow().expand(recipient) {
+            Expansion::To(targets) => {
+                targets.iter().for_each(|t| to(t));
+                true
+            }
+            // The gate has refused recipients whose maps are at fault.
+            Expansion::Same | Expansion::Fault(_) => false,
+        }
+    }
+}

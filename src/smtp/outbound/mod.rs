@@ -1,0 +1,241 @@
+//! L2: the client side of SMTP as a state machine without IO.
+//!
+//! Bytes of the server and the time go in; commands go into a buffer; a [`Step`] says what the
+//! shell is to do next. Two transactions may be open: while the first waits for the reply to its
+//! final dot, MAIL, RCPT and DATA of the second are on their way (RFC 2920 §3.1).
+//!
+//! Knows nothing of queues, retries, sockets or routes. It trusts no server: replies are bounded,
+//! every wait has a deadline, a reply that nobody asked for ends the connection. A recipient is
+//! `Delivered` only by a 2xx to the final dot of its own transaction.
+
+mod begin;
+pub mod capability;
+pub mod command;
+mod dialogue;
+pub mod stuffing;
+mod transaction;
+
+pub use begin::Request;
+pub use dialogue::{Close, Loss};
+pub use transaction::{Outcome, Phase, RecipientResult, Results};
+
+use crate::base::time::Mono;
+use crate::smtp::reply_in::{ReplyParser, TEXT_MAX};
+use capability::Capabilities;
+use dialogue::Dialogue;
+use std::time::Duration;
+
+/// Text of the EHLO reply that is looked at, in bytes.
+const EHLO_TEXT_MAX: usize = 8192;
+
+/// How to speak. Times: RFC 5321 §4.5.3.2.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Name for EHLO: a host name or an address literal.
+    pub helo: String,
+    /// Most recipients of one transaction, at least 1.
+    pub recipients_max: u32,
+    /// Most transactions of one connection, at least 1.
+    pub transactions_max: u32,
+    /// False: one command at a time even where PIPELINING is offered.
+    pub pipelining: bool,
+    /// Wait for the greeting.
+    pub banner: Duration,
+    /// Wait for the reply to EHLO or HELO.
+    pub hello: Duration,
+    /// Wait for the reply to MAIL.
+    pub mail: Duration,
+    /// Wait for the reply to RCPT.
+    pub rcpt: Duration,
+    /// Wait for the reply to DATA.
+    pub data: Duration,
+    /// To send one piece of a message, at most 128 KiB.
+    pub block: Duration,
+    /// Wait for the reply to the final dot.
+    pub final_dot: Duration,
+    /// Wait for the reply to QUIT.
+    pub quit: Duration,
+}
+
+impl Options {
+    /// The usual values, with the name for EHLO.
+    #[must_use]
+    pub fn new(helo: &str) -> Self {
+        Options {
+            helo: helo.to_owned(),
+            recipients_max: 50,
+            transactions_max: 100,
+            pipelining: true,
+            banner: Duration::from_secs(300),
+            hello: Duration::from_secs(300),
+            mail: Duration::from_secs(300),
+            rcpt: Duration::from_secs(300),
+            data: Duration::from_secs(120),
+            block: Duration::from_secs(180),
+            final_dot: Duration::from_secs(600),
+            quit: Duration::from_secs(10),
+        }
+    }
+}
+
+/// What the shell is to do next.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Step {
+    /// Send what is in the buffer, then receive.
+    NeedInput,
+    /// No transaction is open: [`Client::begin`] or [`Client::quit`].
+    Ready,
+    /// Send the message of the oldest transaction; with the last piece [`Client::end_body`].
+    SendBody,
+    /// The oldest transaction is over: [`Client::results`], before the next call of anything else.
+    Settled,
+    /// The connection is over: [`Client::lost`] for the transactions still open.
+    Close(Close),
+}
+
+/// What has come of [`Client::begin`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Begun {
+    /// Commands are in the buffer.
+    Sent,
+    /// No recipient can be sent to this server; nothing was written. [`Client::results`] now.
+    Refused,
+}
+
+/// What is to become of a transaction whose connection is lost.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Ending {
+    /// Nothing was risked: take it again at once, on another connection.
+    GiveBack,
+    /// [`Client::results`] has the results.
+    Settled,
+}
+
+/// One connection to a server.
+#[derive(Debug)]
+pub struct Client {
+    parser: ReplyParser,
+    dialogue: Dialogue,
+    keep_set: bool,
+}
+
+impl Client {
+    /// The connection has been opened: the greeting is awaited.
+    #[must_use]
+    pub fn new(options: Options, now: Mono) -> Self {
+        Client {
+            parser: ReplyParser::new(EHLO_TEXT_MAX),
+            dialogue: Dialogue::new(options, now),
+            keep_set: false,
+        }
+    }
+
+    /// Takes bytes of the server up to a point where the shell must act. How many it took, and
+    /// what is to be done; call again with the rest afterwards. Commands are appended to `out`.
+    pub fn receive(&mut self, now: Mono, input: &[u8], out: &mut Vec<u8>) -> (usize, Step) {
+        let mut used = 0;
+        loop {
+            if let Some(close) = self.dialogue.closed() {
+                return (used, Step::Close(close));
+            }
+            if used == input.len() {
+                return (used, self.dialogue.resting(self.parser.is_midway()));
+            }
+            let (n, done) = self.parser.push(&input[used..]);
+            used += n;
+            match done {
+                None => {}
+                Some(Err(e)) => self.dialogue.fault(e),
+                Some(Ok(())) => {
+                    let step = self.dialogue.on_reply(now, &self.parser.reply(), out);
+                    if !self.keep_set && self.dialogue.is_open() {
+                        self.parser.set_keep(TEXT_MAX);
+                        self.keep_set = true;
+                    }
+                    if let Some(step) = step {
+                        return (used, step);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Begins a transaction. Allowed at [`Step::Ready`], or right after [`Self::end_body`] if
+    /// [`Self::can_follow`]; panics otherwise. Commands are appended to `out`.
+    pub fn begin(&mut self, now: Mono, request: &Request<'_>, out: &mut Vec<u8>) -> Begun {
+        self.dialogue.begin(now, request, out)
+    }
+
+    /// True if the next transaction may be begun behind the message that is being sent.
+    #[must_use]
+    pub fn can_follow(&self) -> bool {
+        self.dialogue.can_follow()
+    }
+
+    /// True if this connection may carry another transaction.
+    #[must_use]
+    pub fn has_room(&self) -> bool {
+        self.dialogue.has_room()
+    }
+
+    /// The last piece of the message is about to be sent, and the end of data with it.
+    pub fn end_body(&mut self, now: Mono) {
+        self.dialogue.end_body(now);
+    }
+
+    /// The results of the transaction that has just been settled.
+    #[must_use]
+    pub fn results(&self) -> Results<'_> {
+        self.dialogue.results()
+    }
+
+    /// The connection is lost, or the shell gives it up. Ends the oldest open transaction and says
+    /// what is to become of it; call until `None`.
+    pub fn lost(&mut self, why: Loss) -> Option<Ending> {
+        self.dialogue.lost(why)
+    }
+
+    /// Says QUIT. Only at [`Step::Ready`]; panics otherwise.
+    pub fn quit(&mut self, now: Mono, out: &mut Vec<u8>) {
+        self.dialogue.quit(now, out);
+    }
+
+    /// When the reply that is awaited must be here; `None` if none is.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Mono> {
+        self.dialogue.deadline()
+    }
+
+    /// What is going on.
+    #[must_use]
+    pub fn phase(&self) -> Phase {
+        self.dialogue.phase()
+    }
+
+    /// What the server offers; nothing before EHLO.
+    #[must_use]
+    pub fn capabilities(&self) -> &Capabilities {
+        self.dialogue.capabilities()
+    }
+
+    /// Transactions begun on this connection.
+    #[must_use]
+    pub fn transactions(&self) -> u32 {
+        self.dialogue.transactions()
+    }
+
+    /// Text of the reply that ended the connection; empty if none did.
+    #[must_use]
+    pub fn last_words(&self) -> &[u8] {
+        self.dialogue.last_words()
+    }
+
+    /// The options.
+    #[must_use]
+    pub fn options(&self) -> &Options {
+        self.dialogue.options()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,321 @@
+//! Every reply this server gives, in one table, and the writing of replies (RFC 5321 §4.2, RFC 2034).
+//!
+//! Fixed replies are stored as they go over the wire. [`Refusal`] is for texts that others make (policy);
+//! it is forced into the form of a reply, whatever it holds. Writing appends to a reused buffer.
+
+/// Longest reply line in bytes with CRLF (RFC 5321 §4.5.3.1.5).
+pub const LINE_MAX: usize = 512;
+
+/// A fixed reply: code, enhanced code where one belongs, text, CRLF.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Reply(&'static str);
+
+impl Reply {
+    /// The three-digit code.
+    #[must_use]
+    pub fn code(self) -> u16 {
+        code(self.0.as_bytes())
+    }
+
+    /// True if the reply refuses for good (5yz).
+    #[must_use]
+    pub fn is_permanent(self) -> bool {
+        self.0.as_bytes()[0] == b'5'
+    }
+
+    /// The line as it is sent.
+    #[must_use]
+    pub fn line(self) -> &'static str {
+        self.0
+    }
+
+    /// Appends the reply.
+    #[inline]
+    pub fn put(self, out: &mut Vec<u8>) {
+        out.extend_from_slice(self.0.as_bytes());
+    }
+}
+
+/// The first three digits of a reply line, as a number.
+fn code(line: &[u8]) -> u16 {
+    line[..3].iter().fold(0, |n, d| n * 10 + u16::from(d - b'0'))
+}
+
+macro_rules! replies {
+    ($( $(#[$doc:meta])* $name:ident = $text:literal; )*) => {
+        impl Reply {
+            $( $(#[$doc])* pub const $name: Reply = Reply(concat!($text, "\r\n")); )*
+            /// All fixed replies, for tests and documentation.
+            pub const ALL: &'static [Reply] = &[ $( Reply::$name ),* ];
+        }
+    };
+}
+
+replies! {
+    /// HELP.
+    HELP = "214 2.0.0 EHLO HELO MAIL RCPT DATA BDAT RSET NOOP VRFY HELP QUIT: see RFC 5321";
+    /// QUIT.
+    BYE = "221 2.0.0 Bye";
+    /// NOOP, RSET and other commands that only succeed.
+    OK = "250 2.0.0 Ok";
+    /// MAIL.
+    SENDER_OK = "250 2.1.0 Sender ok";
+    /// RCPT.
+    RECIPIENT_OK = "250 2.1.5 Recipient ok";
+    /// VRFY (RFC 5321 §3.5.3).
+    CANNOT_VERIFY = "252 2.5.2 Cannot verify, send mail to find out";
+    /// DATA (RFC 2034 §4: intermediate replies have no enhanced code).
+    SEND_DATA = "354 End data with <CR><LF>.<CR><LF>";
+    /// The process stops or restarts.
+    SHUTTING_DOWN = "421 4.3.2 Shutting down, try again shortly";
+    /// The peer was too slow.
+    TIMEOUT = "421 4.4.2 Timeout, closing connection";
+    /// The error limit is reached.
+    TOO_MANY_ERRORS = "421 4.7.0 Too many errors, closing connection";
+    /// The limit of commands without mail is reached.
+    TOO_MANY_COMMANDS = "421 4.7.0 Too many commands without mail, closing connection";
+    /// The limit of transactions in a session is reached.
+    TOO_MANY_MESSAGES = "421 4.7.0 Too many messages in this session, reconnect";
+    /// The limit of sessions is reached, for this client or in all.
+    TOO_MANY_SESSIONS = "421 4.7.0 Too many connections, try again later";
+    /// New mail cannot be taken for the life of this process.
+    STORAGE_FAILED = "421 4.3.0 Mail storage is not available, try again later";
+    /// Something of ours failed.
+    LOCAL_ERROR = "451 4.3.0 Local error, try again later";
+    /// The commit took too long; the message was withdrawn.
+    COMMIT_LATE = "451 4.3.0 Storage is too slow, try again later";
+    /// Disk full.
+    NO_SPACE = "452 4.3.1 Not enough storage, try again later";
+    /// Memory for bodies, or the queue, is full for the moment.
+    BUSY = "452 4.3.1 Too busy, try again later";
+    /// RCPT above the limit (RFC 5321 §4.5.3.1.10).
+    TOO_MANY_RECIPIENTS = "452 4.5.3 Too many recipients";
+    /// No such command.
+    UNKNOWN_COMMAND = "500 5.5.2 Command not recognized";
+    /// A command line above the limit.
+    LINE_TOO_LONG = "500 5.5.2 Line too long";
+    /// A command line that does not end in CRLF.
+    BARE_LINE_FEED = "500 5.5.2 Command lines end in CRLF, not in a bare line feed";
+    /// A control character in a command line.
+    CONTROL_CHARACTER = "500 5.5.2 Control character in a command";
+    /// LHLO on a port that is not LMTP.
+    NOT_LMTP = "500 5.5.1 This is SMTP, say EHLO";
+    /// EHLO or HELO without a usable argument.
+    HELO_ARGUMENT = "501 5.5.4 Syntax: EHLO domain-or-address-literal";
+    /// MAIL that is not a MAIL command.
+    MAIL_SYNTAX = "501 5.5.4 Syntax: MAIL FROM:<address> [parameters]";
+    /// RCPT that is not a RCPT command.
+    RCPT_SYNTAX = "501 5.5.4 Syntax: RCPT TO:<address> [parameters]";
+    /// The address in MAIL.
+    BAD_SENDER = "501 5.1.7 Bad sender address syntax";
+    /// The address in RCPT.
+    BAD_RECIPIENT = "501 5.1.3 Bad recipient address syntax";
+    /// A parameter with a bad value, or given twice.
+    BAD_PARAMETER = "501 5.5.4 Bad or repeated parameter";
+    /// An argument where none belongs.
+    NO_ARGUMENT = "501 5.5.4 This command takes no argument";
+    /// VRFY and EXPN without argument.
+    NEEDS_ARGUMENT = "501 5.5.4 This command needs an argument";
+    /// BDAT without a usable size: what follows cannot be told from commands.
+    BDAT_SYNTAX = "501 5.5.4 Syntax: BDAT size [LAST]; closing connection";
+    /// A command that is known and not implemented.
+    NOT_IMPLEMENTED = "502 5.5.1 Command not implemented";
+    /// STARTTLS or AUTH that were not offered.
+    NOT_OFFERED = "502 5.5.1 Not offered here";
+    /// A command out of order.
+    BAD_SEQUENCE = "503 5.5.1 Bad sequence of commands";
+    /// MAIL before EHLO or HELO.
+    NEED_HELO = "503 5.5.1 Say EHLO first";
+    /// RCPT, DATA or BDAT before MAIL.
+    NEED_MAIL = "503 5.5.1 Need MAIL first";
+    /// DATA or BDAT before RCPT.
+    NEED_RCPT = "503 5.5.1 Need RCPT first";
+    /// MAIL within a transaction.
+    NESTED_MAIL = "503 5.5.1 Nested MAIL";
+    /// DATA, MAIL or RCPT between chunks (RFC 3030 §3).
+    WITHIN_CHUNKS = "503 5.5.1 Not between BDAT chunks";
+    /// The recipient does not exist.
+    NO_SUCH_USER = "550 5.1.1 No such user here";
+    /// The client may not send to that domain through us.
+    RELAY_DENIED = "554 5.7.1 Relay access denied";
+    /// No next hop for the domain.
+    NO_ROUTE = "550 5.4.4 No route to that domain";
+    /// Bare CR or LF in a message (smuggling).
+    BARE_NEWLINE = "550 5.5.2 Message contains a bare carriage return or line feed";
+    /// NUL in a message.
+    NUL_IN_MESSAGE = "550 5.6.0 Message contains a NUL byte";
+    /// SIZE= or the message itself exceeds the limit (RFC 1870 §6).
+    TOO_BIG = "552 5.3.4 Message size exceeds the limit";
+    /// Header block, field or number of fields exceed their limit.
+    HEADER_TOO_BIG = "552 5.3.4 Message header exceeds the limit";
+    /// An international address without SMTPUTF8 (RFC 6531 §3.5).
+    NEEDS_SMTPUTF8 = "553 5.6.7 Non-ASCII address needs SMTPUTF8";
+    /// Bytes before the banner.
+    EARLY_TALKER = "554 5.5.1 You spoke before the greeting, closing connection";
+    /// Bytes after a command whose reply must be awaited (RFC 2920 §3.1).
+    BAD_PIPELINING = "554 5.5.0 Pipelining not allowed at this point, closing connection";
+    /// A HTTP request.
+    NOT_HTTP = "554 5.5.1 This is SMTP, not HTTP, closing connection";
+    /// DATA or BDAT when every recipient was refused (RFC 2920 §3.1).
+    NO_VALID_RECIPIENTS = "554 5.5.1 No valid recipients";
+    /// Loop (RFC 5321 §6.3).
+    TOO_MANY_HOPS = "554 5.4.6 Too many Received fields, mail loop?";
+    /// A refused message goes on without end.
+    ENDLESS_MESSAGE = "552 5.3.4 Message far exceeds the limit, closing connection";
+    /// A parameter of MAIL or RCPT that was not offered (RFC 5321 §4.1.1.11).
+    UNKNOWN_PARAMETER = "555 5.5.4 Parameter not recognized";
+}
+
+/// A refusal: a fixed one, or one whose text somebody else made.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Refusal<'a> {
+    /// From the table.
+    Fixed(Reply),
+    /// Of its own. A code outside 400..=599 becomes 451.
+    Own {
+        /// Three-digit code, 400..=599.
+        code: u16,
+        /// Subject and detail of the enhanced code (RFC 3463); its class is that of `code`.
+        enhanced: (u16, u16),
+        /// Text; what is not printable ASCII becomes `?`, what exceeds the line is cut.
+        text: &'a [u8],
+    },
+}
+
+impl Refusal<'_> {
+    /// The three-digit code that is sent.
+    #[must_use]
+    pub fn code(&self) -> u16 {
+        match *self {
+            Refusal::Fixed(reply) => reply.code(),
+            Refusal::Own { code: code @ 400..=599, .. } => code,
+            Refusal::Own { .. } => 451,
+        }
+    }
+
+    /// True if it refuses for good (5yz).
+    #[must_use]
+    pub fn is_permanent(&self) -> bool {
+        self.code() >= 500
+    }
+
+    /// Appends the reply.
+    pub fn put(&self, out: &mut Vec<u8>) {
+        match *self {
+            Refusal::Fixed(reply) => reply.put(out),
+            Refusal::Own { enhanced: (subject, detail), text, .. } => {
+                let start = out.len();
+                let code = self.code();
+                put_number(out, u64::from(code));
+                out.push(b' ');
+                put_number(out, u64::from(code / 100));
+                out.push(b'.');
+                put_number(out, u64::from(subject.min(999)));
+                out.push(b'.');
+                put_number(out, u64::from(detail.min(999)));
+                out.push(b' ');
+                let room = LINE_MAX - 2 - (out.len() - start);
+                let clean = |&b: &u8| if matches!(b, 32..=126) { b } else { b'?' };
+                out.extend(text.iter().take(room).map(clean));
+                out.extend_from_slice(b"\r\n");
+            }
+        }
+    }
+}
+
+impl From<Reply> for Refusal<'_> {
+    fn from(reply: Reply) -> Self {
+        Refusal::Fixed(reply)
+    }
+}
+
+/// Appends the greeting (RFC 5321 §4.2.2). `host` is our own name.
+pub fn put_banner(out: &mut Vec<u8>, host: &str) {
+    out.extend_from_slice(b"220 ");
+    out.extend_from_slice(host.as_bytes());
+    out.extend_from_slice(b" ESMTP ringpost\r\n");
+}
+
+/// Appends the positive reply to a message, with its queue id.
+pub fn put_queued(out: &mut Vec<u8>, id: &[u8]) {
+    out.extend_from_slice(b"250 2.0.0 Ok: queued as ");
+    out.extend_from_slice(id);
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Appends the positive reply to a BDAT chunk (RFC 3030 §2).
+pub fn put_chunk_taken(out: &mut Vec<u8>, octets: u64) {
+    out.extend_from_slice(b"250 2.0.0 ");
+    put_number(out, octets);
+    out.extend_from_slice(b" octets received\r\n");
+}
+
+/// Appends `n` in decimal.
+pub fn put_number(out: &mut Vec<u8>, n: u64) {
+    let mut digits = [0; 20];
+    let (mut at, mut n) = (digits.len(), n);
+    loop {
+        at -= 1;
+        digits[at] = b'0' + (n % 10) as u8;
+        n /= 10;
+        if n == 0 {
+            break;
+        }
+    }
+    out.extend_from_slice(&digits[at..]);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// RFC 5321 §4.2: three digits, space, text, CRLF; RFC 2034 §4: the class agrees with the code.
+    #[test]
+    fn every_fixed_reply_has_the_form_of_a_reply() {
+        for reply in Reply::ALL {
+            let line = reply.line();
+            let text = line.strip_suffix("\r\n").unwrap();
+            assert!(text.bytes().all(|b| matches!(b, 32..=126)) && line.len() <= LINE_MAX, "{line}");
+            assert!((200..=599).contains(&reply.code()) && text.as_bytes()[3] == b' ', "{line}");
+            let enhanced = text[4..].split(' ').next().unwrap();
+            if reply.code() / 100 == 3 {
+                assert!(!enhanced.contains('.'), "{line}");
+                continue;
+            }
+            let numbers: Vec<u16> = enhanced.split('.').map(|n| n.parse().unwrap()).collect();
+            assert_eq!(numbers.len(), 3, "{line}");
+            assert_eq!(numbers[0], reply.code() / 100, "{line}");
+            assert_eq!(reply.is_permanent(), reply.code() >= 500, "{line}");
+        }
+    }
+
+    fn own(code: u16, enhanced: (u16, u16), text: &[u8]) -> Vec<u8> {
+        let mut out = Vec::new();
+        Refusal::Own { code, enhanced, text }.put(&mut out);
+        out
+    }
+
+    #[test]
+    fn texts_of_others_are_forced_into_form() {
+        assert_eq!(own(550, (7, 1), b"No"), b"550 5.7.1 No\r\n");
+        assert_eq!(own(450, (2, 1), b"a\r\n250 b\x80"), b"450 4.2.1 a??250 b?\r\n");
+        assert_eq!(own(250, (1, 1), b"x"), b"451 4.1.1 x\r\n", "no refusal says yes");
+        let long = own(554, (9999, 0), &[b'x'; 2000]);
+        assert_eq!((long.len(), &long[..12]), (LINE_MAX, &b"554 5.999.0 "[..]));
+        assert!(
+            Refusal::from(Reply::TOO_BIG).is_permanent() && !Refusal::from(Reply::NO_SPACE).is_permanent()
+        );
+    }
+
+    #[test]
+    fn made_up_replies() {
+        let mut out = Vec::new();
+        put_banner(&mut out, "mx.example");
+        put_queued(&mut out, b"ID");
+        put_chunk_taken(&mut out, u64::MAX);
+        put_number(&mut out, 0);
+        let expect = "220 mx.example ESMTP ringpost\r\n250 2.0.0 Ok: queued as ID\r\n\
+            250 2.0.0 18446744073709551615 octets received\r\n0";
+        assert_eq!(out, expect.as_bytes());
+    }
+}

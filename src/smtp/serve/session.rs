@@ -1,0 +1,288 @@
+//! L4: one session: the loop between socket, machine, gate and intake.
+
+use super::collect::Collector;
+use super::{Context, Guest, Handle};
+use crate::intake::{Accepted, Body, IntakeError, Submission};
+use crate::message::received::{self, Trace};
+use crate::runtime::{Runtime, Stream, yield_now};
+use crate::smtp::inbound::{Answer, Question, Session, Step};
+use crate::smtp::reply::{Refusal, Reply};
+use crate::storage::side::SideError;
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+
+/// Serves the connection until it ends.
+pub(super) async fn run<R: Runtime>(
+    ctx: &Rc<Context<R>>,
+    handle: &Handle<R::Stream>,
+    peer: SocketAddr,
+    guest: &Guest,
+) {
+    let options = if guest.trusted { &ctx.options.trusted } else { &ctx.options.others };
+    let now = ctx.rt.now();
+    let mut talk = Talk {
+        ctx,
+        handle,
+        peer,
+        trusted: guest.trusted,
+        machine: Session::new(options.clone(), now),
+        body: Collector::new(ctx.clone()),
+        buf: Vec::new(),
+        at: 0,
+        shown: 0,
+        out: Vec::new(),
+        trace: Vec::new(),
+    };
+    let mut step = talk.machine.banner(now, false, &mut talk.out);
+    while let Some(next) = talk.obey(step).await {
+        step = next;
+    }
+    ctx.pool.give(std::mem::take(&mut talk.buf));
+}
+
+/// The state of a session beyond its machine.
+struct Talk<'a, R: Runtime> {
+    ctx: &'a Rc<Context<R>>,
+    handle: &'a Handle<R::Stream>,
+    peer: SocketAddr,
+    trusted: bool,
+    machine: Session,
+    body: Collector<R>,
+    /// What has been received; consumed up to `at`.
+    buf: Vec<u8>,
+    at: usize,
+    /// Where the input of the last look of the machine began.
+    shown: usize,
+    /// Replies not yet sent.
+    out: Vec<u8>,
+    trace: Vec<u8>,
+}
+
+impl<R: Runtime> Talk<'_, R> {
+    /// Does what a step says and gives the next; `None`: the session has ended.
+    async fn obey(&mut self, step: Step) -> Option<Step> {
+        match step {
+            Step::NeedInput => {
+                self.count_replies();
+                if self.ctx.stopping.get() && self.machine.is_idle() {
+                    return Some(self.machine.shutdown(&mut self.out));
+                }
+                if let Some(step) = self.fill().await? {
+                    return Some(step);
+                }
+            }
+            Step::Ask(question) => self.ask(question).await,
+            Step::Body(run) => self.body.here(self.shown + run.start..self.shown + run.end),
+            Step::BodyStatic(bytes) => self.body.inserted(bytes),
+            Step::EndOfMessage => self.end_of_message().await,
+            Step::Abandoned => self.body.clear(),
+            Step::Yield => {
+                self.flush().await?;
+                yield_now().await;
+            }
+            Step::Pause(until) => {
+                self.flush().await?;
+                self.ctx.rt.sleep_until(until).await;
+            }
+            Step::Close => {
+                self.count_replies();
+                let until = self.ctx.rt.now().after(self.ctx.options.last_words);
+                self.handle.stream.set_deadline(Some(until));
+                let _ = self.handle.stream.send(std::mem::take(&mut self.out)).await;
+                return None;
+            }
+        }
+        Some(self.receive())
+    }
+
+    /// Shows the machine what is not yet consumed.
+    fn receive(&mut self) -> Step {
+        let now = self.ctx.rt.now();
+        self.shown = self.at;
+        let (used, step) = self.machine.receive(now, &self.buf[self.at..], &mut self.out);
+        self.at += used;
+        step
+    }
+
+    /// Sends the replies and receives more. `None`: the session has ended; `Some(Some(step))`: do
+    /// this instead.
+    async fn fill(&mut self) -> Option<Option<Step>> {
+        self.body.save(&self.buf).await;
+        self.buf.drain(..self.at);
+        self.at = 0;
+        self.handle.idle.set(self.machine.is_idle());
+        let ended = self.receive_more().await;
+        self.handle.idle.set(false);
+        ended
+    }
+
+    async fn receive_more(&mut self) -> Option<Option<Step>> {
+        let ctx = self.ctx;
+        let stream = &self.handle.stream;
+        loop {
+            if self.buf.capacity() == 0 {
+                self.buf = ctx.pool.large();
+            }
+            let mut deadline = self.machine.deadline();
+            if self.buf.is_empty() {
+                deadline = deadline.min(ctx.rt.now().after(ctx.options.idle_buffer));
+            }
+            stream.set_deadline(Some(deadline));
+            let (out, buf) = (std::mem::take(&mut self.out), std::mem::take(&mut self.buf));
+            let result;
+            if out.is_empty() {
+                (result, self.buf) = stream.recv(buf).await;
+                self.out = out;
+            } else {
+                (result, self.out, self.buf) = stream.send_recv(out, buf).await;
+            }
+            match result {
+                Ok(0) => return None,
+                Ok(_) => return Some(None),
+                Err(e) if e.kind() == io::ErrorKind::TimedOut && self.out.is_empty() => {}
+                // A client that does not read its replies, or a broken connection.
+                Err(_) => return None,
+            }
+            if let Some(step) = self.on_time() {
+                return Some(Some(step));
+            }
+            if self.buf.is_empty() {
+                // Idle: wait on without a buffer.
+                ctx.pool.give(std::mem::take(&mut self.buf));
+                stream.set_deadline(Some(self.machine.deadline()));
+                match stream.readable().await {
+                    Err(e) if e.kind() != io::ErrorKind::TimedOut => return None,
+                    Err(_) => {
+                        if let Some(step) = self.on_time() {
+                            return Some(Some(step));
+                        }
+                    }
+                    Ok(()) => {}
+                }
+            }
+        }
+    }
+
+    /// What to do if a deadline of the stream has passed: end, if the session's has or we stop.
+    fn on_time(&mut self) -> Option<Step> {
+        if self.ctx.stopping.get() && self.machine.is_idle() {
+            return Some(self.machine.shutdown(&mut self.out));
+        }
+        let step = self.machine.expire(self.ctx.rt.now(), &mut self.out);
+        (step == Step::Close).then(|| {
+            self.ctx.metrics.sessions_timed_out.increment(1);
+            step
+        })
+    }
+
+    /// Sends the replies without receiving.
+    async fn flush(&mut self) -> Option<()> {
+        self.count_replies();
+        if self.out.is_empty() {
+            return Some(());
+        }
+        self.handle.stream.set_deadline(Some(self.machine.deadline()));
+        let result;
+        (result, self.out) = self.handle.stream.send(std::mem::take(&mut self.out)).await;
+        self.out.clear();
+        result.ok()
+    }
+
+    /// Counts the replies that are about to be sent.
+    fn count_replies(&mut self) {
+        let m = &self.ctx.metrics;
+        let mut line = &self.out[..];
+        while let Some(end) = memchr::memchr(b'\n', line) {
+            // Continuation lines have a hyphen behind the code (RFC 5321 §4.2.1).
+            match (line.first(), line.get(3)) {
+                (_, Some(b'-')) => {}
+                (Some(b'2'), _) => m.replies_2xx.increment(1),
+                (Some(b'3'), _) => m.replies_3xx.increment(1),
+                (Some(b'4'), _) => m.replies_4xx.increment(1),
+                _ => m.replies_5xx.increment(1),
+            }
+            line = &line[end + 1..];
+        }
+    }
+
+    async fn ask(&mut self, question: Question) {
+        let answer = match question {
+            Question::Sender => match self.ctx.intake.room().await {
+                Ok(()) => Answer::Accept,
+                Err(e) => Answer::Refuse(refusal(e).into()),
+            },
+            Question::Recipient => {
+                let last = self.machine.envelope().last().expect("the question is about a recipient");
+                match self.ctx.gate.recipient(self.trusted, last.address) {
+                    Ok(()) => Answer::Accept,
+                    Err(refusal) => Answer::Refuse(refusal),
+                }
+            }
+        };
+        self.machine.answer(self.ctx.rt.now(), answer, &mut self.out);
+    }
+
+    /// Makes the message safe and answers for it.
+    async fn end_of_message(&mut self) {
+        let result = self.store().await;
+        let now = self.ctx.rt.now();
+        match result {
+            Ok(accepted) => {
+                self.machine.accepted(now, &accepted.id.text(), accepted.ticket, &mut self.out);
+            }
+            Err(reply) => self.machine.refused(now, Refusal::Fixed(reply), &mut self.out),
+        }
+        self.body.clear();
+    }
+
+    async fn store(&mut self) -> Result<Accepted, Reply> {
+        let ctx = self.ctx;
+        let facts = self.machine.body_facts();
+        let arrival = ctx.rt.wall();
+        let id = ctx.intake.next_id(arrival);
+        let envelope = self.machine.envelope();
+        self.trace.clear();
+        received::put(
+            &mut self.trace,
+            &Trace {
+                helo: self.machine.helo(),
+                client: self.peer.ip(),
+                name: None,
+                host: &ctx.options.hostname,
+                protocol: self.machine.protocol().text(),
+                id: &id.text(),
+                recipient: envelope.last().filter(|_| envelope.count() == 1).map(|r| r.address),
+                date: ctx.date.borrow_mut().at(arrival),
+            },
+        );
+        let needed = envelope.bytes().len() + self.trace.len() + self.body.in_memory();
+        let too_long = needed > ctx.intake.inline_max(envelope.count());
+        let submitted = if self.body.has_side() || too_long {
+            let side = self.body.finish_side(&self.buf).await.map_err(|e| match e {
+                SideError::Full => Reply::NO_SPACE,
+                SideError::Poisoned => Reply::STORAGE_FAILED,
+            })?;
+            let body = Body::Side(side);
+            ctx.intake.stage(&Submission { id, arrival, envelope, trace: &self.trace, body, facts })
+        } else {
+            self.body.with_slices(&self.buf, |body| {
+                ctx.intake.stage(&Submission { id, arrival, envelope, trace: &self.trace, body, facts })
+            })
+        };
+        submitted.map_err(refusal)?.await.map_err(refusal)
+    }
+}
+
+/// The reply for a failure of ours.
+fn refusal(e: IntakeError) -> Reply {
+    match e {
+        IntakeError::Full => Reply::NO_SPACE,
+        IntakeError::Busy => Reply::BUSY,
+        IntakeError::Closed => Reply::STORAGE_FAILED,
+        IntakeError::Late => Reply::COMMIT_LATE,
+        // The queue promised `inline_max`; a record larger than that is a fault of ours.
+        IntakeError::TooLarge => Reply::LOCAL_ERROR,
+        IntakeError::NoRecipients => Reply::NO_SUCH_USER,
+    }
+}
