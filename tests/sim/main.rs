@@ -6,6 +6,7 @@ mod journal;
 mod machine;
 mod net;
 mod peers;
+mod relay;
 mod rng;
 mod seeds;
 mod world;
