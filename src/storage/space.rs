@@ -8,6 +8,9 @@ use crate::storage::record::Location;
 use crate::storage::segment::{Keys, SegmentHead};
 use std::collections::VecDeque;
 
+/// Files beyond [`Options::segments_max`] that may be made to get a log out of being full.
+const BEYOND_MAX: u32 = 2;
+
 /// Why there is no space.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Shortage {
@@ -126,18 +129,31 @@ impl Space {
         let here = u64::from(self.current().bytes - self.current().end);
         let here = here.saturating_sub(u64::from(o.batch_bytes_max));
         let now = here + self.free.len() as u64 * usable;
-        let more = if self.failing { 0 } else { u64::from(o.segments_max.saturating_sub(self.files)) };
+        let max = o.segments_max + if urgency == Urgency::Compaction { BEYOND_MAX } else { 0 };
+        let more = if self.failing { 0 } else { u64::from(max.saturating_sub(self.files)) };
         let (floor, floor_now) = match urgency {
             Urgency::NewMail => (o.reserve.new_mail, usable / 4),
             Urgency::Bounce => (o.reserve.bounces, usable / 8),
-            Urgency::Compaction => (o.reserve.compaction, usable / 8),
-            Urgency::Outcome => (0, 0),
+            // The last segment is for copying forward alone: what lives in the oldest segment always
+            // fits there, so a full log can always give one back. Outcomes by themselves need not.
+            Urgency::Outcome => (o.reserve.compaction, 0),
+            Urgency::Compaction => (0, 0),
         };
+        if urgency <= Urgency::Bounce && self.live_bytes() + need + waiting > self.live_max() {
+            return Err(Shortage::Full);
+        }
         let taken = need + waiting;
         if now + more * usable < taken + u64::from(floor) * usable {
             return Err(Shortage::Full);
         }
         if now < taken + floor_now { Err(Shortage::Busy) } else { Ok(()) }
+    }
+
+    /// Bytes that may live in the log: so much less than it holds that copying forward gains
+    /// space whenever space is short.
+    fn live_max(&self) -> u64 {
+        let o = &self.options;
+        u64::from(o.segments_max - o.reserve.new_mail) * o.usable() / 3 * 2
     }
 
     /// Counts a record as live.
@@ -232,7 +248,8 @@ impl Space {
     /// Whether another file should be made now.
     #[must_use]
     pub fn wants_file(&self) -> bool {
-        self.free.len() <= self.options.reserve.new_mail as usize && self.files < self.options.segments_max
+        let max = self.options.segments_max + if self.free.is_empty() { BEYOND_MAX } else { 0 };
+        self.free.len() <= self.options.reserve.new_mail as usize && self.files < max
     }
 
     /// True if not one free file is left.

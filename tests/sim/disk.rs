@@ -46,6 +46,8 @@ struct State {
     world: World,
     faults: Cell<DiskFaults>,
     next: Cell<u64>,
+    /// When the first write on a segment failed since the last start.
+    failed: Cell<Option<u64>>,
     dirs: RefCell<BTreeSet<PathBuf>>,
     names: RefCell<BTreeMap<PathBuf, Rc<Inode>>>,
     durable_names: RefCell<BTreeMap<PathBuf, Rc<Inode>>>,
@@ -146,6 +148,7 @@ impl SimDisk {
             world: world.clone(),
             faults: Cell::default(),
             next: Cell::new(1),
+            failed: Cell::new(None),
             dirs: RefCell::new(BTreeSet::from([PathBuf::from("/")])),
             names: RefCell::default(),
             durable_names: RefCell::default(),
@@ -161,6 +164,16 @@ impl SimDisk {
     /// The faults in force.
     pub fn faults(&self) -> DiskFaults {
         self.0.faults.get()
+    }
+
+    /// Whether a write on a segment had failed before `time` in this life of the machine.
+    pub fn failed_before(&self, time: u64) -> bool {
+        self.0.failed.get().is_some_and(|at| at < time)
+    }
+
+    /// A new process: failures of the last one are over.
+    pub fn forget_failures(&self) {
+        self.0.failed.set(None);
     }
 
     /// Power loss: of what was not durable any subset of sectors and names stays.
@@ -492,6 +505,9 @@ impl File for SimFile {
         });
         op.await;
         self.world().event("wrote", offset, u64::from(result.is_ok()));
+        if result.is_err() && self.disk.0.failed.get().is_none() {
+            self.disk.0.failed.set(Some(self.world().now()));
+        }
         result
     }
 

@@ -44,6 +44,7 @@ impl Machine {
     /// Power on, or the next process: a runtime for it.
     pub fn boot(&self) -> SimRuntime {
         self.net.set_dark(self.ip(), false);
+        self.disk.forget_failures();
         SimRuntime(self.clone())
     }
 

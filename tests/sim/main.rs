@@ -2,9 +2,11 @@
 //! bad nets and crashes. How to run it: `seeds`. How to read a trace: `world::World::new`.
 
 mod disk;
+mod journal;
 mod machine;
 mod net;
 mod peers;
+mod relay;
 mod rng;
 mod seeds;
 mod world;

@@ -88,6 +88,9 @@ pub(in crate::storage) async fn open<R: Runtime>(
         files.insert(number, Rc::new(file));
     }
     lock(rt, dir, options, &files).await?;
+    // A process killed while it made a segment leaves a name that is only in memory; what is written
+    // into that segment from now on would be lost with the name.
+    rt.sync_dir(dir).await.map_err(at(dir))?;
     let mut next_file = files.last_key_value().map_or(1, |(n, _)| n + 1);
     let (mut outcome, lengths) = recover(dir, &files, visit).await?;
     let report = outcome.report.clone();

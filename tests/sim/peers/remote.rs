@@ -76,8 +76,15 @@ impl Remote {
         self.manners.set(manners);
     }
 
-    async fn answer(&self, wire: &Wire, good: &'static str) -> io::Result<bool> {
-        let (world, m) = (self.rt.world(), self.manners.get());
+    /// Manners towards `sender`: notifications and greetings are put off at most, or their loss
+    /// could not be told from a fault of the relay.
+    fn manners(&self, sender: Option<&str>) -> Manners {
+        let m = self.manners.get();
+        if sender.is_none_or(str::is_empty) { Manners { refuse: 0, ..m } } else { m }
+    }
+
+    async fn answer(&self, wire: &Wire, sender: Option<&str>, good: &'static str) -> io::Result<bool> {
+        let (world, m) = (self.rt.world(), self.manners(sender));
         if world.chance(m.tarpit) {
             world.pause(world.below(600 * SEC)).await;
         }
@@ -97,7 +104,7 @@ impl Remote {
     }
 
     async fn serve(&self, mut wire: Wire) -> io::Result<()> {
-        if !self.answer(&wire, "220 remote.example ESMTP\r\n").await? {
+        if !self.answer(&wire, None, "220 remote.example ESMTP\r\n").await? {
             return Ok(());
         }
         let mut t = Transaction::default();
@@ -111,15 +118,16 @@ impl Remote {
             let verb = text.split(' ').next().unwrap_or("").to_ascii_uppercase();
             match verb.as_str() {
                 "EHLO" => self.ehlo(&wire).await?,
-                "HELO" | "NOOP" => drop(self.answer(&wire, "250 2.0.0 ok\r\n").await?),
+                "HELO" | "NOOP" => drop(self.answer(&wire, None, "250 2.0.0 ok\r\n").await?),
                 "RSET" => {
                     t = Transaction::default();
                     wire.send("250 2.0.0 ok\r\n").await?;
                 }
                 "MAIL" => {
                     t = Transaction::default();
-                    if self.answer(&wire, "250 2.1.0 ok\r\n").await? {
-                        t.sender = Some(path(&text));
+                    let sender = path(&text);
+                    if self.answer(&wire, Some(&sender), "250 2.1.0 ok\r\n").await? {
+                        t.sender = Some(sender);
                     }
                 }
                 "RCPT" => self.rcpt(&wire, &mut t, &text).await?,
@@ -147,7 +155,7 @@ impl Remote {
             "250-remote.example\r\n250-PIPELINING\r\n250-8BITMIME\r\n250-SMTPUTF8\r\n\
              250-ENHANCEDSTATUSCODES\r\n250-CHUNKING\r\n250 SIZE 1000000\r\n"
         };
-        self.answer(wire, good).await.map(drop)
+        self.answer(wire, None, good).await.map(drop)
     }
 
     async fn rcpt(&self, wire: &Wire, t: &mut Transaction, text: &str) -> io::Result<()> {
@@ -158,7 +166,7 @@ impl Remote {
         if address.starts_with("nobody") {
             return wire.send("550 5.1.1 no such user\r\n").await;
         }
-        if self.answer(wire, "250 2.1.5 ok\r\n").await? {
+        if self.answer(wire, t.sender.as_deref(), "250 2.1.5 ok\r\n").await? {
             t.recipients.push(address);
         }
         Ok(())
@@ -170,7 +178,7 @@ impl Remote {
             wire.send("554 5.5.1 no valid recipients\r\n").await?;
             return Ok(false);
         }
-        if !self.answer(wire, "354 go on\r\n").await? {
+        if !self.answer(wire, t.sender.as_deref(), "354 go on\r\n").await? {
             *t = Transaction::default();
             return Ok(false);
         }
@@ -223,7 +231,7 @@ impl Remote {
             return Err(io::ErrorKind::ConnectionAborted.into());
         }
         // Decided before it is said: the letter is ours even if the reply gets lost.
-        let m = self.manners.get();
+        let m = self.manners(t.sender.as_deref());
         if world.chance(m.tarpit) {
             world.pause(world.below(700 * SEC)).await;
         }
