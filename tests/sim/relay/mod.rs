@@ -114,8 +114,9 @@ impl Stage {
                 plain: world.chance(2_000),
             });
         }
-        let ten_days = 10 * 86_400_000;
-        self.relay.set_wall_shift(if world.chance(2_000) { world.below(ten_days) } else { 0 });
+        // Less than the lifetime of mail: what expires is bounced, rightly.
+        let day = 86_400_000;
+        self.relay.set_wall_shift(if world.chance(2_000) { world.below(day) } else { 0 });
         let disk = if world.chance(5_000) { DiskFaults::default() } else { swarm(world) };
         self.relay.disk.set_faults(disk);
     }
