@@ -139,7 +139,7 @@ impl Space {
             Urgency::Outcome => (o.reserve.compaction, 0),
             Urgency::Compaction => (0, 0),
         };
-        if urgency <= Urgency::Bounce && self.live_bytes() + need + waiting > self.live_max() {
+        if urgency == Urgency::NewMail && self.live_bytes() + need + waiting > self.live_max() {
             return Err(Shortage::Full);
         }
         let taken = need + waiting;

@@ -112,8 +112,6 @@ impl Remote {
         let mut unconfirmed = Vec::new();
         loop {
             let line = wire.line().await?;
-            self.ledger.borrow_mut().confirm(&unconfirmed);
-            unconfirmed.clear();
             let text = String::from_utf8_lossy(&line).into_owned();
             let verb = text.split(' ').next().unwrap_or("").to_ascii_uppercase();
             match verb.as_str() {
@@ -133,6 +131,9 @@ impl Remote {
                 "RCPT" => self.rcpt(&wire, &mut t, &text).await?,
                 "DATA" => {
                     if self.data(&mut wire, &mut t).await? {
+                        // It has seen our 354, and thus our 250 to the letter before; a command
+                        // alone proves nothing, it may have been sent ahead (RFC 2920).
+                        self.ledger.borrow_mut().confirm(&unconfirmed);
                         unconfirmed = self.take(&wire, &mut t).await?;
                     }
                 }

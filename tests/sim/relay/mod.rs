@@ -114,6 +114,9 @@ impl Stage {
                 plain: world.chance(2_000),
             });
         }
+        // Less than the calm at the end: retries are due by the wall clock, which is set back there.
+        let hour = 3_600_000;
+        self.relay.set_wall_shift(if world.chance(2_000) { world.below(hour) } else { 0 });
         let disk = if world.chance(5_000) { DiskFaults::default() } else { swarm(world) };
         self.relay.disk.set_faults(disk);
     }
@@ -141,6 +144,7 @@ impl Stage {
         self.net.set_faults(NetFaults::default());
         self.relay.disk.set_faults(DiskFaults::default());
         self.remotes.iter().for_each(|r| r.set_manners(Manners::default()));
+        self.relay.set_wall_shift(0);
         // Sessions of the rough days come to their end.
         self.world.pause(1_000 * SEC).await;
         self.boot(true);
