@@ -371,6 +371,37 @@ fn full_for_new_mail_leaves_room_for_outcomes() {
 }
 
 #[test]
+fn a_full_log_drains_although_every_opening_takes_a_segment() {
+    let mut m = log_of(0, |_| Vec::new());
+    for id in 1..1000 {
+        if m.journal.stage(head(id), &[&[3; 8000]], None, Urgency::NewMail).is_err() {
+            break;
+        }
+        m.settle();
+    }
+    let count = ids(&m.files).len();
+    for done in (0..count).step_by(4) {
+        let mut live = Vec::new();
+        let mut ended = Vec::new();
+        m = Model::open(&Options::tiny(), m.files, done as u8, |r| match r.head.kind {
+            1 => live.push((r.head.id, r.location)),
+            _ => ended.push(r.head.id),
+        })
+        .unwrap();
+        live.retain(|l| !ended.contains(&l.0));
+        assert_eq!(live.len(), count - done);
+        live.iter().for_each(|l| m.journal.keep(l.1));
+        // The youngest first: for long, nothing can be retired.
+        for (id, at) in live.into_iter().rev().take(4) {
+            let out = RecordHead { kind: 2, ..head(id) };
+            drop(m.journal.stage(out, &[], Some(at), Urgency::Outcome).unwrap());
+            m.settle();
+        }
+    }
+    assert_eq!(m.journal.space().live_records(), 0);
+}
+
+#[test]
 fn a_reader_keeps_its_segment() {
     let mut m = log_of(12, |_| vec![1; 9000]);
     let (kept, _) = read(&m.files);

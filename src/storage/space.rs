@@ -126,7 +126,12 @@ impl Space {
         let here = u64::from(self.current().bytes - self.current().end);
         let here = here.saturating_sub(u64::from(o.batch_bytes_max));
         let now = here + self.free.len() as u64 * usable;
-        let more = if self.failing { 0 } else { u64::from(o.segments_max.saturating_sub(self.files)) };
+        let frees_space = matches!(urgency, Urgency::Compaction | Urgency::Outcome);
+        let more = match self.addable() {
+            // What frees space may go past the limit when nothing is left.
+            0 if frees_space && self.free.is_empty() && self.may_exceed() && !self.failing => 1,
+            n => n,
+        };
         let (floor, floor_now) = match urgency {
             Urgency::NewMail => (o.reserve.new_mail, usable / 4),
             Urgency::Bounce => (o.reserve.bounces, usable / 8),
@@ -138,6 +143,11 @@ impl Space {
             return Err(Shortage::Full);
         }
         if now < taken + floor_now { Err(Shortage::Busy) } else { Ok(()) }
+    }
+
+    /// Files that may still be added for everyone.
+    fn addable(&self) -> u64 {
+        if self.failing { 0 } else { u64::from(self.options.segments_max.saturating_sub(self.files)) }
     }
 
     /// Counts a record as live.
@@ -229,10 +239,18 @@ impl Space {
         !self.doomed.is_empty()
     }
 
-    /// Whether another file should be made now.
+    /// Whether another file should be made now. Each opening takes a segment, also of a full log;
+    /// so that outcomes can always be written, one may be made past the limit when none is free.
     #[must_use]
     pub fn wants_file(&self) -> bool {
-        self.free.len() <= self.options.reserve.new_mail as usize && self.files < self.options.segments_max
+        let spare = self.options.reserve.new_mail as usize;
+        (self.free.is_empty() && self.may_exceed())
+            || (self.free.len() <= spare && self.files < self.options.segments_max)
+    }
+
+    /// Past the limit there is another: twice as many.
+    fn may_exceed(&self) -> bool {
+        self.files < self.options.segments_max.saturating_mul(2)
     }
 
     /// True if not one free file is left.
@@ -265,8 +283,7 @@ impl Space {
         let live = self.live_bytes();
         let listed = self.listed.len() as u64;
         let spread = listed > 8 && listed > u64::from(o.spread) * (live / o.usable() + 1);
-        let more = if self.failing { 0 } else { o.segments_max.saturating_sub(self.files) };
-        let low = self.free.len() as u64 + u64::from(more) < u64::from(o.reserve.new_mail) + 2;
+        let low = self.free.len() as u64 + self.addable() < u64::from(o.reserve.new_mail) + 2;
         let worth = live < listed * o.usable() / 4 * 3;
         (spread || (low && worth)).then_some(front.sequence)
     }
