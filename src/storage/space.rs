@@ -209,7 +209,9 @@ impl Space {
     }
 
     fn reuse(&mut self, segment: &Segment) {
-        if segment.bytes == self.options.segment_bytes {
+        // What was made past the limit goes again as soon as something else is free.
+        let too_many = self.files > self.options.segments_max && !self.free.is_empty();
+        if segment.bytes == self.options.segment_bytes && !too_many {
             self.free.push_back(segment.file);
         } else {
             self.files -= 1;
@@ -228,7 +230,7 @@ impl Space {
         self.listed.push_back(segment);
     }
 
-    /// A retired file of another length than the present options want, to be removed.
+    /// A retired file of another length than the present options want, or one too many, to be removed.
     pub fn take_doomed(&mut self) -> Option<u32> {
         self.doomed.pop()
     }
