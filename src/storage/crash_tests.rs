@@ -402,6 +402,23 @@ fn a_full_log_drains_although_every_opening_takes_a_segment() {
 }
 
 #[test]
+fn a_full_log_of_nothing_live_empties_itself() {
+    let mut m = log_of(0, |_| Vec::new());
+    for id in 1..1000 {
+        if m.journal.stage(head(id), &[&[3; 8000]], None, Urgency::NewMail).is_err() {
+            break;
+        }
+        m.settle();
+    }
+    // Nothing is kept: all of it was delivered, as far as the owner can tell.
+    let mut m = Model::open(&Options::tiny(), m.files, 2, |_| {}).unwrap();
+    let first = m.journal.stage(head(2000), &[&[3; 8000]], None, Urgency::NewMail);
+    assert_eq!(first.err(), Some(StageError::Full));
+    m.settle();
+    assert!(m.journal.stage(head(2000), &[&[3; 8000]], None, Urgency::NewMail).is_ok());
+}
+
+#[test]
 fn a_reader_keeps_its_segment() {
     let mut m = log_of(12, |_| vec![1; 9000]);
     let (kept, _) = read(&m.files);

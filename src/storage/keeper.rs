@@ -185,9 +185,10 @@ impl<R: Runtime> Keeper<R> {
         urgency: Urgency,
     ) -> Result<Staged, StageError> {
         let inner = self.inner();
-        let staged = inner.with(|j| j.stage(head, payload, frees, urgency))?;
+        let staged = inner.with(|j| j.stage(head, payload, frees, urgency));
+        // Also if it was refused: a retirement may have been staged that makes room.
         inner.commit.ring();
-        Ok(staged)
+        staged
     }
 
     /// Waits until the record is on stable storage. May be dropped at any time; the record is then
