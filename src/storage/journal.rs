@@ -194,7 +194,11 @@ impl Journal {
         if let Some(at) = frees {
             assert!(self.space.get(at.segment).is_some(), "what is freed is still in the log");
         }
-        self.started = true;
+        if !self.started {
+            // The owner has counted what lives. A log full of what does not must empty itself first.
+            self.started = true;
+            self.stage_retirement();
+        }
         let need = len + RECORD_HEAD;
         let waiting: usize = self.waiting.iter().map(|b| b.padded() + PAGE).sum();
         self.space.admit(urgency, (need + BATCH_HEAD + PAGE) as u64, waiting as u64)?;

@@ -166,8 +166,8 @@ impl<R: Runtime> Keeper<R> {
             commits: Cell::new(0),
             observer: RefCell::new(None),
         });
-        rt.spawn(commit_task(TaskGuard(inner.clone())));
-        rt.spawn(upkeep_task(TaskGuard(inner.clone())));
+        rt.spawn_critical(commit_task(TaskGuard(inner.clone())));
+        rt.spawn_critical(upkeep_task(TaskGuard(inner.clone())));
         Ok((Keeper { handle: Rc::new(Handle(inner)) }, opened.report))
     }
 
@@ -185,9 +185,10 @@ impl<R: Runtime> Keeper<R> {
         urgency: Urgency,
     ) -> Result<Staged, StageError> {
         let inner = self.inner();
-        let staged = inner.with(|j| j.stage(head, payload, frees, urgency))?;
+        let staged = inner.with(|j| j.stage(head, payload, frees, urgency));
+        // Also if it was refused: a retirement may have been staged that makes room.
         inner.commit.ring();
-        Ok(staged)
+        staged
     }
 
     /// Waits until the record is on stable storage. May be dropped at any time; the record is then

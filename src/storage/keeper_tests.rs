@@ -243,7 +243,7 @@ fn the_more_urgent_may_use_the_reserve() {
     in_world(&w, async |rt| {
         let (k, ..) = open(rt).await;
         let mut counts = Vec::new();
-        for urgency in [Urgency::NewMail, Urgency::Bounce, Urgency::Outcome, Urgency::Compaction] {
+        for urgency in [Urgency::NewMail, Urgency::Bounce, Urgency::Compaction, Urgency::Outcome] {
             let mut taken = 0;
             let refused = loop {
                 match k.stage(head(1), &[&[5; 9000]], None, urgency) {

@@ -8,9 +8,6 @@ use crate::storage::record::Location;
 use crate::storage::segment::{Keys, SegmentHead};
 use std::collections::VecDeque;
 
-/// Files beyond [`Options::segments_max`] that may be made to get a log out of being full.
-const BEYOND_MAX: u32 = 2;
-
 /// Why there is no space.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Shortage {
@@ -129,19 +126,18 @@ impl Space {
         let here = u64::from(self.current().bytes - self.current().end);
         let here = here.saturating_sub(u64::from(o.batch_bytes_max));
         let now = here + self.free.len() as u64 * usable;
-        let max = o.segments_max + if urgency == Urgency::Compaction { BEYOND_MAX } else { 0 };
-        let more = if self.failing { 0 } else { u64::from(max.saturating_sub(self.files)) };
+        let frees_space = matches!(urgency, Urgency::Compaction | Urgency::Outcome);
+        let more = match self.addable() {
+            // What frees space may go past the limit when nothing is left.
+            0 if frees_space && self.free.is_empty() && self.may_exceed() && !self.failing => 1,
+            n => n,
+        };
         let (floor, floor_now) = match urgency {
             Urgency::NewMail => (o.reserve.new_mail, usable / 4),
             Urgency::Bounce => (o.reserve.bounces, usable / 8),
-            // The last segment is for copying forward alone: what lives in the oldest segment always
-            // fits there, so a full log can always give one back. Outcomes by themselves need not.
-            Urgency::Outcome => (o.reserve.compaction, 0),
-            Urgency::Compaction => (0, 0),
+            Urgency::Compaction => (o.reserve.compaction, usable / 8),
+            Urgency::Outcome => (0, 0),
         };
-        if urgency == Urgency::NewMail && self.live_bytes() + need + waiting > self.live_max() {
-            return Err(Shortage::Full);
-        }
         let taken = need + waiting;
         if now + more * usable < taken + u64::from(floor) * usable {
             return Err(Shortage::Full);
@@ -149,11 +145,9 @@ impl Space {
         if now < taken + floor_now { Err(Shortage::Busy) } else { Ok(()) }
     }
 
-    /// Bytes that may live in the log: so much less than it holds that copying forward gains
-    /// space whenever space is short.
-    fn live_max(&self) -> u64 {
-        let o = &self.options;
-        u64::from(o.segments_max - o.reserve.new_mail) * o.usable() / 3 * 2
+    /// Files that may still be added for everyone.
+    fn addable(&self) -> u64 {
+        if self.failing { 0 } else { u64::from(self.options.segments_max.saturating_sub(self.files)) }
     }
 
     /// Counts a record as live.
@@ -215,7 +209,9 @@ impl Space {
     }
 
     fn reuse(&mut self, segment: &Segment) {
-        if segment.bytes == self.options.segment_bytes {
+        // What was made past the limit goes again as soon as something else is free.
+        let too_many = self.files > self.options.segments_max && !self.free.is_empty();
+        if segment.bytes == self.options.segment_bytes && !too_many {
             self.free.push_back(segment.file);
         } else {
             self.files -= 1;
@@ -234,7 +230,7 @@ impl Space {
         self.listed.push_back(segment);
     }
 
-    /// A retired file of another length than the present options want, to be removed.
+    /// A retired file of another length than the present options want, or one too many, to be removed.
     pub fn take_doomed(&mut self) -> Option<u32> {
         self.doomed.pop()
     }
@@ -245,11 +241,18 @@ impl Space {
         !self.doomed.is_empty()
     }
 
-    /// Whether another file should be made now.
+    /// Whether another file should be made now. Each opening takes a segment, also of a full log;
+    /// so that outcomes can always be written, one may be made past the limit when none is free.
     #[must_use]
     pub fn wants_file(&self) -> bool {
-        let max = self.options.segments_max + if self.free.is_empty() { BEYOND_MAX } else { 0 };
-        self.free.len() <= self.options.reserve.new_mail as usize && self.files < max
+        let spare = self.options.reserve.new_mail as usize;
+        (self.free.is_empty() && self.may_exceed())
+            || (self.free.len() <= spare && self.files < self.options.segments_max)
+    }
+
+    /// Past the limit there is another: twice as many.
+    fn may_exceed(&self) -> bool {
+        self.files < self.options.segments_max.saturating_mul(2)
     }
 
     /// True if not one free file is left.
@@ -282,8 +285,7 @@ impl Space {
         let live = self.live_bytes();
         let listed = self.listed.len() as u64;
         let spread = listed > 8 && listed > u64::from(o.spread) * (live / o.usable() + 1);
-        let more = if self.failing { 0 } else { o.segments_max.saturating_sub(self.files) };
-        let low = self.free.len() as u64 + u64::from(more) < u64::from(o.reserve.new_mail) + 2;
+        let low = self.free.len() as u64 + self.addable() < u64::from(o.reserve.new_mail) + 2;
         let worth = live < listed * o.usable() / 4 * 3;
         (spread || (low && worth)).then_some(front.sequence)
     }

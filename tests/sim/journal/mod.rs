@@ -72,7 +72,7 @@ impl Place {
         let files = self.machine.disk.snapshot().into_keys();
         let segments = files.filter(|p| p.parent() == Some(Path::new(FOLDER))).count();
         // Two may go beyond to empty a full log, one at a start, one is in the making.
-        if segments > self.options.segments_max as usize + 4 {
+        if segments > self.options.segments_max as usize * 2 + 2 {
             self.world.violation(format!("{segments} files in the journal's folder"));
         }
     }
