@@ -8,6 +8,11 @@ use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
+
+/// How long to wait for a port. The kernel takes a process that has just died off its rings a moment
+/// after it is reaped; until then its listeners live on.
+const PORT_WAIT: Duration = Duration::from_secs(3);
 
 /// Connections that may wait to be accepted; the kernel caps it at net.core.somaxconn.
 const BACKLOG: i32 = 4096;
@@ -58,11 +63,24 @@ impl std::error::Error for ListenError {
 }
 
 /// Binds `cores` sockets to `address`; port 0 takes a free one, the same for all. They do not
-/// listen yet. An IPv6 address takes no IPv4 connections.
+/// listen yet. An IPv6 address takes no IPv4 connections. Waits a few seconds for a port that is
+/// taken: its owner may be dying.
 ///
 /// # Errors
 /// Taken, not permitted, or not an address of this machine.
 pub fn reserve(address: SocketAddr, cores: usize) -> Result<Vec<OwnedFd>, ListenError> {
+    let until = Instant::now() + PORT_WAIT;
+    loop {
+        match reserve_now(address, cores) {
+            Err(e) if e.source.kind() == io::ErrorKind::AddrInUse && Instant::now() < until => {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            result => return result,
+        }
+    }
+}
+
+fn reserve_now(address: SocketAddr, cores: usize) -> Result<Vec<OwnedFd>, ListenError> {
     let failed = |source| ListenError { address, source };
     // Sockets that share a port are bound without complaint beside those of another instance.
     // One that does not share finds out whether the port is free.
@@ -115,7 +133,6 @@ mod tests {
     use crate::runtime::{Clock, Listener, Net, Runtime, Stream};
     use std::cell::Cell;
     use std::rc::Rc;
-    use std::time::Duration;
 
     fn any() -> SocketAddr {
         "127.0.0.1:0".parse().unwrap()
@@ -136,6 +153,20 @@ mod tests {
         assert!(taken.to_string().contains(&format!("sport = :{}", address.port())), "{taken}");
         drop(sockets);
         reserve(address, 2).unwrap();
+    }
+
+    #[test]
+    fn a_port_whose_owner_is_dying_is_waited_for() {
+        let sockets = reserve(any(), 1).unwrap();
+        let address = port_of(&sockets[0]);
+        listen(&sockets[0]).unwrap();
+        assert!(reserve_now(address, 1).is_err());
+        let dying = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(100));
+            drop(sockets);
+        });
+        reserve(address, 1).unwrap();
+        dying.join().unwrap();
     }
 
     #[test]
