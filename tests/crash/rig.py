@@ -63,10 +63,11 @@ def again(*words):
 
 
 @contextlib.contextmanager
-def mounted(image, folder, format_it=False, kind="ext4", options="defaults"):
+def mounted(image, folder, format_it=False, kind="ext4", options="defaults", direct=False):
     """Mounts the file system in the file `image` at `folder` through a loop device."""
     os.makedirs(folder, exist_ok=True)
-    loop = sh("losetup", "-f", "--show", image).stdout.strip()
+    past_cache = ["--direct-io=on"] if direct else []
+    loop = sh("losetup", "-f", "--show", *past_cache, image).stdout.strip()
     try:
         if format_it:
             sh(*{"ext4": ["mkfs.ext4", "-q", "-m", "0"], "xfs": ["mkfs.xfs", "-q", "-f"]}[kind], loop)

@@ -252,10 +252,13 @@ class Server:
         return {json.loads(line)["queue_id"] for line in out.splitlines() if line.strip()}
 
     def drain(self, seconds):
-        """Waits until the queue is empty; gives what is left in it."""
+        """Waits until the queue is empty; gives what is left in it. Destinations that were away are
+        left alone for a minute and more, unless an operator asks for a flush."""
         end = time.time() + seconds
         while (left := self.queue()) and time.time() < end:
-            time.sleep(0.3)
+            subprocess.run([self.binary, "queue", "flush", "--all", "-c", self.config],
+                           check=True, timeout=60, capture_output=True)
+            time.sleep(0.5)
         return left
 
     def audit(self, in_doubt=None):
