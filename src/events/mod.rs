@@ -52,10 +52,17 @@ pub enum Format {
     Journald,
 }
 
+/// What the writer gets.
+enum Sent {
+    Event(Event),
+    /// Write what came before, then end.
+    End,
+}
+
 /// Hands events to the writer. Cheap to clone; never blocks.
 #[derive(Clone)]
 pub struct Events {
-    to: SyncSender<Event>,
+    to: SyncSender<Sent>,
     dropped: Arc<AtomicU64>,
     clock: fn() -> Wall,
 }
@@ -64,8 +71,8 @@ pub struct Events {
 const WAITING_MAX: usize = 1024;
 
 impl Events {
-    /// Starts the writer. It ends when the last [`Events`] is dropped; join the handle to have all
-    /// lines written. Fails if no thread can be made.
+    /// Starts the writer. It ends after [`Self::end`], or when the last [`Events`] is dropped; join
+    /// the handle to have all lines written. Fails if no thread can be made.
     pub fn start(
         out: Box<dyn Write + Send>,
         format: Format,
@@ -86,6 +93,13 @@ impl Events {
         Events { to, dropped: Arc::default(), clock: Wall::default }
     }
 
+    /// Ends the writer after all that was sent before, though other handles may live on (a core
+    /// leaves its tasks as they are when it ends). What they send then is lost.
+    pub fn end(&self) {
+        // It may have ended already.
+        let _ = self.to.send(Sent::End);
+    }
+
     /// Good to know.
     pub fn info(&self, name: &'static str, text: impl Into<String>) {
         self.send(Level::Info, name, text.into(), None);
@@ -104,7 +118,7 @@ impl Events {
     /// An event of any level; of a core.
     pub fn send(&self, level: Level, name: &'static str, text: String, core: Option<u16>) {
         let event = Event { level, name, text, core, at: (self.clock)() };
-        if self.to.try_send(event).is_err() {
+        if self.to.try_send(Sent::Event(event)).is_err() {
             self.dropped.fetch_add(1, Ordering::Relaxed);
         }
     }

@@ -3,7 +3,7 @@
 //! Owns the forms and the memory of what was said lately (bounded). Time comes with the events and
 //! as an argument.
 
-use super::{Event, Format, Level};
+use super::{Event, Format, Level, Sent};
 use crate::base::time::Wall;
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -35,11 +35,12 @@ impl Writer {
         Writer { out, format, pid, dropped, reported: 0, said: BTreeMap::new(), line: Vec::new() }
     }
 
-    /// Writes until all senders are gone.
-    pub(super) fn run(&mut self, from: &Receiver<Event>, clock: fn() -> Wall) {
+    /// Writes until the end is sent, or all senders are gone.
+    pub(super) fn run(&mut self, from: &Receiver<Sent>, clock: fn() -> Wall) {
         loop {
             match from.recv_timeout(Duration::from_secs(1)) {
-                Ok(event) => self.take(event),
+                Ok(Sent::Event(event)) => self.take(event),
+                Ok(Sent::End) => break,
                 Err(RecvTimeoutError::Timeout) => self.forget(clock()),
                 Err(RecvTimeoutError::Disconnected) => break,
             }

@@ -63,7 +63,7 @@ impl Running {
         cores.into_iter().for_each(runtime::core::Running::join);
         let (handle, thread) = events;
         handle.info("stopped", "all mail in hand is settled or on stable storage");
-        drop(handle);
+        handle.end();
         let _ = thread.join();
         result
     }

@@ -6,7 +6,7 @@ use crate::base::time::Mono;
 use crate::intake::{Accepted, Body, IntakeError, Submission};
 use crate::message::received::{self, Trace};
 use crate::metrics;
-use crate::runtime::{Runtime, Stream, yield_now};
+use crate::runtime::{Runtime, Stream, pool, yield_now};
 use crate::smtp::inbound::{Answer, Question, Session, Step};
 use crate::smtp::reply::{Refusal, Reply};
 use crate::storage::side::SideError;
@@ -128,9 +128,7 @@ impl<R: Runtime> Talk<'_, R> {
         let stream = &self.handle.stream;
         let mut now = self.now;
         loop {
-            if self.buf.capacity() == 0 {
-                self.buf = ctx.pool.large();
-            }
+            self.take_buffer();
             let mut deadline = self.machine.deadline();
             if self.buf.is_empty() {
                 deadline = deadline.min(now.after(ctx.options.idle_buffer));
@@ -171,6 +169,21 @@ impl<R: Runtime> Talk<'_, R> {
                     Ok(()) => {}
                 }
             }
+        }
+    }
+
+    /// Has a buffer to receive into: a small one for commands, so that many sessions that wake at
+    /// once cost little; a large one within a transaction, or for a line that needs it.
+    fn take_buffer(&mut self) {
+        let pool = &self.ctx.pool;
+        if self.buf.capacity() == 0 {
+            self.buf = if self.machine.is_idle() { pool.small() } else { pool.large() };
+        } else if self.buf.capacity() < pool::LARGE
+            && (!self.machine.is_idle() || self.buf.len() > pool::SMALL / 2)
+        {
+            let mut large = pool.large();
+            large.extend_from_slice(&self.buf);
+            pool.give(std::mem::replace(&mut self.buf, large));
         }
     }
 
@@ -320,11 +333,14 @@ impl<R: Runtime> Talk<'_, R> {
 /// input lies unread is reset, and the reset destroys what the peer has not read.
 pub(super) async fn last_words<S: Stream>(stream: &S, reply: Vec<u8>, until: Mono) {
     stream.set_deadline(Some(until));
+    // Who has said QUIT sends no more.
+    let last_line = memchr::memrchr(b'\n', &reply[..reply.len().saturating_sub(1)]).map_or(0, |at| at + 1);
+    let was_asked = reply[last_line..].starts_with(b"221");
     let (sent, mut buf) = stream.send(reply).await;
-    stream.finish();
-    if sent.is_err() {
+    if sent.is_err() || was_asked {
         return;
     }
+    stream.finish();
     buf.reserve(4096);
     for _ in 0..DRAIN_MAX {
         buf.clear();
