@@ -4,6 +4,7 @@ use super::collect::Collector;
 use super::{Context, Guest, Handle};
 use crate::intake::{Accepted, Body, IntakeError, Submission};
 use crate::message::received::{self, Trace};
+use crate::metrics;
 use crate::runtime::{Runtime, Stream, yield_now};
 use crate::smtp::inbound::{Answer, Question, Session, Step};
 use crate::smtp::reply::{Refusal, Reply};
@@ -202,6 +203,9 @@ impl<R: Runtime> Talk<'_, R> {
                 (Some(b'4'), _) => m.replies_4xx.increment(1),
                 _ => m.replies_5xx.increment(1),
             }
+            if let Some(reason) = rejection(m, line) {
+                reason.increment(1);
+            }
             line = &line[end + 1..];
         }
     }
@@ -272,6 +276,23 @@ impl<R: Runtime> Talk<'_, R> {
         };
         submitted.map_err(refusal)?.await.map_err(refusal)
     }
+}
+
+/// The reason for which a reply refuses a recipient or a message, if it does.
+fn rejection<'a>(m: &'a metrics::Core, line: &[u8]) -> Option<&'a metrics::Counter> {
+    if !matches!(line.first(), Some(b'4' | b'5')) {
+        return None;
+    }
+    Some(match line.get(..9)? {
+        b"554 5.7.1" => &m.rejected_relay,
+        b"550 5.1.1" => &m.rejected_unknown,
+        b"550 5.4.4" => &m.rejected_no_route,
+        b"451 4.3.5" => &m.rejected_map,
+        b"552 5.3.4" => &m.rejected_size,
+        b"550 5.5.2" | b"550 5.6.0" | b"554 5.4.6" => &m.rejected_content,
+        b"452 4.3.1" | b"451 4.3.0" | b"421 4.3.0" => &m.rejected_storage,
+        _ => return None,
+    })
 }
 
 /// The reply for a failure of ours.
