@@ -1,4 +1,11 @@
-//! Tests of the whole: the rules of the source tree.
+//! Tests of the whole: the rules of the source tree, and black-box tests of the real binary.
 
+mod bounces;
+mod harness;
+mod hostile;
+mod hostile_hops;
+mod hostile_load;
+mod queue;
+mod relay;
 mod source;
 mod tidy;
