@@ -63,7 +63,8 @@ impl Running {
         cores.into_iter().for_each(runtime::core::Running::join);
         let (handle, thread) = events;
         handle.info("stopped", "all mail in hand is settled or on stable storage");
-        drop(handle);
+        // Tasks that a core had when it ended may still hold handles.
+        handle.end();
         let _ = thread.join();
         result
     }

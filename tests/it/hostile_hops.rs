@@ -56,7 +56,7 @@ fn row_02_outbound_smuggling() {
 #[test]
 fn row_09_malicious_next_hop() {
     let hop = Hop::start();
-    let mut config = Config::new(hop.address);
+    let mut config = Config::new(hop.address).set("destination", "messages_per_connection", "1");
     config.tail = ["greeting", "helo", "mail", "rcpt", "data", "final_dot", "quit"]
         .iter()
         .fold("[relay.timeouts]\n".into(), |text: String, key| text + key + " = \"1s\"\n");

@@ -5,6 +5,7 @@ mod harness;
 mod hostile;
 mod hostile_hops;
 mod hostile_load;
+mod operator;
 mod queue;
 mod relay;
 mod source;
