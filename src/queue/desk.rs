@@ -235,7 +235,10 @@ impl<R: Runtime> Desk<R> {
         } else {
             0
         };
-        self.0.options.limits.admit(s.index.counters().messages, backlog)
+        match self.0.options.limits.admit(s.index.counters().messages, backlog) {
+            _ if self.0.keeper.is_full() => Admission::Full,
+            verdict => verdict,
+        }
     }
 
     /// True once the journal is poisoned: nothing is accepted until a restart.

@@ -17,6 +17,7 @@ use crate::storage::journal::{Journal, Released, StageError, Step, Write};
 use crate::storage::options::{Options, Poison, Urgency};
 use crate::storage::record::{self, Location, RecordHead, Recovered};
 use crate::storage::recover::{self, RecoveryReport};
+use crate::storage::space::Shortage;
 use crate::storage::walk::{Walk, WalkStep, Window};
 use bell::Bell;
 use opening::OpenError;
@@ -34,6 +35,8 @@ use std::time::Duration;
 
 /// Bytes read at a time when a segment is scanned.
 const SCAN_BYTES: usize = 1 << 20;
+/// Bytes that must fit, or the journal counts as full.
+const NEW_MAIL: u64 = 64 << 10;
 
 /// One durable write, for metrics.
 #[derive(Clone, Copy, Debug)]
@@ -233,6 +236,14 @@ impl<R: Runtime> Keeper<R> {
         let start = skip + at.len as usize - payload.len();
         let end = skip + at.len as usize;
         Ok(bytes.part(start..end))
+    }
+
+    /// True if there is no space for new mail, and there will not be any before something is
+    /// delivered or deleted, or the disk gets larger.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        let admitted = self.inner().with(|j| j.space().admit(Urgency::NewMail, NEW_MAIL, 0));
+        admitted == Err(Shortage::Full)
     }
 
     /// The segment whose live records should now be copied forward (staged anew with

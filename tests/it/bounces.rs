@@ -81,9 +81,7 @@ fn double_bounces_go_to_the_postmaster_once() {
     server.client().mail("a@client.test", &["bad@next.test"], BODY);
     server.drained();
     assert!(hop.mails().is_empty(), "all were refused, and it ended");
-    hop.answer(|c| {
-        (c.starts_with("RCPT") && !c.contains("<pm@")).then(|| b"550 5.1.1 Nobody\r\n".to_vec())
-    });
+    hop.answer(|c| (c.starts_with("RCPT") && !c.contains("<pm@")).then(|| b"550 5.1.1 Nobody\r\n".to_vec()));
     server.client().mail("a@client.test", &["bad@next.test"], BODY);
     let mail = hop.one();
     assert!(mail.from.starts_with("<>") && mail.to[0].starts_with("<pm@next.test>"), "{mail:?}");

@@ -19,16 +19,8 @@ pub const FROM: &str = "a@client.test";
 pub const TO: &str = "b@next.test";
 
 /// What is not CRLF.CRLF, and some programs take for it.
-pub const SMUGGLERS: [&[u8]; 8] = [
-    b"\n.\n",
-    b"\n.\r\n",
-    b"\r.\r",
-    b"\r\n.\n",
-    b"\r\n.\r",
-    b"\r.\r\n",
-    b"\r\n\0.\r\n",
-    b"\r\n.\r\r\n",
-];
+pub const SMUGGLERS: [&[u8]; 8] =
+    [b"\n.\n", b"\n.\r\n", b"\r.\r", b"\r\n.\n", b"\r\n.\r", b"\r.\r\n", b"\r\n\0.\r\n", b"\r\n.\r\r\n"];
 
 /// The server still serves: a message goes through.
 #[track_caller]
@@ -83,11 +75,10 @@ fn row_03_bdat_abuse() {
     client.expect_end();
     // No dot ends a chunk; the announced octets are swallowed before every refusal.
     let mut client = server.client();
-    client.send(b"BDAT 18 LAST\r\nQUIT\r\n.\r\nRSET\r\n..\r\n");
+    client.send(b"BDAT 19 LAST\r\nQUIT\r\n.\r\nRSET\r\n..\r\n");
     client.send(b"NOOP\r\n");
     client.reply().expect("503 5.5.1");
-    client.say("QUIT").expect("500 5.5.2");
-    client.reply().expect("221 ");
+    client.reply().expect("250 2.0.0 Ok");
     let mut client = server.client();
     client.envelope(FROM, &[TO]);
     client.send(b"BDAT 6\r\nS: x\r\n");
@@ -218,9 +209,8 @@ fn row_10_recipient_overflow() {
 #[test]
 fn row_13_early_talkers_and_bad_pipelining() {
     let (hop, server) = pair();
-    let all = format!(
-        "EHLO x.test\r\nMAIL FROM:<{FROM}>\r\nRCPT TO:<{TO}>\r\nDATA\r\nS: x\r\n\r\n.\r\nQUIT\r\n"
-    );
+    let all =
+        format!("EHLO x.test\r\nMAIL FROM:<{FROM}>\r\nRCPT TO:<{TO}>\r\nDATA\r\nS: x\r\n\r\n.\r\nQUIT\r\n");
     // Everything blindly, before the greeting could be read.
     let mut client = Client::raw(server.smtp);
     client.send(&all);
@@ -262,9 +252,11 @@ fn row_18_junk_and_harvesting() {
         assert!(answered >= 100, "{line}: {answered}");
     }
     // Harvesting: every error counts, and from the tenth on each costs time.
-    let config = Config::new(hop.address)
-        .set("domains", "local", "[\"here.test\"]")
-        .set("limits", "error_delay", "\"1ms\"");
+    let config = Config::new(hop.address).set("domains", "local", "[\"here.test\"]").set(
+        "limits",
+        "error_delay",
+        "\"1ms\"",
+    );
     let server = Server::start(&config);
     let mut client = server.client();
     client.say(&format!("MAIL FROM:<{FROM}>")).expect("250 ");

@@ -45,7 +45,9 @@ fn row_02_outbound_smuggling() {
             assert!(!bare, "bare byte {b} at {i} in {}", wire.escape_ascii());
             // A line that begins with a dot begins with two.
             let line = i == 0 || wire[..i].ends_with(b"\r\n");
-            assert!(!(line && *b == b'.') || wire.get(i + 1) == Some(&b'.') || wire[i + 1..].starts_with(b"le"));
+            assert!(
+                !(line && *b == b'.') || wire.get(i + 1) == Some(&b'.') || wire[i + 1..].starts_with(b"le")
+            );
         }
     }
     server.drained();

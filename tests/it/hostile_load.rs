@@ -27,8 +27,11 @@ fn pour(client: &mut Client, block: &[u8], times: usize) {
 #[test]
 fn row_14_endless_line_header_and_nul() {
     let hop = Hop::start();
-    let config =
-        Config::new(hop.address).set("limits", "message_size", "\"4MiB\"").set("limits", "message_drop", "\"16MiB\"");
+    let config = Config::new(hop.address).set("limits", "message_size", "\"4MiB\"").set(
+        "limits",
+        "message_drop",
+        "\"16MiB\"",
+    );
     let server = Server::start(&config);
     still_serves(&server, &hop);
     let before = resident(&server);
@@ -124,9 +127,8 @@ fn row_15_slow_client() {
 #[test]
 fn row_16_non_reading_client() {
     let hop = Hop::start();
-    let config = Config::new(hop.address)
-        .set("limits", "junk_commands", "0")
-        .set("timeouts", "command", "\"2s\"");
+    let config =
+        Config::new(hop.address).set("limits", "junk_commands", "0").set("timeouts", "command", "\"2s\"");
     let server = Server::start(&config);
     still_serves(&server, &hop);
     until("no session", || (server.metric("ringpost_smtp_sessions", "") == 0.0).then_some(()));
@@ -149,9 +151,7 @@ fn row_16_non_reading_client() {
     assert!(blocked, "the server stops reading while its replies wait");
     let grown = resident(&server).saturating_sub(before);
     assert!(grown < 16 << 10, "grown by {grown} KiB");
-    until("the end of the session", || {
-        (server.metric("ringpost_smtp_sessions", "") == 0.0).then_some(())
-    });
+    until("the end of the session", || (server.metric("ringpost_smtp_sessions", "") == 0.0).then_some(()));
     still_serves(&server, &hop);
 }
 
@@ -199,9 +199,7 @@ fn row_17_connection_flood_and_churn() {
             socket2::SockRef::from(&client.stream).set_linger(Some(Duration::ZERO)).unwrap();
         }
     }
-    until("a free place", || {
-        (connect_from([127, 0, 0, 2], server.smtp).reply().code() == 220).then_some(())
-    });
+    until("a free place", || (connect_from([127, 0, 0, 2], server.smtp).reply().code() == 220).then_some(()));
     for n in 0..1000 {
         let client = connect_from([127, 0, 0, 4], server.smtp);
         if n % 2 == 0 {

@@ -1,6 +1,8 @@
 //! Tests of the whole: the rules of the source tree, and black-box tests of the real binary.
 
 mod bounces;
+mod crash;
+mod disk;
 mod harness;
 mod hostile;
 mod hostile_hops;

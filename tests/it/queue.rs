@@ -112,7 +112,7 @@ fn a_restart_keeps_the_queue() {
     server.drained();
     let mails = hop.mails();
     for (n, id) in ids.iter().enumerate() {
-        let mine: Vec<_> = mails.iter().filter(|m| m.text().contains(&format!(" id {id}\r\n"))).collect();
+        let mine: Vec<_> = mails.iter().filter(|m| m.split().0.contains(&format!(" id {id};"))).collect();
         let to: usize = mine.iter().map(|m| m.to.len()).sum();
         assert_eq!(to, 2, "{id}: each recipient once");
         assert!(mine.iter().all(|m| m.split().1 == if n % 3 == 0 { &large[..] } else { BODY }));
@@ -126,9 +126,11 @@ fn a_restart_keeps_the_queue() {
 fn a_retry_comes_by_itself() {
     let hop = Hop::start();
     hop.refuse("RCPT", "450 4.2.0 Later");
-    let config = crate::harness::Config::new(hop.address)
-        .set("queue", "retry_first", "\"1s\"")
-        .set("queue", "retry_max", "\"1s\"");
+    let config = crate::harness::Config::new(hop.address).set("queue", "retry_first", "\"1s\"").set(
+        "queue",
+        "retry_max",
+        "\"1s\"",
+    );
     let server = Server::start(&config);
     let id = server.client().mail(FROM, &[TO], BODY);
     let m = server.listed(&id, deferred);

@@ -79,7 +79,8 @@ impl Hop {
     pub fn on(address: SocketAddr) -> Hop {
         let listener = TcpListener::bind(address).expect("a free port");
         let address = listener.local_addr().expect("bound");
-        let hello = "250-hop.test\r\n250-PIPELINING\r\n250-8BITMIME\r\n250-SIZE\r\n250 ENHANCEDSTATUSCODES\r\n";
+        let hello =
+            "250-hop.test\r\n250-PIPELINING\r\n250-8BITMIME\r\n250-SIZE\r\n250 ENHANCEDSTATUSCODES\r\n";
         let shared = Arc::new(Shared {
             mails: Mutex::default(),
             changed: Condvar::new(),
@@ -139,7 +140,8 @@ impl Hop {
     pub fn wait(&self, n: usize) -> Vec<Mail> {
         let mails = self.shared.mails.lock().expect("no panic");
         let few = |m: &mut Vec<Mail>| m.len() < n;
-        let (mails, timeout) = self.shared.changed.wait_timeout_while(mails, PATIENCE, few).expect("no panic");
+        let (mails, timeout) =
+            self.shared.changed.wait_timeout_while(mails, PATIENCE, few).expect("no panic");
         assert!(!timeout.timed_out(), "{} of {n} messages came", mails.len());
         mails.clone()
     }

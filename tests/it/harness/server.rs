@@ -196,9 +196,9 @@ impl Server {
     #[track_caller]
     pub fn metric(&self, name: &str, label: &str) -> f64 {
         let text = self.page("/metrics").1;
-        let lines = text.lines().filter(|l| {
-            l.strip_prefix(name).is_some_and(|r| r.starts_with(['{', ' ']) && r.contains(label))
-        });
+        let lines = text
+            .lines()
+            .filter(|l| l.strip_prefix(name).is_some_and(|r| r.starts_with(['{', ' ']) && r.contains(label)));
         let values: Vec<f64> = lines.map(|l| l.rsplit(' ').next().unwrap().parse().unwrap()).collect();
         assert!(!values.is_empty(), "no series {name} {label} in\n{text}");
         values.iter().sum()
@@ -264,6 +264,11 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
+        let alive = matches!(self.child.try_wait(), Ok(None));
+        if std::thread::panicking() && alive && self.smtp.port() != 0 {
+            let queue = self.run(&["queue", "list", "--json"]).stdout;
+            eprintln!("the queue:\n{}", String::from_utf8_lossy(&queue));
+        }
         // It may have ended.
         let _ = self.child.kill();
         let _ = self.child.wait();
