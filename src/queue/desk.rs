@@ -41,6 +41,7 @@ use crate::storage::keeper::Keeper;
 use crate::storage::options::Urgency;
 use crate::storage::record::{Location, RecordHead};
 use crate::storage::side::SideFile;
+use crate::storage::space::Shortage;
 use smallvec::SmallVec;
 use std::cell::RefCell;
 use std::future::poll_fn;
@@ -236,8 +237,12 @@ impl<R: Runtime> Desk<R> {
             0
         };
         match self.0.options.limits.admit(s.index.counters().messages, backlog) {
-            _ if self.0.keeper.is_full() => Admission::Full,
-            verdict => verdict,
+            Admission::Full => Admission::Full,
+            verdict => match self.0.keeper.shortage() {
+                Some(Shortage::Full) => Admission::Full,
+                Some(Shortage::Busy) => Admission::Later,
+                None => verdict,
+            },
         }
     }
 

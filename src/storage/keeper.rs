@@ -238,12 +238,10 @@ impl<R: Runtime> Keeper<R> {
         Ok(bytes.part(start..end))
     }
 
-    /// True if there is no space for new mail, and there will not be any before something is
-    /// delivered or deleted, or the disk gets larger.
+    /// Why there is no space for new mail now, if so.
     #[must_use]
-    pub fn is_full(&self) -> bool {
-        let admitted = self.inner().with(|j| j.space().admit(Urgency::NewMail, NEW_MAIL, 0));
-        admitted == Err(Shortage::Full)
+    pub fn shortage(&self) -> Option<Shortage> {
+        self.inner().with(|j| j.space().admit(Urgency::NewMail, NEW_MAIL, 0)).err()
     }
 
     /// The segment whose live records should now be copied forward (staged anew with

@@ -91,7 +91,7 @@ fn row_03_bdat_abuse() {
     client.envelope(FROM, &[TO]);
     client.say("BDAT 0 LAST").id();
     client.envelope(FROM, &[TO]);
-    client.send(b"BDAT 9 LAST\r\nS: \r\na\nb\r\n");
+    client.send(b"BDAT 10 LAST\r\nS: \r\na\nb\r\n");
     client.reply().expect("550 5.5.2");
     let id = client.mail(FROM, &[TO], b"S: after\r\n\r\n");
     hop.wait(2);

@@ -172,8 +172,7 @@ fn a_second_stop_ends_at_once() {
     drop(kept);
     let dir = server.dir();
     let server = Server::start_in(dir, &config);
-    server.queue(&["flush", "--all"]);
-    server.drained();
+    server.flushed();
     assert!(hop.mails().iter().any(|m| m.split().0.contains(&id)));
 }
 

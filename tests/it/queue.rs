@@ -108,8 +108,7 @@ fn a_restart_keeps_the_queue() {
     }
     let hop = Hop::on(nobody);
     server.queue(&["release", &ids[1]]);
-    server.queue(&["flush", "--all"]);
-    server.drained();
+    server.flushed();
     let mails = hop.mails();
     for (n, id) in ids.iter().enumerate() {
         let mine: Vec<_> = mails.iter().filter(|m| m.split().0.contains(&format!(" id {id};"))).collect();

@@ -225,6 +225,15 @@ impl Server {
         until("an empty queue", || self.queue(&["list"]).is_empty().then_some(()));
     }
 
+    /// Makes everything due until nothing is left: what was in flight at a flush may be deferred.
+    #[track_caller]
+    pub fn flushed(&self) {
+        until("an empty queue after flushing", || {
+            self.queue(&["flush", "--all"]);
+            self.queue(&["list"]).is_empty().then_some(())
+        });
+    }
+
     /// Waits until the message is listed and `right`.
     #[track_caller]
     pub fn listed(&self, id: &str, right: impl Fn(&Value) -> bool) -> Value {
