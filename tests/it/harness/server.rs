@@ -10,7 +10,7 @@ use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 /// The program under test.
 pub const PROGRAM: &str = env!("CARGO_BIN_EXE_ringpost");
@@ -157,7 +157,7 @@ impl Server {
 
     /// All lines it has written.
     pub fn lines(&self) -> Vec<String> {
-        self.log.lines.lock().expect("no panic").0.clone()
+        self.log.lines.lock().unwrap_or_else(PoisonError::into_inner).0.clone()
     }
 
     /// Waits for the event of this name, and gives its text.
