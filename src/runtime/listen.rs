@@ -78,6 +78,7 @@ pub fn reserve(address: SocketAddr, cores: usize) -> Result<Vec<OwnedFd>, Listen
 
 /// A killed process is gone before its rings are: the kernel takes them down later, and their
 /// listening sockets with them. A restart waits for that.
+#[allow(clippy::disallowed_methods, reason = "at the start, before there is a core")]
 fn bind_patiently(address: SocketAddr) -> io::Result<Socket> {
     let until = Instant::now() + PATIENCE;
     loop {

@@ -169,12 +169,12 @@ fn a_write_error_stops_the_promises() {
         let Ok(stream) = std::net::TcpStream::connect(server.smtp) else { return true };
         drop(stream);
         let mut client = Client::raw(server.smtp);
-        client.try_send(format!("EHLO x\r\n"));
-        client.to_the_end().iter().all(|r| r.code() == 421)
+        client.try_send("EHLO x\r\n");
+        client.until_end().iter().all(|r| r.code() == 421)
     };
     assert!(refused(), "a session after the alarm");
     if client.try_send(format!("RSET\r\nMAIL FROM:<{FROM}>\r\n")) {
-        let all = client.to_the_end();
+        let all = client.until_end();
         assert!(all.last().is_none_or(|r| r.code() == 421), "{all:?}");
     }
     // A restart recovers: what was acknowledged is there, the other message may be.

@@ -114,7 +114,7 @@ fn row_06_http_to_mail() {
     // At most three unknown commands before EHLO.
     let mut client = Client::connect(server.smtp);
     client.send(b"\x16\x03\x01 hello\r\nFOO\r\nBAR\r\nBAZ\r\nEHLO x.test\r\n");
-    let replies = client.to_the_end();
+    let replies = client.until_end();
     assert!(replies.last().unwrap().0.starts_with("421 4.7.0"), "{replies:?}");
     assert!(replies.iter().all(|r| r.code() >= 400), "{replies:?}");
     still_serves(&server, &hop);
@@ -182,7 +182,7 @@ fn row_10_recipient_overflow() {
             }
         }
     });
-    let replies = client.to_the_end();
+    let replies = client.until_end();
     flood.join().unwrap();
     for r in &replies[..150] {
         r.expect("250 2.1.5");
@@ -214,7 +214,7 @@ fn row_13_early_talkers_and_bad_pipelining() {
     // Everything blindly, before the greeting could be read.
     let mut client = Client::raw(server.smtp);
     client.send(&all);
-    let replies = client.to_the_end();
+    let replies = client.until_end();
     assert!(replies.last().unwrap().0.starts_with("554 5.5."), "{replies:?}");
     // Past EHLO, and past DATA.
     let mut client = Client::connect(server.smtp);
@@ -262,7 +262,7 @@ fn row_18_junk_and_harvesting() {
     client.say(&format!("MAIL FROM:<{FROM}>")).expect("250 ");
     let harvest: String = (0..100).map(|n| format!("RCPT TO:<guess{n}@here.test>\r\n")).collect();
     client.try_send(harvest);
-    let replies = client.to_the_end();
+    let replies = client.until_end();
     assert_eq!(replies.iter().filter(|r| r.0.starts_with("550 5.1.1")).count(), 20, "{replies:?}");
     replies.last().unwrap().expect("421 4.7.0");
     still_serves(&server, &hop);

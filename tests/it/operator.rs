@@ -125,7 +125,7 @@ fn sigterm_finishes_a_message_in_hand() {
         assert_eq!((status, why.contains("stopping")), (503, true), "{why}");
         client.send(b" and half\r\n.\r\n");
         let id = client.reply().id();
-        assert!(client.to_the_end().iter().all(|r| r.0.starts_with("421 4.3.2")));
+        assert!(client.until_end().iter().all(|r| r.0.starts_with("421 4.3.2")));
         assert_eq!(server.exit(), Some(0), "{signal}");
         server.event("stopped");
         // It is delivered before the end, or kept.
@@ -150,7 +150,7 @@ fn a_message_that_does_not_end_ends_with_the_grace_time() {
     client.send(b"S: x\r\n\r\nhalf");
     server.signal("TERM");
     assert_eq!(server.exit(), Some(0));
-    assert!(client.to_the_end().iter().all(|r| r.code() == 421));
+    assert!(client.until_end().iter().all(|r| r.code() == 421));
     assert!(hop.mails().is_empty());
 }
 

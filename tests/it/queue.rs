@@ -50,9 +50,9 @@ fn next_hop_down_and_every_queue_command() {
     assert!(hop.one().content().ends_with(BODY));
     server.drained();
 
-    drop(hop);
+    hop.refuse("RCPT", "450 4.2.0 Later");
     let second = client.mail(FROM, &[TO], BODY);
-    server.listed(&second, |_| true);
+    server.listed(&second, deferred);
     assert_eq!(changed(&["delete", &second]), 1);
     assert!(server.queue(&["list"]).is_empty());
     let text = String::from_utf8(server.run(&["queue", "list"]).stdout).unwrap();

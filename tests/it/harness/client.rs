@@ -132,14 +132,14 @@ impl Client {
 
     /// All replies to the end of the connection.
     #[track_caller]
-    pub fn to_the_end(&mut self) -> Vec<Reply> {
+    pub fn until_end(&mut self) -> Vec<Reply> {
         std::iter::from_fn(|| self.try_reply()).collect()
     }
 
     /// The server has nothing more to say and closes.
     #[track_caller]
     pub fn expect_end(&mut self) {
-        let more = self.to_the_end();
+        let more = self.until_end();
         assert!(more.is_empty(), "expected the end, got {more:?}");
     }
 
