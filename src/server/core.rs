@@ -241,8 +241,8 @@ async fn watch<L: Listener>(
             } else {
                 (Level::Info, "new mail is taken again")
             };
-            events.send(level, "queue_full", text.into(), Some(number));
             health.set(if full { State::Full } else { State::Ready });
+            events.send(level, "queue_full", text.into(), Some(number));
         }
     }
 }

@@ -91,8 +91,10 @@ fn a_full_disk_refuses_new_mail_and_nothing_else() {
     assert!(refusal.starts_with("452 4.3.1"), "{refusal}");
     assert!(ids.len() > 50, "{}", ids.len());
     server.event_with("queue_full", "no space for new mail");
-    let (status, why) = server.page("/readyz");
-    assert_eq!((status, why.contains("no space")), (503, true), "{why}");
+    until("readiness to say so", || {
+        let (status, why) = server.page("/readyz");
+        (status == 503 && why.contains("no space")).then_some(())
+    });
     assert!(server.metric("ringpost_rejections_total", "reason=\"storage\"") >= 1.0);
     // What was taken goes out, and its outcome is written: after a restart nothing comes twice.
     let hop = Hop::on(nobody);
