@@ -219,10 +219,15 @@ impl Server {
         text.lines().map(|l| serde_json::from_str(l).expect("a line of JSON")).collect()
     }
 
+    /// Nothing is queued, not even a notification that is on its way to the disk (not listed yet).
+    fn is_empty(&self) -> bool {
+        self.queue(&["stats"]).iter().all(|s| s["messages"] == 0) && self.queue(&["list"]).is_empty()
+    }
+
     /// Waits until the queue is empty.
     #[track_caller]
     pub fn drained(&self) {
-        until("an empty queue", || self.queue(&["list"]).is_empty().then_some(()));
+        until("an empty queue", || self.is_empty().then_some(()));
     }
 
     /// Makes everything due until nothing is left: what was in flight at a flush may be deferred.
@@ -230,7 +235,7 @@ impl Server {
     pub fn flushed(&self) {
         until("an empty queue after flushing", || {
             self.queue(&["flush", "--all"]);
-            self.queue(&["list"]).is_empty().then_some(())
+            self.is_empty().then_some(())
         });
     }
 
