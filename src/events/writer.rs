@@ -3,7 +3,7 @@
 //! Owns the forms and the memory of what was said lately (bounded). Time comes with the events and
 //! as an argument.
 
-use super::{Event, Format, Level, Sent};
+use super::{Event, Format, Level};
 use crate::base::time::Wall;
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -35,14 +35,13 @@ impl Writer {
         Writer { out, format, pid, dropped, reported: 0, said: BTreeMap::new(), line: Vec::new() }
     }
 
-    /// Writes until the end is sent, or all senders are gone.
-    pub(super) fn run(&mut self, from: &Receiver<Sent>, clock: fn() -> Wall) {
+    /// Writes until all senders are gone.
+    pub(super) fn run(&mut self, from: &Receiver<Option<Event>>, clock: fn() -> Wall) {
         loop {
             match from.recv_timeout(Duration::from_secs(1)) {
-                Ok(Sent::Event(event)) => self.take(event),
-                Ok(Sent::End) => break,
+                Ok(Some(event)) => self.take(event),
                 Err(RecvTimeoutError::Timeout) => self.forget(clock()),
-                Err(RecvTimeoutError::Disconnected) => break,
+                Ok(None) | Err(RecvTimeoutError::Disconnected) => break,
             }
         }
         self.forget(Wall(u64::MAX));
