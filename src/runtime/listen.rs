@@ -10,12 +10,11 @@ use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
-/// How long to wait for a port. The kernel takes a process that has just died off its rings a moment
-/// after it is reaped; until then its listeners live on.
-const PORT_WAIT: Duration = Duration::from_secs(3);
-
 /// Connections that may wait to be accepted; the kernel caps it at net.core.somaxconn.
 const BACKLOG: i32 = 4096;
+
+/// How long a port may still be taken at the start.
+const PATIENCE: Duration = Duration::from_secs(3);
 
 /// An address cannot be had.
 #[derive(Debug)]
@@ -63,31 +62,33 @@ impl std::error::Error for ListenError {
 }
 
 /// Binds `cores` sockets to `address`; port 0 takes a free one, the same for all. They do not
-/// listen yet. An IPv6 address takes no IPv4 connections. Waits a few seconds for a port that is
-/// taken: its owner may be dying.
+/// listen yet. An IPv6 address takes no IPv4 connections.
 ///
 /// # Errors
 /// Taken, not permitted, or not an address of this machine.
 pub fn reserve(address: SocketAddr, cores: usize) -> Result<Vec<OwnedFd>, ListenError> {
-    let until = Instant::now() + PORT_WAIT;
+    let failed = |source| ListenError { address, source };
+    // Sockets that share a port are bound without complaint beside those of another instance.
+    // One that does not share finds out whether the port is free.
+    let probe = bind_patiently(address).map_err(failed)?;
+    let address = probe.local_addr().map_err(failed)?.as_socket().unwrap_or(address);
+    drop(probe);
+    (0..cores).map(|_| bind(address, true).map(OwnedFd::from).map_err(failed)).collect()
+}
+
+/// A killed process is gone before its rings are: the kernel takes them down later, and their
+/// listening sockets with them. A restart waits for that.
+#[allow(clippy::disallowed_methods, reason = "at the start, before there is a core")]
+fn bind_patiently(address: SocketAddr) -> io::Result<Socket> {
+    let until = Instant::now() + PATIENCE;
     loop {
-        match reserve_now(address, cores) {
-            Err(e) if e.source.kind() == io::ErrorKind::AddrInUse && Instant::now() < until => {
-                std::thread::sleep(Duration::from_millis(20));
+        match bind(address, false) {
+            Err(e) if e.kind() == io::ErrorKind::AddrInUse && Instant::now() < until => {
+                std::thread::sleep(Duration::from_millis(50));
             }
             result => return result,
         }
     }
-}
-
-fn reserve_now(address: SocketAddr, cores: usize) -> Result<Vec<OwnedFd>, ListenError> {
-    let failed = |source| ListenError { address, source };
-    // Sockets that share a port are bound without complaint beside those of another instance.
-    // One that does not share finds out whether the port is free.
-    let probe = bind(address, false).map_err(failed)?;
-    let address = probe.local_addr().map_err(failed)?.as_socket().unwrap_or(address);
-    drop(probe);
-    (0..cores).map(|_| bind(address, true).map(OwnedFd::from).map_err(failed)).collect()
 }
 
 fn bind(address: SocketAddr, share: bool) -> io::Result<Socket> {
@@ -133,6 +134,7 @@ mod tests {
     use crate::runtime::{Clock, Listener, Net, Runtime, Stream};
     use std::cell::Cell;
     use std::rc::Rc;
+    use std::time::Duration;
 
     fn any() -> SocketAddr {
         "127.0.0.1:0".parse().unwrap()
@@ -153,20 +155,6 @@ mod tests {
         assert!(taken.to_string().contains(&format!("sport = :{}", address.port())), "{taken}");
         drop(sockets);
         reserve(address, 2).unwrap();
-    }
-
-    #[test]
-    fn a_port_whose_owner_is_dying_is_waited_for() {
-        let sockets = reserve(any(), 1).unwrap();
-        let address = port_of(&sockets[0]);
-        listen(&sockets[0]).unwrap();
-        assert!(reserve_now(address, 1).is_err());
-        let dying = std::thread::spawn(move || {
-            std::thread::sleep(Duration::from_millis(100));
-            drop(sockets);
-        });
-        reserve(address, 1).unwrap();
-        dying.join().unwrap();
     }
 
     #[test]

@@ -63,7 +63,8 @@ impl Running {
         cores.into_iter().for_each(runtime::core::Running::join);
         let (handle, thread) = events;
         handle.info("stopped", "all mail in hand is settled or on stable storage");
-        drop(handle);
+        // Tasks that a core had when it ended may still hold handles.
+        handle.end();
         let _ = thread.join();
         result
     }
@@ -173,7 +174,8 @@ pub fn start(config: Arc<Config>) -> Result<Running, Failure> {
         .name("control".into())
         .spawn(move || control::run(control))
         .map_err(|e| Failure::new(71, e))?;
-    log.0.info("started", format!("serving SMTP on {smtp:?} with {} cores", cores.len()));
+    let metrics_at = metrics_address.map_or(String::new(), |a| format!(", metrics on {a}"));
+    log.0.info("started", format!("serving SMTP on {smtp:?} with {} cores{metrics_at}", cores.len()));
     Ok(Running {
         smtp,
         metrics: metrics_address,

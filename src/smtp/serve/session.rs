@@ -6,7 +6,7 @@ use crate::base::time::Mono;
 use crate::intake::{Accepted, Body, IntakeError, Submission};
 use crate::message::received::{self, Trace};
 use crate::metrics;
-use crate::runtime::{Runtime, Stream, yield_now};
+use crate::runtime::{Runtime, Stream, pool, yield_now};
 use crate::smtp::inbound::{Answer, Question, Session, Step};
 use crate::smtp::reply::{Refusal, Reply};
 use crate::storage::side::SideError;
@@ -128,9 +128,7 @@ impl<R: Runtime> Talk<'_, R> {
         let stream = &self.handle.stream;
         let mut now = self.now;
         loop {
-            if self.buf.capacity() == 0 {
-                self.buf = ctx.pool.large();
-            }
+            self.take_buffer();
             let mut deadline = self.machine.deadline();
             if self.buf.is_empty() {
                 deadline = deadline.min(now.after(ctx.options.idle_buffer));
@@ -174,6 +172,21 @@ impl<R: Runtime> Talk<'_, R> {
         }
     }
 
+    /// Has a buffer to receive into: a small one for commands, so that many sessions that wake at
+    /// once cost little; a large one within a transaction, or for a line that needs it.
+    fn take_buffer(&mut self) {
+        let pool = &self.ctx.pool;
+        if self.buf.capacity() == 0 {
+            self.buf = if self.machine.is_idle() { pool.small() } else { pool.large() };
+        } else if self.buf.capacity() < pool::LARGE
+            && (!self.machine.is_idle() || self.buf.len() > pool::SMALL / 2)
+        {
+            let mut large = pool.large();
+            large.extend_from_slice(&self.buf);
+            pool.give(std::mem::replace(&mut self.buf, large));
+        }
+    }
+
     /// What to do if a deadline of the stream has passed: end, if the session's has or we stop.
     fn on_time(&mut self, now: Mono) -> Option<Step> {
         if self.ctx.stopping.get() && self.machine.is_idle() {
@@ -210,14 +223,10 @@ impl<R: Runtime> Talk<'_, R> {
                 (Some(b'2'), _) => m.replies_2xx.increment(1),
                 (Some(b'3'), _) => m.replies_3xx.increment(1),
                 (Some(b'4'), _) => m.replies_4xx.increment(1),
-                _ => {
-                    m.replies_5xx.increment(1);
-                    match line.get(..9) {
-                        Some(b"552 5.3.4") => m.rejected_size.increment(1),
-                        Some(b"550 5.5.2" | b"550 5.6.0" | b"554 5.4.6") => m.rejected_content.increment(1),
-                        _ => {}
-                    }
-                }
+                _ => m.replies_5xx.increment(1),
+            }
+            if let Some(reason) = rejection(m, line) {
+                reason.increment(1);
             }
             line = &line[end + 1..];
         }
@@ -230,20 +239,14 @@ impl<R: Runtime> Talk<'_, R> {
                 self.now = self.ctx.rt.now();
                 match room {
                     Ok(()) => Answer::Accept,
-                    Err(e) => {
-                        self.ctx.metrics.rejected_storage.increment(1);
-                        Answer::Refuse(refusal(e).into())
-                    }
+                    Err(e) => Answer::Refuse(refusal(e).into()),
                 }
             }
             Question::Recipient => {
                 let last = self.machine.envelope().last().expect("the question is about a recipient");
                 match self.ctx.gate.recipient(self.trusted, last.address) {
                     Ok(()) => Answer::Accept,
-                    Err(refusal) => {
-                        count_refusal(&self.ctx.metrics, &refusal);
-                        Answer::Refuse(refusal)
-                    }
+                    Err(refusal) => Answer::Refuse(refusal),
                 }
             }
         };
@@ -259,10 +262,7 @@ impl<R: Runtime> Talk<'_, R> {
             Ok(accepted) => {
                 self.machine.accepted(now, &accepted.id.text(), accepted.ticket, &mut self.out);
             }
-            Err(reply) => {
-                self.ctx.metrics.rejected_storage.increment(1);
-                self.machine.refused(now, Refusal::Fixed(reply), &mut self.out);
-            }
+            Err(reply) => self.machine.refused(now, Refusal::Fixed(reply), &mut self.out),
         }
         self.body.clear();
     }
@@ -320,11 +320,14 @@ impl<R: Runtime> Talk<'_, R> {
 /// input lies unread is reset, and the reset destroys what the peer has not read.
 pub(super) async fn last_words<S: Stream>(stream: &S, reply: Vec<u8>, until: Mono) {
     stream.set_deadline(Some(until));
+    // Who has said QUIT sends no more.
+    let last_line = memchr::memrchr(b'\n', &reply[..reply.len().saturating_sub(1)]).map_or(0, |at| at + 1);
+    let was_asked = reply[last_line..].starts_with(b"221");
     let (sent, mut buf) = stream.send(reply).await;
-    stream.finish();
-    if sent.is_err() {
+    if sent.is_err() || was_asked {
         return;
     }
+    stream.finish();
     buf.reserve(4096);
     for _ in 0..DRAIN_MAX {
         buf.clear();
@@ -339,18 +342,21 @@ pub(super) async fn last_words<S: Stream>(stream: &S, reply: Vec<u8>, until: Mon
 /// Receives at most so often while the peer finishes.
 const DRAIN_MAX: u32 = 256;
 
-/// Counts a refused recipient by its reason.
-fn count_refusal(m: &metrics::Core, refusal: &Refusal<'_>) {
-    let enhanced = match refusal {
-        Refusal::Own { enhanced, .. } => *enhanced,
-        Refusal::Fixed(_) => (0, 0),
-    };
-    match (refusal.code(), enhanced) {
-        (400..=499, _) => m.rejected_map.increment(1),
-        (_, (1, 1)) => m.rejected_unknown.increment(1),
-        (_, (4, 4)) => m.rejected_no_route.increment(1),
-        _ => m.rejected_relay.increment(1),
+/// The reason for which a reply refuses a recipient or a message, if it does.
+fn rejection<'a>(m: &'a metrics::Core, line: &[u8]) -> Option<&'a metrics::Counter> {
+    if !matches!(line.first(), Some(b'4' | b'5')) {
+        return None;
     }
+    Some(match line.get(..9)? {
+        b"554 5.7.1" => &m.rejected_relay,
+        b"550 5.1.1" => &m.rejected_unknown,
+        b"550 5.4.4" => &m.rejected_no_route,
+        b"451 4.3.5" => &m.rejected_map,
+        b"552 5.3.4" => &m.rejected_size,
+        b"550 5.5.2" | b"550 5.6.0" | b"554 5.4.6" => &m.rejected_content,
+        b"452 4.3.1" | b"451 4.3.0" | b"421 4.3.0" => &m.rejected_storage,
+        _ => return None,
+    })
 }
 
 /// The reply for a failure of ours.
