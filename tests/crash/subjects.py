@@ -153,10 +153,6 @@ class Server:
         end = time.time() + seconds
         while time.time() < end:
             if self.process.poll() is not None:
-                if b"port is taken" in self.last_words().encode() and time.time() < end - 20:
-                    time.sleep(0.05)
-                    self.spawn(mount, silent)
-                    continue
                 raise RuntimeError(f"the server ended with {self.process.returncode}: {self.last_words()}")
             with contextlib.suppress(OSError), self.connection() as s:
                 if s.recv(3) == b"220":
