@@ -102,6 +102,8 @@ def run(server, mount):
     server.start(mount)
     waiting = len(server.queue())
     expect("queue after a restart on the full disk", waiting, waiting > 100)
+    reply = final_reply(server)
+    expect("full after the restart", reply, reply.startswith("452 4.3.1"))
     server.end_load()
     server.sink()
     left = server.drain(90)

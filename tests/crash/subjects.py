@@ -252,10 +252,14 @@ class Server:
         left alone for a minute and more, unless an operator asks for a flush."""
         end = time.time() + seconds
         while (left := self.queue()) and time.time() < end:
-            subprocess.run([self.binary, "queue", "flush", "--all", "-c", self.config],
-                           check=True, timeout=60, capture_output=True)
+            self.flush()
             time.sleep(0.5)
         return left
+
+    def flush(self):
+        """Ends all pauses and waits."""
+        words = [self.binary, "queue", "flush", "--all", "-c", self.config]
+        subprocess.run(words, check=True, timeout=60, capture_output=True)
 
     def audit(self, in_doubt=None):
         """The verdict of the product's own audit."""
@@ -303,6 +307,7 @@ class Server:
         self.load(seconds)
         time.sleep(seconds / 2)
         sink = self.sink()
+        self.flush()
         self.end_load(interrupt=False)
         self.kill()
         sink.send_signal(signal.SIGINT)
