@@ -2,6 +2,7 @@
 //!
 //! Unknown keywords and senseless parameters are passed over: they harm nobody.
 
+use crate::smtp::parameter::number;
 use crate::smtp::reply_in::Reply;
 
 /// The extensions that a server offers.
@@ -76,10 +77,6 @@ impl Capabilities {
             self.transactions_max = value;
         }
     }
-}
-
-fn number(digits: &[u8]) -> Option<u64> {
-    std::str::from_utf8(digits).ok()?.parse().ok()
 }
 
 #[cfg(test)]
