@@ -119,8 +119,10 @@ pub trait Listener: 'static {
 
 /// A connection. Dropping it closes it.
 ///
-/// A runtime that can send and receive in one submission has its own methods for that; the ones here
-/// do one after the other. At most one receiving and one sending operation run at a time. An operation in flight when the
+/// A runtime that can send and receive in one submission has its own methods for that; the ones
+/// here do one after the other.
+///
+/// At most one receiving and one sending operation run at a time. An operation in flight when the
 /// deadline passes, or started after it, ends with `ErrorKind::TimedOut` (within one second, and
 /// the stream can still be used once a later deadline is set); bytes that a timed-out send had
 /// already passed on are gone.
