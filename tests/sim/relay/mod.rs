@@ -137,7 +137,9 @@ impl Stage {
         world.pause(world.below(long[world.below(if lying { 2 } else { 4 }) as usize])).await;
         let how = if lying || world.chance(5_000) { Death::Power } else { Death::Process };
         self.relay.kill(how);
-        self.ledger.borrow_mut().crashed(world.now());
+        let f = self.relay.disk.faults();
+        let sound = !f.lying && f.write_error + f.short_write + f.sync_error == 0 && f.capacity.is_none();
+        self.ledger.borrow_mut().crashed(world.now(), sound);
     }
 
     async fn calm_life(&self) {
