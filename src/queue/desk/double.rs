@@ -94,13 +94,22 @@ pub struct Rig {
     pub held: Rc<Cell<bool>>,
     pub inner: Double,
     pub servers: Rc<RefCell<BTreeMap<SocketAddr, Rc<Server>>>>,
-    /// Wall-clock time at the start of this process, milliseconds.
-    pub epoch: u64,
+    /// Wall-clock time when the monotonic one was 0, milliseconds.
+    pub epoch: Rc<Cell<u64>>,
 }
 
 impl Rig {
     pub fn new(world: &Rc<World>, epoch: u64) -> Self {
+        let epoch = Rc::new(Cell::new(epoch));
         Rig { held: Rc::default(), inner: Double::new(world), servers: Rc::default(), epoch }
+    }
+}
+
+impl Rig {
+    /// Sets the wall clock forward, or back.
+    pub fn set_clock(&self, by: Duration, back: bool) {
+        let (ms, old) = (by.as_millis() as u64, self.epoch.get());
+        self.epoch.set(if back { old - ms } else { old + ms });
     }
 }
 
@@ -116,7 +125,7 @@ impl Clock for Rig {
     }
 
     fn wall(&self) -> Wall {
-        Wall(self.epoch + self.inner.now().0 / 1_000_000)
+        Wall(self.epoch.get() + self.inner.now().0 / 1_000_000)
     }
 
     fn sleep_until(&self, at: Mono) -> impl Future<Output = ()> + 'static {
