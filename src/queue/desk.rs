@@ -26,6 +26,7 @@ use crate::base::time::{Mono, Wall};
 use crate::message::body::BodyFlags;
 use crate::message::envelope::EnvelopeView;
 use crate::metrics;
+use crate::queue::age::Ages;
 use crate::queue::bodies::Bodies;
 use crate::queue::index::{Cover, DestId, Entry, Index, Key, Phase, Recipient};
 use crate::queue::limits::{Admission, Limits};
@@ -160,12 +161,13 @@ impl<R: Runtime> Desk<R> {
         metrics: metrics::Core,
         routing: Rc<dyn Routing>,
     ) -> Self {
-        let now = rt.now();
+        let (now, wall) = (rt.now(), rt.wall());
         let state = State {
             index: Index::default(),
             schedule: Schedule::new(options.rules),
             bodies: Bodies::new(options.limits.body_bytes),
             timers: crate::base::wheel::Wheel::new(state::tick_at(now)),
+            ages: Ages::new(now, wall, MessageId(0)),
             doors: Vec::new(),
             commits: Default::default(),
             batches: 0,
@@ -215,6 +217,9 @@ impl<R: Runtime> Desk<R> {
     #[must_use]
     pub fn next_id(&self, wall: Wall) -> QueueId {
         let mut s = self.0.state.borrow_mut();
+        if s.ages.is_odd(wall) {
+            s.look_at_clocks(self.0.rt.now(), wall);
+        }
         s.last_id = s.last_id.next(wall);
         QueueId { message: s.last_id, log: self.0.log }
     }

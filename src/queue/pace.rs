@@ -80,6 +80,12 @@ impl Backoff {
         // 800..=1200 thousandths.
         Duration::from_millis(base.saturating_mul(800 + random % 401) / 1000)
     }
+
+    /// No wait is longer.
+    #[must_use]
+    pub fn longest(&self) -> Duration {
+        self.max.saturating_add(self.max / 5)
+    }
 }
 
 #[cfg(test)]
@@ -96,6 +102,7 @@ mod tests {
             [300, 600, 1200, 2400, 4000, 4000]
         );
         assert_eq!((b.wait(1, 0).as_secs(), b.wait(1, 400).as_secs()), (240, 360));
+        assert_eq!(b.wait(9, 400), b.longest());
     }
 
     proptest! {

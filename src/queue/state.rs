@@ -4,8 +4,9 @@
 
 use crate::base::aligned::SharedBytes;
 use crate::base::ids::MessageId;
-use crate::base::time::Mono;
+use crate::base::time::{Mono, Wall};
 use crate::base::wheel::Wheel;
+use crate::queue::age::Ages;
 use crate::queue::bell::{Bell, Crowd, SlipNumber, Slips};
 use crate::queue::bodies::Bodies;
 use crate::queue::index::{DestId, Entry, Index, Key, Phase};
@@ -146,6 +147,7 @@ pub(crate) struct State {
     pub schedule: Schedule,
     pub bodies: Bodies,
     pub timers: Wheel<Key>,
+    pub ages: Ages,
     pub doors: Vec<Door>,
     pub commits: VecDeque<Pending>,
     /// Batches that have become known to be on stable storage, more or less.
@@ -193,6 +195,11 @@ impl State {
         }
         self.stirred = true;
         self.look_at(now.after(std::time::Duration::from_secs(1)));
+    }
+
+    /// Compares the clocks.
+    pub fn look_at_clocks(&mut self, now: Mono, wall: Wall) {
+        self.ages.look(now, wall, self.index.oldest(), self.last_id);
     }
 
     /// Makes the pulse beat at `at` at the latest.

@@ -253,7 +253,8 @@ fn report(seed: &Seed, r: &Recovery) {
         Level::Info,
         "queue_opened",
         format!(
-            "{} messages in the queue, {} recipients in doubt; {} segments, {} records read; {} torn batch at the end",
+            "{} messages in the queue, {} recipients in doubt; {} segments, {} records read; \
+             {} torn batch at the end",
             r.messages, r.in_doubt, j.segments, j.records, j.tears
         ),
     );

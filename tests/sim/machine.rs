@@ -26,7 +26,7 @@ pub struct Machine {
     net: SimNet,
     /// Its disk.
     pub disk: SimDisk,
-    wall_shift: Rc<Cell<u64>>,
+    wall_shift: Rc<Cell<i64>>,
 }
 
 impl Machine {
@@ -57,8 +57,8 @@ impl Machine {
         }
     }
 
-    /// Sets the wall clock wrong by this many milliseconds.
-    pub fn set_wall_shift(&self, milliseconds: u64) {
+    /// Sets the wall clock wrong by this many milliseconds, either way.
+    pub fn set_wall_shift(&self, milliseconds: i64) {
         self.wall_shift.set(milliseconds);
     }
 }
@@ -91,7 +91,7 @@ impl Clock for SimRuntime {
     }
 
     fn wall(&self) -> Wall {
-        Wall(EPOCH + self.0.world.now() / MS + self.0.wall_shift.get())
+        Wall((EPOCH + self.0.world.now() / MS).saturating_add_signed(self.0.wall_shift.get()))
     }
 
     fn sleep_until(&self, at: Mono) -> impl Future<Output = ()> + 'static {

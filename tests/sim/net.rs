@@ -178,6 +178,10 @@ struct Conn {
 
 struct Pipe {
     arrived: VecDeque<u8>,
+    /// When which of them were sent: counts and times.
+    sent: VecDeque<(usize, u64)>,
+    /// When the byte was sent that was received last.
+    last_sent: u64,
     travelling: usize,
     next_arrival: u64,
     stalls: Option<(u64, u64)>,
@@ -205,6 +209,23 @@ impl End {
     }
 }
 
+impl Pipe {
+    fn take(&mut self, count: usize) -> impl Iterator<Item = u8> {
+        let mut left = count;
+        while left > 0 {
+            let (some, at) = self.sent.front_mut().expect("what has arrived was sent");
+            self.last_sent = *at;
+            let here = left.min(*some);
+            left -= here;
+            *some -= here;
+            if *some == 0 {
+                self.sent.pop_front();
+            }
+        }
+        self.arrived.drain(..count)
+    }
+}
+
 impl Conn {
     fn pair(net: &SimNet, source: SocketAddr, to: SocketAddr) -> (SimStream, SimStream) {
         let (world, faults) = (&net.0.world, net.0.faults.get());
@@ -216,6 +237,8 @@ impl Conn {
             let window = if faults.tiny { 1 + world.below(900) } else { 1024 + world.below(128 << 10) };
             RefCell::new(Pipe {
                 arrived: VecDeque::new(),
+                sent: VecDeque::new(),
+                last_sent: 0,
                 travelling: 0,
                 next_arrival: 0,
                 stalls,
@@ -246,7 +269,9 @@ impl Conn {
             return;
         }
         if self.world().chance(5_000) {
-            self.pipes[1 - side].borrow_mut().arrived.clear();
+            let mut pipe = self.pipes[1 - side].borrow_mut();
+            pipe.arrived.clear();
+            pipe.sent.clear();
         }
         end.wake();
     }
@@ -272,7 +297,7 @@ impl Conn {
 
     fn transmit(self: &Rc<Self>, side: usize, bytes: Vec<u8>) {
         self.pipes[side].borrow_mut().travelling += bytes.len();
-        let (conn, at) = (self.clone(), self.arrival(side));
+        let (conn, at, sent) = (self.clone(), self.arrival(side), self.world().now());
         self.world().at(at, move || {
             let mut pipe = conn.pipes[side].borrow_mut();
             pipe.travelling -= bytes.len();
@@ -282,6 +307,7 @@ impl Conn {
                 conn.send_reset(1 - side, MS);
             } else if !end.reset.get() {
                 pipe.arrived.extend(&bytes);
+                pipe.sent.push_back((bytes.len(), sent));
                 drop(pipe);
                 end.reader.take().into_iter().for_each(Waker::wake);
             }
@@ -339,6 +365,12 @@ impl SimStream {
     /// The other side's address.
     pub fn peer(&self) -> SocketAddr {
         self.peer
+    }
+
+    /// When the other side sent the byte that was received last: a process that has died since
+    /// may be the sender.
+    pub fn sent_at(&self) -> u64 {
+        self.conn.pipes[1 - self.side].borrow().last_sent
     }
 
     /// Ends our direction only (half-close); the other side may go on.
@@ -408,7 +440,7 @@ impl SimStream {
         let most = there.min(room).min(pipe.arrived.len());
         let tiny = self.conn.net.0.faults.get().tiny;
         let take = if tiny || world.chance(1_000) { most.min(1 + world.below(40) as usize) } else { most };
-        buf.extend(pipe.arrived.drain(..take));
+        buf.extend(pipe.take(take));
         world.event("recv", u64::from(self.local.port()), take as u64);
         drop(pipe);
         let conn = self.conn.clone();
@@ -492,31 +524,8 @@ impl Stream for SimStream {
         (self.transmit(&buf).await, buf)
     }
 
-    async fn send_recv(&self, mut out: Vec<u8>, mut buf: Vec<u8>) -> (io::Result<usize>, Vec<u8>, Vec<u8>) {
-        let result = match self.transmit(&out).await {
-            Ok(()) => {
-                out.clear();
-                self.receive(&mut buf).await
-            }
-            Err(e) => Err(e),
-        };
-        (result, out, buf)
-    }
-
     async fn send_parts(&self, parts: Vec<Part>) -> Lent<(), Vec<Part>> {
         (self.transmit(&join(&parts)).await, parts)
-    }
-
-    async fn send_parts_recv(
-        &self,
-        parts: Vec<Part>,
-        mut buf: Vec<u8>,
-    ) -> (io::Result<usize>, Vec<Part>, Vec<u8>) {
-        let result = match self.transmit(&join(&parts)).await {
-            Ok(()) => self.receive(&mut buf).await,
-            Err(e) => Err(e),
-        };
-        (result, parts, buf)
     }
 
     fn set_deadline(&self, at: Option<Mono>) {

@@ -37,13 +37,17 @@ pub enum Death {
 }
 
 /// Shared handle to the world.
+/// What happens at its time.
+type Event = Box<dyn FnOnce()>;
+
 #[derive(Clone)]
 pub struct World(Rc<Inner>);
 
 struct Inner {
     rng: RefCell<Rng>,
     now: Cell<u64>,
-    events: RefCell<BTreeMap<(u64, u64), Box<dyn FnOnce()>>>,
+    /// By time and number.
+    events: RefCell<BTreeMap<(u64, u64), Event>>,
     next_event: Cell<u64>,
     tasks: RefCell<BTreeMap<u64, Task>>,
     next_task: Cell<u64>,

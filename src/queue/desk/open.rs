@@ -4,7 +4,9 @@
 //! on; they are tried again like all others, and listed for the operator.
 
 use crate::base::ids::{LogNumber, MessageId};
+use crate::base::time::Wall;
 use crate::metrics;
+use crate::queue::age::Ages;
 use crate::queue::desk::{Desk, Options};
 use crate::queue::index::{Cover, DestId, Entry, Phase, Recipient};
 use crate::queue::record::{self, Fate};
@@ -81,6 +83,7 @@ impl<R: Runtime> Desk<R> {
         let mut s = self.0.state.borrow_mut();
         let s = &mut *s;
         s.last_id = rebuild.last;
+        s.ages = Ages::new(self.0.rt.now(), self.0.rt.wall(), rebuild.last);
         let doors: Vec<DestId> = rebuild.hops.into_iter().map(|hop| self.door(s, hop)).collect();
         let (mut messages, mut in_doubt) = (0, 0);
         for (id, found) in rebuild.messages {
@@ -119,7 +122,7 @@ impl<R: Runtime> Desk<R> {
                     Phase::Owed
                 }
                 Fate::Deferred => {
-                    out.due = now.after(r.due.since(wall)).after(self.spread(r.due.0 <= wall.0));
+                    out.due = now.after(self.retry_in(r.due, wall));
                     Phase::Waiting
                 }
             };
@@ -136,13 +139,18 @@ impl<R: Runtime> Desk<R> {
         }
     }
 
-    /// Overdue retries do not all come at once.
-    fn spread(&self, overdue: bool) -> Duration {
-        let span = self.0.options.spread.as_millis() as u64;
-        if !overdue || span == 0 {
-            return Duration::ZERO;
-        }
-        Duration::from_millis(self.0.rt.random() % span)
+    /// How long a retry waits that was to come at `due`. Never longer than any retry waits: if it is
+    /// further ahead the clock was set back, and when it was meant to come is not known. Neither
+    /// those nor overdue ones all come at once.
+    fn retry_in(&self, due: Wall, wall: Wall) -> Duration {
+        let (left, longest) = (due.since(wall), self.0.options.retry.longest());
+        let span = match left {
+            Duration::ZERO => self.0.options.spread,
+            left if left > longest => longest,
+            left => return left,
+        };
+        let span = span.as_millis() as u64;
+        if span == 0 { Duration::ZERO } else { Duration::from_millis(self.0.rt.random() % span) }
     }
 }
 

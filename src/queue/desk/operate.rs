@@ -15,7 +15,7 @@ use crate::queue::desk::evacuate::places;
 use crate::queue::index::{Cover, Entry, Key, Phase, Recipient};
 use crate::queue::record::{self, MessageView, TEXT_MAX};
 use crate::queue::state::{self, After, Answer, OwnedReply, State};
-use crate::runtime::Runtime;
+use crate::runtime::{Runtime, yield_now};
 use crate::storage::side::SideFile;
 
 #[derive(Clone, Copy)]
@@ -168,21 +168,8 @@ impl<R: Runtime> Desk<R> {
                 page.iter().map(|p| p.1).filter(|k| matches(&s, *k, which)).collect()
             };
             count += self.change_all(&keys, change).await?;
-            self.breathe().await;
+            yield_now().await;
         }
-    }
-
-    /// Lets other tasks of this core run.
-    async fn breathe(&self) {
-        let mut yielded = false;
-        std::future::poll_fn(|cx| {
-            if std::mem::replace(&mut yielded, true) {
-                return std::task::Poll::Ready(());
-            }
-            cx.waker().wake_by_ref();
-            std::task::Poll::Pending
-        })
-        .await;
     }
 
     /// Changes these messages; gives how many, once that is on stable storage.

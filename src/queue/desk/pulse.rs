@@ -3,7 +3,7 @@
 //! One task, one sleep; whoever needs an earlier beat rings its bell. Never polls faster than what
 //! is due.
 
-use crate::base::time::{Mono, Wall};
+use crate::base::time::Mono;
 use crate::queue::desk::Desk;
 use crate::queue::index::{DestId, Key, Phase};
 use crate::queue::record::Effect;
@@ -54,6 +54,7 @@ impl<R: Runtime> Desk<R> {
     }
 
     fn beat(&self, s: &mut State, now: Mono) {
+        s.look_at_clocks(now, self.0.rt.wall());
         let mut due = Vec::new();
         s.timers.advance(tick_at(now), |key| due.push(key));
         for key in due {
@@ -161,8 +162,8 @@ impl<R: Runtime> Desk<R> {
         m.queue_deferred.set((c.deferred + paused) as f64);
         m.queue_held.set(c.held as f64);
         m.queue_bytes.set(c.bytes as f64);
-        let wall: Wall = self.0.rt.wall();
-        let age = s.index.oldest().map_or(Duration::ZERO, |id| wall.since(id.arrival()));
+        let (now, wall) = (self.0.rt.now(), self.0.rt.wall());
+        let age = s.index.oldest().map_or(Duration::ZERO, |id| s.ages.age(now, wall, id, id.arrival()));
         m.queue_oldest.set(age.as_secs_f64());
         let j = self.0.keeper.stats();
         m.journal_segments.set(j.segments as f64);

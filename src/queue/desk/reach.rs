@@ -3,11 +3,11 @@
 //! A destination that cannot be reached is left alone as a whole; its messages keep their places
 //! and no attempt is counted. Those whose time is over end here, with the destination's reason.
 
-use crate::base::time::Mono;
+use crate::base::time::{Mono, Wall};
 use crate::metrics;
 use crate::queue::desk::Desk;
-use crate::queue::index::{DestId, Key, Phase};
-use crate::queue::record::Effect;
+use crate::queue::index::{DestId, Entry, Key, Phase};
+use crate::queue::record::{Effect, MessageView};
 use crate::queue::routing::Hop;
 use crate::queue::state::{Notice, OwnedReply, Report, State};
 use crate::runtime::Runtime;
@@ -83,19 +83,22 @@ impl<R: Runtime> Desk<R> {
 
     /// Ends messages in the list of `d` whose time is over, and warns of those that are late.
     fn expire_ready(&self, s: &mut State, d: DestId) {
-        let wall = self.0.rt.wall();
+        let (now, wall) = (self.0.rt.now(), self.0.rt.wall());
+        s.look_at_clocks(now, wall);
         let warn = self.0.options.delay_warning;
-        let State { schedule, index, .. } = s;
+        let State { schedule, index, ages, .. } = s;
         let mut over: Vec<Key> = Vec::new();
         let mut late: Vec<Key> = Vec::new();
         schedule.retain(d, |key| {
             let Some(e) = index.get(key).filter(|e| !e.switches.held) else { return false };
-            if self.expired(e, wall) {
+            let arrival = arrival(e);
+            let life = self.lifetime(e.switches.null_sender);
+            if ages.lived(now, wall, e.id, arrival, life) {
                 over.push(key);
                 return false;
             }
             let warned = warn.is_zero() || e.switches.warned || e.switches.null_sender;
-            if !warned && wall.since(e.id.arrival()) >= warn {
+            if !warned && ages.lived(now, wall, e.id, arrival, warn) {
                 late.push(key);
             }
             true
@@ -146,4 +149,11 @@ impl<R: Runtime> Desk<R> {
         self.metrics().bounced.increment(reports.len() as u64);
         self.notify(s, Notice { key, id, effect: Effect::Failed, reports, payload: None, hop });
     }
+}
+
+/// When the message came: as its head says if that is in memory, else as its id says, which is later
+/// if the clock had been set back.
+fn arrival(e: &Entry) -> Wall {
+    let head = e.payload.as_deref().and_then(|p| MessageView::parse(p).ok());
+    head.map_or(e.id.arrival(), |v| v.head.arrival)
 }

@@ -40,6 +40,8 @@ pub struct Item<R: Runtime> {
     pub(crate) flags: BodyFlags,
     pub(crate) size: u64,
     pub(crate) side: u64,
+    /// As its head says: an id is never less than the one before, whatever the clock said.
+    pub(crate) arrival: Wall,
     pub(crate) covered: bool,
 }
 
@@ -128,12 +130,13 @@ impl<R: Runtime> Desk<R> {
         }
         s.flights += 1;
         if first {
-            let waited = self.0.rt.wall().since(id.arrival());
+            let waited = s.ages.age(now, self.0.rt.wall(), id, id.arrival());
             self.0.metrics.first_attempt.record(waited.as_secs_f64());
         }
         let view = MessageView::parse(&payload).expect("written by ourselves and verified");
         let envelope = view.envelope_at.0..view.envelope_at.1;
         let content = view.content_at.0..view.content_at.1;
+        let arrival = view.head.arrival;
         let id = self.queue_id(id);
         let destination = d;
         let desk = Some(self.clone());
@@ -149,6 +152,7 @@ impl<R: Runtime> Desk<R> {
             flags,
             size,
             side,
+            arrival,
             covered,
         }
     }
@@ -321,12 +325,14 @@ impl<R: Runtime> Desk<R> {
     fn settle_in(&self, s: &mut State, item: &Item<R>, results: &[RecipientResult<'_>]) {
         self.count(results);
         let key = item.key;
+        let (now, wall) = (self.0.rt.now(), self.0.rt.wall());
+        s.look_at_clocks(now, wall);
         let Some(e) = s.index.get(key) else { return };
-        let wall = self.0.rt.wall();
+        let life = self.lifetime(e.switches.null_sender);
         let context = Context {
             wall,
-            now: self.0.rt.now(),
-            expired: self.expired(e, wall),
+            now,
+            expired: s.ages.lived(now, wall, e.id, item.arrival, life),
             null_sender: e.switches.null_sender,
             dropped: e.switches.double_bounce || self.0.options.double_bounce == DoubleBounce::Drop,
         };
@@ -425,7 +431,7 @@ impl<R: Runtime> Desk<R> {
             notices.push(notice(Effect::Delivered, sum.passed_on, hop()));
         }
         let warn = self.0.options.delay_warning;
-        let late = !warn.is_zero() && c.wall.since(item.id.message.arrival()) >= warn;
+        let late = !warn.is_zero() && s.ages.lived(c.now, c.wall, item.id.message, item.arrival, warn);
         let Some(e) = s.index.get(key) else { return };
         if late && !sum.deferred.is_empty() && !e.switches.warned && !c.null_sender {
             let reports = delayed(item, &sum.deferred, states);
@@ -444,7 +450,7 @@ impl<R: Runtime> Desk<R> {
             return;
         }
         if s.index.get(key).is_some_and(Entry::is_done) {
-            let took = c.wall.since(item.id.message.arrival());
+            let took = s.ages.age(c.now, c.wall, item.id.message, item.arrival);
             self.0.metrics.delivery.record(took.as_secs_f64());
             return self.release(s, key, record::OUTCOME, states, None);
         }
@@ -454,13 +460,6 @@ impl<R: Runtime> Desk<R> {
         };
         self.note(s, record::OUTCOME, item.id.message, states, None, after);
         s.arm(key);
-    }
-
-    /// True if the message is not to be tried again.
-    pub(crate) fn expired(&self, e: &Entry, wall: Wall) -> bool {
-        let o = &self.0.options;
-        let life = if e.switches.null_sender { o.bounce_lifetime } else { o.lifetime };
-        wall.since(e.id.arrival()) >= life
     }
 
     fn count(&self, results: &[RecipientResult<'_>]) {

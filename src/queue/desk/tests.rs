@@ -2,6 +2,7 @@
 
 use super::double::{Mail, Rig, Server};
 use super::open::{Parts, Recovery};
+mod clock;
 mod crash;
 
 use super::{Desk, DoubleBounce, Options};
@@ -658,7 +659,7 @@ fn late_mail_is_warned_of_once() {
     );
     let tomorrow = |r: &mut Run| {
         r.options.delay_warning = HOUR;
-        r.rig.epoch += 24 * 3_600_000;
+        r.rig.set_clock(24 * HOUR, false);
     };
     run(&world, tomorrow, async |r| {
         let (desk, _) = r.open().await;

@@ -51,3 +51,26 @@ impl Bell {
         .await;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::future::Future;
+    use std::pin::pin;
+    use std::task::Context;
+
+    #[test]
+    fn one_ring_is_for_all_who_wait_and_kept_for_the_one_who_serves() {
+        let (bell, mut cx) = (Bell::default(), Context::from_waker(Waker::noop()));
+        let (mut a, mut b, mut c) = (pin!(bell.changed()), pin!(bell.changed()), pin!(bell.changed()));
+        assert!(a.as_mut().poll(&mut cx).is_pending() && b.as_mut().poll(&mut cx).is_pending());
+        bell.ring();
+        assert!(a.as_mut().poll(&mut cx).is_ready() && b.as_mut().poll(&mut cx).is_ready());
+        assert!(c.as_mut().poll(&mut cx).is_pending(), "what rang before it came is not for it");
+        assert!(pin!(bell.next()).poll(&mut cx).is_ready(), "rung while nobody listened");
+        let mut d = pin!(bell.next());
+        assert!(d.as_mut().poll(&mut cx).is_pending(), "heard once");
+        bell.ring();
+        assert!(c.as_mut().poll(&mut cx).is_ready() && d.as_mut().poll(&mut cx).is_ready());
+    }
+}

@@ -4,6 +4,7 @@
 //! its first header, `X-Sim`. Its findings are texts; none means that all promises were kept.
 
 use crate::rng::hash;
+use crate::world::SEC;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -40,19 +41,32 @@ struct Delivery {
     recipient: String,
     hash: u64,
     traces: usize,
-    at: u64,
-    /// The client has gone on after our 250: it has read it.
-    confirmed: bool,
+    /// When the server under test sent its end.
+    sent: u64,
+    /// When it was seen that the 250 had been read: the sender had gone on.
+    confirmed: Option<u64>,
 }
+
+/// The server under test lost its memory.
+struct Crash {
+    at: u64,
+    /// Its journal had worked till then: what it had known for [`NOTED`] was on the disk.
+    sound: bool,
+}
+
+/// Until then an outcome has been staged and written, by a slow disk too.
+const NOTED: u64 = 5 * SEC;
 
 /// See the module.
 #[derive(Default)]
 pub struct Ledger {
     letters: BTreeMap<u64, Letter>,
     deliveries: Vec<Delivery>,
-    /// (letter, recipient, time) named as failed in a notification that reached the sender.
+    /// (letter, recipient) named as failed in a notification that reached the sender.
     bounced: Vec<(u64, String)>,
-    crashes: Vec<u64>,
+    crashes: Vec<Crash>,
+    /// What notifications said that they must not say.
+    odd: Vec<String>,
 }
 
 impl Ledger {
@@ -84,13 +98,13 @@ impl Ledger {
         self.letters.values().filter(|l| l.fate == fate).count()
     }
 
-    /// The server under test lost its memory at `at`.
-    pub fn crashed(&mut self, at: u64) {
-        self.crashes.push(at);
+    /// The server under test lost its memory at `at`; `sound`: no write of its had failed.
+    pub fn crashed(&mut self, at: u64, sound: bool) {
+        self.crashes.push(Crash { at, sound });
     }
 
-    /// A remote server took `data` at `at`; gives the delivery numbers.
-    pub fn deliver(&mut self, sender: &str, recipients: &[String], data: &[u8], at: u64) -> Vec<usize> {
+    /// A remote server took `data`, sent to it at `sent`; gives the delivery numbers.
+    pub fn deliver(&mut self, sender: &str, recipients: &[String], data: &[u8], sent: u64) -> Vec<usize> {
         let (traces, rest) = strip_traces(data);
         let number = letter_number(rest);
         if sender.is_empty() {
@@ -101,14 +115,14 @@ impl Ledger {
         let first = self.deliveries.len();
         self.deliveries.extend(recipients.iter().map(|r| {
             let recipient = r.clone();
-            Delivery { number, recipient, hash, traces, at, confirmed: false }
+            Delivery { number, recipient, hash, traces, sent, confirmed: None }
         }));
         (first..self.deliveries.len()).collect()
     }
 
-    /// The client has read the 250 for these deliveries.
-    pub fn confirm(&mut self, deliveries: &[usize]) {
-        deliveries.iter().for_each(|&i| self.deliveries[i].confirmed = true);
+    /// At `now` the sender is known to have read the 250 for these deliveries.
+    pub fn confirm(&mut self, deliveries: &[usize], now: u64) {
+        deliveries.iter().for_each(|&i| self.deliveries[i].confirmed = Some(now));
     }
 
     fn bounce(&mut self, recipients: &[String], data: &[u8]) {
@@ -116,6 +130,10 @@ impl Ledger {
         let Some(number) = text.lines().find_map(|l| l.strip_prefix("X-Sim: ")?.trim().parse().ok()) else {
             return;
         };
+        // RFC 3463 3.5: delivery time expired. No history lasts as long as a letter is tried.
+        if text.lines().any(|l| l.trim() == "Status: 5.4.7") {
+            self.odd.push(format!("expired: letter {number}, before its time"));
+        }
         let sender = self.letters.get(&number).map(|l| l.sender.as_str());
         if recipients.iter().any(|r| Some(r.as_str()) == sender) {
             let named = text.lines().filter_map(|l| l.strip_prefix("Final-Recipient: rfc822;"));
@@ -154,18 +172,29 @@ impl Ledger {
                 found.push(format!("invented: letter {n} was {:?}, {} got it", letter.fate, d.recipient));
             }
         }
+        found.extend(self.odd.iter().cloned());
         found.extend(self.duplicates());
         found
     }
 
-    /// Duplicates without an excuse: the first delivery was confirmed and no crash came between.
+    /// Duplicates without an excuse. They are compared in the order in which they were sent, not in
+    /// which they arrived: what a killed process had handed to its kernel may arrive long after a
+    /// new process has sent the letter once more, and was in flight at the crash all the same.
+    ///
+    /// Excuses, as the promise has them: the answer to the first was not read (the connection was
+    /// lost after the final dot), or the memory of it was lost: by a crash before its outcome can
+    /// have been written, or by any crash after an error of the journal.
     fn duplicates(&self) -> Vec<String> {
+        let mut sent: Vec<&Delivery> = self.deliveries.iter().collect();
+        sent.sort_by_key(|d| d.sent);
         let mut last: BTreeMap<(Option<u64>, &str), &Delivery> = BTreeMap::new();
         let mut found = Vec::new();
-        for d in &self.deliveries {
+        for d in sent {
             let Some(before) = last.insert((d.number, &d.recipient), d) else { continue };
-            let crashed = self.crashes.iter().any(|&c| before.at <= c && c <= d.at);
-            if before.confirmed && !crashed {
+            let Some(read) = before.confirmed else { continue };
+            let forgotten =
+                |c: &&Crash| before.sent <= c.at && c.at <= d.sent && (!c.sound || c.at <= read + NOTED);
+            if !self.crashes.iter().any(|c| forgotten(&c)) {
                 found.push(format!("duplicate: letter {:?} for {}, no excuse", d.number, d.recipient));
             }
         }
@@ -242,19 +271,26 @@ mod tests {
 
     #[test]
     fn duplicates_need_an_excuse() {
-        let twice = |confirmed: bool, crash: Option<u64>| {
+        let twice = |read: Option<u64>, crash: Option<(u64, bool)>, second: u64| {
             let mut l = acked();
             let first = l.deliver("a@a.example", &to("b@b.example"), BODY, 5);
-            if confirmed {
-                l.confirm(&first);
+            if let Some(at) = read {
+                l.confirm(&first, at);
             }
-            crash.into_iter().for_each(|c| l.crashed(c));
-            l.deliver("a@a.example", &to("b@b.example"), BODY, 9);
+            crash.into_iter().for_each(|(c, sound)| l.crashed(c, sound));
+            let again = l.deliver("a@a.example", &to("b@b.example"), BODY, second);
+            l.confirm(&again, 50);
             l.check(0).len()
         };
-        assert_eq!(twice(true, None), 1);
-        assert_eq!(twice(true, Some(20)), 1);
-        assert_eq!(twice(true, Some(7)), 0);
-        assert_eq!(twice(false, None), 0);
+        assert_eq!(twice(Some(6), None, 9), 1);
+        assert_eq!(twice(Some(6), Some((20, true)), 9), 1, "the crash came later");
+        assert_eq!(twice(Some(6), Some((7, true)), 9), 0);
+        assert_eq!(twice(None, None, 9), 0);
+        let late = 6 + NOTED + 1;
+        assert_eq!(twice(Some(6), Some((late, true)), late + 1), 1, "its outcome was on the disk");
+        assert_eq!(twice(Some(6), Some((late, false)), late + 1), 0);
+        // Sent by a process that died, and arrived after what the next one sent.
+        assert_eq!(twice(Some(6), Some((4, true)), 3), 0);
+        assert_eq!(twice(Some(6), Some((2, true)), 3), 1);
     }
 }

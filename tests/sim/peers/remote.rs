@@ -133,7 +133,8 @@ impl Remote {
                     if self.data(&mut wire, &mut t).await? {
                         // It has seen our 354, and thus our 250 to the letter before; a command
                         // alone proves nothing, it may have been sent ahead (RFC 2920).
-                        self.ledger.borrow_mut().confirm(&unconfirmed);
+                        let now = self.rt.world().now();
+                        self.ledger.borrow_mut().confirm(&unconfirmed, now);
                         unconfirmed = self.take(&wire, &mut t).await?;
                     }
                 }
@@ -221,11 +222,11 @@ impl Remote {
     }
 
     async fn take(&self, wire: &Wire, t: &mut Transaction) -> io::Result<Vec<usize>> {
-        let t = std::mem::take(t);
+        let (t, sent) = (std::mem::take(t), wire.stream().sent_at());
         let world = self.rt.world();
         let take = || {
             let sender = t.sender.as_deref().unwrap_or("");
-            self.ledger.borrow_mut().deliver(sender, &t.recipients, &t.chunks, world.now())
+            self.ledger.borrow_mut().deliver(sender, &t.recipients, &t.chunks, sent)
         };
         if world.chance(self.manners.get().silent_take) {
             take();

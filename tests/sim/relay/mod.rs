@@ -114,11 +114,20 @@ impl Stage {
                 plain: world.chance(2_000),
             });
         }
-        // Less than the calm at the end: retries are due by the wall clock, which is set back there.
-        let hour = 3_600_000;
-        self.relay.set_wall_shift(if world.chance(2_000) { world.below(hour) } else { 0 });
+        self.set_clock(3_000);
         let disk = if world.chance(5_000) { DiskFaults::default() } else { swarm(world) };
         self.relay.disk.set_faults(disk);
+    }
+
+    /// By chance the relay's clock is set wrong, or right again.
+    fn set_clock(&self, chance: u64) {
+        const TEN_DAYS: u64 = 10 * 86_400_000;
+        let world = &self.world;
+        if world.chance(chance) {
+            let most = [TEN_DAYS, 3_600_000, 90_000][world.below(3) as usize];
+            let shift = world.below(2 * most) as i64 - most as i64;
+            self.relay.set_wall_shift(if world.chance(3_000) { 0 } else { shift });
+        }
     }
 
     async fn rough_life(&self, lying: bool) {
@@ -131,20 +140,24 @@ impl Stage {
         self.boot(false);
         for _ in 0..world.below(8) {
             world.pause(world.below([3 * MS, 100 * MS, 5 * SEC][world.below(3) as usize])).await;
+            self.set_clock(500);
             self.session(if lying { Style::honest() } else { Style::random(world) });
         }
         let long = [MS, 50 * MS, SEC, 60 * SEC];
         world.pause(world.below(long[world.below(if lying { 2 } else { 4 }) as usize])).await;
         let how = if lying || world.chance(5_000) { Death::Power } else { Death::Process };
         self.relay.kill(how);
-        self.ledger.borrow_mut().crashed(world.now());
+        let f = self.relay.disk.faults();
+        let sound = !f.lying && f.write_error + f.short_write + f.sync_error == 0 && f.capacity.is_none();
+        self.ledger.borrow_mut().crashed(world.now(), sound);
     }
 
     async fn calm_life(&self) {
         self.net.set_faults(NetFaults::default());
         self.relay.disk.set_faults(DiskFaults::default());
         self.remotes.iter().for_each(|r| r.set_manners(Manners::default()));
-        self.relay.set_wall_shift(0);
+        // Right at last, or wrong for good.
+        self.set_clock(5_000);
         // Sessions of the rough days come to their end.
         self.world.pause(1_000 * SEC).await;
         self.boot(true);

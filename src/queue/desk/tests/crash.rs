@@ -79,7 +79,7 @@ fn any_weather_loses_nothing() {
             let calm = life == 4;
             run(
                 &world,
-                |r| r.rig.epoch += life * 600_000,
+                |r| r.rig.set_clock(Duration::from_secs(life * 600), false),
                 async |r| {
                     *r.a.rcpt.borrow_mut() = Box::new(bad_is_refused);
                     let (desk, recovery) = r.open().await;
