@@ -14,7 +14,7 @@ point the next hop comes back and must get the bytes that were sent.
 An id is owed at a point if it was acknowledged before it, and, for mail, had not reached the next
 hop by then; a second after that it must be out of the queue. All times are turned into numbers of
 log entries through samples taken each millisecond, on the safe side. Exit 0 if all is as it must be.
-About four minutes.
+About two minutes.
 """
 
 import argparse
@@ -120,7 +120,8 @@ class Replay:
             mode = "subset" if rng.random() < 0.7 else "prefix"
             self.torn += r.log.finish(target, done, point, rng, mode)
             os.close(target)
-            self.check(image, point, mode, number % DEEP_EACH == DEEP_EACH - 1)
+            deep = self.loud and number % DEEP_EACH == DEEP_EACH - 1
+            self.check(image, point, mode, deep)
         os.close(fd)
 
     def check(self, image, point, mode, deep):
@@ -199,7 +200,7 @@ def main():
             real = record_and_replay(makes[args.subject], folder, args, "barrier", args.points, loud=True)
             wrong += [f"{real.bad} points are bad"] if real.bad else []
             wrong += ["delivered messages are back in the queue"] if real.risen else []
-            wrong += ["most points owe nothing"] if real.owing < args.points / 2 else []
+            wrong += ["most points owe nothing"] if real.owing < args.points / 3 else []
             text, options = real.text() + "; ", "nobarrier"
         else:
             text, options = "", "barrier"

@@ -8,7 +8,7 @@ next hop that says nothing, asked what is in doubt (`queue list --in-doubt`), ki
 started for real; one start in five is also killed while it reads its journal. At the end the queue
 must drain; then nothing may be lost, invented or altered, and nothing delivered twice that was not
 in doubt (`ringpost load audit --in-doubt`). Independently of what the server says of itself, each
-second delivery must have a kill shortly after the first. Exit 0 if so. About two minutes.
+second delivery must have a kill shortly after the first. Exit 0 if so. About a minute.
 """
 
 import argparse

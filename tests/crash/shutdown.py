@@ -6,7 +6,7 @@
 `xfs_io -x -c shutdown` (FS_IOC_SHUTDOWN) cuts the file system off without writing its log: what was
 not synced is gone. The server must treat it as a failed write; after unmount, mount and restart
 every acknowledged message must be there or have reached the next hop. Rounds for each file system;
-each goes on with the disk that the round before left. Exit 0 if so. About two minutes.
+each goes on with the disk that the round before left. Exit 0 if so. About a minute.
 """
 
 import argparse

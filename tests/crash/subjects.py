@@ -317,9 +317,9 @@ class Server:
         self.load(seconds)
         while time.time() < end:
             sink.send_signal(signal.SIGSTOP)
-            time.sleep(0.8)
+            time.sleep(1.0)
             sink.send_signal(signal.SIGCONT)
-            time.sleep(0.4)
+            time.sleep(0.3)
         self.end_load(interrupt=False)
         self.kill()
         sink.send_signal(signal.SIGINT)
