@@ -107,6 +107,7 @@ fn inbound(c: &Config) -> inbound::Options {
         unknown_max: count(l.unknown_commands),
         error_delay: l.error_delay.0,
         command_time: time(t.command),
+        block_time: time(t.data_block),
         envelope_time: time(t.envelope),
         data_time: time(t.data),
         data_rate: l.data_rate_min.0,
