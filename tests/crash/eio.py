@@ -62,7 +62,6 @@ def round_once(number):
                 failed = fail(trigger, 0.1 if short else 3)
                 time.sleep(1.5)
                 # Well again; the next hop is back; nothing may move any more.
-                back = time.time_ns()
                 server.taken += ".later"
                 sink = server.sink()
                 time.sleep(3)
@@ -78,11 +77,11 @@ def round_once(number):
                 recovered = server.recover(mount)
             lost = set(server.acked) - set(server.gone) - recovered
         kind = ("0.1 s" if short else "for good") + (", direct" if direct else "")
-        print(f"round {number} ({kind}): {len(server.acked)} acknowledged, {len(server.gone)} delivered before,"
-              f" {len(late)} acknowledged late, {moved} delivered after, {len(lost)} lost;"
+        print(f"round {number} ({kind}): {len(server.acked)} acknowledged, {len(server.gone)} delivered,"
+              f" before; {len(late)} acknowledged, {moved} delivered after; {len(lost)} lost;"
               f" {'; '.join(wrong) or 'all alarms given'}", flush=True)
         wrong += [f"{len(late)} acknowledged after the failure"] if late else []
-        wrong += [f"{moved} delivered after the failure, from {back}"] if moved else []
+        wrong += [f"{moved} delivered after the failure"] if moved else []
         wrong += [f"{len(lost)} lost"] if lost else []
         wrong += [] if len(server.acked) > 100 and server.gone else ["too little went on before the failure"]
         if wrong:

@@ -12,6 +12,8 @@ import subprocess
 import time
 
 PACKAGES = ["qemu-utils", "nbdkit", "libnbd-bin", "nbdfuse", "fuse3", "e2fsprogs", "xfsprogs"]
+# Called before a file system is unmounted: what still works in it is to end.
+before_unmount = []
 TOOLS = ["qemu-storage-daemon", "nbdkit", "nbdfuse", "fusermount3", "mkfs.ext4", "losetup", "xfs_io"]
 
 
@@ -75,6 +77,8 @@ def mounted(image, folder, format_it=False, kind="ext4", options="defaults", dir
         try:
             yield folder
         finally:
+            for call in before_unmount:
+                call()
             again("umount", folder)
     finally:
         again("losetup", "-d", loop)
@@ -123,13 +127,16 @@ def failing_disk(folder, megabytes):
         with open(path, "wb") as f:
             f.truncate(length)
     errors = ["error=EIO", "error-pwrite-rate=100%", f"error-pwrite-file={trigger}"]
-    server = subprocess.Popen(["nbdkit", "-f", "-U", socket, "--filter=error", "file", image, *errors])
+    words = ["nbdkit", "-f", "-U", socket, "--filter=error", "file", image, *errors]
+    # Both report each error that they play.
+    said = open(os.path.join(folder, "disk.log"), "ab")
+    server = subprocess.Popen(words, stderr=said)
     try:
         while not os.path.exists(socket):
             if server.poll() is not None:
                 raise SystemExit("nbdkit does not start")
             time.sleep(0.1)
-        fuse = subprocess.Popen(["nbdfuse", device, f"nbd+unix:///?socket={socket}"])
+        fuse = subprocess.Popen(["nbdfuse", device, f"nbd+unix:///?socket={socket}"], stderr=said)
         try:
             wait_size(device, size)
             yield device, trigger
@@ -138,3 +145,4 @@ def failing_disk(folder, megabytes):
             end(fuse)
     finally:
         end(server)
+        said.close()

@@ -17,6 +17,8 @@ import urllib.error
 import urllib.request
 import zlib
 
+import rig
+
 PAGE = 4096
 
 
@@ -127,7 +129,7 @@ class Server:
         built = os.path.join(here, "../../target/release/ringpost")
         self.binary, self.folder = os.path.abspath(os.environ.get("RINGPOST", built)), folder
         if not os.path.exists(self.binary):
-            raise SystemExit(f"{self.binary} is missing: cargo build --release --bin ringpost, or set RINGPOST")
+            raise SystemExit(f"FAIL: no {self.binary}: cargo build --release --bin ringpost, or set RINGPOST")
         self.ports = {n: free_port() for n in ("smtp", "sink", "metrics")}
         # A next hop that takes connections and says nothing: no attempt ever ends.
         self.silent = socket.create_server(("127.0.0.1", 0), backlog=64)
@@ -136,6 +138,7 @@ class Server:
         self.sent, self.taken = (os.path.join(folder, n) for n in ("sent.ledger", "taken.ledger"))
         self.sources, self.tools = [], []
         self.process, self.acked, self.gone = None, {}, {}
+        rig.before_unmount.append(self.kill)
 
     def spawn(self, mount, silent=False):
         """Starts the process on `mount`, and does not wait for it."""
@@ -153,10 +156,6 @@ class Server:
         end = time.time() + seconds
         while time.time() < end:
             if self.process.poll() is not None:
-                if b"port is taken" in self.last_words().encode() and time.time() < end - 20:
-                    time.sleep(0.05)
-                    self.spawn(mount, silent)
-                    continue
                 raise RuntimeError(f"the server ended with {self.process.returncode}: {self.last_words()}")
             with contextlib.suppress(OSError), self.connection() as s:
                 if s.recv(3) == b"220":
@@ -174,14 +173,14 @@ class Server:
         with open(self.log, "rb") as f:
             return f.read().count(b'"' + event.encode() + b'"')
 
-    def connection(self):
-        """A connection to its SMTP port."""
-        return socket.create_connection(("127.0.0.1", self.ports["smtp"]), timeout=5)
+    def connection(self, port="smtp"):
+        """A connection to one of the ports."""
+        return socket.create_connection(("127.0.0.1", self.ports[port]), timeout=5)
 
-    def listens(self):
-        """True if its SMTP port takes connections."""
+    def listens(self, port="smtp"):
+        """True if the port takes connections."""
         try:
-            self.connection().close()
+            self.connection(port).close()
             return True
         except OSError:
             return False
@@ -225,9 +224,13 @@ class Server:
             f.writelines(lines)
 
     def sink(self):
-        """Starts the next hop."""
+        """Starts the next hop, and waits until it listens."""
         words = [self.binary, "load", "sink", "--listen", f"127.0.0.1:{self.ports['sink']}"]
-        return self.tool([*words, "--ledger", self.taken], "sink.log")
+        tool = self.tool([*words, "--ledger", self.taken], "sink.log")
+        end = time.time() + 10
+        while not self.listens("sink") and time.time() < end:
+            time.sleep(0.02)
+        return tool
 
     def tool(self, words, log):
         """Starts a tool whose output goes to a file."""
@@ -244,6 +247,7 @@ class Server:
                 tool.kill()
             tool.wait(10)
         self.silent.close()
+        rig.before_unmount.remove(self.kill)
 
     def queue(self, *options):
         """Queue ids of all waiting messages; with `--in-doubt`, of those."""
@@ -256,10 +260,14 @@ class Server:
         left alone for a minute and more, unless an operator asks for a flush."""
         end = time.time() + seconds
         while (left := self.queue()) and time.time() < end:
-            subprocess.run([self.binary, "queue", "flush", "--all", "-c", self.config],
-                           check=True, timeout=60, capture_output=True)
+            self.flush()
             time.sleep(0.5)
         return left
+
+    def flush(self):
+        """Ends all pauses and waits."""
+        words = [self.binary, "queue", "flush", "--all", "-c", self.config]
+        subprocess.run(words, check=True, timeout=60, capture_output=True)
 
     def audit(self, in_doubt=None):
         """The verdict of the product's own audit."""
@@ -302,11 +310,16 @@ class Server:
                 self.gone.setdefault(ids[words[0]], int(words[2]))
 
     def run(self, mount, seconds):
-        """Takes load on `mount`; for the second half of the time the sink takes the mail away."""
+        """Takes load on `mount`, with a next hop that stands still two thirds of the time: so there is
+        a queue, and there are deliveries."""
         self.start(mount)
+        sink, end = self.sink(), time.time() + seconds
         self.load(seconds)
-        time.sleep(seconds / 2)
-        sink = self.sink()
+        while time.time() < end:
+            sink.send_signal(signal.SIGSTOP)
+            time.sleep(0.8)
+            sink.send_signal(signal.SIGCONT)
+            time.sleep(0.4)
         self.end_load(interrupt=False)
         self.kill()
         sink.send_signal(signal.SIGINT)
