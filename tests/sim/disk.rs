@@ -51,9 +51,12 @@ struct State {
     dirs: RefCell<BTreeSet<PathBuf>>,
     names: RefCell<BTreeMap<PathBuf, Rc<Inode>>>,
     durable_names: RefCell<BTreeMap<PathBuf, Rc<Inode>>>,
-    /// Changes of names that are not durable yet: id, path, what it then names.
-    pending: RefCell<Vec<(u64, PathBuf, Option<Rc<Inode>>)>>,
+    /// Changes of names that are not durable yet.
+    pending: RefCell<Vec<Change>>,
 }
+
+/// Id, path, what it then names.
+type Change = (u64, PathBuf, Option<Rc<Inode>>);
 
 struct Inode {
     segment: bool,

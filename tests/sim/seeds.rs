@@ -54,7 +54,7 @@ fn bad(first: u64, count: u64, history: impl Fn(&World) -> History + Sync) -> BT
                 return;
             }
             let mut ran = once(seed, false, &history);
-            if seed % TWICE == 0 && once(seed, false, &history) != ran {
+            if seed.is_multiple_of(TWICE) && once(seed, false, &history) != ran {
                 ran.violations.push("two runs of this seed differ".to_owned());
             }
             if !ran.violations.is_empty() {

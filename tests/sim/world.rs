@@ -40,10 +40,13 @@ pub enum Death {
 #[derive(Clone)]
 pub struct World(Rc<Inner>);
 
+type Event = Box<dyn FnOnce()>;
+
 struct Inner {
     rng: RefCell<Rng>,
     now: Cell<u64>,
-    events: RefCell<BTreeMap<(u64, u64), Box<dyn FnOnce()>>>,
+    /// By time and number.
+    events: RefCell<BTreeMap<(u64, u64), Event>>,
     next_event: Cell<u64>,
     tasks: RefCell<BTreeMap<u64, Task>>,
     next_task: Cell<u64>,
