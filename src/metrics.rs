@@ -7,11 +7,11 @@
 //! cannot be read is left out.
 
 use crate::base::time::Wall;
-use metrics::{Counter, Gauge, Histogram, Key, Label, Level, Metadata, Recorder, Unit};
+use metrics::{Gauge, Histogram, Key, Label, Level, Metadata, Recorder, Unit};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusRecorder};
 use std::fmt::Write;
 
-pub use metrics::NoopRecorder;
+pub use metrics::{Counter, NoopRecorder};
 
 macro_rules! series {
     ($($field:ident: $kind:ident $name:literal {$($label:literal = $value:literal),*} $help:literal;)*) => {

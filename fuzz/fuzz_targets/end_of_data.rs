@@ -2,6 +2,9 @@
 //! agrees with a reader that goes byte by byte.
 #![no_main]
 
+#[path = "../../src/smtp/data/plain.rs"]
+mod plain;
+
 use libfuzzer_sys::fuzz_target;
 use ringpost::smtp::data::{BareNewline, Body, Limits, NulBytes, Piece};
 
@@ -18,7 +21,7 @@ const FREE: Limits = Limits {
 fuzz_target!(|wire: &[u8]| {
     // Every split of a long input is quadratic; block borders lie well within this.
     let wire = &wire[..wire.len().min(400)];
-    let expect = plain(wire);
+    let expect = plain::read(wire);
     for cut in 0..=wire.len() {
         assert_eq!(receive(wire, cut), expect, "cut at {cut}");
     }
@@ -50,32 +53,4 @@ fn receive(wire: &[u8], cut: usize) -> Received {
         }
     }
     (stored, None)
-}
-
-/// The rules in their plainest form.
-fn plain(wire: &[u8]) -> Received {
-    let (mut out, mut line_start, mut i) = (Vec::new(), true, 0);
-    loop {
-        if line_start && wire[i..].starts_with(b".\r\n") {
-            return (out, Some(i + 3));
-        }
-        if line_start && wire[i..].starts_with(b".") {
-            if b".\r\n".starts_with(&wire[i..]) {
-                return (out, None);
-            }
-            i += 1;
-        }
-        line_start = false;
-        match (wire.get(i), wire.get(i + 1)) {
-            (None, _) | (Some(b'\r'), None) => return (out, None),
-            (Some(b'\r'), Some(b'\n')) => {
-                out.extend_from_slice(b"\r\n");
-                (line_start, i) = (true, i + 1);
-            }
-            (Some(b'\r'), _) => out.push(b' '),
-            (Some(b'\n'), _) => out.extend_from_slice(b"\r\n"),
-            (Some(&b), _) => out.push(b),
-        }
-        i += 1;
-    }
 }

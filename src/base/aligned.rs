@@ -1,14 +1,61 @@
 //! Memory aligned for direct disk IO, and counted slices of it.
 //!
 //! Owns nothing but bytes. Safe code: the vector is over-allocated by one page and the start is
-//! moved to the next page boundary.
+//! moved to the next page boundary. Memory of larger buffers is kept for the next ones of the same
+//! size on the thread: to get it from the system anew costs more than to fill it.
 
+use std::cell::RefCell;
 use std::fmt;
 use std::ops::Deref;
 use std::rc::Rc;
 
 /// Alignment and granularity of disk IO in bytes.
 pub const PAGE: usize = 4096;
+
+/// Smallest memory that is kept, in bytes.
+const KEEP_MIN: usize = 16 << 10;
+/// Bytes kept by a thread at most.
+const KEEP_MAX: usize = 16 << 20;
+
+/// Memory without an owner.
+#[derive(Default)]
+struct Kept {
+    free: Vec<Vec<u8>>,
+    bytes: usize,
+}
+
+thread_local! {
+    static KEPT: RefCell<Kept> = RefCell::default();
+}
+
+/// Memory of `size` bytes with any content.
+fn take_memory(size: usize) -> Vec<u8> {
+    let kept = |kept: &RefCell<Kept>| {
+        let mut kept = kept.borrow_mut();
+        let at = kept.free.iter().rposition(|m| m.len() == size)?;
+        kept.bytes -= size;
+        Some(kept.free.swap_remove(at))
+    };
+    let kept = if size < KEEP_MIN { None } else { KEPT.try_with(kept).ok().flatten() };
+    kept.unwrap_or_else(|| vec![0u8; size])
+}
+
+impl Drop for AlignedBuf {
+    fn drop(&mut self) {
+        let memory = std::mem::take(&mut self.memory);
+        if memory.len() < KEEP_MIN {
+            return;
+        }
+        // At the end of a thread there may be nothing left to keep it in.
+        let _ = KEPT.try_with(|kept| {
+            let mut kept = kept.borrow_mut();
+            if kept.bytes + memory.len() <= KEEP_MAX {
+                kept.bytes += memory.len();
+                kept.free.push(memory);
+            }
+        });
+    }
+}
 
 /// A growable-to-capacity buffer whose first byte lies on a page boundary. Its memory never moves.
 pub struct AlignedBuf {
@@ -23,7 +70,7 @@ impl AlignedBuf {
     #[must_use]
     pub fn with_capacity(capacity: usize) -> Self {
         let capacity = capacity.div_ceil(PAGE).max(1) * PAGE;
-        let memory = vec![0u8; capacity + PAGE];
+        let memory = take_memory(capacity + PAGE);
         let start = memory.as_ptr().align_offset(PAGE);
         assert!(start < PAGE, "align_offset of bytes always succeeds");
         AlignedBuf { memory, start, len: 0, capacity }
@@ -61,7 +108,7 @@ impl AlignedBuf {
         assert!(self.len <= self.capacity);
     }
 
-    /// Sets the length; bytes that come into view are whatever was there (zero at first).
+    /// Sets the length; bytes that come into view are whatever was there, perhaps another buffer's.
     /// Panics above the capacity.
     pub fn set_len(&mut self, len: usize) {
         assert!(len <= self.capacity);
@@ -172,8 +219,22 @@ mod tests {
         b.zero_to(4096);
         assert_eq!(b.bytes().as_ptr() as usize % PAGE, 0);
         assert_eq!(b.len(), 4096);
+        b.bytes_mut()[4095] = 7;
         let s = SharedBytes::whole(Rc::new(b)).part(1..5);
         assert_eq!(&*s, b"ello");
         assert_eq!(&*s.part(1..3), b"ll");
+    }
+
+    #[test]
+    fn memory_is_used_again() {
+        let mut first = AlignedBuf::with_capacity(1 << 16);
+        first.put(b"secret");
+        let at = first.bytes().as_ptr();
+        drop(first);
+        let mut second = AlignedBuf::with_capacity(1 << 16);
+        assert!(second.is_empty());
+        second.zero_to(PAGE);
+        assert_eq!(second.bytes().as_ptr(), at);
+        assert!(second.bytes().iter().all(|b| *b == 0));
     }
 }

@@ -1,6 +1,6 @@
 //! L4: opens the connections that the schedule asks for, and says what came of them.
 //!
-//! Owns no message: a connection (`relay`) takes its work from the desk through [`At`], one
+//! Owns no message: a connection (`relay`) takes its work from the desk through `At`, one
 //! destination's end of it. Knows no retry rule. A next hop that cannot be reached, does not greet or
 //! breaks off makes its destination pause; a connection that had worked and then died does not.
 

@@ -206,11 +206,15 @@ fn recipient_report<'a>(
     remote: Option<&'a str>,
 ) -> RecipientReport<'a> {
     let enhanced = (reply.enhanced != [0; 3]).then_some(reply.enhanced);
+    // RFC 3463 §3.5: a 4yz that became final means that the time is over. The diagnostic stays what
+    // the other side has said.
+    let expired = action == Action::Failed && reply.code / 100 == 4;
+    let status = if expired { [5, 4, 7] } else { dsn::status(action, reply.code, enhanced) };
     RecipientReport {
         address,
         orcpt,
         action,
-        status: dsn::status(action, reply.code, enhanced),
+        status,
         remote_mta: remote.filter(|_| reply.code > 0),
         code: reply.code,
         enhanced,

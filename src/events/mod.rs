@@ -55,7 +55,8 @@ pub enum Format {
 /// Hands events to the writer. Cheap to clone; never blocks.
 #[derive(Clone)]
 pub struct Events {
-    to: SyncSender<Event>,
+    /// `None`: nothing comes any more.
+    to: SyncSender<Option<Event>>,
     dropped: Arc<AtomicU64>,
     clock: fn() -> Wall,
 }
@@ -64,8 +65,8 @@ pub struct Events {
 const WAITING_MAX: usize = 1024;
 
 impl Events {
-    /// Starts the writer. It ends when the last [`Events`] is dropped; join the handle to have all
-    /// lines written. Fails if no thread can be made.
+    /// Starts the writer. It ends at [`Self::end`], or when the last [`Events`] is dropped; join the
+    /// handle to have all lines written. Fails if no thread can be made.
     pub fn start(
         out: Box<dyn Write + Send>,
         format: Format,
@@ -104,9 +105,15 @@ impl Events {
     /// An event of any level; of a core.
     pub fn send(&self, level: Level, name: &'static str, text: String, core: Option<u16>) {
         let event = Event { level, name, text, core, at: (self.clock)() };
-        if self.to.try_send(event).is_err() {
+        if self.to.try_send(Some(event)).is_err() {
             self.dropped.fetch_add(1, Ordering::Relaxed);
         }
+    }
+
+    /// Ends the writer once all events sent so far are written, whoever still has a handle.
+    pub fn end(&self) {
+        // A writer that has ended already is what is wanted.
+        let _ = self.to.send(None);
     }
 
     /// Events dropped so far.

@@ -36,12 +36,12 @@ impl Writer {
     }
 
     /// Writes until all senders are gone.
-    pub(super) fn run(&mut self, from: &Receiver<Event>, clock: fn() -> Wall) {
+    pub(super) fn run(&mut self, from: &Receiver<Option<Event>>, clock: fn() -> Wall) {
         loop {
             match from.recv_timeout(Duration::from_secs(1)) {
-                Ok(event) => self.take(event),
+                Ok(Some(event)) => self.take(event),
                 Err(RecvTimeoutError::Timeout) => self.forget(clock()),
-                Err(RecvTimeoutError::Disconnected) => break,
+                Ok(None) | Err(RecvTimeoutError::Disconnected) => break,
             }
         }
         self.forget(Wall(u64::MAX));

@@ -10,7 +10,8 @@
 mod escape;
 
 use crate::base::ids::QueueId;
-use crate::base::time::{Wall, civil};
+use crate::base::time::Wall;
+use crate::message::date;
 use crate::message::envelope::Ret;
 use escape::{ascii_address, clean, word, xtext};
 use std::io::Write;
@@ -399,13 +400,7 @@ struct Date(Wall);
 
 impl std::fmt::Display for Date {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        const DAYS: [&str; 7] = ["Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed"];
-        const MONTHS: [&str; 12] =
-            ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
-        let (days, s) = (self.0.seconds() / 86_400, self.0.seconds() % 86_400);
-        let (year, month, day) = civil(days);
-        let (name, month) = (DAYS[(days % 7) as usize], MONTHS[month as usize - 1]);
-        write!(f, "{name}, {day} {month} {year:04} {:02}:{:02}:{:02} +0000", s / 3600, s / 60 % 60, s % 60)
+        date::text(self.0).escape_ascii().fmt(f)
     }
 }
 

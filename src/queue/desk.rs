@@ -42,6 +42,7 @@ use crate::storage::keeper::Keeper;
 use crate::storage::options::Urgency;
 use crate::storage::record::{Location, RecordHead};
 use crate::storage::side::SideFile;
+use crate::storage::space::Shortage;
 use smallvec::SmallVec;
 use std::cell::RefCell;
 use std::future::poll_fn;
@@ -239,7 +240,14 @@ impl<R: Runtime> Desk<R> {
     pub fn admission(&self) -> Admission {
         let s = self.0.state.borrow();
         let messages = s.index.counters().messages;
-        self.0.options.limits.admit(messages, s.schedule.backlog_fast(), s.staged_bytes)
+        match self.0.options.limits.admit(messages, s.schedule.backlog_fast(), s.staged_bytes) {
+            Admission::Full => Admission::Full,
+            verdict => match self.0.keeper.shortage() {
+                Some(Shortage::Full) => Admission::Full,
+                Some(Shortage::Busy) => Admission::Later,
+                None => verdict,
+            },
+        }
     }
 
     /// True once the journal is poisoned: nothing is accepted until a restart.

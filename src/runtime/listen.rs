@@ -8,9 +8,13 @@ use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
 
 /// Connections that may wait to be accepted; the kernel caps it at net.core.somaxconn.
 const BACKLOG: i32 = 4096;
+
+/// How long a port may still be taken at the start.
+const PATIENCE: Duration = Duration::from_secs(3);
 
 /// An address cannot be had.
 #[derive(Debug)]
@@ -66,10 +70,25 @@ pub fn reserve(address: SocketAddr, cores: usize) -> Result<Vec<OwnedFd>, Listen
     let failed = |source| ListenError { address, source };
     // Sockets that share a port are bound without complaint beside those of another instance.
     // One that does not share finds out whether the port is free.
-    let probe = bind(address, false).map_err(failed)?;
+    let probe = bind_patiently(address).map_err(failed)?;
     let address = probe.local_addr().map_err(failed)?.as_socket().unwrap_or(address);
     drop(probe);
     (0..cores).map(|_| bind(address, true).map(OwnedFd::from).map_err(failed)).collect()
+}
+
+/// A killed process is gone before its rings are: the kernel takes them down later, and their
+/// listening sockets with them. A restart waits for that.
+#[allow(clippy::disallowed_methods, reason = "at the start, before there is a core")]
+fn bind_patiently(address: SocketAddr) -> io::Result<Socket> {
+    let until = Instant::now() + PATIENCE;
+    loop {
+        match bind(address, false) {
+            Err(e) if e.kind() == io::ErrorKind::AddrInUse && Instant::now() < until => {
+                std::thread::sleep(Duration::from_millis(50));
+            }
+            result => return result,
+        }
+    }
 }
 
 fn bind(address: SocketAddr, share: bool) -> io::Result<Socket> {

@@ -18,6 +18,8 @@ use std::rc::Rc;
 pub mod checks;
 pub mod core;
 pub mod cross;
+#[cfg(test)]
+pub mod double;
 mod helper;
 pub mod listen;
 pub mod pool;
@@ -117,6 +119,9 @@ pub trait Listener: 'static {
 
 /// A connection. Dropping it closes it.
 ///
+/// A runtime that can send and receive in one submission has its own methods for that; the ones
+/// here do one after the other.
+///
 /// At most one receiving and one sending operation run at a time. An operation in flight when the
 /// deadline passes, or started after it, ends with `ErrorKind::TimedOut` (within one second, and
 /// the stream can still be used once a later deadline is set); bytes that a timed-out send had
@@ -134,7 +139,17 @@ pub trait Stream: 'static {
         &self,
         out: Vec<u8>,
         buf: Vec<u8>,
-    ) -> impl Future<Output = (io::Result<usize>, Vec<u8>, Vec<u8>)>;
+    ) -> impl Future<Output = (io::Result<usize>, Vec<u8>, Vec<u8>)> {
+        async move {
+            let (sent, mut out) = self.send(out).await;
+            if let Err(e) = sent {
+                return (Err(e), out, buf);
+            }
+            out.clear();
+            let (result, buf) = self.recv(buf).await;
+            (result, out, buf)
+        }
+    }
     /// Sends all parts, in order.
     fn send_parts(&self, parts: Vec<Part>) -> impl Future<Output = Lent<(), Vec<Part>>>;
     /// Sends all parts, then receives into `buf`, in one submission.
@@ -142,7 +157,16 @@ pub trait Stream: 'static {
         &self,
         parts: Vec<Part>,
         buf: Vec<u8>,
-    ) -> impl Future<Output = (io::Result<usize>, Vec<Part>, Vec<u8>)>;
+    ) -> impl Future<Output = (io::Result<usize>, Vec<Part>, Vec<u8>)> {
+        async move {
+            let (sent, parts) = self.send_parts(parts).await;
+            if let Err(e) = sent {
+                return (Err(e), parts, buf);
+            }
+            let (result, buf) = self.recv(buf).await;
+            (result, parts, buf)
+        }
+    }
     /// Sets or clears the deadline of operations, running and to come.
     fn set_deadline(&self, at: Option<Mono>);
     /// Ends both directions now; operations in flight end.

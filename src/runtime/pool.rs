@@ -6,8 +6,8 @@
 
 use std::cell::RefCell;
 
-/// Capacity of a small buffer in bytes.
-pub const SMALL: usize = 2 << 10;
+/// Capacity of a small buffer in bytes: more than a command line may have.
+pub const SMALL: usize = 4 << 10;
 /// Capacity of a large buffer in bytes: a message of 4 KiB with its envelope in one receive, and
 /// longer ones in few.
 pub const LARGE: usize = 32 << 10;

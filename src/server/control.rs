@@ -27,6 +27,8 @@ use tokio::sync::oneshot;
 
 /// How often map files are looked at.
 const RELOAD: Duration = Duration::from_secs(2);
+/// Beyond the grace time: for what is on its way to the disk.
+const LAST_RESORT: Duration = Duration::from_secs(10);
 
 /// The way to a core.
 pub struct Line {
@@ -161,7 +163,7 @@ async fn serve(control: Control) -> Result<(), Failure> {
     let cores = Rc::new(Cores(RefCell::new(lines)));
     if let Some(listener) = metrics {
         let listener = tokio::net::TcpListener::from_std(listener).map_err(failed)?;
-        let state = http_state(recorder, process, health, events.clone());
+        let state = http_state(recorder, process, health.clone(), events.clone());
         tokio::task::spawn_local(http::serve(listener, state, std::future::pending()));
     }
     if let Some(listener) = admin {
@@ -192,21 +194,26 @@ async fn serve(control: Control) -> Result<(), Failure> {
     for core in 0..cores.count() {
         cores.stop(core, grace).await;
     }
-    // The cores end by themselves and are joined by the main thread; a second request, or a core
-    // that hangs in the disk, ends the process without them.
-    std::thread::Builder::new()
-        .name("last-resort".into())
-        .spawn(move || last_resort(grace))
-        .map_err(failed)?;
-    Ok(())
+    // The cores end by themselves and are joined by the main thread. A second request, or a core
+    // that hangs in the disk, ends the process without them: what is not acknowledged is not promised.
+    let why = tokio::select! {
+        () = ended(&health) => return Ok(()),
+        () = stop_again(&mut signals) => "asked to stop a second time",
+        () = tokio::time::sleep(grace + LAST_RESORT) => "did not end within the grace time",
+    };
+    eprintln!("ringpost: {why}: ending now, a restart recovers");
+    std::process::exit(75);
 }
 
-/// Ends the process if it has not ended by itself: what is not acknowledged is not promised.
-fn last_resort(grace: Duration) {
-    #[allow(clippy::disallowed_methods, reason = "a thread of its own, at the very end")]
-    std::thread::sleep(grace + Duration::from_secs(10));
-    eprintln!("ringpost: did not end within the grace time; ending now, a restart recovers");
-    std::process::exit(75);
+/// Waits until all cores have ended in order.
+async fn ended(health: &[Arc<Health>]) {
+    while health.iter().any(|h| h.state() != State::Ended) {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+async fn stop_again(signals: &mut Signals) {
+    while signals.next().await != signals::Request::Stop {}
 }
 
 struct Reload {
@@ -263,7 +270,7 @@ fn http_state(
                 State::Starting => "is starting",
                 State::Full => "has no space for new mail",
                 State::Poisoned => "had a write error: restart",
-                State::Stopping => "is stopping",
+                State::Stopping | State::Ended => "is stopping",
             };
             return Err(format!("core {n} {why}"));
         }

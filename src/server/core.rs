@@ -65,6 +65,8 @@ pub enum State {
     Poisoned = 3,
     /// No new mail any more.
     Stopping = 4,
+    /// Everything is closed.
+    Ended = 5,
 }
 
 impl Health {
@@ -79,7 +81,8 @@ impl Health {
             1 => State::Ready,
             2 => State::Full,
             3 => State::Poisoned,
-            _ => State::Stopping,
+            4 => State::Stopping,
+            _ => State::Ended,
         }
     }
 }
@@ -181,6 +184,7 @@ pub async fn run(rt: Uring, seed: Seed) {
     ctx.drained(until).await;
     desk.drained(until).await;
     desk.close().await;
+    health.set(State::Ended);
 }
 
 /// Does what the control thread says, until it says stop; gives the time for that.
@@ -237,8 +241,8 @@ async fn watch<L: Listener>(
             } else {
                 (Level::Info, "new mail is taken again")
             };
-            events.send(level, "queue_full", text.into(), Some(number));
             health.set(if full { State::Full } else { State::Ready });
+            events.send(level, "queue_full", text.into(), Some(number));
         }
     }
 }
@@ -249,7 +253,8 @@ fn report(seed: &Seed, r: &Recovery) {
         Level::Info,
         "queue_opened",
         format!(
-            "{} messages in the queue, {} recipients in doubt; {} segments, {} records read; {} torn batch at the end",
+            "{} messages in the queue, {} recipients in doubt; {} segments, {} records read; \
+             {} torn batch at the end",
             r.messages, r.in_doubt, j.segments, j.records, j.tears
         ),
     );

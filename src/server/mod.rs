@@ -15,13 +15,17 @@ use crate::config::units::Cores;
 use crate::events::{self, Events};
 use crate::metrics;
 use crate::policy::sessions::Sessions;
+use crate::route::tables::Router;
+use crate::runtime::privileges::User;
 use crate::runtime::{self, checks, listen, privileges, uring};
 use crate::storage::options::Poison;
 use control::{Control, Line};
 use core::{Health, Seed};
+use metrics_exporter_prometheus::PrometheusRecorder;
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixListener;
 use std::sync::Arc;
 use tokio::sync::oneshot;
 
@@ -63,7 +67,8 @@ impl Running {
         cores.into_iter().for_each(runtime::core::Running::join);
         let (handle, thread) = events;
         handle.info("stopped", "all mail in hand is settled or on stable storage");
-        drop(handle);
+        // Tasks that a core had when it ended may still hold handles.
+        handle.end();
         let _ = thread.join();
         result
     }
@@ -80,71 +85,128 @@ impl Running {
 
 /// Starts the server; returns when all cores serve.
 pub fn start(config: Arc<Config>) -> Result<Running, Failure> {
-    let ring = uring::Options::production();
     checks::kernel().map_err(refuse)?;
     checks::raise_limits().map_err(refuse)?;
-    let user = match &config.user {
-        // Only root can become somebody else; started as anybody else, the service manager has chosen.
-        Some(name) if privileges::is_root() => match privileges::user(name) {
-            Ok(user) => Some(user),
-            Err(_) if !config.user_written => None,
-            Err(e) => return Err(Failure::new(e.exit_code(), e)),
-        },
-        _ => None,
-    };
-    let lock = checks::lock_data_dir(&config.data_dir, user.as_ref()).map_err(refuse)?;
-    let weak = config.storage.durability == crate::config::raw::Durability::Weak;
-    checks::file_system(&config.data_dir, weak).map_err(refuse)?;
-    let cores = plan_cores(&config)?;
-    let (smtp, mut sockets) = reserve(&config, cores.len())?;
-    let metrics_socket = config.metrics.map(control::bind_metrics).transpose()?;
-    let metrics_address = metrics_socket.as_ref().and_then(|s| s.local_addr().ok());
-    let admin_socket =
-        config.admin_socket.as_deref().map(|p| control::bind_admin(p, user.as_ref())).transpose()?;
-    let log = events(&config)?;
-    if let Some(user) = &user {
-        privileges::drop_to(user).map_err(|e| Failure::new(e.exit_code(), e))?;
-    }
-    if user.is_none() && privileges::is_root() {
-        log.0.warn("root", "running as root: make a user \"ringpost\", or name another with server.user");
-    }
-    checks::ring(&ring).map_err(refuse)?;
+    let reserved = Reserved::take(&config)?;
+    checks::ring(&uring::Options::production()).map_err(refuse)?;
     let (reloader, router, warnings) =
         Reloader::start(config.clone()).map_err(|problems| Failure::new(78, problems))?;
     for problem in &warnings.0 {
-        log.0.warn("configuration", problem.to_string());
+        reserved.events.0.warn("configuration", problem.to_string());
     }
+    let Reserved { lock, cpus, smtp, sockets, metrics, admin, events } = reserved;
     let recorder = metrics::exporter();
-    let sessions = Sessions::new(
-        config.limits.sessions,
-        config.limits.sessions_per_address,
-        runtime::uring::random_u64(),
-    );
+    let (cores, lines) = start_cores(&config, &router, &recorder, &cpus, sockets, &events.0)?;
+    let (stop, stopped) = oneshot::channel();
+    let metrics_address = metrics.as_ref().and_then(|s| s.local_addr().ok());
+    let control = Control {
+        lines,
+        reloader,
+        recorder: recorder.handle(),
+        process: metrics::Process { started: uring::wall_now(), config_hash: config.hash },
+        events: events.0.clone(),
+        grace: config.stop_grace,
+        metrics,
+        admin,
+        stopped,
+    };
+    let control = std::thread::Builder::new()
+        .name("control".into())
+        .spawn(move || control::run(control))
+        .map_err(|e| Failure::new(71, e))?;
+    let metrics_at = metrics_address.map_or(String::new(), |a| format!(", metrics on {a}"));
+    events.0.info("started", format!("serving SMTP on {smtp:?} with {} cores{metrics_at}", cores.len()));
+    Ok(Running { smtp, metrics: metrics_address, stop: Some(stop), control, cores, events, _lock: lock })
+}
+
+/// What is taken while the process still may: the data directory, ports, sockets, the log.
+struct Reserved {
+    lock: checks::DataDirLock,
+    /// The CPU of each core, if it is to be tied to one.
+    cpus: Vec<Option<usize>>,
+    /// Where SMTP will be served.
+    smtp: Vec<SocketAddr>,
+    /// Those of each core.
+    sockets: Vec<Vec<OwnedFd>>,
+    metrics: Option<TcpListener>,
+    admin: Option<UnixListener>,
+    events: (Events, std::thread::JoinHandle<()>),
+}
+
+impl Reserved {
+    /// Takes all of it, then drops privileges.
+    fn take(config: &Config) -> Result<Self, Failure> {
+        let user = user_to_become(config)?;
+        let lock = checks::lock_data_dir(&config.data_dir, user.as_ref()).map_err(refuse)?;
+        let weak = config.storage.durability == crate::config::raw::Durability::Weak;
+        checks::file_system(&config.data_dir, weak).map_err(refuse)?;
+        let cpus = plan_cores(config)?;
+        let (smtp, sockets) = reserve(config, cpus.len())?;
+        let metrics = config.metrics.map(control::bind_metrics).transpose()?;
+        let admin =
+            config.admin_socket.as_deref().map(|p| control::bind_admin(p, user.as_ref())).transpose()?;
+        let events = events(config)?;
+        match &user {
+            Some(user) => privileges::drop_to(user).map_err(|e| Failure::new(e.exit_code(), e))?,
+            None if privileges::is_root() => events
+                .0
+                .warn("root", "running as root: make a user \"ringpost\", or name another with server.user"),
+            None => {}
+        }
+        Ok(Reserved { lock, cpus, smtp, sockets, metrics, admin, events })
+    }
+}
+
+/// Only root can become somebody else; started as anybody else, the service manager has chosen.
+fn user_to_become(config: &Config) -> Result<Option<User>, Failure> {
+    match &config.user {
+        Some(name) if privileges::is_root() => match privileges::user(name) {
+            Ok(user) => Ok(Some(user)),
+            // The default need not exist; a name that was written must.
+            Err(_) if !config.user_written => Ok(None),
+            Err(e) => Err(Failure::new(e.exit_code(), e)),
+        },
+        _ => Ok(None),
+    }
+}
+
+/// Starts a core for each CPU planned, and waits until all serve.
+fn start_cores(
+    config: &Arc<Config>,
+    router: &Arc<Router>,
+    recorder: &PrometheusRecorder,
+    cpus: &[Option<usize>],
+    sockets: Vec<Vec<OwnedFd>>,
+    events: &Events,
+) -> Result<(Vec<runtime::core::Running<()>>, Vec<Line>), Failure> {
+    let limits = &config.limits;
+    let sessions = Sessions::new(limits.sessions, limits.sessions_per_address, uring::random_u64());
     let poison = Poison::default();
     let (mut running, mut lines, mut starts) = (Vec::new(), Vec::new(), Vec::new());
-    for (number, cpu) in cores.iter().enumerate() {
+    for (number, (&cpu, sockets)) in cpus.iter().zip(sockets).enumerate() {
         let (to_core, notes) = runtime::cross::channel(256).map_err(|e| Failure::new(71, e))?;
         let (started, start) = oneshot::channel();
         let health = Arc::new(Health::default());
         let seed = Seed {
             number: number as u16,
-            cores: cores.len(),
+            cores: cpus.len(),
             config: config.clone(),
             router: router.clone(),
             sessions: sessions.clone(),
             poison: poison.clone(),
-            metrics: metrics::Core::new(&recorder, number),
-            sockets: std::mem::take(&mut sockets[number]),
+            metrics: metrics::Core::new(recorder, number),
+            sockets,
             notes,
             health: health.clone(),
-            events: log.0.clone(),
+            events: events.clone(),
             started,
         };
-        let options = runtime::core::Options { name: format!("mta-{number}"), cpu: *cpu, ring };
+        let name = format!("mta-{number}");
+        let options = runtime::core::Options { name, cpu, ring: uring::Options::production() };
         let core = runtime::core::start(options, move |rt| core::run(rt, seed))
             .map_err(|e| refuse(checks::ring_error(e)))?;
         if let Some(Err(e)) = core.pinned() {
-            log.0.warn("not_pinned", format!("core {number} floats: {e}"));
+            events.warn("not_pinned", format!("core {number} floats: {e}"));
         }
         running.push(core);
         lines.push(Line { to_core, health });
@@ -157,32 +219,7 @@ pub fn start(config: Arc<Config>) -> Result<Running, Failure> {
             Err(_) => return Err(Failure::new(70, "a core ended while it started")),
         }
     }
-    let (stop, stopped) = oneshot::channel();
-    let control = Control {
-        lines,
-        reloader,
-        recorder: recorder.handle(),
-        process: metrics::Process { started: uring::wall_now(), config_hash: config.hash },
-        events: log.0.clone(),
-        grace: config.stop_grace,
-        metrics: metrics_socket,
-        admin: admin_socket,
-        stopped,
-    };
-    let control = std::thread::Builder::new()
-        .name("control".into())
-        .spawn(move || control::run(control))
-        .map_err(|e| Failure::new(71, e))?;
-    log.0.info("started", format!("serving SMTP on {smtp:?} with {} cores", cores.len()));
-    Ok(Running {
-        smtp,
-        metrics: metrics_address,
-        stop: Some(stop),
-        control,
-        cores: running,
-        events: log,
-        _lock: lock,
-    })
+    Ok((running, lines))
 }
 
 fn refuse(e: checks::StartError) -> Failure {

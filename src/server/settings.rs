@@ -76,6 +76,7 @@ pub fn sessions(c: &Config, cores: usize) -> serve::Options {
         others: Rc::new(others),
         side_bytes: usize::try_from(c.memory.spill.0).unwrap_or(usize::MAX).max(64 << 10),
         memory: share(c, cores),
+        busy: time(c.timeouts.commit),
         ..serve::Options::new(&c.hostname)
     }
 }
@@ -84,7 +85,7 @@ fn inbound(c: &Config) -> inbound::Options {
     let (l, t) = (&c.limits, &c.timeouts);
     inbound::Options {
         message: data::Limits {
-            size: l.message_size.0,
+            size: bytes(l.message_size),
             header: bytes(l.header_size),
             field: bytes(l.header_field_size),
             fields: count(l.headers),
@@ -110,6 +111,7 @@ fn inbound(c: &Config) -> inbound::Options {
         data_time: time(t.data),
         data_rate: l.data_rate_min.0,
         drop_max: bytes(l.message_drop),
+        replies_max: usize::try_from(bytes(l.output_buffer)).unwrap_or(usize::MAX).max(4096),
         ..inbound::Options::production(&c.hostname)
     }
 }

@@ -403,6 +403,9 @@ impl Body {
 }
 
 #[cfg(test)]
+mod plain;
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
@@ -444,34 +447,6 @@ mod tests {
         (stored, None, body)
     }
 
-    /// The same in the plainest way: one byte at a time.
-    fn plain(wire: &[u8]) -> (Vec<u8>, Option<Vec<u8>>) {
-        let (mut out, mut start, mut i) = (Vec::new(), true, 0);
-        loop {
-            if start && wire[i..].starts_with(b".\r\n") {
-                return (out, Some(wire[i + 3..].to_vec()));
-            }
-            if start && wire[i..].starts_with(b".") {
-                if b".\r\n".starts_with(&wire[i..]) {
-                    return (out, None);
-                }
-                i += 1;
-            }
-            start = false;
-            match (wire.get(i), wire.get(i + 1)) {
-                (None, _) | (Some(b'\r'), None) => return (out, None),
-                (Some(b'\r'), Some(b'\n')) => {
-                    out.extend_from_slice(b"\r\n");
-                    (start, i) = (true, i + 1);
-                }
-                (Some(b'\r'), _) => out.push(b' '),
-                (Some(b'\n'), _) => out.extend_from_slice(b"\r\n"),
-                (Some(&b), _) => out.push(b),
-            }
-            i += 1;
-        }
-    }
-
     fn facts_of(stored: &[u8]) -> BodyFacts {
         let lines: Vec<&[u8]> =
             stored.split(|&b| b == b'\n').map(|l| l.strip_suffix(b"\r").unwrap_or(l)).collect();
@@ -496,16 +471,16 @@ mod tests {
             cut in 0usize..400, cut2 in 0usize..400,
         ) {
             let wire = wire.as_bytes();
-            let (stored, rest) = plain(wire);
+            let (stored, end) = plain::read(wire);
+            let rest = end.map(|end| wire[end..].to_vec());
             let cuts = [cut.min(cut2).min(wire.len()), cut.max(cut2).min(wire.len())];
             let (ours, ours_rest, body) = receive(FREE, wire, &cuts);
             prop_assert_eq!(ours.escape_ascii().to_string(), stored.escape_ascii().to_string());
             prop_assert_eq!(&ours_rest, &rest);
-            if rest.is_some() {
+            if let Some(end) = end {
                 prop_assert_eq!(body.facts(), facts_of(&stored));
                 // In strict mode the same message passes exactly if nothing had to be changed.
                 let (_, _, strict) = receive(STRICT, wire, &cuts);
-                let end = wire.len() - rest.as_ref().map_or(0, Vec::len);
                 let bare = has_bare(&wire[..end]);
                 prop_assert_eq!(strict.fault(), bare.then_some(Fault::BareNewline));
             }

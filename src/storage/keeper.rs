@@ -17,6 +17,7 @@ use crate::storage::journal::{Journal, Released, StageError, Step, Write};
 use crate::storage::options::{Options, Poison, Urgency};
 use crate::storage::record::{self, Location, RecordHead, Recovered};
 use crate::storage::recover::{self, RecoveryReport};
+use crate::storage::space::Shortage;
 use crate::storage::walk::{Walk, WalkStep, Window};
 use bell::Bell;
 use opening::OpenError;
@@ -34,6 +35,8 @@ use std::time::Duration;
 
 /// Bytes read at a time when a segment is scanned.
 const SCAN_BYTES: usize = 1 << 20;
+/// Bytes that must fit, or the journal counts as full.
+const NEW_MAIL: u64 = 64 << 10;
 
 /// One durable write, for metrics.
 #[derive(Clone, Copy, Debug)]
@@ -234,6 +237,12 @@ impl<R: Runtime> Keeper<R> {
         let start = skip + at.len as usize - payload.len();
         let end = skip + at.len as usize;
         Ok(bytes.part(start..end))
+    }
+
+    /// Why there is no space for new mail now, if so.
+    #[must_use]
+    pub fn shortage(&self) -> Option<Shortage> {
+        self.inner().with(|j| j.space().admit(Urgency::NewMail, NEW_MAIL, 0)).err()
     }
 
     /// The segment whose live records should now be copied forward (staged anew with

@@ -1,18 +1,24 @@
 #!/usr/bin/env python3
 """Power loss, many times: records the block writes of a run and recovers from points of it.
 
-    tests/crash/blockreplay.py                 the server: 500 points, nothing acknowledged is lost,
-                                               then 40 on a disk that ignores flushes: some is
+    tests/crash/blockreplay.py                 the server: 500 points, nothing acknowledged is lost;
+                                               then the control: 40 points of a run on a file system
+                                               that passes no flush on (`nobarrier`): some is lost
     tests/crash/blockreplay.py --subject writer     the rig itself: a plain synced writer
     tests/crash/blockreplay.py --subject careless   a writer that never syncs: must be caught
 
+Each point: the disk as far as the last flush, then all later writes or a random choice of their
+sectors; mount (ext4 replays its own journal), start the server, list its queue. Every twentieth
+point the next hop comes back and must get the bytes that were sent.
+
 An id is owed at a point if it was acknowledged before it, and, for mail, had not reached the next
 hop by then. Both times are turned into numbers of log entries through samples taken each
-millisecond, on the safe side. Exit 0 if all is as it must be.
+millisecond, on the safe side. Exit 0 if all is as it must be. About four minutes.
 """
 
 import argparse
 import bisect
+import contextlib
 import os
 import random
 import shutil
@@ -25,6 +31,8 @@ import time
 import rig
 from subjects import Server, Writer
 from writelog import WriteLog, entry_count
+
+DEEP_EACH = 20
 
 
 class Sampler(threading.Thread):
@@ -47,76 +55,119 @@ class Sampler(threading.Thread):
 
     def before(self, at):
         """Entries that the log had at least when `at` came: a lower bound."""
-        i = bisect.bisect_left([t[1] for t in self.times], at) - 1
+        i = bisect.bisect_left(self.times, at, key=lambda t: t[1]) - 1
         return self.counts[i] if i >= 0 else 0
 
 
-def record(subject, folder, megabytes, seconds):
-    """Runs the subject on a logged disk; gives the log and {id: (owed from, owed until)}."""
-    with rig.logged_disk(folder, megabytes) as (device, log):
-        with rig.mounted(device, os.path.join(folder, "mount"), format_it=True) as mount:
-            rig.sh("sync")
-            first = entry_count(log)
-            sampler = Sampler(log)
-            sampler.start()
-            subject.run(mount, seconds)
-            time.sleep(0.1)
-            sampler.ended.set()
-            sampler.join()
-            last = entry_count(log)
-    owed = {}
-    for key, at in subject.acked.items():
-        start = sampler.by(at)
-        until = sampler.before(subject.gone[key]) if key in subject.gone else last
-        if start is not None and start <= until:
-            owed[key] = (start, until)
-    first = min((start for start, _ in owed.values()), default=first)
-    print(f"recorded {last - first} writes, {len(subject.acked)} acknowledged, {len(owed)} owed some time")
-    return WriteLog(log), owed, first, last
+class Recording:
+    """A run of the subject on a logged disk: the log, and {id: (owed from, owed until)}."""
+
+    def __init__(self, subject, folder, megabytes, seconds, options):
+        self.folder, self.options = folder, options
+        with rig.logged_disk(folder, megabytes) as (device, log):
+            mount = os.path.join(folder, "mount")
+            with rig.mounted(device, mount, format_it=True, options=options):
+                rig.sh("sync", "-f", mount)
+                sampler = Sampler(log)
+                sampler.start()
+                subject.run(mount, seconds)
+                time.sleep(0.1)
+                sampler.ended.set()
+                sampler.join()
+                self.last = entry_count(log)
+        self.owed = {}
+        for key, at in subject.acked.items():
+            start = sampler.by(at)
+            until = sampler.before(subject.gone[key]) if key in subject.gone else self.last
+            if start is not None and start <= until:
+                self.owed[key] = (start, until)
+        if not self.owed:
+            raise SystemExit(f"FAIL blockreplay: nothing was acknowledged: {subject.last_words()}")
+        self.first = min(start for start, _ in self.owed.values())
+        self.log = WriteLog(log)
+        flushes = self.log.flushes(self.first, self.last)
+        print(f"recorded ({options}) {self.last - self.first} entries, {flushes} of them flushes;"
+              f" {len(subject.acked)} acknowledged, {len(self.owed)} owed some time", flush=True)
 
 
-def check(subject, image, folder, expected):
-    """Recovers from `image`; gives the ids that are owed and missing, all if it cannot recover."""
-    try:
-        with rig.mounted(image, os.path.join(folder, "mount")) as mount:
-            return expected - subject.recover(mount)
-    except (subprocess.SubprocessError, RuntimeError, OSError) as e:
-        print(f"no recovery: {e}")
-        return expected or {"everything"}
+class Replay:
+    """Recoveries from points of a recording, and what came of them."""
+
+    def __init__(self, subject, recording, loud):
+        self.subject, self.recording, self.loud = subject, recording, loud
+        self.points = self.torn = self.owing = self.bad = self.unmountable = self.unstarted = 0
+        self.owed_least, self.owed_most, self.lost, self.deep = 1 << 60, 0, 0, 0
+
+    def run(self, count, rng):
+        """Recovers from `count` points."""
+        r = self.recording
+        base, image = (os.path.join(r.folder, n) for n in ("prefix", "point"))
+        with open(base, "wb") as f:
+            f.truncate(os.stat(os.path.join(r.folder, "base")).st_size)
+        fd, done = os.open(base, os.O_RDWR), 0
+        for number, point in enumerate(sorted(rng.randint(r.first, r.last) for _ in range(count))):
+            safe = max(done, r.log.safe_prefix(point))
+            for i in range(done, safe):
+                r.log.apply(fd, i)
+            done = safe
+            rig.sh("cp", "--sparse=always", base, image)
+            target = os.open(image, os.O_RDWR)
+            mode = "subset" if rng.random() < 0.7 else "prefix"
+            self.torn += r.log.finish(target, done, point, rng, mode)
+            os.close(target)
+            self.check(image, point, mode, number % DEEP_EACH == DEEP_EACH - 1)
+        os.close(fd)
+
+    def check(self, image, point, mode, deep):
+        """Recovers from `image` and notes what is missing."""
+        expected = {k for k, (start, until) in self.recording.owed.items() if start <= point <= until}
+        self.points += 1
+        self.owing += bool(expected)
+        self.owed_least, self.owed_most = min(self.owed_least, len(expected)), max(self.owed_most, len(expected))
+        why, missing = "", set()
+        try:
+            with rig.mounted(image, os.path.join(self.recording.folder, "mount")) as mount:
+                try:
+                    missing = expected - self.subject.recover(mount)
+                    if deep and not missing:
+                        missing = self.subject.deliver(mount, expected)
+                        self.deep += 1
+                except (RuntimeError, OSError, subprocess.SubprocessError) as e:
+                    self.unstarted += 1
+                    why = str(e)
+        except subprocess.SubprocessError as e:
+            self.unmountable += 1
+            why = f"{e} {e.stderr if hasattr(e, 'stderr') else ''}"
+        self.lost += len(missing)
+        self.bad += bool(missing or why)
+        if self.loud and (missing or why):
+            print(f"point {point} ({mode}): {len(missing)} of {len(expected)} lost: {sorted(missing)[:5]} {why}",
+                  flush=True)
+            kept = os.environ.get("KEEP_IMAGES")
+            if kept:
+                shutil.copy(image, os.path.join(kept, f"point-{point}"))
+
+    def text(self):
+        """What came of it."""
+        text = f"{self.points} points ({self.owing} with something owed, {self.owed_least} to "
+        text += f"{self.owed_most} messages; {self.torn} torn writes): {self.bad} bad, {self.lost} lost, "
+        text += f"{self.unmountable} mount failures, {self.unstarted} failed recoveries"
+        return text + (f", {self.deep} delivered to the end" if self.deep else "")
 
 
-def replay(subject, recorded, folder, count, rng, lying):
-    """Recovers from `count` points; gives the number of points that lost something."""
-    log, owed, first, last = recorded
-    base, image = os.path.join(folder, "prefix"), os.path.join(folder, "point")
-    with open(base, "wb") as f:
-        f.truncate(os.stat(os.path.join(folder, "base")).st_size)
-    fd = os.open(base, os.O_RDWR)
-    done = bad = torn = nothing = 0
-    begin = time.time()
-    for point in sorted(rng.randint(first, last) for _ in range(count)):
-        safe = max(done, log.safe_prefix(point, lying))
-        for i in range(done, safe):
-            log.apply(fd, i)
-        done = safe
-        rig.sh("cp", "--sparse=always", base, image)
-        target = os.open(image, os.O_RDWR)
-        mode = "subset" if lying or rng.random() < 0.7 else "prefix"
-        torn += log.finish(target, done, point, rng, mode)
-        os.close(target)
-        expected = {k for k, (start, until) in owed.items() if start <= point <= until}
-        nothing += not expected
-        lost = check(subject, image, folder, expected)
-        if lost:
-            bad += 1
-            if not lying:
-                print(f"point {point} ({mode}): {len(lost)} of {len(expected)} lost: {sorted(lost)[:5]}")
-    os.close(fd)
-    rate = count / (time.time() - begin)
-    print(f"{count} points, {torn} torn writes, {nothing} without anything owed, {bad} lost mail, {rate:.1f}/s")
-    if nothing > count / 2:
-        raise SystemExit("most points owe nothing: the run proves too little")
-    return bad
+def record_and_replay(make, folder, args, options, count, loud):
+    """Both, in a folder of their own."""
+    with contextlib.ExitStack() as stack:
+        folder = os.path.join(folder, options)
+        os.mkdir(folder)
+        stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        subject = make(folder)
+        stack.callback(subject.close)
+        replay = Replay(subject, Recording(subject, folder, args.megabytes, args.seconds, options), loud)
+        begin = time.time()
+        replay.run(count, random.Random(args.seed))
+        print(f"{options}: {replay.text()}; {count / (time.time() - begin):.1f} points/s", flush=True)
+        return replay
 
 
 def main():
@@ -124,24 +175,27 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--subject", choices=["server", "writer", "careless"], default="server")
     parser.add_argument("--points", type=int, default=500)
+    parser.add_argument("--control", type=int, default=40, help="points of the control")
     parser.add_argument("--seconds", type=int, default=10)
-    parser.add_argument("--megabytes", type=int, default=96)
+    parser.add_argument("--megabytes", type=int, default=128)
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
-    rig.install()
+    rig.prepare(600 + 2 * args.points)
+    # In memory: the writes of thousands of recoveries would only wear the machine's disk.
     folder = tempfile.mkdtemp(prefix="blockreplay-", dir="/dev/shm" if os.path.isdir("/dev/shm") else None)
+    makes = {"server": Server, "writer": lambda _: Writer(True), "careless": lambda _: Writer(False)}
+    wrong = []
     try:
-        makes = {"server": lambda: Server(folder), "writer": lambda: Writer(True)}
-        subject = makes.get(args.subject, lambda: Writer(False))()
-        recorded = record(subject, folder, args.megabytes, args.seconds)
-        rng = random.Random(args.seed)
-        bad = replay(subject, recorded, folder, args.points, rng, lying=False)
-        if args.subject == "careless":
-            return 0 if bad > 0 else "a writer without any sync lost nothing: the rig sees nothing"
-        if bad:
-            return f"{bad} points lost what was acknowledged"
-        control = replay(subject, recorded, folder, 40, rng, lying=True)
-        return 0 if control > 0 else "a disk that ignores flushes lost nothing: the rig sees nothing"
+        if args.subject != "careless":
+            real = record_and_replay(makes[args.subject], folder, args, "barrier", args.points, loud=True)
+            wrong += [f"{real.bad} points are bad"] if real.bad else []
+            wrong += ["most points owe nothing: this proves too little"] if real.owing < args.points / 2 else []
+            text, options = real.text() + "; ", "nobarrier"
+        else:
+            text, options = "", "barrier"
+        control = record_and_replay(makes[args.subject], folder, args, options, args.control, loud=False)
+        wrong += [] if control.lost else ["the control lost nothing: the rig sees nothing"]
+        return rig.verdict("blockreplay", wrong, f"{text}control without sync: {control.text()}")
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

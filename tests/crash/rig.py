@@ -11,8 +11,8 @@ import signal
 import subprocess
 import time
 
-PACKAGES = ["qemu-utils", "nbdkit", "libnbd-bin", "nbdfuse", "fuse3", "e2fsprogs"]
-TOOLS = ["qemu-storage-daemon", "nbdkit", "nbdfuse", "fusermount3", "mkfs.ext4", "losetup"]
+PACKAGES = ["qemu-utils", "nbdkit", "libnbd-bin", "nbdfuse", "fuse3", "e2fsprogs", "xfsprogs"]
+TOOLS = ["qemu-storage-daemon", "nbdkit", "nbdfuse", "fusermount3", "mkfs.ext4", "losetup", "xfs_io"]
 
 
 def sh(*words, check=True):
@@ -20,14 +20,26 @@ def sh(*words, check=True):
     return subprocess.run(words, check=check, timeout=60, capture_output=True, text=True)
 
 
-def install():
-    """Installs the Debian packages that are missing."""
+def prepare(seconds):
+    """Installs the Debian packages that are missing, and bounds the run: after `seconds`, or at
+    SIGTERM, it fails and cleans up."""
+    def stop(number, _):
+        raise SystemExit("FAIL: out of time" if number == signal.SIGALRM else "FAIL: terminated")
+
+    signal.signal(signal.SIGALRM, stop)
+    signal.signal(signal.SIGTERM, stop)
     if os.geteuid() != 0:
         raise SystemExit("crash tests mount file systems: run them as root")
-    if all(shutil.which(t) for t in TOOLS):
-        return
-    subprocess.run(["apt-get", "update", "-q"], check=True, timeout=300)
-    subprocess.run(["apt-get", "install", "-qy", *PACKAGES], check=True, timeout=600)
+    if not all(shutil.which(t) for t in TOOLS):
+        subprocess.run(["apt-get", "update", "-q"], check=True, timeout=300)
+        subprocess.run(["apt-get", "install", "-qy", *PACKAGES], check=True, timeout=600)
+    signal.alarm(seconds)
+
+
+def verdict(name, wrong, text):
+    """Prints the one line that sums up; gives the exit code."""
+    print(f"{'FAIL' if wrong else 'PASS'} {name}: {text}" + "".join(f"; {w}" for w in wrong))
+    return 1 if wrong else 0
 
 
 def end(process):
@@ -51,14 +63,15 @@ def again(*words):
 
 
 @contextlib.contextmanager
-def mounted(image, folder, format_it=False):
-    """Mounts the ext4 file system in the file `image` at `folder` through a loop device."""
+def mounted(image, folder, format_it=False, kind="ext4", options="defaults", direct=False):
+    """Mounts the file system in the file `image` at `folder` through a loop device."""
     os.makedirs(folder, exist_ok=True)
-    loop = sh("losetup", "-f", "--show", image).stdout.strip()
+    past_cache = ["--direct-io=on"] if direct else []
+    loop = sh("losetup", "-f", "--show", *past_cache, image).stdout.strip()
     try:
         if format_it:
-            sh("mkfs.ext4", "-q", "-m", "0", loop)
-        sh("mount", loop, folder)
+            sh(*{"ext4": ["mkfs.ext4", "-q", "-m", "0"], "xfs": ["mkfs.xfs", "-q", "-f"]}[kind], loop)
+        sh("mount", "-t", kind, "-o", options, loop, folder)
         try:
             yield folder
         finally:
@@ -87,7 +100,8 @@ def logged_disk(folder, megabytes):
             f.truncate(length)
     drive = ["--blockdev", f"driver=file,filename={base},node-name=f"]
     drive += ["--blockdev", f"driver=file,filename={log},node-name=l"]
-    drive += ["--blockdev", "driver=blklogwrites,file=f,log=l,node-name=d,log-sector-size=512"]
+    drive += ["--blockdev", "driver=blklogwrites,file=f,log=l,node-name=d,log-sector-size=512,"
+              "log-super-update-interval=1"]
     drive += ["--export", f"type=fuse,id=e,node-name=d,mountpoint={device},writable=on"]
     daemon = subprocess.Popen(["qemu-storage-daemon", *drive])
     try:

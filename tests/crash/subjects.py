@@ -51,6 +51,17 @@ class Writer:
                 time.sleep(0.001)
         os.close(fd)
 
+    def close(self):
+        """Nothing runs on."""
+
+    def last_words(self):
+        """It has none."""
+        return ""
+
+    def deliver(self, mount, expected):
+        """There is nothing else to ask."""
+        return expected - self.recover(mount)
+
     def recover(self, mount):
         """The pages that are whole, up to the first that is not."""
         found = set()
@@ -76,6 +87,8 @@ mta = 1
 access = 1
 [storage]
 segment_size = "1MiB"
+journal_limit = "{journal}MiB"
+free_min = "{free}MiB"
 [[listener]]
 protocol = "smtp"
 address = ["127.0.0.1:{smtp}"]
@@ -83,13 +96,15 @@ address = ["127.0.0.1:{smtp}"]
 networks = ["127.0.0.0/8"]
 [[route]]
 domain = "*"
-next_hop = "127.0.0.1:{sink}"
+next_hop = "127.0.0.1:{hop}"
 tls = "none"
 [queue]
 retry_first = "1s"
 retry_max = "5s"
 [limits]
 sessions_per_address = 0
+[memory]
+spill = "64KiB"
 [metrics]
 address = "127.0.0.1:{metrics}"
 [admin]
@@ -105,39 +120,71 @@ def free_port():
 
 
 class Server:
-    """`ringpost serve` with its source and sink; the binary is RINGPOST or target/release."""
+    """`ringpost serve` with its sources and sink; the binary is RINGPOST or target/release."""
 
-    def __init__(self, folder):
+    def __init__(self, folder, journal=32, free=4):
         here = os.path.dirname(os.path.abspath(__file__))
         built = os.path.join(here, "../../target/release/ringpost")
-        self.binary, self.folder = os.environ.get("RINGPOST", built), folder
+        self.binary, self.folder = os.path.abspath(os.environ.get("RINGPOST", built)), folder
+        if not os.path.exists(self.binary):
+            raise SystemExit(f"{self.binary} is missing: cargo build --release --bin ringpost, or set RINGPOST")
         self.ports = {n: free_port() for n in ("smtp", "sink", "metrics")}
-        self.config = os.path.join(folder, "ringpost.toml")
+        # A next hop that takes connections and says nothing: no attempt ever ends.
+        self.silent = socket.create_server(("127.0.0.1", 0), backlog=64)
+        self.sizes = {"journal": journal, "free": free}
+        self.config, self.log = (os.path.join(folder, n) for n in ("ringpost.toml", "server.log"))
         self.sent, self.taken = (os.path.join(folder, n) for n in ("sent.ledger", "taken.ledger"))
+        self.sources, self.tools = [], []
         self.process, self.acked, self.gone = None, {}, {}
 
-    def start(self, mount, seconds=30):
-        """Starts the server on `mount` and waits until it greets."""
-        data = os.path.join(mount, "data")
+    def spawn(self, mount, silent=False):
+        """Starts the process on `mount`, and does not wait for it."""
+        hop = self.silent.getsockname()[1] if silent else self.ports["sink"]
+        words = {"data": os.path.join(mount, "data"), "folder": self.folder, "hop": hop}
         with open(self.config, "w") as f:
-            f.write(CONFIG.format(data=data, folder=self.folder, **self.ports))
-        log = open(os.path.join(self.folder, "server.log"), "ab")
-        words = [self.binary, "serve", "-c", self.config]
-        self.process = subprocess.Popen(words, stdout=log, stderr=log)
-        log.close()
+            f.write(CONFIG.format(**words, **self.sizes, **self.ports))
+        with open(self.log, "ab") as log:
+            words = [self.binary, "serve", "-c", self.config]
+            self.process = subprocess.Popen(words, stdout=log, stderr=log)
+
+    def start(self, mount, seconds=30, silent=False):
+        """Starts the server on `mount` and waits until it greets."""
+        self.spawn(mount, silent)
         end = time.time() + seconds
         while time.time() < end:
             if self.process.poll() is not None:
-                raise RuntimeError(f"the server ended with {self.process.returncode}: see server.log")
+                if b"port is taken" in self.last_words().encode() and time.time() < end - 20:
+                    time.sleep(0.05)
+                    self.spawn(mount, silent)
+                    continue
+                raise RuntimeError(f"the server ended with {self.process.returncode}: {self.last_words()}")
             with contextlib.suppress(OSError), self.connection() as s:
                 if s.recv(3) == b"220":
                     return
-            time.sleep(0.02)
-        raise RuntimeError("the server does not greet")
+            time.sleep(0.01)
+        raise RuntimeError(f"the server does not greet: {self.last_words()}")
+
+    def last_words(self):
+        """The end of the server's log."""
+        with open(self.log, "rb") as f:
+            return f.read()[-1000:].decode(errors="replace")
+
+    def said(self, event):
+        """How often the server reported this event."""
+        with open(self.log, "rb") as f:
+            return f.read().count(b'"' + event.encode() + b'"')
 
     def connection(self):
         """A connection to its SMTP port."""
         return socket.create_connection(("127.0.0.1", self.ports["smtp"]), timeout=5)
+
+    def listens(self):
+        """True if its SMTP port takes connections."""
+        try:
+            self.connection().close()
+            return True
+        except OSError:
+            return False
 
     def kill(self):
         """SIGKILL; gives the time."""
@@ -147,29 +194,81 @@ class Server:
             self.process.wait(60)
         return at
 
-    def source(self, seconds, connections=8, size=4096):
-        """Starts the load; it connects again when the server comes back."""
-        words = [self.binary, "load", "smtp", f"127.0.0.1:{self.ports['smtp']}"]
-        words += ["--connections", str(connections), "--size", str(size)]
+    def source(self, seconds, connections=8, size=4096, rate="400/s"):
+        """Starts some load; it connects again when the server comes back."""
+        ledger = os.path.join(self.folder, f"sent-{len(self.sources)}.ledger")
+        words = [self.binary, "load", "smtp", "--to", f"127.0.0.1:{self.ports['smtp']}"]
+        words += ["--connections", str(connections), "--size", str(size), "--rate", rate]
         words += ["--messages-per-connection", "20", "--duration", f"{seconds}s"]
-        words += ["--retry-connect", "30s", "--ledger", self.sent, "--json"]
-        return self.tool(words, "source.log")
+        words += ["--retry-connect", "60s", "--ledger", ledger, "--json"]
+        tool = self.tool(words, "source.log")
+        self.sources.append((tool, ledger))
+        return tool
+
+    def load(self, seconds, rate=400):
+        """Starts small mail, and some too large for the journal (it goes to side files)."""
+        self.source(seconds, rate=f"{rate}/s")
+        self.source(seconds, connections=2, size=150_000, rate="4/s")
+
+    def end_load(self, interrupt=True):
+        """Ends all sources and brings their ledgers together in `sent`."""
+        for tool, _ in self.sources:
+            if interrupt and tool.poll() is None:
+                tool.send_signal(signal.SIGINT)
+            tool.wait(90)
+        lines = []
+        for _, ledger in self.sources:
+            with open(ledger) as f:
+                part = f.read().splitlines(keepends=True)
+            lines += part if not lines else part[1:]
+        with open(self.sent, "w") as f:
+            f.writelines(lines)
 
     def sink(self):
         """Starts the next hop."""
-        words = [self.binary, "load", "sink", f"127.0.0.1:{self.ports['sink']}"]
+        words = [self.binary, "load", "sink", "--listen", f"127.0.0.1:{self.ports['sink']}"]
         return self.tool([*words, "--ledger", self.taken], "sink.log")
 
     def tool(self, words, log):
         """Starts a tool whose output goes to a file."""
         with open(os.path.join(self.folder, log), "ab") as f:
-            return subprocess.Popen(words, stdout=f, stderr=f)
+            tool = subprocess.Popen(["nice", *words], stdout=f, stderr=f)
+        self.tools.append(tool)
+        return tool
 
-    def queue(self):
-        """Queue ids of all waiting messages."""
-        words = [self.binary, "queue", "list", "--json", "-c", self.config]
+    def close(self):
+        """Ends everything that was started here."""
+        self.kill()
+        for tool in self.tools:
+            if tool.poll() is None:
+                tool.kill()
+            tool.wait(10)
+        self.silent.close()
+
+    def queue(self, *options):
+        """Queue ids of all waiting messages; with `--in-doubt`, of those."""
+        words = [self.binary, "queue", "list", *options, "--json", "-c", self.config]
         out = subprocess.run(words, check=True, timeout=60, capture_output=True, text=True).stdout
         return {json.loads(line)["queue_id"] for line in out.splitlines() if line.strip()}
+
+    def drain(self, seconds):
+        """Waits until the queue is empty; gives what is left in it. Destinations that were away are
+        left alone for a minute and more, unless an operator asks for a flush."""
+        end = time.time() + seconds
+        while (left := self.queue()) and time.time() < end:
+            subprocess.run([self.binary, "queue", "flush", "--all", "-c", self.config],
+                           check=True, timeout=60, capture_output=True)
+            time.sleep(0.5)
+        return left
+
+    def audit(self, in_doubt=None):
+        """The verdict of the product's own audit."""
+        words = [self.binary, "load", "audit", self.sent, self.taken, "--json"]
+        words += ["--in-doubt", in_doubt] if in_doubt else []
+        done = subprocess.run(words, timeout=120, capture_output=True, text=True, check=False)
+        if not done.stdout.startswith("{"):
+            raise RuntimeError(f"no audit: {done.stderr}")
+        return json.loads(done.stdout)
 
     def metric(self, name):
         """The sum of a series over its labels; `None` if the endpoint does not answer."""
@@ -181,13 +280,15 @@ class Server:
         lines = [l for l in text.splitlines() if l.split("{")[0].split(" ")[0] == name]
         return sum(float(l.rsplit(" ", 1)[1]) for l in lines)
 
-    def ready(self):
-        """True if /readyz says so."""
+    def readiness(self):
+        """The status of /readyz; 0 if the endpoint does not answer."""
         try:
             url = f"http://127.0.0.1:{self.ports['metrics']}/readyz"
-            return urllib.request.urlopen(url, timeout=5).status == 200
-        except (OSError, urllib.error.HTTPError):
-            return False
+            return urllib.request.urlopen(url, timeout=5).status
+        except urllib.error.HTTPError as e:
+            return e.code
+        except OSError:
+            return 0
 
     def read_ledgers(self):
         """Fills `acked` and `gone` by queue id."""
@@ -203,13 +304,13 @@ class Server:
     def run(self, mount, seconds):
         """Takes load on `mount`; for the second half of the time the sink takes the mail away."""
         self.start(mount)
-        source = self.source(seconds)
+        self.load(seconds)
         time.sleep(seconds / 2)
         sink = self.sink()
-        source.wait(seconds + 60)
+        self.end_load(interrupt=False)
+        self.kill()
         sink.send_signal(signal.SIGINT)
         sink.wait(30)
-        self.kill()
         self.read_ledgers()
 
     def recover(self, mount):
@@ -219,6 +320,29 @@ class Server:
             return self.queue()
         finally:
             self.kill()
+
+    def deliver(self, mount, expected):
+        """Starts with the next hop back; gives what of `expected` does not reach it unaltered."""
+        ledger, self.taken = self.taken, os.path.join(self.folder, "point.ledger")
+        sink = self.sink()
+        try:
+            self.start(mount)
+            if left := self.drain(60):
+                raise RuntimeError(f"{len(left)} messages do not leave the queue")
+            sink.send_signal(signal.SIGINT)
+            sink.wait(30)
+            found = self.audit()
+            if found["altered"] or found["invented"]:
+                raise RuntimeError(f"altered or invented: {found['examples']}")
+            taken = {words[0] for words in ledger_lines(self.taken)}
+            return {w[1] for w in ledger_lines(self.sent) if w[1] in expected and w[0] not in taken}
+        finally:
+            self.kill()
+            if sink.poll() is None:
+                sink.kill()
+                sink.wait(10)
+            self.tools.remove(sink)
+            self.taken = ledger
 
 
 def ledger_lines(path):

@@ -2,7 +2,7 @@
 
 A point of the log stands for a power loss: everything up to the last flush before it is on the
 disk; of the writes since then any subset of sectors is, in `subset` mode, or all, in `prefix`
-mode. A disk that ignores flushes is `lying`: writes from before the last flush may be missing.
+mode. A disk that nobody flushes still writes in time: it holds back `CACHE_WRITES` at most.
 
 Format (little endian): sector 0: magic u64, version u64, entries u64, sector size u32; then per
 entry one sector {sector u64, sectors u64, flags u64, data length u64} and its data.
@@ -13,7 +13,7 @@ import struct
 
 MAGIC = 0x6A736677736872
 FLUSH, FUA, DISCARD, MARK = 1, 2, 4, 8
-LYING_WRITES = 400
+CACHE_WRITES = 400
 
 
 def entry_count(path):
@@ -65,17 +65,20 @@ class WriteLog:
                 torn += 1
         return 1 if 0 < torn < sectors else 0
 
+    def flushes(self, first, last):
+        """Number of flushes among these entries."""
+        return sum(1 for entry in self.entries[first:last] if entry[2] & FLUSH)
+
     def last_flush(self, point):
         """Number of entries up to and with the last flush among the first `point`."""
-        for i in range(point - 1, -1, -1):
+        for i in range(point - 1, max(-1, point - CACHE_WRITES), -1):
             if self.entries[i][2] & FLUSH:
                 return i + 1
         return 0
 
-    def safe_prefix(self, point, lying):
+    def safe_prefix(self, point):
         """Entries that are certainly on the disk at `point`."""
-        flushed = self.last_flush(point)
-        return max(0, flushed - LYING_WRITES) if lying else flushed
+        return max(self.last_flush(point), point - CACHE_WRITES)
 
     def finish(self, image, done, point, rng, mode):
         """Brings `image`, which holds the first `done` entries, to one state of `point`.

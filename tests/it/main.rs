@@ -1,4 +1,14 @@
-//! Tests of the whole: the rules of the source tree.
+//! Tests of the whole: the rules of the source tree, and black-box tests of the real binary.
 
+mod bounces;
+mod crash;
+mod disk;
+mod harness;
+mod hostile;
+mod hostile_hops;
+mod hostile_load;
+mod operator;
+mod queue;
+mod relay;
 mod source;
 mod tidy;

@@ -52,11 +52,11 @@ struct State {
     names: RefCell<BTreeMap<PathBuf, Rc<Inode>>>,
     durable_names: RefCell<BTreeMap<PathBuf, Rc<Inode>>>,
     /// Changes of names that are not durable yet.
-    pending: RefCell<Vec<Change>>,
+    pending: RefCell<Vec<Renaming>>,
 }
 
-/// Id, path, what it then names.
-type Change = (u64, PathBuf, Option<Rc<Inode>>);
+/// Id, path, what the path then names.
+type Renaming = (u64, PathBuf, Option<Rc<Inode>>);
 
 struct Inode {
     segment: bool,

@@ -524,31 +524,8 @@ impl Stream for SimStream {
         (self.transmit(&buf).await, buf)
     }
 
-    async fn send_recv(&self, mut out: Vec<u8>, mut buf: Vec<u8>) -> (io::Result<usize>, Vec<u8>, Vec<u8>) {
-        let result = match self.transmit(&out).await {
-            Ok(()) => {
-                out.clear();
-                self.receive(&mut buf).await
-            }
-            Err(e) => Err(e),
-        };
-        (result, out, buf)
-    }
-
     async fn send_parts(&self, parts: Vec<Part>) -> Lent<(), Vec<Part>> {
         (self.transmit(&join(&parts)).await, parts)
-    }
-
-    async fn send_parts_recv(
-        &self,
-        parts: Vec<Part>,
-        mut buf: Vec<u8>,
-    ) -> (io::Result<usize>, Vec<Part>, Vec<u8>) {
-        let result = match self.transmit(&join(&parts)).await {
-            Ok(()) => self.receive(&mut buf).await,
-            Err(e) => Err(e),
-        };
-        (result, parts, buf)
     }
 
     fn set_deadline(&self, at: Option<Mono>) {

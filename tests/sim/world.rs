@@ -37,10 +37,11 @@ pub enum Death {
 }
 
 /// Shared handle to the world.
+/// What happens at its time.
+type Event = Box<dyn FnOnce()>;
+
 #[derive(Clone)]
 pub struct World(Rc<Inner>);
-
-type Event = Box<dyn FnOnce()>;
 
 struct Inner {
     rng: RefCell<Rng>,

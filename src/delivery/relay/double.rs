@@ -2,9 +2,9 @@
 //! at the other end of an in-memory stream. No future of it is ever pending for long, so that
 //! `block_on` is a loop.
 
-use crate::base::aligned::{AlignedBuf, SharedBytes};
 use crate::base::time::{Mono, Wall};
-use crate::runtime::{Clock, Disk, Entropy, File, Lent, Listener, Net, OpenAs, Part, Runtime, Stream};
+use crate::runtime::double::{Never, NoListener};
+use crate::runtime::{Clock, Disk, Entropy, Lent, Net, OpenAs, Part, Runtime, Stream};
 use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::io::{self, ErrorKind};
@@ -214,23 +214,8 @@ impl Stream for Pipe {
         let Some(Part::Owned(buf)) = parts.pop() else { panic!("the part is there") };
         (result, buf)
     }
-    async fn send_recv(&self, out: Vec<u8>, mut buf: Vec<u8>) -> (io::Result<usize>, Vec<u8>, Vec<u8>) {
-        let (sent, mut out) = self.send(out).await;
-        if sent.is_ok() {
-            out.clear();
-        }
-        (sent.and_then(|()| self.take(&mut buf)), out, buf)
-    }
     async fn send_parts(&self, parts: Vec<Part>) -> Lent<(), Vec<Part>> {
         (self.give(&parts), parts)
-    }
-    async fn send_parts_recv(
-        &self,
-        parts: Vec<Part>,
-        mut buf: Vec<u8>,
-    ) -> (io::Result<usize>, Vec<Part>, Vec<u8>) {
-        let sent = self.give(&parts);
-        (sent.and_then(|()| self.take(&mut buf)), parts, buf)
     }
     fn set_deadline(&self, at: Option<Mono>) {
         self.deadline.set(at);
@@ -272,53 +257,20 @@ fn no<T>() -> io::Result<T> {
     Err(ErrorKind::Unsupported.into())
 }
 
-pub struct NoListener;
-
-impl Listener for NoListener {
-    type Stream = Pipe;
-    async fn accept(&self) -> io::Result<(Pipe, SocketAddr)> {
-        no()
-    }
-    fn local(&self) -> SocketAddr {
-        SocketAddr::from((Ipv4Addr::LOCALHOST, 1))
-    }
-    fn close(&self) {}
-}
-
 impl Net for World {
     type Stream = Pipe;
-    type Listener = NoListener;
+    type Listener = NoListener<Pipe>;
     async fn connect(&self, _: SocketAddr, _: Option<IpAddr>, _: Mono) -> io::Result<Pipe> {
         no()
     }
 }
 
-pub struct NoFile;
-
-impl File for NoFile {
-    async fn write_at(&self, _: SharedBytes, _: u64) -> io::Result<()> {
-        no()
-    }
-    async fn read_at(&self, buf: AlignedBuf, _: u64) -> Lent<(), AlignedBuf> {
-        (no(), buf)
-    }
-    async fn sync(&self) -> io::Result<()> {
-        no()
-    }
-    fn try_lock(&self) -> io::Result<bool> {
-        no()
-    }
-    fn len(&self) -> io::Result<u64> {
-        no()
-    }
-}
-
 impl Disk for World {
-    type File = NoFile;
+    type File = Never;
     async fn create_zeroed(&self, _: &Path, _: u64) -> io::Result<()> {
         no()
     }
-    async fn open(&self, _: &Path, _: OpenAs) -> io::Result<NoFile> {
+    async fn open(&self, _: &Path, _: OpenAs) -> io::Result<Never> {
         no()
     }
     async fn create_dir(&self, _: &Path) -> io::Result<()> {

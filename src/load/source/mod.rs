@@ -15,7 +15,8 @@ use super::Stop;
 use super::histogram::Percentiles;
 use super::ledger::{Kind, Ledger};
 use super::shell::{Clock, SCRATCH, thread_cpu, unix_nanos};
-use crate::base::time::{Mono, Wall, civil};
+use crate::base::time::{Mono, Wall};
+use crate::message::date;
 use message::Template;
 use serde::Serialize;
 use session::{Feed, Profile};
@@ -363,6 +364,7 @@ async fn work(worker: &Rc<Worker>, thread: usize, threads: usize) -> io::Result<
 
 fn profile(shared: &Shared) -> Profile {
     let o = &shared.options;
+    let now = date::text(Wall(unix_nanos() / 1_000_000)).escape_ascii().to_string();
     let hold = u64::try_from(o.hold.as_nanos()).unwrap_or(u64::MAX);
     Profile {
         run: shared.run.clone(),
@@ -373,7 +375,7 @@ fn profile(shared: &Shared) -> Profile {
         pipelining: o.pipelining,
         messages_per_session: o.messages_per_connection,
         hold_until: Mono(hold),
-        template: Template::new(&shared.run, &o.from, &date(unix_nanos()), o.size, o.dot_lines),
+        template: Template::new(&shared.run, &o.from, &now, o.size, o.dot_lines),
     }
 }
 
@@ -383,32 +385,9 @@ fn new_run_id() -> String {
     format!("{:08x}", super::digest::mix(seed) >> 32)
 }
 
-/// RFC 5322 §3.3 date and time, UTC.
-fn date(nanos: u64) -> String {
-    const DAYS: [&str; 7] = ["Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed"];
-    const MONTHS: [&str; 12] =
-        ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
-    let s = Wall(nanos / 1_000_000).seconds();
-    let (y, m, d) = civil(s / 86_400);
-    format!(
-        "{}, {d} {} {y} {:02}:{:02}:{:02} +0000",
-        DAYS[(s / 86_400 % 7) as usize],
-        MONTHS[(m as usize - 1) % 12],
-        s / 3600 % 24,
-        s / 60 % 60,
-        s % 60
-    )
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn dates() {
-        assert_eq!(date(0), "Thu, 1 Jan 1970 00:00:00 +0000");
-        assert_eq!(date(1_763_881_445_000_000_000), "Sun, 23 Nov 2025 07:04:05 +0000");
-    }
 
     #[test]
     fn options_out_of_range_are_refused() {

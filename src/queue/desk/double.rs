@@ -2,8 +2,9 @@
 
 use crate::base::aligned::{AlignedBuf, SharedBytes};
 use crate::base::time::{Mono, Wall};
+use crate::runtime::double::NoListener;
 use crate::runtime::{Clock, Disk, Entropy, File, Lent, Net, OpenAs, Part, Runtime, Stream};
-use crate::storage::double::{Double, MemFile, Never, World};
+use crate::storage::double::{Double, MemFile, World};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::future::{Future, poll_fn};
@@ -167,7 +168,7 @@ impl Disk for Rig {
 
 impl Net for Rig {
     type Stream = Conn;
-    type Listener = NoListener;
+    type Listener = NoListener<Conn>;
 
     async fn connect(&self, to: SocketAddr, _: Option<IpAddr>, _: Mono) -> io::Result<Conn> {
         let server = self.servers.borrow().get(&to).cloned();
@@ -177,23 +178,6 @@ impl Net for Rig {
         server.most_open.set(server.most_open.get().max(server.open.get()));
         let talk = Talk { out: b"220 there ESMTP\r\n".to_vec(), ..Talk::default() };
         Ok(Conn { rt: self.inner.clone(), server, talk: RefCell::new(talk), deadline: Cell::new(None) })
-    }
-}
-
-/// Nobody listens here.
-pub struct NoListener(Never);
-
-impl crate::runtime::Listener for NoListener {
-    type Stream = Conn;
-
-    async fn accept(&self) -> io::Result<(Conn, SocketAddr)> {
-        match self.0 {}
-    }
-    fn local(&self) -> SocketAddr {
-        match self.0 {}
-    }
-    fn close(&self) {
-        match self.0 {}
     }
 }
 
@@ -347,30 +331,9 @@ impl Stream for Conn {
         (self.feed(&buf), buf)
     }
 
-    async fn send_recv(&self, out: Vec<u8>, buf: Vec<u8>) -> (io::Result<usize>, Vec<u8>, Vec<u8>) {
-        if let Err(e) = self.feed(&out) {
-            return (Err(e), out, buf);
-        }
-        let (result, buf) = self.recv(buf).await;
-        (result, out, buf)
-    }
-
     async fn send_parts(&self, parts: Vec<Part>) -> Lent<(), Vec<Part>> {
         let result = parts.iter().try_for_each(|p| self.feed(p.bytes()));
         (result, parts)
-    }
-
-    async fn send_parts_recv(
-        &self,
-        parts: Vec<Part>,
-        buf: Vec<u8>,
-    ) -> (io::Result<usize>, Vec<Part>, Vec<u8>) {
-        let (sent, parts) = self.send_parts(parts).await;
-        if let Err(e) = sent {
-            return (Err(e), parts, buf);
-        }
-        let (result, buf) = self.recv(buf).await;
-        (result, parts, buf)
     }
 
     fn set_deadline(&self, at: Option<Mono>) {

@@ -15,7 +15,7 @@ use crate::queue::desk::evacuate::places;
 use crate::queue::index::{Cover, Entry, Key, Phase, Recipient};
 use crate::queue::record::{self, MessageView, TEXT_MAX};
 use crate::queue::state::{self, After, Answer, OwnedReply, State};
-use crate::runtime::Runtime;
+use crate::runtime::{Runtime, yield_now};
 use crate::storage::side::SideFile;
 
 #[derive(Clone, Copy)]
@@ -84,7 +84,12 @@ impl<R: Runtime> Desk<R> {
         let s = self.0.state.borrow();
         let e = s.index.get(key)?;
         let view = payload.as_deref().and_then(|p| MessageView::parse(p).ok());
-        let busy = |r: &Recipient| matches!(r.phase, Phase::Ready | Phase::Flight | Phase::Owed);
+        let now = self.0.rt.now();
+        let busy = |r: &Recipient| match r.phase {
+            // What waits for a destination that cannot be reached is deferred, as in the metrics.
+            Phase::Ready => paused_reason(&s, r, now).is_none(),
+            phase => matches!(phase, Phase::Flight | Phase::Owed),
+        };
         let mut listed = Listed {
             queue_name: match e.switches.held {
                 true => "hold",
@@ -100,7 +105,6 @@ impl<R: Runtime> Desk<R> {
         };
         let mut addresses =
             view.map(|v| v.envelope.recipients().map(|r| text(r.address)).collect::<Vec<_>>());
-        let now = self.0.rt.now();
         for (i, r) in e.recipients.iter().enumerate().filter(|(_, r)| !r.phase.is_done()) {
             let address = addresses.as_mut().map(|a| std::mem::take(&mut a[i])).unwrap_or_default();
             let reason = replies.get(&(i as u32)).cloned().or_else(|| paused_reason(&s, r, now));
@@ -164,21 +168,8 @@ impl<R: Runtime> Desk<R> {
                 page.iter().map(|p| p.1).filter(|k| matches(&s, *k, which)).collect()
             };
             count += self.change_all(&keys, change).await?;
-            self.breathe().await;
+            yield_now().await;
         }
-    }
-
-    /// Lets other tasks of this core run.
-    async fn breathe(&self) {
-        let mut yielded = false;
-        std::future::poll_fn(|cx| {
-            if std::mem::replace(&mut yielded, true) {
-                return std::task::Poll::Ready(());
-            }
-            cx.waker().wake_by_ref();
-            std::task::Poll::Pending
-        })
-        .await;
     }
 
     /// Changes these messages; gives how many, once that is on stable storage.
@@ -273,6 +264,7 @@ impl<R: Runtime> Desk<R> {
     pub fn stats(&self) -> Stats {
         let s = self.0.state.borrow();
         let (c, j, now) = (s.index.counters(), self.0.keeper.stats(), self.0.rt.now());
+        let paused = s.schedule.backlog_paused().min(c.active);
         let busy = |d: &DestinationStats| d.ready > 0 || d.connections > 0 || d.failures > 0;
         let destinations = (0..s.schedule.len()).map(|d| {
             let v = s.schedule.view(d as u32);
@@ -288,8 +280,8 @@ impl<R: Runtime> Desk<R> {
         });
         Stats {
             messages: c.messages,
-            active: c.active,
-            deferred: c.deferred,
+            active: c.active - paused,
+            deferred: c.deferred + paused,
             held: c.held,
             bytes: c.bytes,
             oldest_ms: s.index.oldest().map(|id| id.arrival().0),

@@ -131,8 +131,10 @@ impl<R: Runtime> Desk<R> {
             let door = &s.doors[d as usize];
             (Some(door.hop.clone()), door.reason.clone())
         };
-        // RFC 3463 §3.5: delivery time expired.
-        reply.enhanced = [5, 4, 7];
+        if reply.code == 0 {
+            // RFC 3463 §3.5: delivery time expired.
+            reply.enhanced = [5, 4, 7];
+        }
         let given_up = s.index.change(key, |e| {
             let mut reports = Vec::new();
             for (i, r) in e.recipients.iter_mut().enumerate() {

@@ -394,13 +394,15 @@ impl<R: Runtime> Desk<R> {
                 }
                 Outcome::Deferred | Outcome::Failed => {
                     r.attempts = r.attempts.saturating_add(1);
-                    if c.null_sender && c.dropped || !notify().on_failure() {
+                    // Of a lost notification the postmaster is told, whatever its NOTIFY says.
+                    let silent = if c.null_sender { c.dropped } else { !notify().on_failure() };
+                    if silent {
                         r.phase = Phase::Failed;
                         stored.fate = Fate::Failed;
                     } else {
                         (r.phase, r.due) = (Phase::Owed, Mono(0));
                         let mut reply = OwnedReply::from(reply);
-                        if result.outcome == Outcome::Deferred {
+                        if result.outcome == Outcome::Deferred && reply.code == 0 {
                             // RFC 3463 §3.5: delivery time expired.
                             reply.enhanced = [5, 4, 7];
                         }

@@ -124,7 +124,8 @@ impl Options {
     #[must_use]
     pub fn offer(&self) -> Offer {
         Offer {
-            size: self.message.size,
+            // RFC 1870 §4: 0 says that there is no fixed limit.
+            size: if self.message.size >= u64::MAX >> 1 { 0 } else { self.message.size },
             recipients: self.recipients_max,
             transactions: self.transactions_max,
             // Offered as soon as the session can do them.

@@ -2,6 +2,7 @@
 //!
 //! Unknown keywords and senseless parameters are passed over: they harm nobody.
 
+use crate::smtp::parameter::number;
 use crate::smtp::reply_in::Reply;
 
 /// The extensions that a server offers.
@@ -21,7 +22,7 @@ pub struct Capabilities {
     pub chunking: bool,
     /// STARTTLS (RFC 3207); noted for the day that there is TLS.
     pub starttls: bool,
-    /// SIZE (RFC 1870): `Some(0)` without a limit, else the limit in bytes.
+    /// SIZE (RFC 1870): `Some(0)` without a limit that can be read, else the limit in bytes.
     pub size: Option<u64>,
     /// LIMITS RCPTMAX (RFC 9422 §4.2): most recipients of a transaction.
     pub recipients_max: Option<u32>,
@@ -78,10 +79,6 @@ impl Capabilities {
     }
 }
 
-fn number(digits: &[u8]) -> Option<u64> {
-    std::str::from_utf8(digits).ok()?.parse().ok()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -105,6 +102,9 @@ mod tests {
         assert_eq!((caps.size, caps.recipients_max, caps.transactions_max), (Some(0), None, None));
         assert!(caps.smtputf8 && caps.dsn && caps.starttls && caps.chunking && !caps.pipelining);
         assert_eq!(read("PIPELINING"), Capabilities::default(), "the first line is the greeting");
-        assert_eq!(read("mx\nSIZE 99999999999999999999").size, Some(0));
+        assert_eq!(read("mx\nSIZE 99999999999999999999").size, Some(u64::MAX), "saturated");
+        for odd in ["-1", "+5", "x", "999999999999999999999"] {
+            assert_eq!(read(&format!("mx\nSIZE {odd}")).size, Some(0), "{odd}");
+        }
     }
 }

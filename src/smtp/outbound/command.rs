@@ -6,6 +6,7 @@
 use super::capability::Capabilities;
 use crate::message::body::BodyFlags;
 use crate::message::envelope::{EnvelopeView, Notify, Recipient, Ret};
+use crate::smtp::reply::put_number;
 
 /// Longest address that is sent, in bytes. RFC 5321 §4.5.3.1.3 allows 256 with brackets.
 pub const ADDRESS_MAX: usize = 998;
@@ -67,7 +68,7 @@ pub fn mail(envelope: &EnvelopeView<'_>, facts: MailFacts, caps: &Capabilities, 
     out.push(b'>');
     if caps.size.is_some() {
         out.extend_from_slice(b" SIZE=");
-        decimal(facts.size, out);
+        put_number(out, facts.size);
     }
     if facts.flags.eight_bit() && caps.eight_bit_mime {
         out.extend_from_slice(b" BODY=8BITMIME");
@@ -124,20 +125,6 @@ fn notify(n: Notify, out: &mut Vec<u8>) {
             comma = b",";
         }
     }
-}
-
-fn decimal(mut n: u64, out: &mut Vec<u8>) {
-    let mut digits = [0u8; 20];
-    let mut at = digits.len();
-    loop {
-        at -= 1;
-        digits[at] = b'0' + (n % 10) as u8;
-        n /= 10;
-        if n == 0 {
-            break;
-        }
-    }
-    out.extend_from_slice(&digits[at..]);
 }
 
 #[cfg(test)]
@@ -199,7 +186,7 @@ mod tests {
         hello("EHLO", "mx.example\r\nQUIT", &mut out);
         assert_eq!(out, b"EHLO mx.exampleQUIT\r\n");
         out.clear();
-        decimal(0, &mut out);
+        put_number(&mut out, 0);
         assert_eq!(out, b"0");
     }
 }

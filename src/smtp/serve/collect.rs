@@ -6,7 +6,6 @@
 //! A side file that cannot be written is remembered and told at the end of the message.
 
 use super::Context;
-use crate::intake::Body;
 use crate::runtime::Runtime;
 use crate::storage::side::{SideError, SideFile, SideWriter};
 use smallvec::SmallVec;
@@ -124,8 +123,8 @@ impl<R: Runtime> Collector<R> {
         }
     }
 
-    /// Gives the body in memory, as slices.
-    pub fn with_slices<T>(&self, buf: &[u8], use_it: impl FnOnce(Body<'_>) -> T) -> T {
+    /// The body in memory, as slices.
+    pub fn slices<'a>(&'a self, buf: &'a [u8]) -> SmallVec<[&'a [u8]; 10]> {
         let mut slices: SmallVec<[&[u8]; 10]> = SmallVec::new();
         if !self.memory.is_empty() {
             slices.push(&self.memory);
@@ -134,7 +133,7 @@ impl<R: Runtime> Collector<R> {
             Piece::Here(range) => &buf[range.clone()],
             Piece::Static(bytes) => bytes,
         }));
-        use_it(Body::Slices(&slices))
+        slices
     }
 
     /// Forgets the body, to be used for the next one.

@@ -55,8 +55,10 @@ pub struct Options {
     pub memory: usize,
     /// After so long without a byte a session gives its receive buffer back.
     pub idle_buffer: Duration,
-    /// How long the last reply of a session may take to be sent.
+    /// How long the last reply of a session may take to be sent and read.
     pub last_words: Duration,
+    /// How long a message that has come in waits for a busy disk before it is refused.
+    pub busy: Duration,
 }
 
 impl Options {
@@ -73,7 +75,8 @@ impl Options {
             side_bytes: 1 << 20,
             memory: 64 << 20,
             idle_buffer: Duration::from_secs(2),
-            last_words: Duration::from_secs(10),
+            last_words: Duration::from_secs(5),
+            busy: Duration::from_secs(60),
         }
     }
 }
@@ -206,8 +209,8 @@ pub async fn accept<R: Runtime, L: Listener<Stream = R::Stream>>(ctx: Rc<Context
 
 /// Refuses a connection.
 async fn turn_away<R: Runtime>(ctx: Rc<Context<R>>, stream: R::Stream, reply: Reply) {
-    stream.set_deadline(Some(ctx.rt.now().after(Duration::from_secs(1))));
-    let _ = stream.send(reply.line().as_bytes().to_vec()).await;
+    let until = ctx.rt.now().after(Duration::from_secs(1));
+    session::last_words(&stream, reply.line().as_bytes().to_vec(), until).await;
 }
 
 /// Serves one connection to its end.

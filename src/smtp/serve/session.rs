@@ -2,9 +2,11 @@
 
 use super::collect::Collector;
 use super::{Context, Guest, Handle};
+use crate::base::time::Mono;
 use crate::intake::{Accepted, Body, IntakeError, Submission};
 use crate::message::received::{self, Trace};
-use crate::runtime::{Runtime, Stream, yield_now};
+use crate::metrics;
+use crate::runtime::{Runtime, Stream, pool, yield_now};
 use crate::smtp::inbound::{Answer, Question, Session, Step};
 use crate::smtp::reply::{Refusal, Reply};
 use crate::storage::side::SideError;
@@ -22,6 +24,7 @@ pub(super) async fn run<R: Runtime>(
     let options = if guest.trusted { &ctx.options.trusted } else { &ctx.options.others };
     let now = ctx.rt.now();
     let mut talk = Talk {
+        now,
         ctx,
         handle,
         peer,
@@ -43,6 +46,8 @@ pub(super) async fn run<R: Runtime>(
 
 /// The state of a session beyond its machine.
 struct Talk<'a, R: Runtime> {
+    /// The time of the last wake-up: reading the clock at each step would cost as much as a command.
+    now: Mono,
     ctx: &'a Rc<Context<R>>,
     handle: &'a Handle<R::Stream>,
     peer: SocketAddr,
@@ -80,16 +85,17 @@ impl<R: Runtime> Talk<'_, R> {
             Step::Yield => {
                 self.flush().await?;
                 yield_now().await;
+                self.now = self.ctx.rt.now();
             }
             Step::Pause(until) => {
                 self.flush().await?;
                 self.ctx.rt.sleep_until(until).await;
+                self.now = self.ctx.rt.now();
             }
             Step::Close => {
                 self.count_replies();
                 let until = self.ctx.rt.now().after(self.ctx.options.last_words);
-                self.handle.stream.set_deadline(Some(until));
-                let _ = self.handle.stream.send(std::mem::take(&mut self.out)).await;
+                last_words(&self.handle.stream, std::mem::take(&mut self.out), until).await;
                 return None;
             }
         }
@@ -98,9 +104,8 @@ impl<R: Runtime> Talk<'_, R> {
 
     /// Shows the machine what is not yet consumed.
     fn receive(&mut self) -> Step {
-        let now = self.ctx.rt.now();
         self.shown = self.at;
-        let (used, step) = self.machine.receive(now, &self.buf[self.at..], &mut self.out);
+        let (used, step) = self.machine.receive(self.now, &self.buf[self.at..], &mut self.out);
         self.at += used;
         step
     }
@@ -113,6 +118,7 @@ impl<R: Runtime> Talk<'_, R> {
         self.at = 0;
         self.handle.idle.set(self.machine.is_idle());
         let ended = self.receive_more().await;
+        self.now = self.ctx.rt.now();
         self.handle.idle.set(false);
         ended
     }
@@ -120,13 +126,12 @@ impl<R: Runtime> Talk<'_, R> {
     async fn receive_more(&mut self) -> Option<Option<Step>> {
         let ctx = self.ctx;
         let stream = &self.handle.stream;
+        let mut now = self.now;
         loop {
-            if self.buf.capacity() == 0 {
-                self.buf = ctx.pool.large();
-            }
+            self.take_buffer();
             let mut deadline = self.machine.deadline();
             if self.buf.is_empty() {
-                deadline = deadline.min(ctx.rt.now().after(ctx.options.idle_buffer));
+                deadline = deadline.min(now.after(ctx.options.idle_buffer));
             }
             stream.set_deadline(Some(deadline));
             let (out, buf) = (std::mem::take(&mut self.out), std::mem::take(&mut self.buf));
@@ -144,17 +149,20 @@ impl<R: Runtime> Talk<'_, R> {
                 // A client that does not read its replies, or a broken connection.
                 Err(_) => return None,
             }
-            if let Some(step) = self.on_time() {
+            now = ctx.rt.now();
+            if let Some(step) = self.on_time(now) {
                 return Some(Some(step));
             }
             if self.buf.is_empty() {
                 // Idle: wait on without a buffer.
                 ctx.pool.give(std::mem::take(&mut self.buf));
                 stream.set_deadline(Some(self.machine.deadline()));
-                match stream.readable().await {
+                let readable = stream.readable().await;
+                now = ctx.rt.now();
+                match readable {
                     Err(e) if e.kind() != io::ErrorKind::TimedOut => return None,
                     Err(_) => {
-                        if let Some(step) = self.on_time() {
+                        if let Some(step) = self.on_time(now) {
                             return Some(Some(step));
                         }
                     }
@@ -164,12 +172,27 @@ impl<R: Runtime> Talk<'_, R> {
         }
     }
 
+    /// Has a buffer to receive into: a small one for commands, so that many sessions that wake at
+    /// once cost little; a large one within a transaction, or for a line that needs it.
+    fn take_buffer(&mut self) {
+        let pool = &self.ctx.pool;
+        if self.buf.capacity() == 0 {
+            self.buf = if self.machine.is_idle() { pool.small() } else { pool.large() };
+        } else if self.buf.capacity() < pool::LARGE
+            && (!self.machine.is_idle() || self.buf.len() > pool::SMALL / 2)
+        {
+            let mut large = pool.large();
+            large.extend_from_slice(&self.buf);
+            pool.give(std::mem::replace(&mut self.buf, large));
+        }
+    }
+
     /// What to do if a deadline of the stream has passed: end, if the session's has or we stop.
-    fn on_time(&mut self) -> Option<Step> {
+    fn on_time(&mut self, now: Mono) -> Option<Step> {
         if self.ctx.stopping.get() && self.machine.is_idle() {
             return Some(self.machine.shutdown(&mut self.out));
         }
-        let step = self.machine.expire(self.ctx.rt.now(), &mut self.out);
+        let step = self.machine.expire(now, &mut self.out);
         (step == Step::Close).then(|| {
             self.ctx.metrics.sessions_timed_out.increment(1);
             step
@@ -202,16 +225,23 @@ impl<R: Runtime> Talk<'_, R> {
                 (Some(b'4'), _) => m.replies_4xx.increment(1),
                 _ => m.replies_5xx.increment(1),
             }
+            if let Some(reason) = rejection(m, line) {
+                reason.increment(1);
+            }
             line = &line[end + 1..];
         }
     }
 
     async fn ask(&mut self, question: Question) {
         let answer = match question {
-            Question::Sender => match self.ctx.intake.room().await {
-                Ok(()) => Answer::Accept,
-                Err(e) => Answer::Refuse(refusal(e).into()),
-            },
+            Question::Sender => {
+                let room = self.ctx.intake.room().await;
+                self.now = self.ctx.rt.now();
+                match room {
+                    Ok(()) => Answer::Accept,
+                    Err(e) => Answer::Refuse(refusal(e).into()),
+                }
+            }
             Question::Recipient => {
                 let last = self.machine.envelope().last().expect("the question is about a recipient");
                 match self.ctx.gate.recipient(self.trusted, last.address) {
@@ -220,13 +250,14 @@ impl<R: Runtime> Talk<'_, R> {
                 }
             }
         };
-        self.machine.answer(self.ctx.rt.now(), answer, &mut self.out);
+        self.machine.answer(self.now, answer, &mut self.out);
     }
 
     /// Makes the message safe and answers for it.
     async fn end_of_message(&mut self) {
         let result = self.store().await;
-        let now = self.ctx.rt.now();
+        self.now = self.ctx.rt.now();
+        let now = self.now;
         match result {
             Ok(accepted) => {
                 self.machine.accepted(now, &accepted.id.text(), accepted.ticket, &mut self.out);
@@ -258,20 +289,74 @@ impl<R: Runtime> Talk<'_, R> {
         );
         let needed = envelope.bytes().len() + self.trace.len() + self.body.in_memory();
         let too_long = needed > ctx.intake.inline_max(envelope.count());
-        let submitted = if self.body.has_side() || too_long {
-            let side = self.body.finish_side(&self.buf).await.map_err(|e| match e {
+        let mut side = None;
+        if self.body.has_side() || too_long {
+            side = Some(self.body.finish_side(&self.buf).await.map_err(|e| match e {
                 SideError::Full => Reply::NO_SPACE,
                 SideError::Poisoned => Reply::STORAGE_FAILED,
-            })?;
-            let body = Body::Side(side);
-            ctx.intake.stage(&Submission { id, arrival, envelope, trace: &self.trace, body, facts })
-        } else {
-            self.body.with_slices(&self.buf, |body| {
-                ctx.intake.stage(&Submission { id, arrival, envelope, trace: &self.trace, body, facts })
-            })
-        };
-        submitted.map_err(refusal)?.await.map_err(refusal)
+            })?);
+        }
+        let patience = ctx.rt.now().after(ctx.options.busy);
+        let trace = &self.trace[..];
+        loop {
+            let of = |body| Submission { id, arrival, envelope, trace, body, facts };
+            let submitted = match side {
+                Some(side) => ctx.intake.stage(&of(Body::Side(side))),
+                None => {
+                    let slices = self.body.slices(&self.buf);
+                    ctx.intake.stage(&of(Body::Slices(&slices)))
+                }
+            };
+            match submitted {
+                // The client has sent the whole message: better a wait than to have it sent again.
+                Err(IntakeError::Busy) if ctx.rt.now() < patience => ctx.intake.progress().await,
+                submitted => return submitted.map_err(refusal)?.await.map_err(refusal),
+            }
+        }
     }
+}
+
+/// Sends the last reply and sees to it that the peer gets it: a connection that is closed while
+/// input lies unread is reset, and the reset destroys what the peer has not read.
+pub(super) async fn last_words<S: Stream>(stream: &S, reply: Vec<u8>, until: Mono) {
+    stream.set_deadline(Some(until));
+    // Who has said QUIT sends no more.
+    let last_line = memchr::memrchr(b'\n', &reply[..reply.len().saturating_sub(1)]).map_or(0, |at| at + 1);
+    let was_asked = reply[last_line..].starts_with(b"221");
+    let (sent, mut buf) = stream.send(reply).await;
+    if sent.is_err() || was_asked {
+        return;
+    }
+    stream.finish();
+    buf.reserve(4096);
+    for _ in 0..DRAIN_MAX {
+        buf.clear();
+        let result;
+        (result, buf) = stream.recv(buf).await;
+        if !matches!(result, Ok(1..)) {
+            return;
+        }
+    }
+}
+
+/// Receives at most so often while the peer finishes.
+const DRAIN_MAX: u32 = 256;
+
+/// The reason for which a reply refuses a recipient or a message, if it does.
+fn rejection<'a>(m: &'a metrics::Core, line: &[u8]) -> Option<&'a metrics::Counter> {
+    if !matches!(line.first(), Some(b'4' | b'5')) {
+        return None;
+    }
+    Some(match line.get(..9)? {
+        b"554 5.7.1" => &m.rejected_relay,
+        b"550 5.1.1" => &m.rejected_unknown,
+        b"550 5.4.4" => &m.rejected_no_route,
+        b"451 4.3.5" => &m.rejected_map,
+        b"552 5.3.4" => &m.rejected_size,
+        b"550 5.5.2" | b"550 5.6.0" | b"554 5.4.6" => &m.rejected_content,
+        b"452 4.3.1" | b"451 4.3.0" | b"421 4.3.0" => &m.rejected_storage,
+        _ => return None,
+    })
 }
 
 /// The reply for a failure of ours.

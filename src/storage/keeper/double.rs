@@ -3,7 +3,8 @@
 
 use crate::base::aligned::{AlignedBuf, SharedBytes};
 use crate::base::time::{Mono, Wall};
-use crate::runtime::{Clock, Disk, Entropy, File, Lent, Listener, Net, OpenAs, Part, Runtime, Stream};
+use crate::runtime::double::{Never, NoListener};
+use crate::runtime::{Clock, Disk, Entropy, File, Lent, Net, OpenAs, Runtime};
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::{Future, poll_fn};
@@ -269,68 +270,11 @@ impl Disk for Double {
     }
 }
 
-/// There is no network here.
-pub enum Never {}
-
 impl Net for Double {
     type Stream = Never;
-    type Listener = Never;
+    type Listener = NoListener<Never>;
 
     async fn connect(&self, _: SocketAddr, _: Option<IpAddr>, _: Mono) -> io::Result<Never> {
         Err(io::ErrorKind::Unsupported.into())
-    }
-}
-
-impl Listener for Never {
-    type Stream = Never;
-
-    async fn accept(&self) -> io::Result<(Never, SocketAddr)> {
-        match *self {}
-    }
-
-    fn local(&self) -> SocketAddr {
-        match *self {}
-    }
-
-    fn close(&self) {
-        match *self {}
-    }
-}
-
-impl Stream for Never {
-    async fn recv(&self, _: Vec<u8>) -> Lent<usize, Vec<u8>> {
-        match *self {}
-    }
-
-    async fn readable(&self) -> io::Result<()> {
-        match *self {}
-    }
-
-    async fn send(&self, _: Vec<u8>) -> Lent<(), Vec<u8>> {
-        match *self {}
-    }
-
-    async fn send_recv(&self, _: Vec<u8>, _: Vec<u8>) -> (io::Result<usize>, Vec<u8>, Vec<u8>) {
-        match *self {}
-    }
-
-    async fn send_parts(&self, _: Vec<Part>) -> Lent<(), Vec<Part>> {
-        match *self {}
-    }
-
-    async fn send_parts_recv(&self, _: Vec<Part>, _: Vec<u8>) -> (io::Result<usize>, Vec<Part>, Vec<u8>) {
-        match *self {}
-    }
-
-    fn set_deadline(&self, _: Option<Mono>) {
-        match *self {}
-    }
-
-    fn shutdown(&self) {
-        match *self {}
-    }
-
-    fn local(&self) -> SocketAddr {
-        match *self {}
     }
 }

@@ -1,0 +1,124 @@
+//! The attack catalogue, rows of next hops and of what we send: 2, 9 and 20.
+
+use crate::harness::{Config, Hop, Server, until};
+use crate::hostile::{FROM, SMUGGLERS, TO, still_serves};
+
+#[test]
+fn row_02_outbound_smuggling() {
+    let hop = Hop::start();
+    let server = Server::start(&Config::new(hop.address).set("limits", "bare_newline", "\"normalize\""));
+    let mut client = server.client();
+    let mut taken = 0;
+    for smuggler in SMUGGLERS {
+        let evil = b"MAIL FROM:<evil@evil.test>\r\nRCPT TO:<evil@evil.test>\r\nDATA\r\nS: evil\r\n\r\n";
+        let wire = [b"S: x\r\n\r\nbody", smuggler, evil, b".leading\r\n..\r\n\r\n.\r\n"].concat();
+        client.envelope(FROM, &[TO]);
+        let reply = client.data(&wire);
+        if smuggler.contains(&0) {
+            reply.expect("550 5.6.0");
+        } else {
+            reply.id();
+            taken += 1;
+        }
+    }
+    // The same by BDAT, where nothing is escaped.
+    for smuggler in &SMUGGLERS[..6] {
+        let body = [b"S: x\r\n\r\nbody", *smuggler, b".\r\nQUIT\r\n.\r\n"].concat();
+        client.envelope(FROM, &[TO]);
+        client.send(format!("BDAT {} LAST\r\n", body.len()));
+        client.send(&body);
+        client.reply().id();
+        taken += 1;
+    }
+    client.say("QUIT").expect("221 ");
+    for mail in hop.wait(taken) {
+        assert!(mail.from.starts_with(&format!("<{FROM}>")), "{mail:?}");
+        assert_eq!(mail.to, [format!("<{TO}>")]);
+        let wire = &mail.wire;
+        for (i, b) in wire.iter().enumerate() {
+            let bare = match b {
+                b'\n' => i == 0 || wire[i - 1] != b'\r',
+                b'\r' => wire.get(i + 1) != Some(&b'\n'),
+                0 => true,
+                _ => false,
+            };
+            assert!(!bare, "bare byte {b} at {i} in {}", wire.escape_ascii());
+            // A line that begins with a dot begins with two.
+            let line = i == 0 || wire[..i].ends_with(b"\r\n");
+            assert!(
+                !(line && *b == b'.') || wire.get(i + 1) == Some(&b'.') || wire[i + 1..].starts_with(b"le")
+            );
+        }
+    }
+    server.drained();
+    assert_eq!(hop.mails().len(), taken);
+}
+
+/// Whatever a next hop says instead of a reply, the message waits and goes out later, once.
+#[test]
+fn row_09_malicious_next_hop() {
+    let hop = Hop::start();
+    let mut config = Config::new(hop.address).set("destination", "messages_per_connection", "1");
+    config.tail = ["greeting", "helo", "mail", "rcpt", "data", "final_dot", "quit"]
+        .iter()
+        .fold("[relay.timeouts]\n".into(), |text: String, key| text + key + " = \"1s\"\n");
+    let server = Server::start(&config);
+    let attacks: [(&str, Vec<u8>); 7] = [
+        ("a lone digit", b"5\r\n".to_vec()),
+        ("no reply at all", b"hello there, no code\r\n".to_vec()),
+        ("continued and closed", b"250-never\r\n250-ending\r\n".to_vec()),
+        ("a line of 100 kB", [&b"250 "[..], &[b'x'; 100_000], b"\r\n"].concat()),
+        ("lines without end", b"250-more\r\n".repeat(1_000_000)),
+        ("NULs", b"\0\0\0 \0\r\n".to_vec()),
+        ("one byte and silence", b"2".to_vec()),
+    ];
+    let mut client = server.client();
+    let mut sent = 0;
+    for phase in ["", "EHLO", "RCPT", "."] {
+        for (name, bytes) in &attacks {
+            let bytes = bytes.clone();
+            hop.answer(move |c| {
+                (c == phase || !phase.is_empty() && c.starts_with(phase)).then(|| bytes.clone())
+            });
+            let id = client.mail(FROM, &[TO], b"S: x\r\n\r\n");
+            sent += 1;
+            until(&format!("{name} at {phase:?} to be seen through"), || {
+                let list = server.queue(&["list"]);
+                let m = list.iter().find(|m| m["queue_id"] == id.as_str())?;
+                m["recipients"][0]["delay_reason"].is_string().then_some(())
+            });
+            hop.accept();
+            server.flushed();
+            let n = hop.mails().len();
+            assert!(n == sent || phase == "." && n >= sent, "{name} at {phase:?}: {n} of {sent}");
+            sent = n;
+        }
+    }
+    still_serves(&server, &hop);
+}
+
+#[test]
+fn row_20_backscatter() {
+    let hop = Hop::start();
+    hop.answer(|c| c.starts_with("RCPT TO:<bad").then(|| b"550 5.1.1 No\r\n".to_vec()));
+    let config = Config::new(hop.address)
+        .set("relay", "networks", "[]")
+        .set("domains", "local", "[\"here.test\"]")
+        .set("domains", "relay", "[\"next.test\"]");
+    let server = Server::start(&config);
+    let mut client = server.client();
+    // Unknown recipients are refused in the session: no bounce to a forged sender.
+    client.say("MAIL FROM:<victim@victim.test>").expect("250 ");
+    client.say("RCPT TO:<nobody@here.test>").expect("550 5.1.1");
+    client.say("RSET").expect("250 ");
+    // A bounce of a bounce, as from a list or another server.
+    client.mail("", &["bad@next.test"], b"S: undeliverable\r\n\r\n");
+    // One report for one message and recipient.
+    client.mail("known@next.test", &["bad@next.test"], b"S: x\r\n\r\n");
+    server.drained();
+    let all = hop.mails();
+    assert_eq!(all.len(), 1, "{all:?}");
+    assert!(all[0].from.starts_with("<>") && all[0].to[0].starts_with("<known@next.test>"), "{all:?}");
+    let text = all[0].text();
+    assert!(text.contains("Auto-Submitted: auto-replied"), "RFC 3834: {text}");
+}
