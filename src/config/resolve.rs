@@ -318,8 +318,6 @@ fn unavailable(raw: &Raw, report: &mut Report<'_>) {
         ("limits.sessions_per_user", raw.limits.sessions_per_user != defaults.limits.sessions_per_user),
         ("limits.auth_line", raw.limits.auth_line != defaults.limits.auth_line),
         ("limits.bounce_size", raw.limits.bounce_size != defaults.limits.bounce_size),
-        ("timeouts.write", raw.timeouts.write != defaults.timeouts.write),
-        ("timeouts.session", raw.timeouts.session != defaults.timeouts.session),
     ] {
         if set {
             report.warning(key, format!("has no effect: its function is {MISSING}"), "");
