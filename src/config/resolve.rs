@@ -315,9 +315,9 @@ fn unavailable(raw: &Raw, report: &mut Report<'_>) {
         ("auth", raw.auth != defaults.auth),
         ("dns", raw.dns != defaults.dns),
         ("mailbox", raw.mailbox != defaults.mailbox),
-        ("queue.delay_warning", raw.queue.delay_warning != defaults.queue.delay_warning),
         ("limits.sessions_per_user", raw.limits.sessions_per_user != defaults.limits.sessions_per_user),
         ("limits.auth_line", raw.limits.auth_line != defaults.limits.auth_line),
+        ("limits.bounce_size", raw.limits.bounce_size != defaults.limits.bounce_size),
     ] {
         if set {
             report.warning(key, format!("has no effect: its function is {MISSING}"), "");

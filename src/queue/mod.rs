@@ -1,9 +1,9 @@
 //! The queue of waiting messages: records, index, schedule, limits (L2); `desk` is one core's queue (L4).
 //!
 //! * L1 [`record`]: the queue's records as bytes; L2 [`recover`]: what a log of them says.
-//! * L2 [`age`] (how old a message is), [`index`] (what is resident of each message), [`bodies`] (which are in memory), [`schedule`]
-//!   with [`pace`] (who goes next), [`limits`] (when to take more), [`routing`] (what is asked of
-//!   routes), [`bell`] and [`state`] (what the desk's tasks share).
+//! * L2 [`age`] (how old a message is), [`index`] (what is resident of each message), [`bodies`] (which
+//!   are in memory), [`schedule`] with [`pace`] (who goes next), [`limits`] (when to take more),
+//!   [`routing`] (what is asked of routes), [`bell`] and [`state`] (what the desk's tasks share).
 //! * L4 [`desk`] drives them over a journal; [`control`]: what operators ask of it.
 
 pub mod age;

@@ -7,6 +7,7 @@ use super::settings;
 use super::tables::Tables;
 use crate::base::ids::LogNumber;
 use crate::config::Config;
+use crate::config::raw::Prefer;
 use crate::delivery::agent::{self, Resolve, Resolved};
 use crate::delivery::bounce;
 use crate::events::{Events, Level};
@@ -152,7 +153,7 @@ pub async fn run(rt: Uring, seed: Seed) {
         }
     };
     bounce::start(&desk);
-    agent::start(&desk, Rc::new(SystemResolver), settings::agent(&seed.config));
+    agent::start(&desk, Rc::new(SystemResolver(seed.config.relay.prefer)), settings::agent(&seed.config));
     let options = settings::sessions(&seed.config, seed.cores);
     let ctx =
         Context::new(rt.clone(), Intake::new(desk.clone()), tables.clone(), seed.metrics.clone(), options);
@@ -271,20 +272,48 @@ fn report(seed: &Seed, r: &Recovery) {
     }
 }
 
-/// The system's resolver (getaddrinfo), asked on a thread of its own.
-struct SystemResolver;
+/// The system's resolver (getaddrinfo), asked on a thread of its own, and the family to try first.
+struct SystemResolver(Prefer);
 
 impl Resolve for SystemResolver {
     fn resolve<'a>(&'a self, host: &'a str) -> Pin<Box<dyn Future<Output = Resolved> + 'a>> {
-        let name = host.to_owned();
+        let (name, prefer) = (host.to_owned(), self.0);
         Box::pin(async move {
             let lookup =
                 move || Ok((name.as_str(), 0).to_socket_addrs()?.map(|a| a.ip()).collect::<Vec<IpAddr>>());
             match tokio::time::timeout(RESOLVE, tokio::task::spawn_blocking(lookup)).await {
-                Ok(Ok(result)) => result,
+                Ok(Ok(result)) => result.map(|list| in_order(list, prefer)),
                 Ok(Err(e)) => Err(std::io::Error::other(e)),
                 Err(_) => Err(std::io::ErrorKind::TimedOut.into()),
             }
         })
+    }
+}
+
+/// The addresses with those of the preferred family first, each family in the order of the answer.
+fn in_order(mut addresses: Vec<IpAddr>, prefer: Prefer) -> Vec<IpAddr> {
+    match prefer {
+        Prefer::Dns => {}
+        Prefer::Ipv4 => addresses.sort_by_key(IpAddr::is_ipv6),
+        Prefer::Ipv6 => addresses.sort_by_key(IpAddr::is_ipv4),
+    }
+    addresses
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_preferred_family_comes_first() {
+        let list = |texts: [&str; 4]| texts.map(|t| t.parse::<IpAddr>().unwrap()).to_vec();
+        let answer = list(["192.0.2.2", "2001:db8::2", "192.0.2.1", "2001:db8::1"]);
+        for (prefer, expected) in [
+            (Prefer::Dns, answer.clone()),
+            (Prefer::Ipv4, list(["192.0.2.2", "192.0.2.1", "2001:db8::2", "2001:db8::1"])),
+            (Prefer::Ipv6, list(["2001:db8::2", "2001:db8::1", "192.0.2.2", "192.0.2.1"])),
+        ] {
+            assert_eq!(in_order(answer.clone(), prefer), expected, "{prefer:?}");
+        }
     }
 }

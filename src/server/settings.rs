@@ -77,6 +77,8 @@ pub fn sessions(c: &Config, cores: usize) -> serve::Options {
         side_bytes: usize::try_from(c.memory.spill.0).unwrap_or(usize::MAX).max(64 << 10),
         memory: share(c, cores),
         busy: time(c.timeouts.commit),
+        write: time(c.timeouts.write),
+        session: time(c.timeouts.session),
         ..serve::Options::new(&c.hostname)
     }
 }
@@ -107,6 +109,7 @@ fn inbound(c: &Config) -> inbound::Options {
         unknown_max: count(l.unknown_commands),
         error_delay: l.error_delay.0,
         command_time: time(t.command),
+        block_time: time(t.data_block),
         envelope_time: time(t.envelope),
         data_time: time(t.data),
         data_rate: l.data_rate_min.0,

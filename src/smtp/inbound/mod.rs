@@ -308,7 +308,7 @@ impl Session {
         let transfer = self.transfer.as_ref().map_or(Mono(u64::MAX), |t| t.deadline(o));
         match self.state {
             State::Asking(_) | State::Ended(_) | State::Closing => Mono(u64::MAX),
-            State::Data | State::Chunk(_) => command.min(transfer),
+            State::Data | State::Chunk(_) => self.since.after(o.block_time).min(transfer),
             State::Fresh | State::Command | State::LongLine => {
                 let envelope = self.transaction.filter(|_| self.transfer.is_none());
                 let envelope = envelope.map_or(Mono(u64::MAX), |t| t.began.after(o.envelope_time));

@@ -34,8 +34,10 @@ pub struct Options {
     pub unknown_max: u32,
     /// Delay of replies above [`Self::errors_soft`].
     pub error_delay: Duration,
-    /// Time for one command line, and between two pieces of a message (RFC 5321 §4.5.3.2.7: 5 min).
+    /// Time for one command line (RFC 5321 §4.5.3.2.7: 5 min).
     pub command_time: Duration,
+    /// Time between two pieces of a message.
+    pub block_time: Duration,
     /// Time from MAIL to the beginning of the message.
     pub envelope_time: Duration,
     /// Time for a message, to which the time at [`Self::data_rate`] is added.
@@ -80,6 +82,7 @@ impl Options {
             unknown_max: 3,
             error_delay: Duration::from_secs(1),
             command_time: Duration::from_secs(300),
+            block_time: Duration::from_secs(180),
             envelope_time: Duration::from_secs(1800),
             data_time: Duration::from_secs(300),
             data_rate: 500,

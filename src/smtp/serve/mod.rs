@@ -57,6 +57,10 @@ pub struct Options {
     pub idle_buffer: Duration,
     /// How long the last reply of a session may take to be sent and read.
     pub last_words: Duration,
+    /// How long a client may take to receive replies.
+    pub write: Duration,
+    /// How long a session may last; it ends between two transactions.
+    pub session: Duration,
     /// How long a message that has come in waits for a busy disk before it is refused.
     pub busy: Duration,
 }
@@ -76,6 +80,8 @@ impl Options {
             memory: 64 << 20,
             idle_buffer: Duration::from_secs(2),
             last_words: Duration::from_secs(5),
+            write: Duration::from_secs(180),
+            session: Duration::from_secs(100 * 365 * 86_400),
             busy: Duration::from_secs(60),
         }
     }

@@ -25,6 +25,7 @@ pub(super) async fn run<R: Runtime>(
     let now = ctx.rt.now();
     let mut talk = Talk {
         now,
+        ends: now.after(ctx.options.session),
         ctx,
         handle,
         peer,
@@ -48,6 +49,8 @@ pub(super) async fn run<R: Runtime>(
 struct Talk<'a, R: Runtime> {
     /// The time of the last wake-up: reading the clock at each step would cost as much as a command.
     now: Mono,
+    /// When the session has lasted long enough.
+    ends: Mono,
     ctx: &'a Rc<Context<R>>,
     handle: &'a Handle<R::Stream>,
     peer: SocketAddr,
@@ -70,7 +73,7 @@ impl<R: Runtime> Talk<'_, R> {
         match step {
             Step::NeedInput => {
                 self.count_replies();
-                if self.ctx.stopping.get() && self.machine.is_idle() {
+                if self.is_over(self.now) {
                     return Some(self.machine.shutdown(&mut self.out));
                 }
                 if let Some(step) = self.fill().await? {
@@ -129,7 +132,10 @@ impl<R: Runtime> Talk<'_, R> {
         let mut now = self.now;
         loop {
             self.take_buffer();
-            let mut deadline = self.machine.deadline();
+            let mut deadline = self.deadline();
+            if !self.out.is_empty() {
+                deadline = deadline.min(now.after(ctx.options.write));
+            }
             if self.buf.is_empty() {
                 deadline = deadline.min(now.after(ctx.options.idle_buffer));
             }
@@ -156,7 +162,7 @@ impl<R: Runtime> Talk<'_, R> {
             if self.buf.is_empty() {
                 // Idle: wait on without a buffer.
                 ctx.pool.give(std::mem::take(&mut self.buf));
-                stream.set_deadline(Some(self.machine.deadline()));
+                stream.set_deadline(Some(self.deadline()));
                 let readable = stream.readable().await;
                 now = ctx.rt.now();
                 match readable {
@@ -170,6 +176,17 @@ impl<R: Runtime> Talk<'_, R> {
                 }
             }
         }
+    }
+
+    /// When something is to be done though nothing comes in.
+    fn deadline(&self) -> Mono {
+        let deadline = self.machine.deadline();
+        if self.machine.is_idle() { deadline.min(self.ends) } else { deadline }
+    }
+
+    /// True if the session is to be ended, and can be without harm.
+    fn is_over(&self, now: Mono) -> bool {
+        (self.ctx.stopping.get() || now >= self.ends) && self.machine.is_idle()
     }
 
     /// Has a buffer to receive into: a small one for commands, so that many sessions that wake at
@@ -189,7 +206,7 @@ impl<R: Runtime> Talk<'_, R> {
 
     /// What to do if a deadline of the stream has passed: end, if the session's has or we stop.
     fn on_time(&mut self, now: Mono) -> Option<Step> {
-        if self.ctx.stopping.get() && self.machine.is_idle() {
+        if self.is_over(now) {
             return Some(self.machine.shutdown(&mut self.out));
         }
         let step = self.machine.expire(now, &mut self.out);
@@ -205,7 +222,8 @@ impl<R: Runtime> Talk<'_, R> {
         if self.out.is_empty() {
             return Some(());
         }
-        self.handle.stream.set_deadline(Some(self.machine.deadline()));
+        let until = self.ctx.rt.now().after(self.ctx.options.write);
+        self.handle.stream.set_deadline(Some(until));
         let result;
         (result, self.out) = self.handle.stream.send(std::mem::take(&mut self.out)).await;
         self.out.clear();

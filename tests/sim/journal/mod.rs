@@ -2,6 +2,7 @@
 //! comes back, many times; then the faults stop and all must end well.
 
 mod book;
+mod media;
 mod named;
 mod owner;
 

@@ -17,7 +17,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::rc::Rc;
 
-const MESSAGE: u8 = 1;
+/// Kind of a message in the log.
+pub const MESSAGE: u8 = 1;
 const OUTCOME: u8 = 2;
 /// A message whose body lies in a side file.
 const BESIDE: u8 = 3;
@@ -108,7 +109,7 @@ fn head(kind: u8, id: u64) -> RecordHead {
 }
 
 /// The bytes of message `id`.
-fn body(id: u64, len: usize) -> Vec<u8> {
+pub fn body(id: u64, len: usize) -> Vec<u8> {
     (0..len as u64).map(|i| (id * 131 + i * 7 + (i >> 8)) as u8).collect()
 }
 
