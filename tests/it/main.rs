@@ -2,6 +2,7 @@
 
 mod bounces;
 mod crash;
+mod demo;
 mod disk;
 mod harness;
 mod hostile;
