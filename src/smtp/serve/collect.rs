@@ -15,6 +15,11 @@ use std::rc::Rc;
 /// From here on bodies go to side files when memory is short.
 const SPILL_MIN: usize = 64 << 10;
 
+/// Bytes of memory that a body begins with, once it does not fit the receive buffer.
+const FIRST: usize = 128 << 10;
+/// Spare memories kept by a core at most, and the largest that is kept, in bytes.
+const SPARES: (usize, usize) = (32, 2 << 20);
+
 /// A piece of a body.
 enum Piece {
     /// In the receive buffer.
@@ -68,6 +73,10 @@ impl<R: Runtime> Collector<R> {
     pub async fn save(&mut self, buf: &[u8]) {
         if self.pieces.is_empty() {
             return;
+        }
+        if self.memory.capacity() == 0 {
+            let spare = self.ctx.spare.borrow_mut().pop();
+            self.memory = spare.unwrap_or_else(|| Vec::with_capacity(FIRST));
         }
         for piece in self.pieces.drain(..) {
             self.memory.extend_from_slice(match &piece {
@@ -142,12 +151,18 @@ impl<R: Runtime> Collector<R> {
         self.failed = None;
         self.pieces.clear();
         self.here = 0;
-        self.memory.clear();
-        // One large message must not make the session large for ever.
-        if self.memory.capacity() > SPILL_MIN {
-            self.memory = Vec::new();
-        }
         self.uncount();
+        self.give_memory();
+    }
+
+    /// One large message must not make the session large for ever.
+    fn give_memory(&mut self) {
+        let mut memory = std::mem::take(&mut self.memory);
+        let mut spare = self.ctx.spare.borrow_mut();
+        if (1..=SPARES.1).contains(&memory.capacity()) && spare.len() < SPARES.0 {
+            memory.clear();
+            spare.push(memory);
+        }
     }
 
     fn uncount(&mut self) {
@@ -159,5 +174,6 @@ impl<R: Runtime> Collector<R> {
 impl<R: Runtime> Drop for Collector<R> {
     fn drop(&mut self) {
         self.uncount();
+        self.give_memory();
     }
 }

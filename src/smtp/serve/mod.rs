@@ -98,6 +98,8 @@ pub struct Context<R: Runtime> {
     date: RefCell<DateCache>,
     /// Bytes of unfinished bodies.
     held: Cell<usize>,
+    /// Memory of bodies that are done, for the next ones.
+    spare: RefCell<Vec<Vec<u8>>>,
     stopping: Cell<bool>,
     live: RefCell<Live<R::Stream>>,
 }
@@ -135,6 +137,7 @@ impl<R: Runtime> Context<R> {
             pool: Pool::new(1024),
             date: RefCell::default(),
             held: Cell::new(0),
+            spare: RefCell::default(),
             stopping: Cell::new(false),
             live,
         })
