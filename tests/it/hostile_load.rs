@@ -127,8 +127,10 @@ fn row_15_slow_client() {
 #[test]
 fn row_16_non_reading_client() {
     let hop = Hop::start();
-    let config =
-        Config::new(hop.address).set("limits", "junk_commands", "0").set("timeouts", "command", "\"2s\"");
+    let config = Config::new(hop.address)
+        .set("limits", "junk_commands", "0")
+        .set("timeouts", "command", "\"2s\"")
+        .set("timeouts", "write", "\"2s\"");
     let server = Server::start(&config);
     still_serves(&server, &hop);
     until("no session", || (server.metric("ringpost_smtp_sessions", "") == 0.0).then_some(()));
