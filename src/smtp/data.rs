@@ -334,11 +334,12 @@ impl Body {
         }
         self.stored += bytes.len() as u64;
         self.at_line_start = self.line_from == self.stored;
+        // Also of a refused message: which fault is named must not depend on how it was cut.
+        self.header.feed(bytes);
         if self.fault.is_some() {
             self.dropped += bytes.len() as u64;
             return;
         }
-        self.header.feed(bytes);
         self.fault = self.exceeded();
     }
 
@@ -367,7 +368,10 @@ impl Body {
     /// Why the message is refused, if it is.
     #[must_use]
     pub fn fault(&self) -> Option<Fault> {
-        self.fault
+        match self.fault {
+            Some(fault) if fault != Fault::BareNewline => self.exceeded().or(Some(fault)),
+            fault => fault,
+        }
     }
 
     /// Bytes dropped since the message was refused.
