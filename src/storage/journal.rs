@@ -23,6 +23,8 @@ const BUFFER_MIN: usize = 16 << 10;
 const BUFFERS_KEPT: usize = 32;
 /// Batches that may wait beyond `batches_waiting` when they hold outcomes.
 const OUTCOME_BATCHES: usize = 64;
+/// Bytes of a retirement in a batch.
+const RETIRE_LEN: usize = RECORD_HEAD + 8;
 
 /// Why a record was not staged. Nothing has happened then.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -100,6 +102,8 @@ pub struct Start {
     pub next_batch: u64,
     /// CRC of the batch before.
     pub chain: u32,
+    /// The owner's mark at the last retirement.
+    pub mark: u64,
     /// Segments of the log by sequence, the fresh one last.
     pub listed: VecDeque<Segment>,
     /// Files to write to later.
@@ -114,6 +118,7 @@ struct Batch {
     live_bytes: u64,
     frees: Vec<Location>,
     retires: u64,
+    mark: u64,
 }
 
 impl Batch {
@@ -141,6 +146,9 @@ pub struct Journal {
     waiting: VecDeque<Batch>,
     in_flight: Option<Flight>,
     retire_staged: u64,
+    /// The owner's mark now, and the one that goes into heads: that of the last durable retirement.
+    mark: u64,
+    mark_retired: u64,
     started: bool,
     buffers: VecDeque<Rc<AlignedBuf>>,
     groups: VecDeque<Rc<Group>>,
@@ -166,6 +174,8 @@ impl Journal {
             waiting: VecDeque::new(),
             in_flight: None,
             retire_staged: 0,
+            mark: start.mark,
+            mark_retired: start.mark,
             started: false,
             buffers: VecDeque::new(),
             groups: VecDeque::new(),
@@ -231,7 +241,7 @@ impl Journal {
             return Ok(());
         }
         let limit = match urgency {
-            Urgency::Outcome => OUTCOME_BATCHES.max(self.options.batches_waiting),
+            Urgency::Outcome | Urgency::Archived => OUTCOME_BATCHES.max(self.options.batches_waiting),
             _ => self.options.batches_waiting,
         };
         if self.waiting.len() >= limit {
@@ -258,6 +268,7 @@ impl Journal {
             live_bytes: 0,
             frees: self.free_lists.pop().unwrap_or_default(),
             retires: 0,
+            mark: 0,
         });
     }
 
@@ -288,6 +299,7 @@ impl Journal {
             previous: Cut { sequence: current.sequence, offset: current.end },
             oldest: self.space.oldest(),
             bytes: self.options.segment_bytes,
+            mark: self.mark_retired,
         };
         let bytes = SharedBytes::whole(Rc::new(head.page()));
         self.in_flight = Some(Flight::Head { head, file });
@@ -365,6 +377,7 @@ impl Journal {
         self.free_lists.push(batch.frees);
         if batch.retires > 0 {
             self.space.retire_before(batch.retires);
+            self.mark_retired = self.mark_retired.max(batch.mark);
         }
         batch.group.release(bytes, segment, offset, wakers);
         give_buffer(&mut self.buffers, batch.buf);
@@ -393,15 +406,40 @@ impl Journal {
             return;
         }
         let full = self.waiting.back().is_none_or(|b| {
-            b.buf.len() + RECORD_HEAD > b.buf.capacity().min(self.options.batch_bytes_max as usize)
+            b.buf.len() + RETIRE_LEN > b.buf.capacity().min(self.options.batch_bytes_max as usize)
         });
         if full {
-            self.open_batch(RECORD_HEAD);
+            self.open_batch(RETIRE_LEN);
         }
         let batch = self.waiting.back_mut().expect("just opened");
-        put(batch, RecordHead { kind: KIND_RETIRE, version: 0, flags: 0, id: oldest }, &[], &self.keys);
+        let head = RecordHead { kind: KIND_RETIRE, version: 0, flags: 0, id: oldest };
+        put(batch, head, &[&self.mark.to_le_bytes()], &self.keys);
         batch.retires = oldest;
+        batch.mark = self.mark;
         self.retire_staged = oldest;
+    }
+
+    /// What is freed from now on is covered by the owner's index as of `mark`: it goes into every
+    /// retirement, and tells at the next opening how old the index may be at most. Never falls.
+    pub fn set_mark(&mut self, mark: u64) {
+        self.mark = self.mark.max(mark);
+    }
+
+    /// The mark of the last durable retirement: an index older than that lacks what is gone.
+    #[must_use]
+    pub fn mark(&self) -> u64 {
+        self.mark_retired
+    }
+
+    /// Settles when all that is staged now is on stable storage; `None`: it is already.
+    #[must_use]
+    pub fn fence(&self) -> Option<Staged> {
+        let flying = self.in_flight.as_ref().and_then(|f| match f {
+            Flight::Batch { batch, .. } => Some(batch),
+            Flight::Head { .. } => None,
+        });
+        let last = self.waiting.back().or(flying)?;
+        Some(Staged::new(last.group.clone(), BATCH_HEAD as u32, RECORD_HEAD as u32))
     }
 
     /// Counts a recovered record as live. Only before the first [`Self::stage`].
@@ -445,6 +483,12 @@ impl Journal {
     #[must_use]
     pub fn is_quiet(&self) -> bool {
         self.waiting.is_empty() && self.in_flight.is_none()
+    }
+
+    /// The log.
+    #[must_use]
+    pub fn log(&self) -> [u8; 16] {
+        self.log
     }
 
     /// This run of the log.

@@ -245,11 +245,44 @@ impl<R: Runtime> Keeper<R> {
         self.inner().with(|j| j.space().admit(Urgency::NewMail, NEW_MAIL, 0)).err()
     }
 
+    /// Everything freed from now on is covered by the owner's index as of transaction `mark`.
+    pub fn set_mark(&self, mark: u64) {
+        self.inner().with(|j| j.set_mark(mark));
+    }
+
+    /// An index that lacks transaction `mark` lacks what has been retired.
+    #[must_use]
+    pub fn mark(&self) -> u64 {
+        self.inner().with(|j| j.mark())
+    }
+
+    /// The id of the log.
+    #[must_use]
+    pub fn log(&self) -> [u8; 16] {
+        self.inner().with(|j| j.log())
+    }
+
+    /// Waits until everything staged before this call is on stable storage.
+    pub async fn fence(&self) -> Result<(), CommitError> {
+        let staged = self.inner().with(|j| j.fence());
+        match staged {
+            None if self.inner().poison.is_set() => Err(CommitError),
+            None => Ok(()),
+            Some(staged) => self.committed(staged).await.map(drop),
+        }
+    }
+
     /// The segment whose live records should now be copied forward (staged anew with
     /// [`Urgency::Compaction`] and `frees` = old place), if any. Ask after commits.
     #[must_use]
     pub fn pressure(&self) -> Option<u64> {
         self.inner().with(|j| j.space().pressure())
+    }
+
+    /// The oldest segment, if the log is longer than its window and something lives in it.
+    #[must_use]
+    pub fn overflow(&self) -> Option<u64> {
+        self.inner().with(|j| j.space().overflow())
     }
 
     /// Visits every record of a segment in order, live or not. Damaged batches are stepped over.

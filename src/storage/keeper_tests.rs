@@ -409,3 +409,66 @@ fn side_files_live_and_die_with_their_records() {
         assert!(k.stats().poisoned);
     });
 }
+
+#[test]
+fn outcomes_of_what_is_indexed_live_until_the_index_has_them_and_retirement_names_its_mark() {
+    let w = world();
+    in_world(&w, async |rt| {
+        let (k, ..) = open(rt).await;
+        assert_eq!(k.mark(), 0);
+        let first = put(&k, 1, b"archived since").await;
+        let out = RecordHead { kind: 2, ..head(1) };
+        let staged = k.stage(out, &[b"later"], Some(first.location), Urgency::Archived).unwrap();
+        let outcome = k.committed(staged).await.unwrap().location;
+        let mut id = 10;
+        while k.overflow().is_none() {
+            // Another log's worth, which ends at once.
+            let m = put(&k, id, &[7; 9000]).await;
+            end(&k, id, m.location).await;
+            id += 1;
+        }
+        assert_eq!(k.overflow(), Some(outcome.segment), "the outcome keeps its segment");
+        let before = k.stats().segments;
+        k.set_mark(5);
+        k.free(outcome);
+        k.fence().await.unwrap();
+        drop(put(&k, 900, b"the retirement rides along").await);
+        assert!(k.stats().segments < before && k.overflow().is_none());
+        assert_eq!(k.mark(), 5, "the retirement is durable, and names the mark");
+        k.set_mark(6);
+    });
+    for _ in 0..3 {
+        in_world(&w, async |rt| {
+            let (k, _, seen) = open(rt).await;
+            assert_eq!(k.mark(), 5, "6 covered nothing that was retired");
+            seen.iter().filter(|s| s.0 == 1).for_each(|s| k.keep(s.1));
+            drop(put(&k, 2, b"goes on").await);
+        });
+    }
+}
+
+#[test]
+fn a_fence_waits_for_what_is_staged_and_for_nothing_else() {
+    let w = world();
+    in_world(&w, async |rt| {
+        let (k, ..) = open(rt).await;
+        k.fence().await.unwrap();
+        let mut staged = k.stage(head(1), &[b"x"], None, Urgency::NewMail).unwrap();
+        w.hold_writes.set(true);
+        {
+            let mut fence = pin!(k.fence());
+            poll_fn(|cx| {
+                assert!(fence.as_mut().poll(cx).is_pending());
+                Poll::Ready(())
+            })
+            .await;
+            w.hold_writes.set(false);
+            fence.await.unwrap();
+        }
+        assert!(staged.poll(std::task::Waker::noop()).is_ready());
+        w.fail_writes.set(Some(io::ErrorKind::Other));
+        drop(k.stage(head(2), &[b"y"], None, Urgency::NewMail).unwrap());
+        assert!(k.fence().await.is_err());
+        assert!(k.fence().await.is_err(), "poisoned for good");
+    });
+}

@@ -29,6 +29,8 @@ pub struct Options {
     pub segment_bytes: u32,
     /// Segment files at most; 6 or more.
     pub segments_max: u32,
+    /// Segments in the log from which on live records of the oldest are to be taken elsewhere, 2 or more.
+    pub window: u32,
     /// Longest batch in bytes, whole pages, at most a quarter of a segment and [`BATCH_LIMIT`].
     pub batch_bytes_max: u32,
     /// Batches that may wait for the one being written, 1..=64; above, new records are refused as
@@ -55,6 +57,7 @@ impl Options {
         Options {
             segment_bytes,
             segments_max: 1024,
+            window: 16,
             batch_bytes_max: (segment_bytes / 4).min(1 << 20) / PAGE as u32 * PAGE as u32,
             batches_waiting: 4,
             reserve: Reserve { new_mail: 3, bounces: 2, compaction: 1 },
@@ -70,6 +73,7 @@ impl Options {
     pub fn tiny() -> Self {
         Options {
             segments_max: 16,
+            window: 8,
             batch_bytes_max: 16 << 10,
             disk_free_min: 0,
             ..Options::production(64 << 10)
@@ -96,6 +100,7 @@ impl Options {
             (r.new_mail >= r.bounces && r.bounces >= r.compaction, "reserves must not grow with urgency"),
             (self.segments_max >= r.new_mail.saturating_add(3).max(6), "segments_max is too small"),
             (self.spread >= 2, "spread: 2 or more"),
+            (self.window >= 2, "window: 2 or more"),
         ];
         rules.iter().find(|(ok, _)| !ok).map_or(Ok(()), |(_, text)| Err(text))
     }
@@ -119,6 +124,9 @@ pub enum Urgency {
     /// The outcome of an attempt, an attempt, a change of a message. Never counts as live: it is
     /// needed only as long as the record it speaks of, which is older and thus retired first.
     Outcome,
+    /// The outcome of something whose state is in the owner's index: lives until freed, which is
+    /// when the index has taken it over.
+    Archived,
 }
 
 impl Urgency {

@@ -9,7 +9,7 @@ use crate::base::aligned::PAGE;
 use crate::storage::batch;
 use crate::storage::journal::Start;
 use crate::storage::options::Options;
-use crate::storage::record::{self, KIND_RETIRE, Location, Recovered};
+use crate::storage::record::{self, KIND_RETIRE, Location, Recovered, u64_at};
 use crate::storage::segment::{Copy, Cut, HEAD_BYTES, SegmentHead};
 use crate::storage::space::Segment;
 use crate::storage::walk::{Damage, Walk, WalkEnd, WalkStep, Window};
@@ -110,6 +110,8 @@ pub struct Outcome {
     pub next_batch: u64,
     /// CRC of the last batch.
     pub chain: u32,
+    /// The owner's mark at the last retirement that is known.
+    pub mark: u64,
     /// True if the last segment is intact and without a batch: its head may be replaced, one copy
     /// after the other, instead of taking another file (a crash loop must not eat the disk).
     pub last_is_empty: bool,
@@ -150,7 +152,7 @@ impl Outcome {
         let reused = if self.last_is_empty { self.listed.pop() } else { None };
         let cut = self.report.cut;
         let (file, head) = match reused {
-            Some(last) => (last.file, SegmentHead { epoch: self.report.epoch, nonce, ..last.head }),
+            Some(last) => (last.file, SegmentHead { epoch: self.report.epoch, nonce, mark: self.mark, ..last.head }),
             None => {
                 let head = SegmentHead {
                     log: self.log.unwrap_or(new_log),
@@ -162,6 +164,7 @@ impl Outcome {
                     previous: cut,
                     oldest: self.listed.first().map_or(cut.sequence + 1, |s| s.head.sequence),
                     bytes: options.segment_bytes,
+                    mark: self.mark,
                 };
                 (free.pop_front().expect("needs_file says when one must be added"), head)
             }
@@ -175,6 +178,7 @@ impl Outcome {
             nonce,
             next_batch: head.first_batch,
             chain: head.chain,
+            mark: head.mark,
             listed,
             free,
         };
@@ -264,6 +268,7 @@ impl Recovery {
             }
         }
         let oldest = by_sequence.values().map(|s| s.head.oldest).max().unwrap_or(0);
+        let mark = by_sequence.values().map(|s| s.head.mark).max().unwrap_or(0);
         let mut segments: Vec<Planned> = by_sequence.into_values().collect();
         for i in 1..segments.len() {
             let cut = segments[i].head.previous;
@@ -273,8 +278,16 @@ impl Recovery {
             }
         }
         report.epoch = epoch + 1;
-        let outcome =
-            Outcome { log, listed: Vec::new(), free, next_batch: 1, chain: 0, last_is_empty: false, report };
+        let outcome = Outcome {
+            log,
+            listed: Vec::new(),
+            free,
+            next_batch: 1,
+            chain: 0,
+            mark,
+            last_is_empty: false,
+            report,
+        };
         let index = segments.len().saturating_sub(1);
         Ok(Recovery { segments, outcome, index, visiting: false, oldest, walk: None })
     }
@@ -306,9 +319,11 @@ impl Recovery {
 
     fn note_retirement(&mut self, bytes: &[u8]) {
         let last = self.segments[self.index].head.sequence;
-        for (_, head, _) in batch::records(bytes) {
+        for (_, head, payload) in batch::records(bytes) {
             if head.kind == KIND_RETIRE && head.id <= last {
                 self.oldest = self.oldest.max(head.id);
+                let mark = payload.get(..8).map_or(0, |b| u64_at(b, 0));
+                self.outcome.mark = self.outcome.mark.max(mark);
             }
         }
     }

@@ -70,6 +70,9 @@ pub struct SegmentHead {
     pub oldest: u64,
     /// Length of the segment in bytes.
     pub bytes: u32,
+    /// The owner's mark at the last retirement that this segment knows of: what was retired is
+    /// covered by the index as of that transaction. 0: there is none.
+    pub mark: u64,
 }
 
 /// One copy of a head, as found.
@@ -102,6 +105,7 @@ impl SegmentHead {
         b[80..88].copy_from_slice(&self.previous.sequence.to_le_bytes());
         b[88..92].copy_from_slice(&self.previous.offset.to_le_bytes());
         b[96..104].copy_from_slice(&self.oldest.to_le_bytes());
+        b[104..112].copy_from_slice(&self.mark.to_le_bytes());
         let crc = crc32c(PLAIN, &[&b[12..]]);
         b[8..12].copy_from_slice(&crc.to_le_bytes());
         b
@@ -147,6 +151,7 @@ impl SegmentHead {
             bytes: u32_at(b, 76),
             previous: Cut { sequence: u64_at(b, 80), offset: u32_at(b, 88) },
             oldest: u64_at(b, 96),
+            mark: u64_at(b, 104),
         };
         if head.encode()[..] == *b && head.plausible() { Copy::Good(head) } else { Copy::Bad }
     }
@@ -197,6 +202,7 @@ mod tests {
             previous: Cut { sequence: sequence - 1, offset: 8192 },
             oldest: 1,
             bytes: 65536,
+            mark: 4,
         }
     }
 

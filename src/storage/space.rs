@@ -126,7 +126,7 @@ impl Space {
         let here = u64::from(self.current().bytes - self.current().end);
         let here = here.saturating_sub(u64::from(o.batch_bytes_max));
         let now = here + self.free.len() as u64 * usable;
-        let frees_space = matches!(urgency, Urgency::Compaction | Urgency::Outcome);
+        let frees_space = matches!(urgency, Urgency::Compaction | Urgency::Outcome | Urgency::Archived);
         let more = match self.addable() {
             // What frees space may go past the limit when nothing is left.
             0 if frees_space && self.free.is_empty() && self.may_exceed() && !self.failing => 1,
@@ -136,7 +136,7 @@ impl Space {
             Urgency::NewMail => (o.reserve.new_mail, usable / 4),
             Urgency::Bounce => (o.reserve.bounces, usable / 8),
             Urgency::Compaction => (o.reserve.compaction, usable / 8),
-            Urgency::Outcome => (0, 0),
+            Urgency::Outcome | Urgency::Archived => (0, 0),
         };
         let taken = need + waiting;
         if now + more * usable < taken + u64::from(floor) * usable {
@@ -271,6 +271,15 @@ impl Space {
     /// A file could not be made (or must not, the disk being short).
     pub fn cannot_add(&mut self) {
         self.failing = true;
+    }
+
+    /// The oldest segment, if it holds live records and the log is longer than its window: they
+    /// should be taken out of the journal.
+    #[must_use]
+    pub fn overflow(&self) -> Option<u64> {
+        let front = self.listed.front().expect("never empty");
+        let long = self.listed.len() > self.options.window as usize;
+        (long && front.live_records > 0).then_some(front.sequence)
     }
 
     /// The oldest segment, if its live records should be copied forward now: the log is much longer
