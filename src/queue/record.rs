@@ -42,6 +42,9 @@ pub const REMOVED: u8 = 7;
 /// Kind of a record: a clean stop; no attempt is under way.
 pub const STOPPED: u8 = 8;
 
+/// Flag in a record's head: the message it is about has its state in the index.
+pub const ARCHIVED: u16 = 1;
+
 /// Version of all kinds; a reader refuses others.
 pub const VERSION: u8 = 1;
 
@@ -99,7 +102,9 @@ impl Fate {
         matches!(self, Fate::Delivered | Fate::Failed)
     }
 
-    fn read(b: u8) -> Option<Self> {
+    /// The fate that is stored as `b`.
+    #[must_use]
+    pub fn of(b: u8) -> Option<Self> {
         use Fate::*;
         [Fresh, Deferred, Attempting, Delivered, Failed, Owed].into_iter().find(|f| *f as u8 == b)
     }
@@ -117,7 +122,7 @@ pub struct Reply<'a> {
 }
 
 /// State of one recipient.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct State<'a> {
     /// Position in the envelope.
     pub index: u32,
@@ -187,7 +192,7 @@ impl<'a> StatesView<'a> {
 
 fn state<'a>(rest: &mut &'a [u8]) -> Result<State<'a>, Malformed> {
     let index = u32_of(rest)?;
-    let fate = Fate::read(take(rest, 1)?[0]).ok_or(Malformed)?;
+    let fate = Fate::of(take(rest, 1)?[0]).ok_or(Malformed)?;
     let mut s = State { index, fate, attempts: 0, due: Wall(0), reply: Reply::default() };
     if fate.is_done() || fate == Fate::Fresh {
         return Ok(s);

@@ -8,7 +8,7 @@ use crate::base::ids::MessageId;
 use crate::base::time::Wall;
 use crate::message::body::BodyFlags;
 use crate::queue::index::NOWHERE;
-use crate::queue::record::{self, Effect, Fate, Malformed, MessageView, StatesView};
+use crate::queue::record::{self, Effect, Fate, Malformed, MessageView, State, StatesView};
 use crate::queue::routing::{Hop, Plan};
 use crate::storage::record::{Location, Recovered};
 use std::collections::BTreeMap;
@@ -61,12 +61,97 @@ pub struct Found {
     pub recipients: Vec<Recipient>,
 }
 
+impl Default for Found {
+    fn default() -> Self {
+        Found {
+            at: NOWHERE,
+            size: 0,
+            side: 0,
+            body: BodyFlags(0),
+            marks: 0,
+            null_sender: false,
+            recipients: Vec::new(),
+        }
+    }
+}
+
 impl Found {
+    /// The message of a record, before anything was said of it.
+    pub fn of(view: &MessageView<'_>, at: Location, mut way: impl FnMut(&[u8]) -> Way) -> Self {
+        let fresh = |to: crate::message::envelope::Recipient<'_>| Recipient {
+            way: way(to.address),
+            fate: Fate::Fresh,
+            attempts: 0,
+            due: Wall(0),
+            said: NOWHERE,
+            in_doubt: true,
+        };
+        Found {
+            at,
+            size: view.head.size,
+            side: view.head.side,
+            body: view.head.body,
+            marks: view.head.flags,
+            null_sender: view.envelope.sender().is_empty(),
+            recipients: view.envelope.recipients().map(fresh).collect(),
+        }
+    }
+
     /// True if nothing more is to be done.
     #[must_use]
     pub fn is_done(&self) -> bool {
         self.recipients.iter().all(|r| r.fate.is_done())
     }
+
+    /// Takes what a record of `kind` at `at` says; `true`: nothing more is to be done.
+    pub fn apply(&mut self, kind: u8, payload: &[u8], at: Location) -> Result<bool, Malformed> {
+        match kind {
+            record::OUTCOME => self.outcome(at, &StatesView::parse(payload)?),
+            record::ATTEMPT => self.attempt(payload)?,
+            record::WITHDRAW | record::REMOVED => return Ok(true),
+            record::HOLD => self.marks |= record::HELD,
+            record::RELEASE => self.marks &= !record::HELD,
+            _ => return Err(Malformed),
+        }
+        Ok(self.is_done())
+    }
+
+    fn outcome(&mut self, at: Location, view: &StatesView<'_>) {
+        if view.snapshot {
+            self.marks = view.flags | self.marks & record::DOUBLE_BOUNCE;
+        } else {
+            self.marks |= view.flags & record::WARNED;
+        }
+        for s in view.states() {
+            let Some(r) = self.recipients.get_mut(s.index as usize) else { continue };
+            r.fate = s.fate;
+            r.attempts = s.attempts;
+            r.due = s.due;
+            r.said = at;
+            r.in_doubt = matches!(s.fate, Fate::Fresh | Fate::Attempting);
+        }
+    }
+
+    fn attempt(&mut self, payload: &[u8]) -> Result<(), Malformed> {
+        for i in record::attempt(payload)? {
+            if let Some(r) = self.recipients.get_mut(i as usize).filter(|r| !r.fate.is_done()) {
+                r.fate = Fate::Attempting;
+                r.in_doubt = true;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Something that the log says of a message whose state is in the index.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Said {
+    /// Kind of the record.
+    pub kind: u8,
+    /// Its payload.
+    pub payload: Box<[u8]>,
+    /// Its place, if it keeps its segment.
+    pub at: Option<Location>,
 }
 
 /// A queue being read back.
@@ -74,6 +159,11 @@ impl Found {
 pub struct Rebuild {
     /// What is still to be done, by id.
     pub messages: BTreeMap<MessageId, Found>,
+    /// What was said of messages that are in the index (or were), in order. The index may know
+    /// some of it already: all of it once more gives the same.
+    pub archived: BTreeMap<MessageId, Vec<Said>>,
+    /// The log has a clean stop: what the index calls under way was not, unless `archived` says so.
+    pub stopped: bool,
     /// Hops of the recipients.
     pub hops: Vec<Rc<Hop>>,
     /// Kind and id of records that could not be read.
@@ -91,25 +181,32 @@ impl Rebuild {
         let read = match r.head.kind {
             _ if r.head.version != record::VERSION => Err(Malformed),
             record::MESSAGE => self.message(id, r, plan),
-            record::OUTCOME => StatesView::parse(r.payload).map(|v| self.outcome(id, r.location, &v)),
-            record::ATTEMPT => self.attempt(id, r.payload),
-            record::WITHDRAW | record::REMOVED => {
-                self.messages.remove(&id);
-                Ok(())
-            }
-            record::HOLD | record::RELEASE => {
-                self.hold(id, r.head.kind == record::HOLD);
-                Ok(())
-            }
             record::STOPPED => {
                 self.stopped();
                 Ok(())
             }
-            _ => Err(Malformed),
+            kind => self.said(id, kind, r),
         };
         if read.is_err() {
             self.malformed.push((r.head.kind, r.head.id));
         }
+    }
+
+    fn said(&mut self, id: MessageId, kind: u8, r: &Recovered<'_>) -> Result<(), Malformed> {
+        match self.messages.get_mut(&id) {
+            Some(found) => {
+                if found.apply(kind, r.payload, r.location)? {
+                    self.messages.remove(&id);
+                }
+            }
+            // Of a message that is gone, or in the index: it must be readable all the same.
+            None => drop(Found::default().apply(kind, r.payload, r.location)?),
+        }
+        if r.head.flags & record::ARCHIVED != 0 {
+            let said = Said { kind, payload: r.payload.into(), at: Some(r.location) };
+            self.archived.entry(id).or_default().push(said);
+        }
+        Ok(())
     }
 
     fn message(
@@ -119,33 +216,14 @@ impl Rebuild {
         plan: &dyn Fn(&[u8]) -> Plan,
     ) -> Result<(), Malformed> {
         let view = MessageView::parse(r.payload)?;
-        let mut recipients = Vec::with_capacity(view.envelope.count() as usize);
-        for to in view.envelope.recipients() {
-            let way = self.way(plan(to.address));
-            let fresh = Recipient {
-                way,
-                fate: Fate::Fresh,
-                attempts: 0,
-                due: Wall(0),
-                said: NOWHERE,
-                in_doubt: true,
-            };
-            recipients.push(fresh);
-        }
-        let found = Found {
-            at: r.location,
-            size: view.head.size,
-            side: view.head.side,
-            body: view.head.body,
-            marks: view.head.flags,
-            null_sender: view.envelope.sender().is_empty(),
-            recipients,
-        };
-        self.messages.insert(id, found);
+        let mut found = Found::of(&view, r.location, |address| self.way(plan(address)));
+        let moved = view.states.is_some();
         if let Some(states) = view.states {
-            self.outcome(id, r.location, &states);
+            found.outcome(r.location, &states);
         }
-        if view.head.origin != MessageId(0) && view.states.is_none() {
+        self.messages.insert(id, found);
+        self.forget_done(id);
+        if view.head.origin != MessageId(0) && !moved {
             self.reported(&view);
         }
         Ok(())
@@ -153,17 +231,27 @@ impl Rebuild {
 
     /// A notification implies what it reports.
     fn reported(&mut self, view: &MessageView<'_>) {
-        let Some(origin) = self.messages.get_mut(&view.head.origin) else { return };
+        let id = view.head.origin;
+        let mut states = Vec::new();
         match view.head.effect {
-            Effect::None | Effect::Delivered => {}
-            Effect::Warned => origin.marks |= record::WARNED,
+            Effect::None | Effect::Delivered => return,
+            Effect::Warned => record::put_states_head(&mut states, record::WARNED, 0),
             Effect::Failed => {
-                for i in view.reported() {
-                    if let Some(r) = origin.recipients.get_mut(i as usize) {
-                        r.fate = Fate::Failed;
-                    }
+                record::put_states_head(&mut states, 0, view.reported().count() as u32);
+                for index in view.reported() {
+                    record::put_state(&mut states, &State { index, fate: Fate::Failed, ..State::default() });
                 }
-                self.forget_done(view.head.origin);
+            }
+        }
+        match self.messages.get_mut(&id) {
+            Some(origin) => {
+                let states = StatesView::parse(&states).expect("just written");
+                origin.outcome(NOWHERE, &states);
+                self.forget_done(id);
+            }
+            None => {
+                let said = Said { kind: record::OUTCOME, payload: states.into(), at: None };
+                self.archived.entry(id).or_default().push(said);
             }
         }
     }
@@ -175,50 +263,20 @@ impl Rebuild {
         }
     }
 
-    fn outcome(&mut self, id: MessageId, at: Location, view: &StatesView<'_>) {
-        let Some(found) = self.messages.get_mut(&id) else { return };
-        if view.snapshot {
-            found.marks = view.flags | found.marks & record::DOUBLE_BOUNCE;
-        } else {
-            found.marks |= view.flags & record::WARNED;
-        }
-        for s in view.states() {
-            let Some(r) = found.recipients.get_mut(s.index as usize) else { continue };
-            r.fate = s.fate;
-            r.attempts = s.attempts;
-            r.due = s.due;
-            r.said = at;
-            r.in_doubt = matches!(s.fate, Fate::Fresh | Fate::Attempting);
-        }
-        self.forget_done(id);
-    }
-
-    fn attempt(&mut self, id: MessageId, payload: &[u8]) -> Result<(), Malformed> {
-        let indexes = record::attempt(payload)?;
-        let Some(found) = self.messages.get_mut(&id) else { return Ok(()) };
-        for i in indexes {
-            if let Some(r) = found.recipients.get_mut(i as usize).filter(|r| !r.fate.is_done()) {
-                r.fate = Fate::Attempting;
-                r.in_doubt = true;
-            }
-        }
-        Ok(())
-    }
-
-    fn hold(&mut self, id: MessageId, hold: bool) {
-        if let Some(found) = self.messages.get_mut(&id) {
-            found.marks = if hold { found.marks | record::HELD } else { found.marks & !record::HELD };
-        }
-    }
-
     /// After a clean stop nothing that came before is in flight.
     fn stopped(&mut self) {
+        self.stopped = true;
         for r in self.messages.values_mut().flat_map(|f| &mut f.recipients) {
             r.in_doubt = false;
         }
+        for said in self.archived.values_mut().flatten().filter(|s| s.kind == record::ATTEMPT) {
+            // It says nothing any more.
+            said.payload = Box::new([0; 4]);
+        }
     }
 
-    fn way(&mut self, plan: Plan) -> Way {
+    /// The number in [`Self::hops`] of the hop that `plan` names.
+    pub fn way(&mut self, plan: Plan) -> Way {
         match plan {
             Plan::Local => Way::Local,
             Plan::NoRoute => Way::None,
@@ -238,7 +296,7 @@ impl Rebuild {
 mod tests {
     use super::*;
     use crate::message::envelope::{Envelope, Notify, SenderOptions};
-    use crate::queue::record::{MessageHead, Reply, State};
+    use crate::queue::record::{MessageHead, Reply};
     use crate::storage::record::RecordHead;
     use proptest::prelude::*;
 
@@ -323,6 +381,45 @@ mod tests {
         let f = &r.messages[&MessageId(1)];
         assert_eq!((f.at.offset, f.marks), (2, record::HELD));
         assert_eq!((f.recipients[0].fate, f.recipients[1].in_doubt), (Fate::Delivered, true));
+    }
+
+    #[test]
+    fn what_is_said_of_indexed_messages_is_kept_in_order() {
+        let mut r = Rebuild::default();
+        let mut at = 0;
+        let mut say = |kind, id, flags, payload: &[u8]| {
+            at += 1;
+            let head = RecordHead { kind, version: 1, flags, id };
+            let location = Location { segment: 1, offset: at, len: 1 };
+            r.visit(&Recovered { head, location, payload }, &|_| Plan::NoRoute);
+        };
+        let mut attempt = Vec::new();
+        record::put_attempt(&mut attempt, &[0]);
+        say(record::OUTCOME, 7, 0, &states(0, &[(0, Fate::Delivered)]));
+        say(record::ATTEMPT, 8, record::ARCHIVED, &attempt);
+        say(record::STOPPED, 0, 0, b"");
+        say(record::OUTCOME, 8, record::ARCHIVED, &states(0, &[(0, Fate::Deferred)]));
+        say(record::MESSAGE, 9, 0, &message(8, Effect::Failed, &[0], b""));
+        say(record::MESSAGE, 10, 0, &message(0, Effect::None, &[], b""));
+        say(record::REMOVED, 10, record::ARCHIVED, b"by hand");
+        say(record::OUTCOME, 11, record::ARCHIVED, b"damaged");
+        assert_eq!(r.archived.keys().map(|k| k.0).collect::<Vec<_>>(), [8, 10]);
+        assert_eq!((r.malformed, r.stopped), (vec![(record::OUTCOME, 11)], true));
+        assert_eq!(r.messages.keys().map(|k| k.0).collect::<Vec<_>>(), [9]);
+        let places: Vec<_> = r.archived[&MessageId(8)].iter().map(|s| s.at.map(|l| l.offset)).collect();
+        assert_eq!(places, [Some(2), Some(4), None], "the notification has a life of its own");
+        let mut found = Found { recipients: vec![Recipient { in_doubt: false, ..recipient() }], ..Found::default() };
+        let mut fates = Vec::new();
+        for said in &r.archived[&MessageId(8)] {
+            let done = found.apply(said.kind, &said.payload, NOWHERE).unwrap();
+            fates.push((found.recipients[0].fate, found.recipients[0].in_doubt, done));
+        }
+        let fresh = (Fate::Fresh, false, false);
+        assert_eq!(fates, [fresh, (Fate::Deferred, false, false), (Fate::Failed, false, true)]);
+    }
+
+    fn recipient() -> Recipient {
+        Recipient { way: Way::None, fate: Fate::Fresh, attempts: 0, due: Wall(0), said: NOWHERE, in_doubt: true }
     }
 
     proptest! {

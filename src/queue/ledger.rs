@@ -1,0 +1,201 @@
+//! L2: changes that the index has not got on stable storage yet, and what may be given up when it has.
+//!
+//! The journal is the index's write-ahead log: a change is entered here when its record is staged or
+//! committed, taken in a batch, and done with when the index's transaction is durable. Who wants to
+//! know a row asks here first. Within a batch the later change of a message wins; what it frees adds
+//! up. Knows no disk, no journal and no archive. Nothing fails.
+
+use crate::base::ids::MessageId;
+use crate::queue::index::Key;
+use crate::queue::row;
+use crate::storage::archive::Place;
+use crate::storage::record::Location;
+use smallvec::SmallVec;
+use std::collections::BTreeMap;
+
+/// What becomes of one message's row, and what is not needed any more then.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Change {
+    /// The row; `None`: none.
+    pub row: Option<Box<[u8]>>,
+    /// The message, if it is resident.
+    pub key: Option<Key>,
+    /// Records that lived for the sake of this change.
+    pub outcomes: SmallVec<[Location; 1]>,
+    /// The message's own record in the journal, which the archive replaces.
+    pub record: Option<Location>,
+    /// Places in the archive that nothing names any more.
+    pub dead: SmallVec<[Place; 1]>,
+}
+
+impl Change {
+    fn merge(&mut self, later: Change) {
+        self.row = later.row;
+        self.key = later.key.or(self.key);
+        self.outcomes.extend(later.outcomes);
+        self.record = later.record.or(self.record);
+        self.dead.extend(later.dead);
+    }
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub struct Ledger {
+    waiting: BTreeMap<MessageId, Change>,
+    flying: BTreeMap<MessageId, Change>,
+    /// Numbers of destinations by name; those from `named` on are not in the index yet.
+    names: BTreeMap<Box<str>, u32>,
+    list: Vec<Box<str>>,
+    named: usize,
+    /// Number of the last durable transaction.
+    mark: u64,
+}
+
+impl Ledger {
+    /// A ledger for an index whose last transaction was `mark`.
+    #[must_use]
+    pub fn new(mark: u64) -> Self {
+        Ledger { mark, ..Ledger::default() }
+    }
+
+    /// Enters a change of message `id`.
+    pub fn enter(&mut self, id: MessageId, change: Change) {
+        match self.waiting.get_mut(&id) {
+            Some(before) => before.merge(change),
+            None => drop(self.waiting.insert(id, change)),
+        }
+    }
+
+    /// What the index will say of `id`: `None`: what it says now; `Some(None)`: nothing.
+    #[must_use]
+    pub fn row(&self, id: MessageId) -> Option<Option<&[u8]>> {
+        let change = self.waiting.get(&id).or_else(|| self.flying.get(&id))?;
+        Some(change.row.as_deref())
+    }
+
+    /// Changes that wait, and that are under way.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.waiting.len() + self.flying.len()
+    }
+
+    /// True if the index has everything.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Changes that are not under way yet.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// Number of the last durable transaction.
+    #[must_use]
+    pub fn mark(&self) -> u64 {
+        self.mark
+    }
+
+    /// The number of the destination `name` in the index.
+    pub fn number(&mut self, name: &str) -> u32 {
+        if let Some(&n) = self.names.get(name) {
+            return n;
+        }
+        let n = u32::try_from(self.list.len()).expect("below 2^32 destinations");
+        self.list.push(name.into());
+        self.names.insert(name.into(), n);
+        n
+    }
+
+    /// The name of a destination.
+    #[must_use]
+    pub fn name(&self, number: u32) -> Option<&str> {
+        self.list.get(number as usize).map(|n| &**n)
+    }
+
+    /// A name that the index has, in the order of numbers. `false`: one is missing before it.
+    pub fn learn(&mut self, number: u32, name: &str) -> bool {
+        if number as usize != self.list.len() {
+            return false;
+        }
+        self.number(name);
+        self.named = self.list.len();
+        true
+    }
+
+    /// Takes everything that waits, for one transaction; gives its rows and names as keys with
+    /// values (`None`: to be deleted), in order. [`Self::done`] must follow before the next.
+    pub fn take(&mut self, mut each: impl FnMut(&[u8], Option<&[u8]>)) {
+        assert!(self.flying.is_empty(), "one transaction at a time");
+        for (n, name) in self.list.iter().enumerate().skip(self.named) {
+            each(&row::name_key(n as u32), Some(name.as_bytes()));
+        }
+        self.named = self.list.len();
+        self.flying = std::mem::take(&mut self.waiting);
+        for (id, change) in &self.flying {
+            each(&row::key(*id), change.row.as_deref());
+        }
+    }
+
+    /// The transaction is durable: gives what it was made of.
+    pub fn done(&mut self, mark: u64) -> BTreeMap<MessageId, Change> {
+        assert!(mark > self.mark, "transactions have ascending numbers");
+        self.mark = mark;
+        std::mem::take(&mut self.flying)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(offset: u32) -> Location {
+        Location { segment: 1, offset, len: 1 }
+    }
+
+    fn change(row: Option<&[u8]>, outcome: u32) -> Change {
+        Change { row: row.map(Into::into), outcomes: [at(outcome)].into_iter().collect(), ..Change::default() }
+    }
+
+    fn taken(ledger: &mut Ledger) -> Vec<(Vec<u8>, Option<Vec<u8>>)> {
+        let mut out = Vec::new();
+        ledger.take(|k, v| out.push((k.to_vec(), v.map(<[u8]>::to_vec))));
+        out
+    }
+
+    #[test]
+    fn later_changes_win_and_what_they_free_adds_up() {
+        let mut ledger = Ledger::new(3);
+        let (one, two) = (MessageId(1), MessageId(2));
+        ledger.enter(one, Change { record: Some(at(9)), ..change(Some(b"a"), 1) });
+        ledger.enter(one, change(Some(b"b"), 2));
+        ledger.enter(two, change(None, 3));
+        assert_eq!(ledger.row(one), Some(Some(&b"b"[..])));
+        assert_eq!((ledger.row(two), ledger.row(MessageId(3))), (Some(None), None));
+        let keys = |id| row::key(id).to_vec();
+        assert_eq!(taken(&mut ledger), [(keys(one), Some(b"b".to_vec())), (keys(two), None)]);
+        assert_eq!((ledger.len(), ledger.waiting()), (2, 0));
+        // While it is under way its rows count, and later ones before them.
+        assert_eq!(ledger.row(one), Some(Some(&b"b"[..])));
+        ledger.enter(one, change(None, 4));
+        assert_eq!(ledger.row(one), Some(None));
+        let done = ledger.done(4);
+        assert_eq!(done[&one].outcomes.as_slice(), [at(1), at(2)]);
+        assert_eq!((done[&one].record, ledger.row(one), ledger.mark()), (Some(at(9)), Some(None), 4));
+        assert_eq!(taken(&mut ledger), [(keys(one), None)]);
+        ledger.done(5);
+        assert!(ledger.is_empty() && ledger.row(one).is_none());
+    }
+
+    #[test]
+    fn names_go_into_the_index_once() {
+        let mut ledger = Ledger::new(0);
+        assert!(ledger.learn(0, "a") && !ledger.learn(2, "c") && ledger.learn(1, "b"));
+        assert_eq!((ledger.number("b"), ledger.number("c"), ledger.number("c")), (1, 2, 2));
+        assert_eq!((ledger.name(2), ledger.name(3)), (Some("c"), None));
+        assert_eq!(taken(&mut ledger), [(row::name_key(2).to_vec(), Some(b"c".to_vec()))]);
+        ledger.done(1);
+        assert!(taken(&mut ledger).is_empty());
+    }
+}
