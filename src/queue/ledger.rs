@@ -18,6 +18,8 @@ use std::collections::BTreeMap;
 pub struct Change {
     /// The row; `None`: none.
     pub row: Option<Box<[u8]>>,
+    /// The index has no row of the message yet: this one takes space.
+    pub new: bool,
     /// The message, if it is resident.
     pub key: Option<Key>,
     /// Records that lived for the sake of this change.
@@ -31,6 +33,7 @@ pub struct Change {
 impl Change {
     fn merge(&mut self, later: Change) {
         self.row = later.row;
+        self.new |= later.new;
         self.key = later.key.or(self.key);
         self.outcomes.extend(later.outcomes);
         self.record = later.record.or(self.record);
@@ -47,6 +50,8 @@ pub struct Ledger {
     names: BTreeMap<Box<str>, u32>,
     list: Vec<Box<str>>,
     named: usize,
+    /// `named` before the transaction under way.
+    naming: usize,
     /// Number of the last durable transaction.
     mark: u64,
 }
@@ -125,17 +130,36 @@ impl Ledger {
     }
 
     /// Takes everything that waits, for one transaction; gives its rows and names as keys with
-    /// values (`None`: to be deleted), in order. [`Self::done`] must follow before the next.
-    pub fn take(&mut self, mut each: impl FnMut(&[u8], Option<&[u8]>)) {
+    /// values (`None`: to be deleted), in order. [`Self::done`] or [`Self::failed`] must follow before
+    /// the next. `short`: the disk is, and new rows must wait.
+    pub fn take(&mut self, short: bool, mut each: impl FnMut(&[u8], Option<&[u8]>)) {
         assert!(self.flying.is_empty(), "one transaction at a time");
+        self.naming = self.named;
         for (n, name) in self.list.iter().enumerate().skip(self.named) {
             each(&row::name_key(n as u32), Some(name.as_bytes()));
         }
         self.named = self.list.len();
         self.flying = std::mem::take(&mut self.waiting);
+        if short {
+            let new = self.flying.extract_if(.., |_, c| c.new && c.row.is_some());
+            self.waiting.extend(new);
+        }
         for (id, change) in &self.flying {
             each(&row::key(*id), change.row.as_deref());
         }
+    }
+
+    /// The transaction has changed nothing: what was taken waits again, before what came since.
+    pub fn failed(&mut self) {
+        self.named = self.naming;
+        let mut taken = std::mem::take(&mut self.flying);
+        for (id, later) in std::mem::take(&mut self.waiting) {
+            match taken.get_mut(&id) {
+                Some(before) => before.merge(later),
+                None => drop(taken.insert(id, later)),
+            }
+        }
+        self.waiting = taken;
     }
 
     /// The transaction is durable: gives what it was made of.
@@ -158,9 +182,9 @@ mod tests {
         Change { row: row.map(Into::into), outcomes: [at(outcome)].into_iter().collect(), ..Change::default() }
     }
 
-    fn taken(ledger: &mut Ledger) -> Vec<(Vec<u8>, Option<Vec<u8>>)> {
+    fn taken(ledger: &mut Ledger, short: bool) -> Vec<(Vec<u8>, Option<Vec<u8>>)> {
         let mut out = Vec::new();
-        ledger.take(|k, v| out.push((k.to_vec(), v.map(<[u8]>::to_vec))));
+        ledger.take(short, |k, v| out.push((k.to_vec(), v.map(<[u8]>::to_vec))));
         out
     }
 
@@ -174,7 +198,7 @@ mod tests {
         assert_eq!(ledger.row(one), Some(Some(&b"b"[..])));
         assert_eq!((ledger.row(two), ledger.row(MessageId(3))), (Some(None), None));
         let keys = |id| row::key(id).to_vec();
-        assert_eq!(taken(&mut ledger), [(keys(one), Some(b"b".to_vec())), (keys(two), None)]);
+        assert_eq!(taken(&mut ledger, false), [(keys(one), Some(b"b".to_vec())), (keys(two), None)]);
         assert_eq!((ledger.len(), ledger.waiting()), (2, 0));
         // While it is under way its rows count, and later ones before them.
         assert_eq!(ledger.row(one), Some(Some(&b"b"[..])));
@@ -183,9 +207,27 @@ mod tests {
         let done = ledger.done(4);
         assert_eq!(done[&one].outcomes.as_slice(), [at(1), at(2)]);
         assert_eq!((done[&one].record, ledger.row(one), ledger.mark()), (Some(at(9)), Some(None), 4));
-        assert_eq!(taken(&mut ledger), [(keys(one), None)]);
+        assert_eq!(taken(&mut ledger, false), [(keys(one), None)]);
         ledger.done(5);
         assert!(ledger.is_empty() && ledger.row(one).is_none());
+    }
+
+    #[test]
+    fn a_failed_transaction_waits_again_and_new_rows_wait_for_space() {
+        let mut ledger = Ledger::new(0);
+        let [one, two, three] = [1, 2, 3].map(MessageId);
+        ledger.number("hop");
+        ledger.enter(one, Change { new: true, ..change(Some(b"a"), 1) });
+        ledger.enter(two, change(Some(b"b"), 2));
+        ledger.enter(three, Change { new: true, ..change(None, 3) });
+        assert_eq!(taken(&mut ledger, false).len(), 4);
+        ledger.enter(two, change(None, 4));
+        ledger.failed();
+        assert_eq!((ledger.row(two), ledger.waiting()), (Some(None), 3));
+        let keys: Vec<_> = taken(&mut ledger, true).into_iter().map(|c| c.0).collect();
+        assert_eq!(keys, [row::name_key(0).to_vec(), row::key(two).to_vec(), row::key(three).to_vec()]);
+        assert_eq!(ledger.done(1)[&two].outcomes.as_slice(), [at(2), at(4)]);
+        assert_eq!((ledger.row(one), ledger.waiting()), (Some(Some(&b"a"[..])), 1));
     }
 
     #[test]
@@ -194,8 +236,8 @@ mod tests {
         assert!(ledger.learn(0, "a") && !ledger.learn(2, "c") && ledger.learn(1, "b"));
         assert_eq!((ledger.number("b"), ledger.number("c"), ledger.number("c")), (1, 2, 2));
         assert_eq!((ledger.name(2), ledger.name(3)), (Some("c"), None));
-        assert_eq!(taken(&mut ledger), [(row::name_key(2).to_vec(), Some(b"c".to_vec()))]);
+        assert_eq!(taken(&mut ledger, false), [(row::name_key(2).to_vec(), Some(b"c".to_vec()))]);
         ledger.done(1);
-        assert!(taken(&mut ledger).is_empty());
+        assert!(taken(&mut ledger, false).is_empty());
     }
 }

@@ -116,6 +116,11 @@ impl Found {
         Ok(self.is_done())
     }
 
+    /// Takes the states that its own record carries.
+    pub fn take_states(&mut self, view: &StatesView<'_>) {
+        self.outcome(self.at, view);
+    }
+
     fn outcome(&mut self, at: Location, view: &StatesView<'_>) {
         if view.snapshot {
             self.marks = view.flags | self.marks & record::DOUBLE_BOUNCE;

@@ -288,26 +288,18 @@ impl<R: Runtime> Keeper<R> {
     /// Visits every record of a segment in order, live or not. Damaged batches are stepped over.
     /// Holds the segment meanwhile.
     pub async fn scan(&self, segment: u64, mut visit: impl FnMut(Recovered<'_>)) -> Result<(), ReadError> {
+        let mut scanner = self.scanner(segment)?;
+        while scanner.next(&mut visit).await? {}
+        Ok(())
+    }
+
+    /// Reads a segment batch by batch. Holds it until it is dropped.
+    pub fn scanner(&self, segment: u64) -> Result<Scanner<'_, R>, ReadError> {
         let pin = Pin::new(self.inner(), segment).ok_or(ReadError::Gone)?;
         let s = &pin.segment;
         let next = (s.first_batch, s.chain);
-        let mut walk = Walk::over(s.sequence, s.epoch, s.keys, next, Some(s.end), s.bytes);
-        let mut buf = AlignedBuf::with_capacity(PAGE);
-        let mut base = 0;
-        loop {
-            let window = Window { file: s.file, base, bytes: buf.bytes() };
-            let (offset, len) = match walk.step(window, s.file) {
-                WalkStep::Read { offset, len } => (offset, len as usize),
-                WalkStep::Batch { offset, bytes, .. } => {
-                    recover::visit(segment, offset, bytes, &mut visit);
-                    continue;
-                }
-                WalkStep::End(_) => return Ok(()),
-            };
-            let want = len.max(SCAN_BYTES.min((s.end - offset) as usize));
-            buf = opening::refill(&*pin.file, buf, offset, len, want).await.map_err(ReadError::Io)?;
-            base = offset;
-        }
+        let walk = Walk::over(s.sequence, s.epoch, s.keys, next, Some(s.end), s.bytes);
+        Ok(Scanner { pin, walk, buf: AlignedBuf::with_capacity(PAGE), base: 0 })
     }
 
     /// The state now.
@@ -529,6 +521,37 @@ impl<R: Runtime> Drop for Pin<'_, R> {
     fn drop(&mut self) {
         self.inner.with(|j| j.unpin(self.segment.sequence));
         self.inner.commit.ring();
+    }
+}
+
+/// A segment being read from its start.
+pub struct Scanner<'a, R: Runtime> {
+    pin: Pin<'a, R>,
+    walk: Walk,
+    buf: AlignedBuf,
+    base: u32,
+}
+
+impl<R: Runtime> Scanner<'_, R> {
+    /// Visits the records of the next batch, in order; `false`: there is none. Damaged batches are
+    /// stepped over.
+    pub async fn next(&mut self, mut visit: impl FnMut(Recovered<'_>)) -> Result<bool, ReadError> {
+        let (file, sequence, end) = (self.pin.segment.file, self.pin.segment.sequence, self.pin.segment.end);
+        loop {
+            let window = Window { file, base: self.base, bytes: self.buf.bytes() };
+            let (offset, len) = match self.walk.step(window, file) {
+                WalkStep::Read { offset, len } => (offset, len as usize),
+                WalkStep::Batch { offset, bytes, .. } => {
+                    recover::visit(sequence, offset, bytes, &mut visit);
+                    return Ok(true);
+                }
+                WalkStep::End(_) => return Ok(false),
+            };
+            let want = len.max(SCAN_BYTES.min((end - offset) as usize));
+            let buf = std::mem::replace(&mut self.buf, AlignedBuf::with_capacity(0));
+            self.buf = opening::refill(&*self.pin.file, buf, offset, len, want).await.map_err(ReadError::Io)?;
+            self.base = offset;
+        }
     }
 }
 

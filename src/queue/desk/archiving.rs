@@ -1,0 +1,395 @@
+//! L4: taking live messages out of the oldest segment of the journal, so that it can be retired.
+//!
+//! Bodies of messages that nobody is at work on go into the archive, once, in the order of the
+//! segment; their states go into the index; then the journal's records are given up (`indexing`).
+//! The few that are in flight are staged again within the journal. What cannot be done now (no
+//! space) is tried again; new mail is refused by the journal long before that becomes a danger.
+
+use crate::base::aligned::SharedBytes;
+use crate::base::ids::MessageId;
+use crate::queue::desk::Desk;
+use crate::queue::desk::recall::Source;
+use crate::queue::index::{Archived, Cover, Entry, Key, NOWHERE, Phase, Recipient};
+use crate::queue::ledger::Change;
+use crate::queue::record::{self, Fate, MessageView, Reply, State as Stored, StatesView};
+use crate::queue::state::{After, OwnedReply};
+use crate::runtime::Runtime;
+use crate::storage::archive::{ArchiveError, Place};
+use crate::storage::journal::StageError;
+use crate::storage::options::Urgency;
+use crate::storage::record::{Location, RecordHead};
+use std::collections::BTreeMap;
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::task::Poll;
+use std::time::Duration;
+
+/// Messages whose records are read at a time.
+const TOGETHER: usize = 32;
+
+/// A body that is in the archive.
+struct Copied {
+    key: Key,
+    /// Its record in the journal.
+    at: Location,
+    place: Place,
+    replies: Vec<(u32, OwnedReply)>,
+}
+
+/// What was found in a segment.
+#[derive(Default)]
+struct Pass {
+    copied: Vec<Copied>,
+    /// Not fresh: the archive gets their states, too.
+    tried: Vec<Key>,
+    /// In flight.
+    busy: Vec<Key>,
+    full: bool,
+}
+
+enum Standing {
+    /// Accepted, and nothing has happened since.
+    Fresh,
+    /// Nobody is at work on it.
+    Quiet,
+    /// In flight, or something is under way.
+    Busy,
+    /// On its way into the index.
+    Archived,
+}
+
+fn standing(e: &Entry) -> Standing {
+    let at_work = |r: &Recipient| matches!(r.phase, Phase::Flight | Phase::Owed);
+    let s = &e.switches;
+    if e.archived.is_some() {
+        Standing::Archived
+    } else if s.committing || s.moving || s.loading || e.recipients.iter().any(at_work) {
+        Standing::Busy
+    } else if e.recipients.iter().all(|r| r.phase == Phase::Ready && r.attempts == 0 && r.said.len == 0)
+        && !(s.held || s.warned)
+    {
+        Standing::Fresh
+    } else {
+        Standing::Quiet
+    }
+}
+
+impl<R: Runtime> Desk<R> {
+    pub(crate) async fn evacuate(self) {
+        loop {
+            let closing = poll_fn(|cx| {
+                let mut s = self.0.state.borrow_mut();
+                loop {
+                    if s.closing || s.dead {
+                        return Poll::Ready(true);
+                    }
+                    if s.mover_bell.poll(cx).is_pending() {
+                        return Poll::Pending;
+                    }
+                    if s.loaded {
+                        return Poll::Ready(false);
+                    }
+                }
+            })
+            .await;
+            if closing {
+                return;
+            }
+            self.0.state.borrow_mut().moving = true;
+            while let Some(segment) = self.crowded() {
+                if !self.empty(segment).await {
+                    break;
+                }
+            }
+            self.tidy_archive().await;
+            self.0.state.borrow_mut().moving = false;
+        }
+    }
+
+    /// The segment that should be emptied, if any.
+    pub(crate) fn crowded(&self) -> Option<u64> {
+        self.0.keeper.overflow().or_else(|| self.0.keeper.pressure())
+    }
+
+    /// Takes out what lives in `segment`; `false` if nothing can be done now.
+    async fn empty(&self, segment: u64) -> bool {
+        let Some(mut pass) = self.copy_bodies(segment).await else { return false };
+        if !self.copy_states(&mut pass).await {
+            return false;
+        }
+        let mut moved = false;
+        if !pass.copied.is_empty() {
+            match self.0.vault.sync().await {
+                Ok(()) => {}
+                Err(ArchiveError::Full) => return false,
+                Err(ArchiveError::Poisoned) => {
+                    self.die(&mut self.0.state.borrow_mut(), After::Nothing);
+                    return false;
+                }
+            }
+            moved = true;
+            self.enter(segment, pass.copied);
+        }
+        for key in pass.busy {
+            match self.move_one(key).await {
+                Ok(()) => moved = true,
+                Err(StageError::Busy) => {
+                    self.0.rt.sleep_until(self.0.rt.now().after(Duration::from_millis(5))).await;
+                    // The next look at the pressure comes back to it.
+                    moved = true;
+                }
+                Err(_) => return false,
+            }
+        }
+        self.index_settled().await;
+        let s = self.0.state.borrow();
+        moved && !pass.full && !s.dead && !s.closing
+    }
+
+    /// Appends the bodies of fresh messages to the archive as they come by, and sorts the others.
+    async fn copy_bodies(&self, segment: u64) -> Option<Pass> {
+        let mut scanner = self.0.keeper.scanner(segment).ok()?;
+        let mut pass = Pass::default();
+        loop {
+            let more = scanner.next(|r| self.sort(&mut pass, &r)).await.ok()?;
+            if !more || pass.full {
+                return Some(pass);
+            }
+            if self.0.vault.make_room().await.is_err() {
+                pass.full = true;
+            }
+            let s = self.0.state.borrow();
+            if s.dead || s.closing {
+                return None;
+            }
+        }
+    }
+
+    fn sort(&self, pass: &mut Pass, r: &crate::storage::record::Recovered<'_>) {
+        if r.head.kind != record::MESSAGE || pass.full {
+            return;
+        }
+        let s = self.0.state.borrow();
+        let Some(key) = s.index.find(MessageId(r.head.id)) else { return };
+        let Some(e) = s.index.get(key).filter(|e| e.at == r.location) else { return };
+        match standing(e) {
+            Standing::Archived => {}
+            Standing::Busy => pass.busy.push(key),
+            Standing::Quiet => pass.tried.push(key),
+            Standing::Fresh => match self.0.vault.append(r.head, &[r.payload]) {
+                Ok(place) => pass.copied.push(Copied { key, at: r.location, place, replies: Vec::new() }),
+                Err(_) => pass.full = true,
+            },
+        }
+    }
+
+    /// Appends messages with their states; what the next hops said is read back. `false`: closing.
+    async fn copy_states(&self, pass: &mut Pass) -> bool {
+        for keys in std::mem::take(&mut pass.tried).chunks(TOGETHER) {
+            let reads = keys.iter().map(|key| self.with_replies(*key));
+            for (key, read) in keys.iter().zip(together(reads).await) {
+                let Some((at, payload, replies)) = read else { continue };
+                let s = self.0.state.borrow();
+                if s.dead || s.closing {
+                    return false;
+                }
+                let quiet = |e: &&Entry| e.at == at && matches!(standing(e), Standing::Quiet);
+                let Some(e) = s.index.get(*key).filter(quiet) else { continue };
+                let Some(record) = self.with_states(e, &payload, &replies) else { continue };
+                match self.0.vault.append(record.0, &record.1.parts(&payload)) {
+                    Ok(place) => pass.copied.push(Copied {
+                        key: *key,
+                        at,
+                        place,
+                        replies: replies.into_iter().collect(),
+                    }),
+                    Err(_) => {
+                        pass.full = true;
+                        return true;
+                    }
+                }
+            }
+            if self.0.vault.make_room().await.is_err() {
+                pass.full = true;
+                return true;
+            }
+        }
+        true
+    }
+
+    /// The record of a message, and what next hops said of it.
+    async fn with_replies(&self, key: Key) -> Option<(Location, SharedBytes, BTreeMap<u32, OwnedReply>)> {
+        let (id, at, said) = self.0.state.borrow().index.get(key).map(|e| (e.id, e.at, places(e)))?;
+        let payload = self.read_source(Source::Journal(at), id).await?;
+        let replies = self.replies(id, &said).await;
+        Some((at, payload, replies))
+    }
+
+    /// The bodies are on stable storage: their states go into the index.
+    fn enter(&self, segment: u64, copied: Vec<Copied>) {
+        let wall = self.0.rt.wall();
+        let mut s = self.0.state.borrow_mut();
+        let s = &mut *s;
+        s.archived_through = s.archived_through.max(segment);
+        for Copied { key, at, place, replies } in copied {
+            let entered = s.index.change(key, |e| {
+                if e.at != at || !matches!(standing(e), Standing::Fresh | Standing::Quiet) {
+                    return false;
+                }
+                // Nobody is at work on it now, and the next attempt will be announced.
+                for r in e.recipients.iter_mut() {
+                    r.said = NOWHERE;
+                    if r.cover == Cover::Covered {
+                        r.cover = Cover::None;
+                    }
+                }
+                e.archived = Some(Box::new(Archived { place, replies, unsaid: 0 }));
+                true
+            });
+            if entered != Some(true) {
+                // It has been taken, or has gone, meanwhile.
+                self.0.vault.keep(place);
+                self.0.vault.dead(place, wall);
+                continue;
+            }
+            self.0.vault.keep(place);
+            s.archived += 1;
+            let change = Change { new: true, record: Some(at), ..Change::default() };
+            self.enter_row(s, key, None, change);
+        }
+    }
+
+    /// A message in the journal with its states, as it is stored anew.
+    fn with_states(
+        &self,
+        e: &Entry,
+        payload: &SharedBytes,
+        replies: &BTreeMap<u32, OwnedReply>,
+    ) -> Option<(RecordHead, Restated)> {
+        let view = MessageView::parse(payload).ok()?;
+        let reported: Vec<u8> = view.reported().flat_map(u32::to_le_bytes).collect();
+        let envelope = view.envelope_at.1 - view.envelope_at.0;
+        let content = view.content_at.1 - view.content_at.0;
+        let fixed = record::HEAD_LEN + reported.len() + envelope + content;
+        let states = self.snapshot(e, replies, self.0.payload_max.saturating_sub(fixed));
+        let head = view.head.encode(reported.len(), states.len(), envelope);
+        let record = RecordHead { kind: record::MESSAGE, version: record::VERSION, flags: 0, id: e.id.0 };
+        let (envelope, content) = (view.envelope_at, view.content_at);
+        Some((record, Restated { head, reported, states, envelope, content }))
+    }
+
+    async fn move_one(&self, key: Key) -> Result<(), StageError> {
+        let Some((at, payload, replies)) = self.with_replies(key).await else { return Err(StageError::Full) };
+        let mut s = self.0.state.borrow_mut();
+        let s = &mut *s;
+        let movable = |e: &&Entry| e.at == at && e.archived.is_none() && is_settled(e);
+        let Some(e) = s.index.get(key).filter(movable) else { return Ok(()) };
+        let Some((record, restated)) = self.with_states(e, &payload, &replies) else {
+            return Err(StageError::Full);
+        };
+        let parts = restated.parts(&payload);
+        let staged = self.0.keeper.stage(record, &parts, Some(at), Urgency::Compaction)?;
+        s.index.change(key, |e| e.switches.moving = true);
+        self.follow(s, staged, After::Moved { key });
+        Ok(())
+    }
+
+    /// The stored replies of recipients, by index.
+    pub(crate) async fn replies(&self, id: MessageId, said: &[Location]) -> BTreeMap<u32, OwnedReply> {
+        let mut out = BTreeMap::new();
+        for at in said {
+            let Ok(payload) = self.0.keeper.read(*at, id.0).await else { continue };
+            let states = match StatesView::parse(&payload) {
+                Ok(states) => Some(states),
+                Err(_) => MessageView::parse(&payload).ok().and_then(|m| m.states),
+            };
+            for s in states.iter().flat_map(StatesView::states) {
+                if s.reply != Reply::default() {
+                    out.insert(s.index, s.reply.into());
+                }
+            }
+        }
+        out
+    }
+
+    /// The states of `e` as stored, in at most `room` bytes: texts are cut to fit.
+    fn snapshot(&self, e: &Entry, replies: &BTreeMap<u32, OwnedReply>, room: usize) -> Vec<u8> {
+        let count = e.recipients.len();
+        let marks = [
+            (e.switches.held, record::HELD),
+            (e.switches.warned, record::WARNED),
+            (e.switches.double_bounce, record::DOUBLE_BOUNCE),
+        ];
+        let flags = marks.iter().filter(|m| m.0).fold(record::SNAPSHOT, |f, m| f | m.1);
+        let text_max = room.saturating_sub(super::state_room(count as u32)) / count.max(1);
+        let (now, wall) = (self.0.rt.now(), self.0.rt.wall());
+        let mut out = Vec::new();
+        record::put_states_head(&mut out, flags, count as u32);
+        for (i, r) in e.recipients.iter().enumerate() {
+            let mut reply = replies.get(&(i as u32)).map(OwnedReply::view).unwrap_or_default();
+            reply.text = &reply.text[..reply.text.len().min(text_max)];
+            let due = if r.phase == Phase::Waiting { wall.after(r.due.since(now)) } else { wall };
+            let s = Stored { index: i as u32, fate: fate(r), attempts: r.attempts, due, reply };
+            record::put_state(&mut out, &s);
+        }
+        out
+    }
+}
+
+/// A message record with other states; envelope and content are those of the old one.
+struct Restated {
+    head: [u8; record::HEAD_LEN],
+    reported: Vec<u8>,
+    states: Vec<u8>,
+    envelope: (usize, usize),
+    content: (usize, usize),
+}
+
+impl Restated {
+    fn parts<'a>(&'a self, payload: &'a [u8]) -> [&'a [u8]; 5] {
+        let envelope = &payload[self.envelope.0..self.envelope.1];
+        let content = &payload[self.content.0..self.content.1];
+        [&self.head, &self.reported, &self.states, envelope, content]
+    }
+}
+
+/// Waits for all of `futures`, which run side by side.
+pub(crate) async fn together<T>(futures: impl Iterator<Item = impl Future<Output = T>>) -> Vec<T> {
+    let mut running: Vec<(Pin<Box<_>>, Option<T>)> = futures.map(|f| (Box::pin(f), None)).collect();
+    poll_fn(|cx| {
+        let mut pending = false;
+        for (future, result) in running.iter_mut().filter(|r| r.1.is_none()) {
+            match future.as_mut().poll(cx) {
+                Poll::Ready(value) => *result = Some(value),
+                Poll::Pending => pending = true,
+            }
+        }
+        if pending { Poll::Pending } else { Poll::Ready(()) }
+    })
+    .await;
+    running.into_iter().filter_map(|r| r.1).collect()
+}
+
+/// The records with replies of recipients that still wait.
+pub(crate) fn places(e: &Entry) -> Vec<Location> {
+    let mut at: Vec<_> =
+        e.recipients.iter().filter(|r| !r.phase.is_done() && r.said.len > 0).map(|r| r.said).collect();
+    at.sort_unstable();
+    at.dedup();
+    at
+}
+
+fn fate(r: &Recipient) -> Fate {
+    match r.phase {
+        Phase::Delivered => Fate::Delivered,
+        Phase::Failed => Fate::Failed,
+        Phase::Owed if r.said.len > 0 => Fate::Owed,
+        Phase::Waiting => Fate::Deferred,
+        _ if r.cover == Cover::None => Fate::Deferred,
+        _ => Fate::Attempting,
+    }
+}
+
+fn is_settled(e: &Entry) -> bool {
+    !e.switches.committing && !e.switches.moving
+}

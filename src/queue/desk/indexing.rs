@@ -1,0 +1,240 @@
+//! L4: the task that brings the index up to date, one transaction at a time.
+//!
+//! A transaction holds what is known from records that are on stable storage in the journal (a fence
+//! is waited for first); when it is durable, the records and places that it replaces are given up and
+//! messages that wait are parked. A disk without space makes new rows wait; any other error of the
+//! index poisons like a failed write of the journal.
+
+use crate::queue::desk::Desk;
+use crate::queue::index::{Entry, Key, NOWHERE, Phase, Recipient};
+use crate::queue::ledger::Change;
+use crate::queue::record::{self, Fate};
+use crate::queue::row::{self, Meta, RowHead, RowRecipient};
+use crate::queue::state::{self, After, State};
+use crate::runtime::table::{Changes, Table};
+use crate::runtime::{Clock, Runtime};
+use crate::storage::record::Location;
+use std::future::{Future, poll_fn};
+use std::io;
+use std::pin::pin;
+use std::task::Poll;
+use std::time::Duration;
+
+/// So many changes are written without waiting for more.
+const BATCH: usize = 20_000;
+/// How long changes wait for more of them.
+const GATHER: Duration = Duration::from_millis(100);
+/// How long to wait when the disk is full.
+const SPACE_WAIT: Duration = Duration::from_secs(1);
+/// Changes that wait, above which no more messages are taken out of the archive.
+pub(crate) const LAG_MAX: usize = 200_000;
+
+impl<R: Runtime> Desk<R> {
+    /// Runs until the desk is closed and the index has everything.
+    pub(crate) async fn keep_index(self) {
+        let mut short = false;
+        while self.changed().await {
+            self.gather().await;
+            match self.write_index(short).await {
+                Ok(()) => short = false,
+                Err(e) if matches!(e.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) => {
+                    self.0.state.borrow_mut().ledger.failed();
+                    if short && self.0.state.borrow().closing {
+                        // The journal still has it all.
+                        return;
+                    }
+                    if short {
+                        self.0.rt.sleep_until(self.0.rt.now().after(SPACE_WAIT)).await;
+                    }
+                    short = true;
+                }
+                Err(_) => {
+                    self.0.poison.set();
+                    return self.die(&mut self.0.state.borrow_mut(), After::Nothing);
+                }
+            }
+        }
+    }
+
+    /// Waits for changes. `false`: there will be none.
+    async fn changed(&self) -> bool {
+        poll_fn(|cx| {
+            let mut s = self.0.state.borrow_mut();
+            loop {
+                if s.dead {
+                    return Poll::Ready(false);
+                }
+                if s.loaded && s.ledger.waiting() > 0 {
+                    return Poll::Ready(true);
+                }
+                if s.closing && s.commits.is_empty() && s.unsettled.is_empty() {
+                    return Poll::Ready(false);
+                }
+                if s.index_bell.poll(cx).is_pending() {
+                    return Poll::Pending;
+                }
+            }
+        })
+        .await
+    }
+
+    async fn gather(&self) {
+        let mut sleep = pin!(self.0.rt.sleep_until(self.0.rt.now().after(GATHER)));
+        poll_fn(|cx| {
+            let mut s = self.0.state.borrow_mut();
+            let enough = |s: &State| s.dead || s.closing || s.hurry || s.ledger.waiting() >= BATCH;
+            while !enough(&s) {
+                if s.index_bell.poll(cx).is_pending() {
+                    drop(s);
+                    return sleep.as_mut().poll(cx);
+                }
+            }
+            Poll::Ready(())
+        })
+        .await;
+    }
+
+    async fn write_index(&self, short: bool) -> io::Result<()> {
+        let mut changes = Changes::new();
+        let mark = {
+            let mut s = self.0.state.borrow_mut();
+            let s = &mut *s;
+            s.ledger.take(short, |key, value| match value {
+                Some(value) => changes.put(key, value),
+                None => changes.delete(key),
+            });
+            let mark = s.ledger.mark() + 1;
+            let segment = self.0.vault.last_segment();
+            let meta =
+                Meta { log: self.0.keeper.log(), mark, last: s.last_id, segment, through: s.archived_through };
+            changes.put(row::META, &meta.encode());
+            mark
+        };
+        // What the rows say must be in the journal first: it is what a restart goes by.
+        self.0.keeper.fence().await.map_err(io::Error::other)?;
+        self.0.table.commit(changes).await?;
+        self.indexed(mark);
+        Ok(())
+    }
+
+    /// The index has transaction `mark`.
+    fn indexed(&self, mark: u64) {
+        let wall = self.0.rt.wall();
+        let mut s = self.0.state.borrow_mut();
+        let s = &mut *s;
+        self.0.keeper.set_mark(mark);
+        for (_, change) in s.ledger.done(mark) {
+            let Change { key, outcomes, record, dead, .. } = change;
+            outcomes.into_iter().for_each(|at| self.0.keeper.free(at));
+            dead.into_iter().for_each(|place| self.0.vault.dead(place, wall));
+            let Some(key) = key else { continue };
+            if let Some(at) = record {
+                let freed = s.index.change(key, |e| {
+                    let here = e.at == at;
+                    if here {
+                        e.at = NOWHERE;
+                    }
+                    here
+                });
+                // If the message has gone meanwhile, the record that says so frees it.
+                if freed == Some(true) {
+                    self.0.keeper.free(at);
+                }
+            }
+            s.park(key);
+        }
+        s.crowd.wake_all();
+        s.mover_bell.ring();
+    }
+
+    /// Waits until the index has all that is entered now, or the desk is dead or closing.
+    pub(crate) async fn index_settled(&self) {
+        let goal = {
+            let mut s = self.0.state.borrow_mut();
+            s.hurry = true;
+            s.index_bell.ring();
+            s.ledger.mark() + if s.ledger.waiting() == s.ledger.len() { 1 } else { 2 }
+        };
+        poll_fn(|cx| {
+            let mut s = self.0.state.borrow_mut();
+            if s.dead || s.closing || s.ledger.is_empty() || s.ledger.mark() >= goal {
+                s.hurry = false;
+                return Poll::Ready(());
+            }
+            s.crowd.join(cx);
+            Poll::Pending
+        })
+        .await;
+    }
+
+    /// Enters the present state of an archived message into the ledger. `outcome`: the record that
+    /// says so, which lives until the index has it.
+    pub(crate) fn enter_row(&self, s: &mut State, key: Key, outcome: Option<Location>, mut change: Change) {
+        let wall = self.0.rt.wall();
+        let now = self.0.rt.now();
+        let State { index, ledger, doors, .. } = s;
+        let Some(e) = index.get(key) else { return };
+        let Some(archived) = &e.archived else { return };
+        let replies = &archived.replies;
+        let recipients: Vec<RowRecipient<'_>> = e
+            .recipients
+            .iter()
+            .enumerate()
+            .map(|(i, r)| {
+                let reply = replies.iter().find(|p| p.0 == i as u32).map(|p| p.1.view());
+                let due = if r.phase == Phase::Waiting { wall.after(r.due.since(now)) } else { wall };
+                let fate = fate(r);
+                RowRecipient {
+                    fate,
+                    destination: if fate.is_done() { 0 } else { number(ledger, doors, r) },
+                    attempts: if fate.is_done() { 0 } else { r.attempts },
+                    due: if fate == Fate::Deferred { due } else { Default::default() },
+                    reply: reply.filter(|_| !fate.is_done()).unwrap_or_default(),
+                }
+            })
+            .collect();
+        let mut bytes = Vec::new();
+        row::write(&mut bytes, &head(e), recipients.into_iter());
+        change.row = Some(bytes.into());
+        change.key = Some(key);
+        change.outcomes.extend(outcome);
+        let id = e.id;
+        ledger.enter(id, change);
+        s.index_bell.ring();
+    }
+}
+
+fn head(e: &Entry) -> RowHead {
+    let marks = [
+        (e.switches.held, record::HELD),
+        (e.switches.warned, record::WARNED),
+        (e.switches.double_bounce, record::DOUBLE_BOUNCE),
+    ];
+    RowHead {
+        place: e.archived.as_ref().map(|a| a.place).unwrap_or_default(),
+        size: e.size,
+        side: e.side,
+        body: e.body,
+        marks: marks.iter().filter(|m| m.0).fold(0, |f, m| f | m.1),
+        null_sender: e.switches.null_sender,
+    }
+}
+
+fn number(ledger: &mut crate::queue::ledger::Ledger, doors: &[state::Door], r: &Recipient) -> u32 {
+    ledger.number(doors.get(r.destination as usize).map_or("", |d| &d.hop.key))
+}
+
+/// What a row says of a recipient.
+fn fate(r: &Recipient) -> Fate {
+    use crate::queue::index::Cover;
+    match r.phase {
+        Phase::Delivered => Fate::Delivered,
+        Phase::Failed => Fate::Failed,
+        Phase::Owed => Fate::Owed,
+        Phase::Flight => Fate::Attempting,
+        Phase::Waiting => Fate::Deferred,
+        Phase::Ready if r.cover == Cover::InDoubt => Fate::Attempting,
+        Phase::Ready if r.attempts > 0 => Fate::Deferred,
+        Phase::Ready => Fate::Fresh,
+    }
+}

@@ -1,0 +1,470 @@
+//! L4: the index is opened with the journal, and read while mail is taken already.
+//!
+//! Before the first mail: the index is opened and compared with the log's mark; a message that both
+//! journal and index have is found, so that whatever becomes of it is known to both. Then, beside all
+//! else, its rows are read in order: parked messages take their places, what the log says of them is
+//! entered. An index that is lost, damaged or older than the log's mark is made anew from archive and
+//! journal; what may be sent again because of that is counted and told.
+
+use crate::base::ids::MessageId;
+use crate::base::time::{Mono, Wall};
+use crate::queue::desk::Desk;
+use crate::queue::index::{Archived, NOWHERE};
+use crate::queue::ledger::Change;
+use crate::queue::record::{self, Fate, MessageView, StatesView};
+use crate::queue::recover::{self, Found, Said, Way};
+use crate::queue::row::{self, Meta, RowHead, RowRecipient, RowView};
+use crate::queue::state::{self, After, OwnedReply, State};
+use crate::queue::stub::{Marks, SEVERAL, Stub};
+use crate::runtime::table::{Changes, Rows, ScanLimit, Table, TableOptions};
+use crate::runtime::{Disk, Runtime, yield_now};
+use crate::storage::archive::Place;
+use crate::storage::keeper::Keeper;
+use crate::storage::record::RecordHead;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::path::Path;
+
+/// Rows read at a time, and rows that take their places before others may run.
+const PAGE: ScanLimit = ScanLimit { rows: 16_384, bytes: 4 << 20 };
+const SLICE: usize = 1024;
+
+/// What was found in the index.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Loaded {
+    /// Messages that wait, bodies in the archive.
+    pub parked: u64,
+    /// Recipients of them that may have been in flight.
+    pub in_doubt: u64,
+    /// Rows that could not be read. Their messages are in the archive still.
+    pub unreadable: u64,
+    /// The index was made anew: so many of the messages may have been sent before.
+    pub rebuilt: Option<u64>,
+    /// Side files that no message named.
+    pub orphans: u64,
+}
+
+/// An index that has just been opened.
+pub(crate) struct OpenIndex<T> {
+    pub table: T,
+    pub meta: Meta,
+    /// It was not there, or is not what the log needs: it is empty, and must be made anew.
+    pub lost: bool,
+}
+
+/// Opens the index of the journal `keeper`, a new one if it is of no use.
+pub(crate) async fn open_index<R: Runtime>(
+    rt: &R,
+    path: &Path,
+    options: TableOptions,
+    keeper: &Keeper<R>,
+) -> io::Result<OpenIndex<<R as Disk>::Table>> {
+    let needs = keeper.mark();
+    match rt.open_table(path, options).await {
+        Ok(table) => match fits(&table, keeper).await {
+            Ok(Some(meta)) => return Ok(OpenIndex { table, meta, lost: false }),
+            Ok(None) => table.close().await?,
+            Err(e) if e.kind() == io::ErrorKind::InvalidData => drop(table.close().await),
+            Err(e) => return Err(e),
+        },
+        Err(e) if e.kind() == io::ErrorKind::InvalidData => {}
+        Err(e) => return Err(e),
+    }
+    rt.remove(path).await?;
+    let table = rt.open_table(path, options).await?;
+    let meta = Meta { log: keeper.log(), mark: needs, ..Meta::default() };
+    Ok(OpenIndex { table, meta, lost: true })
+}
+
+/// What the index says of itself, if it is one that the log can go by.
+async fn fits<R: Runtime>(
+    table: &<R as Disk>::Table,
+    keeper: &Keeper<R>,
+) -> io::Result<Option<Meta>> {
+    let meta = table.get(row::META).await?;
+    let meta = meta.and_then(|bytes| Meta::parse(&bytes).ok());
+    Ok(meta.filter(|m| m.log == keeper.log() && m.mark >= keeper.mark()))
+}
+
+impl<R: Runtime> Desk<R> {
+    /// Of the messages of the journal those that the index has, too: from now on what becomes of
+    /// them is said to both. Only those from segments up to `through` can be.
+    pub(crate) async fn find_archived(
+        &self,
+        found: &BTreeMap<MessageId, Found>,
+        through: u64,
+    ) -> io::Result<BTreeMap<MessageId, Box<[u8]>>> {
+        let old = found.iter().filter(|(_, f)| f.at.segment <= through).map(|(id, _)| *id);
+        let ids: Vec<MessageId> = old.collect();
+        let mut out = BTreeMap::new();
+        for ids in ids.chunks(PAGE.rows) {
+            let keys = ids.iter().map(|id| row::key(*id).to_vec()).collect();
+            let rows = self.0.table.get_many(keys).await?;
+            let rows = ids.iter().zip(rows).filter_map(|(id, row)| Some((*id, row?.into_boxed_slice())));
+            out.extend(rows);
+        }
+        Ok(out)
+    }
+
+    /// A message of the journal has this row: what the journal says of it is newer.
+    pub(crate) fn unite(&self, s: &mut State, id: MessageId, row: &[u8]) {
+        let (Some(key), Ok(view)) = (s.index.find(id), RowView::parse(row)) else { return };
+        let outcomes = s.said.remove(&id).unwrap_or_default();
+        let replies = replies(&view, &outcomes).into_iter().collect();
+        let at = s.index.change(key, |e| {
+            e.archived = Some(Box::new(Archived { place: view.place, replies, unsaid: 0 }));
+            e.recipients.iter_mut().for_each(|r| r.said = NOWHERE);
+            e.at
+        });
+        let Some(at) = at else { return };
+        s.archived += 1;
+        self.0.vault.keep(view.place);
+        let change = Change {
+            record: Some(at),
+            outcomes: outcomes.iter().filter_map(|said| said.at).collect(),
+            ..Change::default()
+        };
+        self.enter_row(s, key, None, change);
+    }
+
+    /// Reads the whole index; runs beside everything else.
+    pub(crate) async fn load_index(self, lost: bool) {
+        let result = self.load(lost).await;
+        let mut s = self.0.state.borrow_mut();
+        match result {
+            Ok(loaded) => {
+                s.loaded = true;
+                s.found = Some(loaded);
+            }
+            Err(_) if s.closing => {}
+            Err(_) => {
+                // Messages that are not known cannot be promised anything: like a failed disk.
+                self.0.poison.set();
+                self.die(&mut s, After::Nothing);
+            }
+        }
+        s.index_bell.ring();
+        s.mover_bell.ring();
+        s.crowd.wake_all();
+    }
+
+    async fn load(&self, lost: bool) -> io::Result<Loaded> {
+        let mut loaded = Loaded::default();
+        if lost {
+            loaded.rebuilt = Some(self.rebuild_rows().await?);
+        }
+        let mut sides = BTreeSet::new();
+        let mut after = vec![row::MESSAGES];
+        loop {
+            let rows = self.0.table.scan(&[row::MESSAGES], &after, PAGE).await?;
+            if rows.is_empty() {
+                break;
+            }
+            self.take_places(&rows, &mut loaded, &mut sides).await?;
+            after = rows.last_key().expect("not empty").to_vec();
+        }
+        self.settle_leftovers();
+        self.0.vault.recovered();
+        {
+            let s = self.0.state.borrow();
+            sides.extend(s.index.sides());
+        }
+        loaded.orphans = self.0.keeper.remove_orphan_sides(&sides).await?;
+        Ok(loaded)
+    }
+
+    async fn take_places(
+        &self,
+        rows: &Rows,
+        loaded: &mut Loaded,
+        sides: &mut BTreeSet<u64>,
+    ) -> io::Result<()> {
+        let mut number = 0usize;
+        for (key, value) in rows.iter() {
+            number += 1;
+            if number.is_multiple_of(SLICE) {
+                yield_now().await;
+            }
+            let mut s = self.0.state.borrow_mut();
+            let s = &mut *s;
+            if s.closing || s.dead {
+                return Err(io::ErrorKind::Interrupted.into());
+            }
+            let (Some(id), Ok(view)) = (row::id_of(key), RowView::parse(value)) else {
+                loaded.unreadable += 1;
+                continue;
+            };
+            if s.ledger.row(id).is_some() || s.index.find(id).is_some() {
+                continue;
+            }
+            self.0.vault.keep(view.place);
+            if view.side != 0 {
+                sides.insert(view.side);
+            }
+            let Some(said) = s.said.remove(&id) else {
+                self.take_place(s, id, &view, s.rows_sure, loaded);
+                continue;
+            };
+            let outcomes = said.iter().filter_map(|said| said.at).collect();
+            let Some(row) = renewed(&view, &said, s.rows_sure) else {
+                let dead = [view.place].into_iter().collect();
+                s.ledger.enter(id, Change { outcomes, dead, ..Change::default() });
+                sides.remove(&view.side);
+                continue;
+            };
+            let view = RowView::parse(&row).expect("just written");
+            self.take_place(s, id, &view, false, loaded);
+            let key = s.index.find(id);
+            let row = Some(row.clone().into());
+            s.ledger.enter(id, Change { row, key, outcomes, ..Change::default() });
+        }
+        Ok(())
+    }
+
+    /// Parks a message where its row says. `sure`: what it calls under way was not.
+    fn take_place(&self, s: &mut State, id: MessageId, view: &RowView<'_>, sure: bool, loaded: &mut Loaded) {
+        let (now, wall) = (self.0.rt.now(), self.0.rt.wall());
+        loaded.parked += 1;
+        let held = view.marks & record::HELD != 0;
+        let mut stub = Stub {
+            id,
+            size: view.size,
+            timer: None,
+            destination: SEVERAL,
+            ready: false,
+            held,
+            marks: marks(view),
+        };
+        let (mut ready, mut due, mut owed) = (Vec::new(), None, false);
+        let mut only: Option<u32> = None;
+        let mut several = false;
+        for r in view.recipients() {
+            match r.fate {
+                Fate::Delivered | Fate::Failed => continue,
+                Fate::Owed => owed = true,
+                Fate::Fresh => ready.push(r.destination),
+                Fate::Attempting => {
+                    loaded.in_doubt += u64::from(!sure);
+                    if !sure {
+                        stub.marks.set(Marks::IN_DOUBT, true);
+                    }
+                    ready.push(r.destination);
+                }
+                Fate::Deferred => {
+                    let at = now.after(self.retry_in(r.due, wall));
+                    due = Some(due.map_or(at, |d: Mono| d.min(at)));
+                }
+            }
+            several |= only.is_some_and(|n| n != r.destination);
+            only = Some(r.destination);
+        }
+        if let (Some(n), false) = (only, several) {
+            stub.destination = self.known(s, n).unwrap_or(SEVERAL);
+        }
+        ready.sort_unstable();
+        ready.dedup();
+        let unknown = ready.iter().any(|n| self.known(s, *n).is_none());
+        stub.ready = !ready.is_empty() && !unknown;
+        let key = s.index.insert_parked(stub);
+        if held {
+            return;
+        }
+        if owed || unknown {
+            // Its notification must be made, or it has to be routed anew.
+            s.recalls.push_back(key);
+        } else {
+            for n in ready {
+                let d = self.known(s, n).expect("just seen");
+                s.schedule.push(d, key, now);
+                s.call(d, now);
+            }
+        }
+        if let Some(due) = due {
+            let timer = s.timers.insert(state::tick_of(due), key);
+            s.index.change_stub(key, |stub| stub.timer = Some(timer));
+            s.look_at(due);
+        }
+        self.recall_due(s);
+    }
+
+    /// The destination with this number in the index, if there is one by that name today.
+    fn known(&self, s: &State, number: u32) -> Option<u32> {
+        s.schedule.find(s.ledger.name(number)?)
+    }
+
+    /// Of what the log says of indexed messages, what no row was found for: they have gone, and the
+    /// index knows it.
+    fn settle_leftovers(&self) {
+        let said = std::mem::take(&mut self.0.state.borrow_mut().said);
+        said.values().flatten().filter_map(|said| said.at).for_each(|at| self.0.keeper.free(at));
+    }
+
+    /// Makes rows of what the archive holds, for an index that was lost. Which of the messages were
+    /// sent since their bodies were copied is not known, but for what the log still says.
+    async fn rebuild_rows(&self) -> io::Result<u64> {
+        let mut count = 0;
+        for segment in self.0.vault.segments() {
+            let mut changes = Changes::new();
+            let mut scanner = self.0.vault.scanner(segment).map_err(io::Error::other)?;
+            loop {
+                let more = scanner.next(|head, place, payload| self.row_again(&mut changes, head, place, payload));
+                let more = more.await.map_err(io::Error::other)?;
+                if changes.len() >= PAGE.rows || (!more && !changes.is_empty()) {
+                    count += changes.len() as u64;
+                    self.0.table.commit(std::mem::take(&mut changes)).await?;
+                }
+                if !more {
+                    break;
+                }
+            }
+        }
+        // The names are new ones: none of the old rows is left that could use others.
+        let mut changes = Changes::new();
+        let meta = {
+            let mut s = self.0.state.borrow_mut();
+            let mark = s.ledger.mark() + 1;
+            s.ledger.take(true, |key, value| {
+                if let (Some(value), true) = (value, key[0] == row::NAMES) {
+                    changes.put(key, value);
+                }
+            });
+            s.ledger.failed();
+            let segment = self.0.vault.last_segment();
+            Meta { log: self.0.keeper.log(), mark, last: s.last_id, segment, through: u64::MAX }
+        };
+        changes.put(row::META, &meta.encode());
+        self.0.table.commit(changes).await?;
+        self.0.state.borrow_mut().ledger.done(meta.mark);
+        self.0.keeper.set_mark(meta.mark);
+        Ok(count)
+    }
+}
+
+impl<R: Runtime> Desk<R> {
+    /// Adds the row of an archived record, as far as its own states go.
+    fn row_again(&self, changes: &mut Changes, head: RecordHead, place: Place, payload: &[u8]) {
+        let id = MessageId(head.id);
+        if head.kind != record::MESSAGE || head.version != record::VERSION {
+            return;
+        }
+        let Ok(view) = MessageView::parse(payload) else { return };
+        let mut s = self.0.state.borrow_mut();
+        let s = &mut *s;
+        s.last_id = s.last_id.max(id);
+        let mut found = Found::of(&view, NOWHERE, |_| Way::None);
+        let mut replies = BTreeMap::new();
+        if let Some(states) = view.states {
+            found.take_states(&states);
+            states.states().filter(|s| s.reply != record::Reply::default()).for_each(|s| {
+                replies.insert(s.index, OwnedReply::from(s.reply));
+            });
+        }
+        if found.is_done() {
+            return;
+        }
+        let head = RowHead {
+            place,
+            size: found.size,
+            side: found.side,
+            body: found.body,
+            marks: found.marks,
+            null_sender: found.null_sender,
+        };
+        let mut numbers = Vec::with_capacity(found.recipients.len());
+        for (r, to) in found.recipients.iter_mut().zip(view.envelope.recipients()) {
+            // It may have been tried, and even delivered, since its body was copied.
+            if !r.fate.is_done() && r.fate != Fate::Owed {
+                r.fate = Fate::Attempting;
+            }
+            let d = self.destination(s, to.address);
+            numbers.push(s.number(d));
+        }
+        let mut row = Vec::new();
+        row::write(&mut row, &head, row_recipients(&found, &replies, &numbers).into_iter());
+        changes.put(&row::key(id), &row);
+    }
+}
+
+fn row_recipients<'a>(
+    found: &Found,
+    replies: &'a BTreeMap<u32, OwnedReply>,
+    numbers: &[u32],
+) -> Vec<RowRecipient<'a>> {
+    let of = |(i, r): (usize, &recover::Recipient)| match r.fate.is_done() {
+        true => RowRecipient { fate: r.fate, ..RowRecipient::default() },
+        false => RowRecipient {
+            fate: r.fate,
+            destination: numbers.get(i).copied().unwrap_or_default(),
+            attempts: r.attempts,
+            due: if r.fate == Fate::Deferred { r.due } else { Wall(0) },
+            reply: replies.get(&(i as u32)).map(OwnedReply::view).unwrap_or_default(),
+        },
+    };
+    found.recipients.iter().enumerate().map(of).collect()
+}
+
+/// A row after what the log says of its message; `None`: it has gone. `sure`: what the row calls
+/// under way was not.
+fn renewed(view: &RowView<'_>, said: &[Said], sure: bool) -> Option<Vec<u8>> {
+    let mut found = Found {
+        size: view.size,
+        side: view.side,
+        body: view.body,
+        marks: view.marks,
+        null_sender: view.null_sender,
+        ..Found::default()
+    };
+    let mut numbers = Vec::new();
+    for r in view.recipients() {
+        let fate = match r.fate {
+            Fate::Attempting if sure && r.attempts > 0 => Fate::Deferred,
+            Fate::Attempting if sure => Fate::Fresh,
+            fate => fate,
+        };
+        numbers.push(r.destination);
+        found.recipients.push(recover::Recipient {
+            way: Way::None,
+            fate,
+            attempts: r.attempts,
+            due: r.due,
+            said: NOWHERE,
+            in_doubt: fate == Fate::Attempting,
+        });
+    }
+    for record in said {
+        // Records that cannot be read were counted when the log was.
+        if found.apply(record.kind, &record.payload, NOWHERE) == Ok(true) {
+            return None;
+        }
+    }
+    let replies = replies(view, said);
+    let head = RowHead { marks: found.marks, ..view.head() };
+    let mut row = Vec::new();
+    row::write(&mut row, &head, row_recipients(&found, &replies, &numbers).into_iter());
+    Some(row)
+}
+
+/// The last replies to recipients, from the row and then from what the log says.
+fn replies(view: &RowView<'_>, said: &[Said]) -> BTreeMap<u32, OwnedReply> {
+    let mut out = BTreeMap::new();
+    for (i, r) in view.recipients().enumerate() {
+        if r.reply != record::Reply::default() {
+            out.insert(i as u32, r.reply.into());
+        }
+    }
+    for record in said.iter().filter(|s| s.kind == record::OUTCOME) {
+        let Ok(states) = StatesView::parse(&record.payload) else { continue };
+        for s in states.states().filter(|s| s.reply != record::Reply::default()) {
+            out.insert(s.index, s.reply.into());
+        }
+    }
+    out
+}
+
+fn marks(view: &RowView<'_>) -> Marks {
+    let mut out = Marks::default();
+    out.set(Marks::WARNED, view.marks & record::WARNED != 0);
+    out.set(Marks::DOUBLE_BOUNCE, view.marks & record::DOUBLE_BOUNCE != 0);
+    out.set(Marks::NULL_SENDER, view.null_sender);
+    out
+}
