@@ -1,12 +1,18 @@
 //! What a runtime for tests does not have: types without values for the traits that a test leaves
-//! out. Owns no behaviour; whoever needs a network or a disk writes its own.
+//! out. Whoever needs a network or a disk writes its own. And a table in memory, which is the same
+//! for all.
 
-use super::{File, Lent, Listener, Part, Stream};
+use super::{Changes, File, Lent, Listener, Part, Rows, ScanLimit, Stream, Table, yield_now};
 use crate::base::aligned::{AlignedBuf, SharedBytes};
 use crate::base::time::Mono;
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::io;
 use std::marker::PhantomData;
 use std::net::SocketAddr;
+use std::ops::Bound;
+use std::path::Path;
+use std::rc::Rc;
 
 /// A stream or a file that cannot be.
 pub enum Never {}
@@ -67,5 +73,117 @@ impl File for Never {
     }
     fn len(&self) -> io::Result<u64> {
         match *self {}
+    }
+}
+
+/// What a table in memory holds: survives the runtime that opened it, if its owner keeps it.
+#[derive(Default)]
+pub struct Stored {
+    /// The rows as of the last commit.
+    pub rows: RefCell<BTreeMap<Vec<u8>, Vec<u8>>>,
+    /// Commits so far.
+    pub commits: Cell<u64>,
+    /// Commits fail so from now on. `StorageFull` leaves the table usable.
+    pub fail: Cell<Option<io::ErrorKind>>,
+    /// Commits do not end as long as this is set.
+    pub hold: Cell<bool>,
+    /// Opening says so: `InvalidData`, for example.
+    pub unsound: Cell<Option<io::ErrorKind>>,
+    failed: Cell<bool>,
+    open: Cell<u64>,
+}
+
+/// A table in memory.
+#[derive(Clone)]
+pub struct MemTable {
+    stored: Rc<Stored>,
+    /// Which opening this handle is of.
+    opening: u64,
+}
+
+impl MemTable {
+    /// Opens it; handles of earlier openings get errors from now on.
+    pub fn open(stored: &Rc<Stored>) -> io::Result<Self> {
+        if let Some(kind) = stored.unsound.get() {
+            return Err(kind.into());
+        }
+        stored.failed.set(false);
+        stored.open.set(stored.open.get() + 1);
+        Ok(MemTable { stored: stored.clone(), opening: stored.open.get() })
+    }
+
+    async fn ready(&self) -> io::Result<()> {
+        // Never done at once, like a real one.
+        yield_now().await;
+        if self.stored.failed.get() || self.stored.open.get() != self.opening {
+            return Err(io::Error::other("the table has failed before, or is closed"));
+        }
+        Ok(())
+    }
+}
+
+impl Table for MemTable {
+    async fn commit(&self, changes: Changes) -> io::Result<()> {
+        self.ready().await?;
+        while self.stored.hold.get() {
+            yield_now().await;
+        }
+        if let Some(kind) = self.stored.fail.get() {
+            self.stored.failed.set(kind != io::ErrorKind::StorageFull);
+            return Err(kind.into());
+        }
+        let mut rows = self.stored.rows.borrow_mut();
+        for change in changes.iter() {
+            match change.value() {
+                Some(value) => rows.insert(change.key().to_vec(), value.to_vec()),
+                None => rows.remove(change.key()),
+            };
+        }
+        self.stored.commits.set(self.stored.commits.get() + 1);
+        Ok(())
+    }
+
+    async fn get(&self, key: &[u8]) -> io::Result<Option<Vec<u8>>> {
+        self.ready().await?;
+        Ok(self.stored.rows.borrow().get(key).cloned())
+    }
+
+    async fn get_many(&self, keys: Vec<Vec<u8>>) -> io::Result<Vec<Option<Vec<u8>>>> {
+        self.ready().await?;
+        let rows = self.stored.rows.borrow();
+        Ok(keys.iter().map(|key| rows.get(key).cloned()).collect())
+    }
+
+    async fn scan(&self, prefix: &[u8], after: &[u8], limit: ScanLimit) -> io::Result<Rows> {
+        self.ready().await?;
+        let from = if after < prefix { Bound::Included(prefix) } else { Bound::Excluded(after) };
+        let rows = self.stored.rows.borrow();
+        let mut page = Rows::new();
+        for (key, value) in rows.range::<[u8], _>((from, Bound::Unbounded)) {
+            if !key.starts_with(prefix)
+                || page.len() >= limit.rows.max(1)
+                || page.bytes() >= limit.bytes.max(1)
+            {
+                break;
+            }
+            page.push(key, value);
+        }
+        Ok(page)
+    }
+
+    async fn copy_to(&self, _: &Path) -> io::Result<()> {
+        self.ready().await?;
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    fn bytes(&self) -> u64 {
+        let rows = self.stored.rows.borrow();
+        rows.iter().map(|(key, value)| (key.len() + value.len()) as u64).sum()
+    }
+
+    async fn close(self) -> io::Result<()> {
+        self.ready().await?;
+        self.stored.open.set(self.stored.open.get() + 1);
+        Ok(())
     }
 }

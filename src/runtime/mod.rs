@@ -25,7 +25,10 @@ pub mod listen;
 pub mod pool;
 pub mod privileges;
 pub mod signals;
+pub mod table;
 pub mod uring;
+
+pub use table::{Change, Changes, Rows, ScanLimit, Table, TableOptions};
 
 /// Result of an operation that borrowed a buffer, and the buffer.
 pub type Lent<T, B> = (io::Result<T>, B);
@@ -194,6 +197,8 @@ pub enum OpenAs {
 pub trait Disk {
     /// An open file.
     type File: File;
+    /// An open table.
+    type Table: Table;
 
     /// Makes a file of `len` zero bytes really written (not just reserved), durable with its name.
     /// Fails if it exists. Appears under its name only when complete (a crash can leave
@@ -211,6 +216,14 @@ pub trait Disk {
     fn sync_dir(&self, dir: &Path) -> impl Future<Output = io::Result<()>>;
     /// Bytes that an ordinary user can still allocate on the file system of `path`.
     fn free_bytes(&self, path: &Path) -> impl Future<Output = io::Result<u64>>;
+    /// Opens the table at `path`, or makes an empty one. All of it is verified, which takes a time
+    /// in proportion to its size.
+    ///
+    /// # Errors
+    /// `InvalidData`: the file is not a sound table (damaged, cut off, something else); it can be
+    /// removed and made anew. `ResourceBusy`: it is open in another process.
+    fn open_table(&self, path: &Path, options: TableOptions)
+    -> impl Future<Output = io::Result<Self::Table>>;
 }
 
 /// An open file. Dropping it closes it.

@@ -6,12 +6,17 @@
 
 use crate::world::{MS, Op, SEC, US, World};
 use ringpost::base::aligned::{AlignedBuf, PAGE, SharedBytes};
-use ringpost::runtime::{Disk, File, Lent, OpenAs};
+use ringpost::runtime::{Disk, File, Lent, OpenAs, TableOptions};
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+
+#[path = "table.rs"]
+mod table;
+
+pub use table::SimTable;
 
 /// What a device writes whole or not at all.
 pub const SECTOR: usize = 512;
@@ -80,6 +85,10 @@ struct Body {
     lock: Option<u64>,
     /// Open descriptions that were closed while writes of theirs were in flight.
     closed: BTreeSet<u64>,
+    /// A table: the commit in flight, what it held before, and the space it has got.
+    pending: Option<table::Pending>,
+    history: Vec<Vec<u8>>,
+    allocated: u64,
 }
 
 struct Flight {
@@ -125,7 +134,8 @@ impl Body {
     }
 
     fn release(&mut self, description: u64) {
-        if self.flights.iter().any(|f| f.description == description) {
+        let committing = self.pending.as_ref().is_some_and(|p| p.is_of(description));
+        if committing || self.flights.iter().any(|f| f.description == description) {
             self.closed.insert(description);
             return;
         }
@@ -195,6 +205,10 @@ impl SimDisk {
                 body.land(f.offset, &f.bytes, || world.chance(keep));
             }
             body.write_back(|| world.chance(keep));
+            if let Some(commit) = body.pending.take().filter(|_| world.chance(5_000)) {
+                let old = std::mem::replace(&mut body.durable, commit.into_image());
+                body.history.push(old);
+            }
             body.image = body.durable.clone();
             body.lock = None;
             body.closed.clear();
@@ -239,12 +253,17 @@ impl SimDisk {
         op.await;
     }
 
+    fn world(&self) -> &World {
+        &self.0.world
+    }
+
     fn id(&self) -> u64 {
         self.0.next.replace(self.0.next.get() + 1)
     }
 
     fn used(&self) -> u64 {
-        self.0.names.borrow().values().map(|i| i.body.borrow().image.len() as u64).sum()
+        let size = |body: &Body| body.allocated.max(body.image.len() as u64);
+        self.0.names.borrow().values().map(|i| size(&i.body.borrow())).sum()
     }
 
     fn room_for(&self, more: u64) -> bool {
@@ -291,6 +310,7 @@ fn set_name(names: &mut BTreeMap<PathBuf, Rc<Inode>>, path: &Path, inode: Option
 
 impl Disk for SimDisk {
     type File = SimFile;
+    type Table = SimTable;
 
     async fn create_zeroed(&self, path: &Path, len: u64) -> io::Result<()> {
         self.fits_dir(path)?;
@@ -379,6 +399,10 @@ impl Disk for SimDisk {
     async fn free_bytes(&self, _path: &Path) -> io::Result<u64> {
         self.wait("free_bytes", 10 * US).await;
         Ok(self.faults().capacity.map_or(1 << 40, |c| c.saturating_sub(self.used())))
+    }
+
+    async fn open_table(&self, path: &Path, options: TableOptions) -> io::Result<SimTable> {
+        self.open_sim_table(path, options).await
     }
 }
 

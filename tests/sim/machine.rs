@@ -7,7 +7,7 @@ use crate::disk::SimDisk;
 use crate::net::{SimListener, SimNet, SimStream};
 use crate::world::{Death, MS, Node, World};
 use ringpost::base::time::{Mono, Wall};
-use ringpost::runtime::{Clock, Disk, Entropy, Net, OpenAs, Runtime};
+use ringpost::runtime::{Clock, Disk, Entropy, Net, OpenAs, Runtime, TableOptions};
 use std::cell::Cell;
 use std::future::Future;
 use std::io;
@@ -122,6 +122,7 @@ impl Net for SimRuntime {
 
 impl Disk for SimRuntime {
     type File = crate::disk::SimFile;
+    type Table = crate::disk::SimTable;
 
     async fn create_zeroed(&self, path: &Path, len: u64) -> io::Result<()> {
         self.0.disk.create_zeroed(path, len).await
@@ -149,5 +150,9 @@ impl Disk for SimRuntime {
 
     async fn free_bytes(&self, path: &Path) -> io::Result<u64> {
         self.0.disk.free_bytes(path).await
+    }
+
+    async fn open_table(&self, path: &Path, options: TableOptions) -> io::Result<Self::Table> {
+        self.0.disk.open_table(path, options).await
     }
 }

@@ -3,8 +3,8 @@
 //! `block_on` is a loop.
 
 use crate::base::time::{Mono, Wall};
-use crate::runtime::double::{Never, NoListener};
-use crate::runtime::{Clock, Disk, Entropy, Lent, Net, OpenAs, Part, Runtime, Stream};
+use crate::runtime::double::{MemTable, Never, NoListener};
+use crate::runtime::{Clock, Disk, Entropy, Lent, Net, OpenAs, Part, Runtime, Stream, TableOptions};
 use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::io::{self, ErrorKind};
@@ -267,6 +267,7 @@ impl Net for World {
 
 impl Disk for World {
     type File = Never;
+    type Table = MemTable;
     async fn create_zeroed(&self, _: &Path, _: u64) -> io::Result<()> {
         no()
     }
@@ -286,6 +287,9 @@ impl Disk for World {
         no()
     }
     async fn free_bytes(&self, _: &Path) -> io::Result<u64> {
+        no()
+    }
+    async fn open_table(&self, _: &Path, _: TableOptions) -> io::Result<MemTable> {
         no()
     }
 }

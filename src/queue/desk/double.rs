@@ -2,8 +2,8 @@
 
 use crate::base::aligned::{AlignedBuf, SharedBytes};
 use crate::base::time::{Mono, Wall};
-use crate::runtime::double::NoListener;
-use crate::runtime::{Clock, Disk, Entropy, File, Lent, Net, OpenAs, Part, Runtime, Stream};
+use crate::runtime::double::{MemTable, NoListener};
+use crate::runtime::{Clock, Disk, Entropy, File, Lent, Net, OpenAs, Part, Runtime, Stream, TableOptions};
 use crate::storage::double::{Double, MemFile, World};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -141,6 +141,7 @@ impl Entropy for Rig {
 
 impl Disk for Rig {
     type File = SlowFile;
+    type Table = MemTable;
 
     fn create_zeroed(&self, path: &Path, len: u64) -> impl Future<Output = io::Result<()>> {
         self.inner.create_zeroed(path, len)
@@ -163,6 +164,9 @@ impl Disk for Rig {
     }
     fn free_bytes(&self, path: &Path) -> impl Future<Output = io::Result<u64>> {
         self.inner.free_bytes(path)
+    }
+    fn open_table(&self, path: &Path, options: TableOptions) -> impl Future<Output = io::Result<MemTable>> {
+        self.inner.open_table(path, options)
     }
 }
 

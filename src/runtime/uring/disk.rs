@@ -10,9 +10,11 @@ use super::ops::{self, Link};
 use super::{Uring, WriteMethod};
 use crate::base::aligned::{AlignedBuf, PAGE, SharedBytes};
 use crate::runtime::helper::{Lane, ask};
-use crate::runtime::{Lent, OpenAs};
+use crate::runtime::table::disk::DiskTable;
+use crate::runtime::{Lent, OpenAs, TableOptions};
 use std::ffi::CString;
 use std::fs::{self, OpenOptions};
+use std::future::Future;
 use std::io::{self, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -140,6 +142,7 @@ pub(crate) fn try_flock(fd: &OwnedFd) -> io::Result<bool> {
 
 impl crate::runtime::Disk for Uring {
     type File = File;
+    type Table = DiskTable;
 
     async fn create_zeroed(&self, path: &Path, len: u64) -> io::Result<()> {
         let path = path.to_path_buf();
@@ -181,6 +184,10 @@ impl crate::runtime::Disk for Uring {
         let path = path.to_path_buf();
         ask(Lane::Quick, move || free_bytes(&path)).await
     }
+
+    fn open_table(&self, path: &Path, options: TableOptions) -> impl Future<Output = io::Result<DiskTable>> {
+        DiskTable::open(path, options)
+    }
 }
 
 fn parent(path: &Path) -> &Path {
@@ -189,6 +196,19 @@ fn parent(path: &Path) -> &Path {
 
 fn sync_dir(dir: &Path) -> io::Result<()> {
     fs::File::open(dir)?.sync_all()
+}
+
+/// Makes the name of a file durable.
+pub(crate) fn sync_parent(path: &Path) -> io::Result<()> {
+    sync_dir(parent(path))
+}
+
+/// Removes a file if it exists.
+pub(crate) fn remove_if_there(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        result => result,
+    }
 }
 
 /// Makes `dir` and what is missing above it, each made durable in its parent.
@@ -312,7 +332,7 @@ fn reserve(file: &fs::File, len: u64) -> io::Result<()> {
 }
 
 /// Renames without replacing.
-fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
+pub(crate) fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
     let name = |p: &Path| CString::new(p.as_os_str().as_bytes());
     let (from, to) = (name(from)?, name(to)?);
     // SAFETY: both are C strings that outlive the call.

@@ -3,8 +3,8 @@
 
 use crate::base::aligned::{AlignedBuf, SharedBytes};
 use crate::base::time::{Mono, Wall};
-use crate::runtime::double::{Never, NoListener};
-use crate::runtime::{Clock, Disk, Entropy, File, Lent, Net, OpenAs, Runtime};
+use crate::runtime::double::{MemTable, Never, NoListener, Stored};
+use crate::runtime::{Clock, Disk, Entropy, File, Lent, Net, OpenAs, Runtime, TableOptions};
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::{Future, poll_fn};
@@ -21,6 +21,8 @@ use std::task::{Context, Poll, Wake, Waker};
 #[derive(Default)]
 pub struct World {
     pub files: RefCell<BTreeMap<PathBuf, Rc<Node>>>,
+    /// Tables, which are files, too.
+    pub tables: RefCell<BTreeMap<PathBuf, Rc<Stored>>>,
     pub log: RefCell<Vec<String>>,
     pub fail_writes: Cell<Option<io::ErrorKind>>,
     pub fail_syncs: Cell<bool>,
@@ -219,6 +221,7 @@ impl File for MemFile {
 
 impl Disk for Double {
     type File = MemFile;
+    type Table = MemTable;
 
     async fn create_zeroed(&self, path: &Path, len: u64) -> io::Result<()> {
         if self.world.fail_creates.get() {
@@ -245,18 +248,21 @@ impl Disk for Double {
     }
 
     async fn list(&self, dir: &Path) -> io::Result<Vec<(String, u64)>> {
-        let files = self.world.files.borrow();
-        let here = files.iter().filter(|(p, _)| p.parent() == Some(dir));
-        Ok(here
-            .map(|(p, n)| {
-                let name = p.file_name().expect("a file").to_str().expect("text").to_owned();
-                (name, n.data.borrow().len() as u64)
-            })
-            .collect())
+        let (files, tables) = (self.world.files.borrow(), self.world.tables.borrow());
+        let files = files.iter().map(|(p, n)| (p, n.data.borrow().len() as u64));
+        let all = files.chain(tables.keys().map(|p| (p, 4096)));
+        let here = all.filter(|(p, _)| p.parent() == Some(dir));
+        let name = |p: &Path| p.file_name().expect("a file").to_str().expect("text").to_owned();
+        let mut here: Vec<_> = here.map(|(p, len)| (name(p), len)).collect();
+        here.sort();
+        Ok(here)
     }
 
     async fn remove(&self, path: &Path) -> io::Result<()> {
         self.world.log.borrow_mut().push(format!("remove {}", path.display()));
+        if self.world.tables.borrow_mut().remove(path).is_some() {
+            return Ok(());
+        }
         self.world.files.borrow_mut().remove(path).map(drop).ok_or(io::ErrorKind::NotFound.into())
     }
 
@@ -267,6 +273,10 @@ impl Disk for Double {
 
     async fn free_bytes(&self, _path: &Path) -> io::Result<u64> {
         Ok(self.world.free.get())
+    }
+
+    async fn open_table(&self, path: &Path, _: TableOptions) -> io::Result<MemTable> {
+        MemTable::open(self.world.tables.borrow_mut().entry(path.to_owned()).or_default())
     }
 }
 
