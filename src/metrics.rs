@@ -112,6 +112,12 @@ series! {
     commit_bytes: Histogram "ringpost_commit_batch_bytes" {} "Bytes in one durable write";
     journal_segments: Gauge "ringpost_journal_segments" {} "Journal segments in use";
     journal_live_ratio: Gauge "ringpost_journal_live_ratio" {} "Share of journal bytes that are still needed";
+    queue_parked: Gauge "ringpost_queue_parked" {} "Messages of the queue that are in archive and index, not in the journal";
+    queue_loading: Gauge "ringpost_queue_loading" {} "1 while the index is read after the start";
+    archive_bytes: Gauge "ringpost_archive_bytes" {} "Bytes of the archive";
+    archive_live_bytes: Gauge "ringpost_archive_live_bytes" {} "Bytes of the archive that are still needed";
+    index_bytes: Gauge "ringpost_index_bytes" {} "Bytes of the index on the disk";
+    index_lag: Gauge "ringpost_index_lag" {} "Changes that the index has not got yet; the journal has them";
     journal_poisoned: Gauge "ringpost_journal_poisoned" {} "1 after a write or sync error: nothing is accepted until a restart";
     acked_unsynced: Counter "ringpost_acked_unsynced_total" {} "Messages acknowledged before they were on stable storage; 0 by construction";
 }

@@ -33,9 +33,12 @@ fn time(span: Span) -> Duration {
 /// A journal of one core.
 pub fn storage(c: &Config) -> storage::Options {
     let segment = u32::try_from(c.storage.segment_size.0).expect("checked by the configuration");
-    let segments = c.storage.journal_limit.0 / u64::from(segment);
+    let count = |bytes: u64| u32::try_from(bytes / u64::from(segment)).unwrap_or(u32::MAX);
+    let segments_max = count(c.storage.journal_limit.0).clamp(8, 65_536);
     storage::Options {
-        segments_max: u32::try_from(segments).unwrap_or(u32::MAX).clamp(8, 65_536),
+        segments_max,
+        // The other half is for what cannot be taken out at once.
+        window: count(c.storage.journal_window.0).clamp(2, segments_max / 2),
         disk_free_min: c.storage.free_min.0,
         ..storage::Options::production(segment)
     }

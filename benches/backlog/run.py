@@ -1,0 +1,289 @@
+#!/usr/bin/env python3
+"""The day a big provider is down: fills a queue for a dead destination while mail for others flows.
+
+Measures, for one mta core: acceptance while filling, memory and disk per waiting message, bytes
+written per byte of mail, relay to a live destination before, during and with the backlog, the start
+after a kill until mail is taken and until the queue is complete, and the time to drain when the
+destination returns. With --postfix the same for Postfix (Debian's package), at --postfix-messages.
+
+Prints a Markdown table and writes one JSON object to --out. Server on --server-cpu, generator and
+sinks on --load-cpu. Everything is on loopback; every step is bounded in time.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+ROOT = os.path.dirname(os.path.dirname(HERE))
+
+
+def arguments():
+    p = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    p.add_argument("--messages", type=int, default=1_000_000, help="messages for the dead destination")
+    p.add_argument("--size", default="1KiB", help="bytes per message with its header")
+    p.add_argument("--connections", type=int, default=64, help="sessions that fill the queue")
+    p.add_argument("--live", default="10s", help="length of each measurement with the live destination")
+    p.add_argument("--live-rate", default="2000/s", help="rate of live mail while latency is measured")
+    p.add_argument("--no-drain", action="store_true", help="do not wait for the backlog to drain")
+    p.add_argument("--dir", default=None, help="where the data directory goes; default: target/backlog")
+    p.add_argument("--binary", default=os.path.join(ROOT, "target", "dist", "ringpost"))
+    p.add_argument("--server-cpu", default="0")
+    p.add_argument("--load-cpu", default="1")
+    p.add_argument("--out", default=os.path.join(ROOT, "target", "backlog.json"))
+    p.add_argument("--window", default=None, help="storage.journal_window; default: the product's")
+    p.add_argument("--keep", action="store_true", help="keep the data directory")
+    return p.parse_args()
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def pinned(cpu, *words, **more):
+    return subprocess.Popen(["taskset", "-c", cpu, *words], **more)
+
+
+class Server:
+    """ringpost with one core, one dead and one live destination."""
+
+    def __init__(self, a, folder):
+        self.a, self.folder = a, folder
+        self.port, self.metrics, self.dead, self.live = (free_port() for _ in range(4))
+        self.data = os.path.join(folder, "data")
+        self.config = os.path.join(folder, "ringpost.toml")
+        self.socket = os.path.join(folder, "admin.sock")
+        window = f'journal_window = "{a.window}"\n' if a.window else ""
+        with open(self.config, "w", encoding="ascii") as f:
+            f.write(f"""[server]
+hostname = "mx.bench.invalid"
+data_dir = "{self.data}"
+[cores]
+mta = [{a.server_cpu}]
+[storage]
+journal_limit = "64GiB"
+{window}[[listener]]
+protocol = "smtp"
+address = ["127.0.0.1:{self.port}"]
+[relay]
+networks = ["127.0.0.0/8"]
+[[route]]
+domain = "dead.invalid"
+next_hop = "127.0.0.1:{self.dead}"
+[[route]]
+domain = "live.invalid"
+next_hop = "127.0.0.1:{self.live}"
+[metrics]
+address = "127.0.0.1:{self.metrics}"
+[admin]
+socket = "{self.socket}"
+""")
+        self.process = None
+
+    def start(self):
+        """Starts it; gives the seconds until mail is taken and until the queue is complete."""
+        log = open(os.path.join(self.folder, "server.log"), "ab")
+        began = time.monotonic()
+        self.process = subprocess.Popen([self.a.binary, "serve", "--config", self.config], stderr=log)
+        reception = None
+        while time.monotonic() - began < 300:
+            if self.process.poll() is not None:
+                raise SystemExit(f"the server ended; see {log.name}")
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1) as s:
+                s.settimeout(5)
+                if s.recv(100).startswith(b"220"):
+                    reception = time.monotonic() - began
+                    break
+            time.sleep(0.01)
+        if reception is None:
+            raise SystemExit("the server takes no mail")
+        while time.monotonic() - began < 600 and self.number("ringpost_queue_loading") != 0:
+            time.sleep(0.02)
+        return reception, time.monotonic() - began
+
+    def number(self, series, label=""):
+        """The sum of a series over the rows that have `label`, from the metrics page."""
+        with socket.create_connection(("127.0.0.1", self.metrics), 5) as s:
+            s.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
+            text = b""
+            while piece := s.recv(1 << 16):
+                text += piece
+        rows = [r for r in text.decode().splitlines() if r.startswith((series + "{", series + " ")) and label in r]
+        return sum(float(r.rsplit(" ", 1)[1]) for r in rows)
+
+    def memory(self):
+        """Resident bytes: private, and mapped files."""
+        with open(f"/proc/{self.process.pid}/status", encoding="ascii") as f:
+            rows = dict(r.split(":", 1) for r in f)
+        return tuple(int(rows[k].split()[0]) << 10 for k in ("RssAnon", "RssFile"))
+
+    def written(self):
+        """Bytes handed to the disk so far."""
+        with open(f"/proc/{self.process.pid}/io", encoding="ascii") as f:
+            return int(dict(r.split(":") for r in f)["write_bytes"])
+
+    def cpu(self):
+        """Seconds of CPU so far, all threads."""
+        with open(f"/proc/{self.process.pid}/stat", encoding="ascii") as f:
+            fields = f.read().rsplit(")", 1)[1].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def kill(self, how=signal.SIGKILL):
+        self.process.send_signal(how)
+        self.process.wait(120)
+
+    def queue(self, *words):
+        out = subprocess.run([self.a.binary, "queue", *words, "--config", self.config], check=True,
+                             capture_output=True, timeout=600)
+        return out.stdout
+
+
+def disk(folder):
+    """Bytes allocated below `folder`."""
+    total = 0
+    for where, _, files in os.walk(folder):
+        for name in files:
+            with contextlib.suppress(FileNotFoundError):
+                total += os.stat(os.path.join(where, name)).st_blocks * 512
+    return total
+
+
+def load(a, port, rcpt, *words, limit=7200):
+    """One run of the generator; its JSON."""
+    command = ["taskset", "-c", a.load_cpu, a.binary, "load", "smtp", "--to", f"127.0.0.1:{port}", "--json",
+               "--size", a.size, "--rcpt", rcpt, *words]
+    out = subprocess.run(command, check=False, capture_output=True, timeout=limit)
+    if not out.stdout.strip():
+        raise SystemExit(f"the generator failed: {out.stderr.decode()}")
+    return json.loads(out.stdout)
+
+
+class Sink:
+    def __init__(self, a, port, folder, name):
+        self.status = os.path.join(folder, name + ".json")
+        self.process = pinned(a.load_cpu, a.binary, "load", "sink", "--listen", f"127.0.0.1:{port}",
+                              "--status", self.status, "--json", stdout=subprocess.DEVNULL)
+
+    def taken(self):
+        with contextlib.suppress(OSError, ValueError), open(self.status, encoding="ascii") as f:
+            return json.load(f)["messages"]
+        return 0
+
+    def end(self):
+        self.process.terminate()
+        self.process.wait(20)
+
+
+def live(a, server, sink, what):
+    """Live mail: as fast as it goes, then at a fixed rate for its latency."""
+    before, cpu, began = sink.taken(), server.cpu(), time.monotonic()
+    fast = load(a, server.port, "r{n}@live.invalid", "--connections", "20", "--duration", a.live)
+    while sink.taken() - before < fast["acknowledged"] and time.monotonic() - began < 120:
+        time.sleep(0.05)
+    took, used = time.monotonic() - began, server.cpu() - cpu
+    slow = load(a, server.port, "r{n}@live.invalid", "--connections", "20", "--duration", a.live,
+                "--rate", a.live_rate)
+    n = max(1, fast["acknowledged"])
+    row = {"what": what, "accepted_per_s": fast["messages_per_second"], "relayed_per_s": n / took,
+           "cpu_us": used / n * 1e6, "p50_ms": slow["latency_ms"]["p50"], "p99_ms": slow["latency_ms"]["p99"]}
+    print(json.dumps(row), flush=True)
+    return row
+
+
+def first_attempts(server):
+    """Mean seconds from arrival to first attempt so far, and how many."""
+    return server.number("ringpost_first_attempt_seconds_sum"), server.number("ringpost_first_attempt_seconds_count")
+
+
+def run(a, folder):
+    server = Server(a, folder)
+    sink = Sink(a, server.live, folder, "live")
+    r = {"messages": a.messages, "size": a.size, "live": []}
+    try:
+        r["start_empty"] = server.start()
+        r["live"].append(live(a, server, sink, "empty queue"))
+        io, cpu, memory = server.written(), server.cpu(), server.memory()[0]
+        began = time.monotonic()
+        filler = subprocess.Popen(
+            ["taskset", "-c", a.load_cpu, a.binary, "load", "smtp", "--to", f"127.0.0.1:{server.port}", "--json",
+             "--size", a.size, "--rcpt", "r{n}@dead.invalid", "--connections", str(a.connections),
+             "--messages", str(a.messages)], stdout=subprocess.PIPE)
+        time.sleep(5)
+        if filler.poll() is None:
+            r["live_while_filling"] = load(a, server.port, "r{n}@live.invalid", "--connections", "4",
+                                           "--duration", a.live, "--rate", "500/s")["latency_ms"]
+        filled = json.loads(filler.communicate(timeout=7200)[0])
+        took = time.monotonic() - began
+        r["fill"] = {"accepted": filled["acknowledged"], "seconds": took, "per_s": filled["acknowledged"] / took,
+                     "cpu_us": (server.cpu() - cpu) / max(1, filled["acknowledged"]) * 1e6}
+        print(json.dumps(r["fill"]), flush=True)
+        time.sleep(5)
+        n = filled["acknowledged"]
+        r["bytes_written_per_message"] = (server.written() - io) / n
+        r["disk_per_message"] = disk(server.data) / n
+        anon, mapped = server.memory()
+        r["memory"] = {"anon": anon, "mapped": mapped, "per_message": (anon - memory) / n}
+        print(json.dumps({k: r[k] for k in ("bytes_written_per_message", "disk_per_message", "memory")}), flush=True)
+        r["live"].append(live(a, server, sink, "with the backlog"))
+        server.kill()
+        r["start_full"] = server.start()
+        r["memory_after_start"] = server.memory()
+        r["queue_after_start"] = server.number("ringpost_queue_messages", 'state="all"')
+        print(json.dumps({k: r[k] for k in ("start_full", "memory_after_start", "queue_after_start")}), flush=True)
+        began = time.monotonic()
+        listing = subprocess.run([a.binary, "queue", "list", "--json", "--config", server.config], check=False,
+                                 stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=3600)
+        r["list"] = {"rows": listing.stdout.count(b"\n"), "seconds": time.monotonic() - began,
+                     "server_memory": server.memory()}
+        print(json.dumps(r["list"]), flush=True)
+        if not a.no_drain:
+            back = Sink(a, server.dead, folder, "dead")
+            cpu, began = server.cpu(), time.monotonic()
+            server.queue("flush", "--destination", f"127.0.0.1:{server.dead}")
+            while back.taken() < n and time.monotonic() - began < 7200:
+                time.sleep(0.2)
+            took = time.monotonic() - began
+            r["drain"] = {"taken": back.taken(), "seconds": took, "per_s": back.taken() / took,
+                          "cpu_us": (server.cpu() - cpu) / n * 1e6}
+            back.end()
+            time.sleep(3)
+            r["disk_after_drain"] = disk(server.data)
+            r["left"] = server.number("ringpost_queue_messages", 'state="all"')
+        server.kill(signal.SIGTERM)
+    finally:
+        sink.end()
+        if server.process and server.process.poll() is None:
+            server.kill()
+    return r
+
+
+def main():
+    a = arguments()
+    if not os.path.exists(a.binary):
+        raise SystemExit(f"{a.binary} is not there: cargo build --profile dist")
+    base = a.dir or os.path.join(ROOT, "target", "backlog")
+    os.makedirs(base, exist_ok=True)
+    folder = tempfile.mkdtemp(prefix="run-", dir=base)
+    try:
+        result = run(a, folder)
+    finally:
+        if not a.keep:
+            shutil.rmtree(folder, ignore_errors=True)
+    with open(a.out, "a", encoding="ascii") as f:
+        f.write(json.dumps(result) + "\n")
+    json.dump(result, sys.stdout, indent=1)
+    print()
+
+
+if __name__ == "__main__":
+    main()
