@@ -60,6 +60,11 @@ impl<T, const N: usize> Chunks<T, N> {
         self.chunks.get_mut(index / N)?.get_mut(index % N)
     }
 
+    /// All of them, in order.
+    pub fn iter(&self) -> impl Iterator<Item = &T> {
+        self.chunks.iter().flatten()
+    }
+
     /// Bytes of memory held.
     #[must_use]
     pub fn heap_bytes(&self) -> usize {

@@ -3,17 +3,22 @@
 //! Owns the journal (through its keeper), the index and the schedule; runs the tasks that follow
 //! commits, time, notifications and the copying forward. Knows no SMTP: what to send is taken by
 //! `delivery` and settled here (`settle`). Its parts: `recover` reads a log back, `settle` takes and
-//! settles work, `pulse` is the clockwork, `evacuate` copies forward, `operate` serves operators.
+//! settles work, `pulse` is the clockwork, `operate` serves operators. What waits for long leaves the
+//! journal (`archiving`) for archive and index (`indexing`), is read back when it is due (`recall`),
+//! and takes its place again after a start (`loading`).
 //!
 //! A journal error is for ever: nothing is accepted, no attempt is started, who waits is told.
 //! State that does not add up is a bug and panics.
 
-mod evacuate;
+mod archiving;
+mod indexing;
+pub mod loading;
 pub(crate) mod notices;
 pub mod open;
 mod operate;
 mod pulse;
 mod reach;
+pub(crate) mod recall;
 pub mod settle;
 
 #[cfg(test)]
@@ -34,12 +39,17 @@ use crate::queue::pace::Backoff;
 use crate::queue::record::{self, Effect, MessageHead};
 use crate::queue::routing::{Hop, Plan, Routing};
 use crate::queue::schedule::{Rules, Schedule};
-use crate::queue::state::{self, After, Answer, Door, Notice, OwnedReply, Pending, Report, State, Unsettled};
+use crate::queue::ledger::Change;
+use crate::queue::state::{
+    self, About, After, Answer, Door, Notice, OwnedReply, Pending, Report, State, Unsettled,
+};
 use crate::runtime::Runtime;
 use crate::storage::group::{CommitError, Durable, Staged};
 use crate::storage::journal::StageError;
 use crate::storage::keeper::Keeper;
-use crate::storage::options::Urgency;
+use crate::runtime::table::{Table, TableOptions};
+use crate::storage::archive::{self, Archive};
+use crate::storage::options::{Poison, Urgency};
 use crate::storage::record::{Location, RecordHead};
 use crate::storage::side::SideFile;
 use crate::storage::space::Shortage;
@@ -87,6 +97,10 @@ pub struct Options {
     pub rules: Rules,
     /// See there.
     pub limits: Limits,
+    /// How the archive is laid out.
+    pub archive: archive::Options,
+    /// How the index is kept.
+    pub table: TableOptions,
 }
 
 impl Options {
@@ -106,6 +120,8 @@ impl Options {
             spread: Duration::from_secs(30),
             rules: Rules::default(),
             limits: Limits::default(),
+            archive: archive::Options::production(),
+            table: TableOptions::default(),
         }
     }
 }
@@ -113,6 +129,9 @@ impl Options {
 pub(crate) struct Inner<R: Runtime> {
     pub rt: R,
     pub keeper: Keeper<R>,
+    pub vault: Archive<R>,
+    pub table: R::Table,
+    pub poison: Poison,
     pub payload_max: usize,
     pub log: LogNumber,
     pub options: Options,
@@ -154,7 +173,8 @@ pub(crate) struct NewMessage<'a> {
 impl<R: Runtime> Desk<R> {
     pub(crate) fn assemble(
         rt: R,
-        keeper: Keeper<R>,
+        (keeper, vault, table): (Keeper<R>, Archive<R>, R::Table),
+        poison: Poison,
         payload_max: usize,
         log: LogNumber,
         options: Options,
@@ -185,6 +205,18 @@ impl<R: Runtime> Desk<R> {
             closing: false,
             moving: false,
             stirred: false,
+            ledger: Default::default(),
+            loaded: false,
+            found: None,
+            said: Default::default(),
+            rows_sure: false,
+            orphans: Default::default(),
+            recalls: Default::default(),
+            archived: 0,
+            archived_through: 0,
+            hurry: false,
+            index_ended: false,
+            index_bell: Default::default(),
             pulse_at: now,
             commit_bell: Default::default(),
             pulse_bell: Default::default(),
@@ -197,6 +229,9 @@ impl<R: Runtime> Desk<R> {
         Desk(Rc::new(Inner {
             rt,
             keeper,
+            vault,
+            table,
+            poison,
             payload_max,
             log,
             options,
@@ -212,6 +247,7 @@ impl<R: Runtime> Desk<R> {
         rt.spawn_critical(self.clone().follow_commits());
         rt.spawn_critical(self.clone().pulse());
         rt.spawn_critical(self.clone().evacuate());
+        rt.spawn_critical(self.clone().keep_index());
     }
 
     /// The id of a message that arrives at `wall`, before it is staged.
@@ -269,15 +305,16 @@ impl<R: Runtime> Desk<R> {
         match self.0.routing.borrow().plan(address) {
             Plan::Local => state::LOCAL,
             Plan::NoRoute => state::NO_ROUTE,
-            Plan::Relay(hop) => self.door(s, hop),
+            Plan::Relay(hop) => self.door(s, hop, address),
         }
     }
 
-    pub(crate) fn door(&self, s: &mut State, hop: Rc<Hop>) -> DestId {
+    pub(crate) fn door(&self, s: &mut State, hop: Rc<Hop>, sample: &[u8]) -> DestId {
         let (d, new) = s.schedule.destination(&hop.key, || hop.limits);
         if new {
             let reason = OwnedReply::default();
-            s.doors.push(Door { hop, idle: Vec::new(), reason, swept: false, breather: false });
+            let sample = sample.into();
+            s.doors.push(Door { hop, sample, idle: Vec::new(), reason, swept: false, breather: false });
         } else if !Rc::ptr_eq(&s.doors[d as usize].hop, &hop) {
             if s.schedule.limits(d) != hop.limits {
                 s.schedule.set_limits(d, hop.limits);
@@ -346,7 +383,14 @@ impl<R: Runtime> Desk<R> {
         if s.commits.is_empty() {
             s.commit_bell.ring();
         }
-        s.commits.push_back(Pending { staged, since: self.0.rt.now(), bytes: 0, after });
+        self.follow_about(s, staged, About::Others, after);
+    }
+
+    fn follow_about(&self, s: &mut State, staged: Staged, about: About, after: After) {
+        if s.commits.is_empty() {
+            s.commit_bell.ring();
+        }
+        s.commits.push_back(Pending { staged, about, since: self.0.rt.now(), bytes: 0, after });
     }
 
     /// Stages a record about a message, or queues it until the journal has room: these are never
@@ -360,25 +404,62 @@ impl<R: Runtime> Desk<R> {
         frees: Option<Location>,
         after: After,
     ) {
+        let key = if s.archived > 0 { s.index.find(id) } else { None };
+        let about = key.filter(|k| s.index.get(*k).is_some_and(|e| e.archived.is_some()));
+        let about = about.map_or(About::Others, |key| About::Archived(key, id));
+        self.note_about(s, kind, id, payload, frees, (about, after));
+    }
+
+    fn note_about(
+        &self,
+        s: &mut State,
+        kind: u8,
+        id: MessageId,
+        payload: &[u8],
+        frees: Option<Location>,
+        (about, after): (About, After),
+    ) {
+        if let About::Archived(key, _) = about {
+            s.index.change(key, |e| e.archived.as_mut().expect("said so").unsaid += 1);
+        }
         if s.unsettled.is_empty() {
-            let head = RecordHead { kind, version: record::VERSION, flags: 0, id: id.0 };
-            match self.0.keeper.stage(head, &[payload], frees, Urgency::Outcome) {
-                Ok(staged) if matches!(after, After::Nothing) => return drop(staged),
-                Ok(staged) => return self.follow(s, staged, after),
+            match self.stage_note(kind, id, payload, frees, about) {
+                Ok(staged) => return self.noted(s, staged, about, after),
                 Err(StageError::Poisoned) => return self.die(s, after),
                 Err(StageError::Full | StageError::Busy | StageError::TooLarge) => {}
             }
         }
-        s.unsettled.push_back(Unsettled { kind, id, payload: payload.into(), frees, after });
+        s.unsettled.push_back(Unsettled { kind, id, payload: payload.into(), frees, about, after });
         s.look_at(self.0.rt.now().after(Duration::from_millis(200)));
+    }
+
+    fn stage_note(
+        &self,
+        kind: u8,
+        id: MessageId,
+        payload: &[u8],
+        frees: Option<Location>,
+        about: About,
+    ) -> Result<Staged, StageError> {
+        let (flags, urgency) = match about {
+            About::Others => (0, Urgency::Outcome),
+            About::Archived(..) | About::Gone(..) => (record::ARCHIVED, Urgency::Archived),
+        };
+        let head = RecordHead { kind, version: record::VERSION, flags, id: id.0 };
+        self.0.keeper.stage(head, &[payload], frees, urgency)
+    }
+
+    fn noted(&self, s: &mut State, staged: Staged, about: About, after: After) {
+        if about != About::Others || !matches!(after, After::Nothing) {
+            self.follow_about(s, staged, about, after);
+        }
     }
 
     /// Stages what could not be staged before.
     pub(crate) fn catch_up(&self, s: &mut State) {
         while let Some(u) = s.unsettled.pop_front() {
-            let head = RecordHead { kind: u.kind, version: record::VERSION, flags: 0, id: u.id.0 };
-            match self.0.keeper.stage(head, &[&u.payload], u.frees, Urgency::Outcome) {
-                Ok(staged) => self.follow(s, staged, u.after),
+            match self.stage_note(u.kind, u.id, &u.payload, u.frees, u.about) {
+                Ok(staged) => self.noted(s, staged, u.about, u.after),
                 Err(StageError::Poisoned) => return self.die(s, u.after),
                 Err(_) => {
                     s.unsettled.push_front(u);
@@ -434,7 +515,7 @@ impl<R: Runtime> Desk<R> {
                 Some(result) => {
                     let pending = s.commits.pop_front().expect("just seen");
                     s.staged_bytes -= pending.bytes;
-                    self.committed(s, pending.staged, pending.after, result);
+                    self.committed(s, pending, result);
                     any = true;
                 }
                 // What follows a batch may have staged more: look again.
@@ -453,8 +534,10 @@ impl<R: Runtime> Desk<R> {
         s.crowd.wake_all();
     }
 
-    fn committed(&self, s: &mut State, staged: Staged, after: After, result: Result<Durable, CommitError>) {
+    fn committed(&self, s: &mut State, pending: Pending, result: Result<Durable, CommitError>) {
+        let Pending { staged, about, after, .. } = pending;
         let Ok(durable) = result else { return self.die(s, after) };
+        self.tell_index(s, about, durable.location);
         match after {
             After::Message { key, slip } => self.message_committed(s, key, slip, durable),
             After::Said { key, indexes } => {
@@ -518,6 +601,31 @@ impl<R: Runtime> Desk<R> {
         self.line_up(s, key, now);
     }
 
+    /// A record about an archived message is on stable storage: the index is to learn of it.
+    fn tell_index(&self, s: &mut State, about: About, at: Location) {
+        match about {
+            About::Others => {}
+            About::Archived(key, id) => {
+                let there = s.index.change(key, |e| {
+                    let archived = e.archived.as_mut().expect("an archived message stays one");
+                    archived.unsaid -= 1;
+                });
+                match there {
+                    Some(()) => self.enter_row(s, key, Some(at), Change::default()),
+                    // It has ended since: that record follows.
+                    None => s.orphans.entry(id).or_default().push(at),
+                }
+            }
+            About::Gone(id, place) => {
+                let mut outcomes = s.orphans.remove(&id).unwrap_or_default();
+                outcomes.push(at);
+                let dead = [place].into_iter().collect();
+                s.ledger.enter(id, Change { outcomes, dead, ..Change::default() });
+                s.index_bell.ring();
+            }
+        }
+    }
+
     /// Ready recipients of `key` go into the lists of their destinations; those without one are
     /// refused.
     pub(crate) fn line_up(&self, s: &mut State, key: Key, now: Mono) {
@@ -531,7 +639,7 @@ impl<R: Runtime> Desk<R> {
     }
 
     /// Recipients without a way out are refused for good.
-    fn refuse_unroutable(&self, s: &mut State, key: Key) {
+    pub(crate) fn refuse_unroutable(&self, s: &mut State, key: Key) {
         let found = s.index.change(key, |e| {
             if !e.recipients.iter().any(|r| r.destination >= state::LOCAL) {
                 return (e.id, Vec::new());
@@ -567,8 +675,10 @@ impl<R: Runtime> Desk<R> {
     pub(crate) fn release(&self, s: &mut State, key: Key, kind: u8, payload: &[u8], slip: Option<usize>) {
         let Some(e) = s.forget(key) else { return };
         // While it is being moved its place is not known; the move's commit frees it.
-        let frees = (!e.switches.moving).then_some(e.at);
-        self.note(s, kind, e.id, payload, frees, done(e.side, slip));
+        let frees = (!e.switches.moving && e.at.len > 0).then_some(e.at);
+        let about = e.archived.map_or(About::Others, |a| About::Gone(e.id, a.place));
+        let after = done(e.side, slip);
+        self.note_about(s, kind, e.id, payload, frees, (about, after));
     }
 
     /// Waits for what `slip` is answered.
@@ -629,6 +739,10 @@ impl<R: Runtime> Desk<R> {
             s.closing = true;
             s.call_all();
         }
+        self.index_closed().await;
+        // What was committed is safe, whatever these say.
+        let _ = self.0.table.clone().close().await;
+        self.0.vault.close().await;
         self.0.keeper.close().await;
     }
 }

@@ -20,7 +20,9 @@ use crate::base::wheel;
 use crate::message::body::BodyFlags;
 use crate::queue::bodies::BatchNumber;
 use crate::queue::order::Order;
+use crate::queue::state::OwnedReply;
 use crate::queue::stub::Stub;
+use crate::storage::archive::Place;
 use crate::storage::record::Location;
 use smallvec::SmallVec;
 use std::num::NonZeroU32;
@@ -148,6 +150,29 @@ pub struct Entry {
     pub given_back: u8,
     /// Switches.
     pub switches: Switches,
+    /// Where archive and index have it, if they do or are about to.
+    pub archived: Option<Box<Archived>>,
+}
+
+/// A message whose body is in the archive and whose state the index has, or will have.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Archived {
+    /// Its body.
+    pub place: Place,
+    /// What next hops last said, by recipient.
+    pub replies: Vec<(u32, OwnedReply)>,
+    /// Records about it that are staged and not on stable storage yet.
+    pub unsaid: u32,
+}
+
+impl Archived {
+    /// Remembers what was said of a recipient.
+    pub fn reply(&mut self, index: u32, reply: OwnedReply) {
+        match self.replies.iter_mut().find(|r| r.0 == index) {
+            Some(r) => r.1 = reply,
+            None => self.replies.push((index, reply)),
+        }
+    }
 }
 
 impl Entry {
@@ -166,6 +191,7 @@ impl Entry {
             body,
             given_back: 0,
             switches: Switches::default(),
+            archived: None,
         }
     }
 
@@ -239,7 +265,7 @@ pub struct Counters {
 }
 
 #[derive(Debug)]
-enum Place {
+enum Spot {
     /// And the next free slot.
     Free(u32),
     /// Its room among the entries.
@@ -251,7 +277,7 @@ enum Place {
 struct Slot {
     generation: NonZeroU32,
     class: Class,
-    place: Place,
+    place: Spot,
 }
 
 #[derive(Debug)]
@@ -294,21 +320,21 @@ impl Index {
     pub fn insert(&mut self, entry: Entry) -> Key {
         let (id, size, class) = (entry.id, entry.size, entry.class());
         let room = self.furnish(entry);
-        self.add(id, size, class, Place::Rich(room))
+        self.add(id, size, class, Spot::Rich(room))
     }
 
     /// Adds a parked message. Panics as [`Self::insert`] does.
     pub fn insert_parked(&mut self, stub: Stub) -> Key {
-        self.add(stub.id, stub.size, stub.class(), Place::Parked(stub))
+        self.add(stub.id, stub.size, stub.class(), Spot::Parked(stub))
     }
 
-    fn add(&mut self, id: MessageId, size: u64, class: Class, place: Place) -> Key {
+    fn add(&mut self, id: MessageId, size: u64, class: Class, place: Spot) -> Key {
         self.counters.messages += 1;
         self.counters.bytes += size;
         *self.counters.of(class) += 1;
         let (slot, generation) = match self.slots.get_mut(self.free_slot as usize) {
             Some(s) => {
-                let Place::Free(next) = s.place else { unreachable!("the free list holds free slots") };
+                let Spot::Free(next) = s.place else { unreachable!("the free list holds free slots") };
                 (s.class, s.place) = (class, place);
                 (std::mem::replace(&mut self.free_slot, next), s.generation)
             }
@@ -323,6 +349,14 @@ impl Index {
         Key { slot, generation }
     }
 
+    /// Side files of rich messages.
+    pub fn sides(&self) -> impl Iterator<Item = u64> + use<'_> {
+        self.rooms.iter().filter_map(|room| match room {
+            Room::Used(e) if e.side != 0 => Some(e.side),
+            _ => None,
+        })
+    }
+
     /// What is resident of a message.
     #[must_use]
     pub fn presence(&self, key: Key) -> Presence {
@@ -332,21 +366,21 @@ impl Index {
     /// The entry, if the message is there and rich.
     #[must_use]
     pub fn get(&self, key: Key) -> Option<&Entry> {
-        let Place::Rich(room) = self.slot(key)?.place else { return None };
+        let Spot::Rich(room) = self.slot(key)?.place else { return None };
         Some(self.rooms[room as usize].entry())
     }
 
     /// The stub, if the message is there and parked.
     #[must_use]
     pub fn stub(&self, key: Key) -> Option<&Stub> {
-        let Place::Parked(stub) = &self.slot(key)?.place else { return None };
+        let Spot::Parked(stub) = &self.slot(key)?.place else { return None };
         Some(stub)
     }
 
     /// Changes an entry and brings the counters up to date; `None` if it has gone or is parked.
     pub fn change<T>(&mut self, key: Key, change: impl FnOnce(&mut Entry) -> T) -> Option<T> {
         let s = self.slots.get_mut(key.slot as usize).filter(|s| s.generation == key.generation)?;
-        let Place::Rich(room) = s.place else { return None };
+        let Spot::Rich(room) = s.place else { return None };
         let entry = self.rooms[room as usize].entry_mut();
         let size = entry.size;
         let out = change(entry);
@@ -358,7 +392,7 @@ impl Index {
     /// Changes a stub and brings the counters up to date; `None` if it has gone or is rich.
     pub fn change_stub<T>(&mut self, key: Key, change: impl FnOnce(&mut Stub) -> T) -> Option<T> {
         let s = self.slots.get_mut(key.slot as usize).filter(|s| s.generation == key.generation)?;
-        let Place::Parked(stub) = &mut s.place else { return None };
+        let Spot::Parked(stub) = &mut s.place else { return None };
         let size = stub.size;
         let out = change(stub);
         self.counters.bytes = self.counters.bytes - size + stub.size;
@@ -369,10 +403,10 @@ impl Index {
     /// Puts `stub` in the place of an entry; gives the entry.
     pub fn park(&mut self, key: Key, stub: Stub) -> Option<Entry> {
         let s = self.slots.get_mut(key.slot as usize).filter(|s| s.generation == key.generation)?;
-        let Place::Rich(room) = s.place else { return None };
+        let Spot::Rich(room) = s.place else { return None };
         self.counters.bytes += stub.size;
         self.counters.moved(&mut s.class, stub.class());
-        s.place = Place::Parked(stub);
+        s.place = Spot::Parked(stub);
         let entry = self.vacate(room);
         self.counters.bytes -= entry.size;
         Some(entry)
@@ -387,27 +421,27 @@ impl Index {
         let room = self.furnish(entry);
         let s = &mut self.slots[key.slot as usize];
         self.counters.moved(&mut s.class, class);
-        s.place = Place::Rich(room);
+        s.place = Spot::Rich(room);
         Some(stub)
     }
 
     /// Takes a message out.
     pub fn remove(&mut self, key: Key) -> Option<Resident> {
         let s = self.slots.get_mut(key.slot as usize).filter(|s| s.generation == key.generation)?;
-        if matches!(s.place, Place::Free(_)) {
+        if matches!(s.place, Spot::Free(_)) {
             return None;
         }
-        let place = std::mem::replace(&mut s.place, Place::Free(self.free_slot));
+        let place = std::mem::replace(&mut s.place, Spot::Free(self.free_slot));
         self.free_slot = key.slot;
         s.generation = s.generation.checked_add(1).unwrap_or(NonZeroU32::MIN);
         *self.counters.of(s.class) -= 1;
         let (id, size, gone) = match place {
-            Place::Rich(room) => {
+            Spot::Rich(room) => {
                 let entry = self.vacate(room);
                 (entry.id, entry.size, Resident::Rich(entry))
             }
-            Place::Parked(stub) => (stub.id, stub.size, Resident::Parked(stub)),
-            Place::Free(_) => unreachable!("just seen"),
+            Spot::Parked(stub) => (stub.id, stub.size, Resident::Parked(stub)),
+            Spot::Free(_) => unreachable!("just seen"),
         };
         self.counters.messages -= 1;
         self.counters.bytes -= size;
@@ -478,9 +512,9 @@ impl Index {
 impl Slot {
     fn presence(&self) -> Presence {
         match self.place {
-            Place::Free(_) => Presence::Gone,
-            Place::Rich(_) => Presence::Rich,
-            Place::Parked(_) => Presence::Parked,
+            Spot::Free(_) => Presence::Gone,
+            Spot::Rich(_) => Presence::Rich,
+            Spot::Parked(_) => Presence::Parked,
         }
     }
 }

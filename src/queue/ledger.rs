@@ -41,6 +41,13 @@ impl Change {
     }
 }
 
+/// A destination in the index: its name, and an address that led there.
+#[derive(Debug)]
+struct Name {
+    name: Box<str>,
+    sample: Box<[u8]>,
+}
+
 /// See the module.
 #[derive(Debug, Default)]
 pub struct Ledger {
@@ -48,7 +55,7 @@ pub struct Ledger {
     flying: BTreeMap<MessageId, Change>,
     /// Numbers of destinations by name; those from `named` on are not in the index yet.
     names: BTreeMap<Box<str>, u32>,
-    list: Vec<Box<str>>,
+    list: Vec<Name>,
     named: usize,
     /// `named` before the transaction under way.
     naming: usize,
@@ -102,13 +109,13 @@ impl Ledger {
         self.mark
     }
 
-    /// The number of the destination `name` in the index.
-    pub fn number(&mut self, name: &str) -> u32 {
+    /// The number of the destination `name` in the index; `sample` is an address that leads there.
+    pub fn number(&mut self, name: &str, sample: &[u8]) -> u32 {
         if let Some(&n) = self.names.get(name) {
             return n;
         }
         let n = u32::try_from(self.list.len()).expect("below 2^32 destinations");
-        self.list.push(name.into());
+        self.list.push(Name { name: name.into(), sample: sample.into() });
         self.names.insert(name.into(), n);
         n
     }
@@ -116,15 +123,15 @@ impl Ledger {
     /// The name of a destination.
     #[must_use]
     pub fn name(&self, number: u32) -> Option<&str> {
-        self.list.get(number as usize).map(|n| &**n)
+        self.list.get(number as usize).map(|n| &*n.name)
     }
 
     /// A name that the index has, in the order of numbers. `false`: one is missing before it.
-    pub fn learn(&mut self, number: u32, name: &str) -> bool {
+    pub fn learn(&mut self, number: u32, name: &str, sample: &[u8]) -> bool {
         if number as usize != self.list.len() {
             return false;
         }
-        self.number(name);
+        self.number(name, sample);
         self.named = self.list.len();
         true
     }
@@ -135,8 +142,8 @@ impl Ledger {
     pub fn take(&mut self, short: bool, mut each: impl FnMut(&[u8], Option<&[u8]>)) {
         assert!(self.flying.is_empty(), "one transaction at a time");
         self.naming = self.named;
-        for (n, name) in self.list.iter().enumerate().skip(self.named) {
-            each(&row::name_key(n as u32), Some(name.as_bytes()));
+        for (n, Name { name, sample }) in self.list.iter().enumerate().skip(self.named) {
+            each(&row::name_key(n as u32), Some(&row::name_value(name, sample)));
         }
         self.named = self.list.len();
         self.flying = std::mem::take(&mut self.waiting);
@@ -216,7 +223,7 @@ mod tests {
     fn a_failed_transaction_waits_again_and_new_rows_wait_for_space() {
         let mut ledger = Ledger::new(0);
         let [one, two, three] = [1, 2, 3].map(MessageId);
-        ledger.number("hop");
+        ledger.number("hop", b"a@hop");
         ledger.enter(one, Change { new: true, ..change(Some(b"a"), 1) });
         ledger.enter(two, change(Some(b"b"), 2));
         ledger.enter(three, Change { new: true, ..change(None, 3) });
@@ -233,10 +240,10 @@ mod tests {
     #[test]
     fn names_go_into_the_index_once() {
         let mut ledger = Ledger::new(0);
-        assert!(ledger.learn(0, "a") && !ledger.learn(2, "c") && ledger.learn(1, "b"));
-        assert_eq!((ledger.number("b"), ledger.number("c"), ledger.number("c")), (1, 2, 2));
+        assert!(ledger.learn(0, "a", b"") && !ledger.learn(2, "c", b"") && ledger.learn(1, "b", b""));
+        assert_eq!((ledger.number("b", b""), ledger.number("c", b"x@c"), ledger.number("c", b"y@c")), (1, 2, 2));
         assert_eq!((ledger.name(2), ledger.name(3)), (Some("c"), None));
-        assert_eq!(taken(&mut ledger, false), [(row::name_key(2).to_vec(), Some(b"c".to_vec()))]);
+        assert_eq!(taken(&mut ledger, false), [(row::name_key(2).to_vec(), Some(row::name_value("c", b"x@c")))]);
         ledger.done(1);
         assert!(taken(&mut ledger, false).is_empty());
     }

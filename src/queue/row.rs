@@ -63,6 +63,21 @@ pub fn name_of(key: &[u8]) -> Option<u32> {
     Some(u32::from_be_bytes(bytes.try_into().ok()?))
 }
 
+/// The value of a name: the name and an address that leads there.
+#[must_use]
+pub fn name_value(name: &str, sample: &[u8]) -> Vec<u8> {
+    let len = u16::try_from(name.len()).expect("names of destinations are short");
+    [&len.to_le_bytes(), name.as_bytes(), sample].concat()
+}
+
+/// Reads the value of a name.
+#[must_use]
+pub fn parse_name(value: &[u8]) -> Option<(&str, &[u8])> {
+    let (len, rest) = value.split_first_chunk::<2>()?;
+    let (name, sample) = rest.split_at_checked(usize::from(u16::from_le_bytes(*len)))?;
+    Some((std::str::from_utf8(name).ok()?, sample))
+}
+
 /// What an index says of itself.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Meta {
@@ -347,6 +362,7 @@ mod tests {
         assert!(out.len() <= 16, "{} bytes", out.len());
         let view = RowView::parse(&out).unwrap();
         assert_eq!((view.head(), view.recipients().collect::<Vec<_>>()), (head(), vec![fresh]));
+        assert_eq!(parse_name(&name_value("hop:25", b"a@b")), Some(("hop:25", &b"a@b"[..])));
         let id = MessageId(0x0123_4567_89ab_cdef);
         assert_eq!(id_of(&key(id)), Some(id));
         assert_eq!((name_of(&name_key(77)), id_of(b"d1"), name_of(b"m")), (Some(77), None, None));

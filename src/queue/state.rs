@@ -14,10 +14,14 @@ use crate::queue::record::{Effect, Reply, TEXT_MAX};
 use crate::queue::routing::Hop;
 use crate::queue::schedule::{Gate, Schedule};
 use crate::storage::group::Staged;
+use crate::queue::desk::loading::Loaded;
+use crate::queue::ledger::Ledger;
+use crate::queue::recover::Said;
+use crate::storage::archive::Place;
 use crate::storage::record::Location;
 use crate::storage::ticket::Committed;
 use smallvec::SmallVec;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
 use std::rc::Rc;
 use std::task::Waker;
@@ -94,6 +98,7 @@ pub(crate) enum After {
 #[derive(Debug)]
 pub(crate) struct Pending {
     pub staged: Staged,
+    pub about: About,
     pub since: Mono,
     /// Bytes of its payload, if it is a message.
     pub bytes: usize,
@@ -107,7 +112,19 @@ pub(crate) struct Unsettled {
     pub id: MessageId,
     pub payload: Box<[u8]>,
     pub frees: Option<Location>,
+    pub about: About,
     pub after: After,
+}
+
+/// Whom a record tells something that the index must learn.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum About {
+    /// Nobody of whom the index knows.
+    Others,
+    /// An archived message.
+    Archived(Key, MessageId),
+    /// A message that was archived there, and is no more.
+    Gone(MessageId, Place),
 }
 
 /// One recipient that a notification is to report.
@@ -138,6 +155,8 @@ pub(crate) struct Door {
     pub hop: Rc<Hop>,
     /// Connections that wait for work.
     pub idle: Vec<(u64, Waker)>,
+    /// An address that leads here: how the destination is found again by its name.
+    pub sample: Box<[u8]>,
     /// Why it is left alone.
     pub reason: OwnedReply,
     /// A round through its list is under way.
@@ -187,6 +206,29 @@ pub(crate) struct State {
     pub moving: bool,
     /// Something has been lined up since the pulse beat last.
     pub stirred: bool,
+    /// What the index has not got yet.
+    pub ledger: Ledger,
+    /// All rows of the index have taken their places.
+    pub loaded: bool,
+    /// What was found then.
+    pub found: Option<Loaded>,
+    /// What the log says of messages whose rows have not been seen yet.
+    pub said: BTreeMap<MessageId, Vec<Said>>,
+    /// What rows call under way was not: the last run ended in order.
+    pub rows_sure: bool,
+    /// Records of messages that the index knew of and that ended before their changes.
+    pub orphans: BTreeMap<MessageId, SmallVec<[Location; 1]>>,
+    /// Parked messages that are to be read back when there is room.
+    pub recalls: VecDeque<Key>,
+    /// Rich messages that are archived.
+    pub archived: usize,
+    /// Bodies were taken from journal segments up to this one.
+    pub archived_through: u64,
+    /// Somebody waits for the index.
+    pub hurry: bool,
+    /// The task that keeps the index has ended.
+    pub index_ended: bool,
+    pub index_bell: Bell,
     /// When the pulse beats next.
     pub pulse_at: Mono,
     pub commit_bell: Bell,
@@ -236,22 +278,41 @@ impl State {
         self.notice_bell.ring();
         self.mover_bell.ring();
         self.commit_bell.ring();
+        self.index_bell.ring();
         self.crowd.wake_all();
     }
 
     /// Puts every ready recipient of `key` into its destination's list, each destination once.
     pub fn enqueue(&mut self, key: Key, now: Mono) {
-        let Some(entry) = self.index.get(key) else { return };
-        let mut destinations: SmallVec<[DestId; 8]> =
-            entry.recipients.iter().filter(|r| r.phase == Phase::Ready).map(|r| r.destination).collect();
+        for d in self.wanted(key) {
+            self.schedule.push(d, key, now);
+            self.call(d, now);
+        }
+    }
+
+    /// As [`Self::enqueue`], for a message that has waited in its place already: it goes first.
+    pub fn enqueue_first(&mut self, key: Key, now: Mono) {
+        for d in self.wanted(key) {
+            self.schedule.push_front(d, key, now);
+            self.call(d, now);
+        }
+    }
+
+    /// Destinations of the ready recipients of `key`.
+    fn wanted(&self, key: Key) -> SmallVec<[DestId; 8]> {
+        let Some(entry) = self.index.get(key) else { return SmallVec::new() };
+        let ready = entry.recipients.iter().filter(|r| r.phase == Phase::Ready && r.destination < LOCAL);
+        let mut destinations: SmallVec<[DestId; 8]> = ready.map(|r| r.destination).collect();
         if destinations.len() > 1 {
             destinations.sort_unstable();
             destinations.dedup();
         }
-        for d in destinations {
-            self.schedule.push(d, key, now);
-            self.call(d, now);
-        }
+        destinations
+    }
+
+    /// The number of destination `d` in the index.
+    pub fn number(&mut self, d: DestId) -> u32 {
+        number(&mut self.ledger, &self.doors, d)
     }
 
     /// Sets the timer of `key` for its next due recipient, if it has one and is not held.
@@ -292,6 +353,9 @@ impl State {
         while let Some(list) = self.bodies.evict() {
             for &key in &list {
                 self.index.change(key, |e| e.payload = None);
+                if self.archived > 0 {
+                    self.park(key);
+                }
             }
             self.bodies.recycle(list);
         }
@@ -302,6 +366,7 @@ impl State {
         self.drop_body(key);
         self.index.get(key)?;
         let Some(Resident::Rich(mut entry)) = self.index.remove(key) else { return None };
+        self.archived -= usize::from(entry.archived.is_some());
         if let Some(timer) = entry.timer.take() {
             self.timers.cancel(timer);
         }
@@ -319,6 +384,14 @@ impl State {
                 !e.switches.held && e.recipients.iter().any(waits)
             }),
         }
+    }
+}
+
+/// The number of destination `d` in the index; of what goes nowhere it is that of the empty name.
+pub(crate) fn number(ledger: &mut Ledger, doors: &[Door], d: DestId) -> u32 {
+    match doors.get(d as usize) {
+        Some(door) => ledger.number(&door.hop.key, &door.sample),
+        None => ledger.number("", b""),
     }
 }
 

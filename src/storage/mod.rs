@@ -14,7 +14,6 @@
 //! window) and the index (what must be found without reading the journal) join as siblings of
 //! `journal`; until then the owner of the records copies live ones forward ([`keeper::Keeper::pressure`]).
 
-pub mod archive;
 pub mod batch;
 pub mod group;
 pub mod journal;

@@ -32,6 +32,13 @@ pub(crate) const LAG_MAX: usize = 200_000;
 impl<R: Runtime> Desk<R> {
     /// Runs until the desk is closed and the index has everything.
     pub(crate) async fn keep_index(self) {
+        self.write_changes().await;
+        let mut s = self.0.state.borrow_mut();
+        s.index_ended = true;
+        s.crowd.wake_all();
+    }
+
+    async fn write_changes(&self) {
         let mut short = false;
         while self.changed().await {
             self.gather().await;
@@ -147,6 +154,21 @@ impl<R: Runtime> Desk<R> {
         s.mover_bell.ring();
     }
 
+    /// At the end: waits until the task that keeps the index has ended. What it could not write is in
+    /// the journal.
+    pub(crate) async fn index_closed(&self) {
+        poll_fn(|cx| {
+            let mut s = self.0.state.borrow_mut();
+            s.index_bell.ring();
+            if s.index_ended {
+                return Poll::Ready(());
+            }
+            s.crowd.join(cx);
+            Poll::Pending
+        })
+        .await;
+    }
+
     /// Waits until the index has all that is entered now, or the desk is dead or closing.
     pub(crate) async fn index_settled(&self) {
         let goal = {
@@ -186,7 +208,7 @@ impl<R: Runtime> Desk<R> {
                 let fate = fate(r);
                 RowRecipient {
                     fate,
-                    destination: if fate.is_done() { 0 } else { number(ledger, doors, r) },
+                    destination: if fate.is_done() { 0 } else { state::number(ledger, doors, r.destination) },
                     attempts: if fate.is_done() { 0 } else { r.attempts },
                     due: if fate == Fate::Deferred { due } else { Default::default() },
                     reply: reply.filter(|_| !fate.is_done()).unwrap_or_default(),
@@ -218,10 +240,6 @@ fn head(e: &Entry) -> RowHead {
         marks: marks.iter().filter(|m| m.0).fold(0, |f, m| f | m.1),
         null_sender: e.switches.null_sender,
     }
-}
-
-fn number(ledger: &mut crate::queue::ledger::Ledger, doors: &[state::Door], r: &Recipient) -> u32 {
-    ledger.number(doors.get(r.destination as usize).map_or("", |d| &d.hop.key))
 }
 
 /// What a row says of a recipient.
