@@ -120,7 +120,7 @@ impl Options {
             spread: Duration::from_secs(30),
             rules: Rules::default(),
             limits: Limits::default(),
-            archive: archive::Options::production(),
+            archive: archive::Options::production(64 << 20),
             table: TableOptions::default(),
         }
     }

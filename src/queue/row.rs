@@ -87,8 +87,6 @@ pub struct Meta {
     pub mark: u64,
     /// No message of the log had a greater id then.
     pub last: MessageId,
-    /// Archive segments up to this number have been used.
-    pub segment: u32,
     /// Bodies were taken from journal segments up to this sequence.
     pub through: u64,
 }
@@ -101,14 +99,13 @@ impl Meta {
         out.extend_from_slice(&self.log);
         out.extend_from_slice(&self.mark.to_le_bytes());
         out.extend_from_slice(&self.last.0.to_le_bytes());
-        out.extend_from_slice(&self.segment.to_le_bytes());
         out.extend_from_slice(&self.through.to_le_bytes());
         out
     }
 
     /// Reads it.
     pub fn parse(bytes: &[u8]) -> Result<Self, Malformed> {
-        let bytes: &[u8; 48] = bytes.try_into().map_err(|_| Malformed)?;
+        let bytes: &[u8; 44] = bytes.try_into().map_err(|_| Malformed)?;
         if bytes[..4] != [VERSION, 0, 0, 0] {
             return Err(Malformed);
         }
@@ -117,8 +114,7 @@ impl Meta {
             log: bytes[4..20].try_into().expect("sixteen bytes"),
             mark: number(20),
             last: MessageId(number(28)),
-            segment: u32::from_le_bytes(bytes[36..40].try_into().expect("four bytes")),
-            through: number(40),
+            through: number(36),
         })
     }
 }
@@ -392,7 +388,7 @@ mod tests {
         for n in 0..out.len() {
             assert!(RowView::parse(&out[..n]).is_err(), "cut at {n}");
         }
-        let meta = Meta { log: [8; 16], mark: 5, last: MessageId(6), segment: 7, through: 8 };
+        let meta = Meta { log: [8; 16], mark: 5, last: MessageId(6), through: 8 };
         assert_eq!(Meta::parse(&meta.encode()), Ok(meta));
     }
 

@@ -5,7 +5,7 @@
 //! that shares the [`Poison`]; a panic inside the journal does the same, since its state is then
 //! unknown. A disk that hangs makes [`Keeper::committed`] wait; the time-out is the caller's.
 
-mod bell;
+pub(in crate::storage) mod bell;
 pub mod opening;
 pub mod side;
 
@@ -17,6 +17,7 @@ use crate::storage::journal::{Journal, Released, StageError, Step, Write};
 use crate::storage::options::{Options, Poison, Urgency};
 use crate::storage::record::{self, Location, RecordHead, Recovered};
 use crate::storage::recover::{self, RecoveryReport};
+use crate::storage::segment::Keys;
 use crate::storage::space::Shortage;
 use crate::storage::walk::{Walk, WalkStep, Window};
 use bell::Bell;
@@ -87,9 +88,9 @@ pub enum ReadError {
 impl fmt::Display for ReadError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            ReadError::Gone => f.write_str("the record is no longer in the journal"),
+            ReadError::Gone => f.write_str("the record is no longer there"),
             ReadError::Damaged => f.write_str("the record is damaged on disk"),
-            ReadError::Io(e) => write!(f, "reading the journal: {e}"),
+            ReadError::Io(e) => write!(f, "reading a record: {e}"),
         }
     }
 }
@@ -228,15 +229,7 @@ impl<R: Runtime> Keeper<R> {
         let buf = AlignedBuf::with_capacity(skip + at.len as usize);
         let (result, buf) = pin.file.read_at(buf, start as u64).await;
         result.map_err(ReadError::Io)?;
-        let bytes = SharedBytes::whole(Rc::new(buf));
-        let record = bytes.get(skip..skip + at.len as usize).ok_or(ReadError::Damaged)?;
-        let (head, payload, len) = record::decode(record, &pin.segment.keys).ok_or(ReadError::Damaged)?;
-        if head.id != id || len != at.len {
-            return Err(ReadError::Damaged);
-        }
-        let start = skip + at.len as usize - payload.len();
-        let end = skip + at.len as usize;
-        Ok(bytes.part(start..end))
+        verified(buf, skip, at.len, id, &pin.segment.keys).ok_or(ReadError::Damaged)
     }
 
     /// Why there is no space for new mail now, if so.
@@ -289,7 +282,9 @@ impl<R: Runtime> Keeper<R> {
     /// Holds the segment meanwhile.
     pub async fn scan(&self, segment: u64, mut visit: impl FnMut(Recovered<'_>)) -> Result<(), ReadError> {
         let mut scanner = self.scanner(segment)?;
-        while scanner.next(&mut visit).await? {}
+        while let Some(batch) = scanner.next().await? {
+            batch.for_each(&mut visit);
+        }
         Ok(())
     }
 
@@ -491,8 +486,23 @@ impl<R: Runtime> Drop for TaskGuard<R> {
     }
 }
 
+/// The payload of the record of `len` bytes that stands `skip` bytes from the start of `buf`, if it is
+/// intact and that of `id`.
+pub(in crate::storage) fn verified(
+    buf: AlignedBuf,
+    skip: usize,
+    len: u32,
+    id: u64,
+    keys: &Keys,
+) -> Option<SharedBytes> {
+    let end = skip + len as usize;
+    let (head, payload, found) = record::decode(buf.bytes().get(skip..end)?, keys)?;
+    let start = end - payload.len();
+    (head.id == id && found == len).then(|| SharedBytes::whole(Rc::new(buf)).part(start..end))
+}
+
 /// Poisons when dropped: only a panic lets it come to that.
-struct Fuse<'a>(&'a Poison);
+pub(in crate::storage) struct Fuse<'a>(pub(in crate::storage) &'a Poison);
 
 impl Drop for Fuse<'_> {
     fn drop(&mut self) {
@@ -533,25 +543,24 @@ pub struct Scanner<'a, R: Runtime> {
 }
 
 impl<R: Runtime> Scanner<'_, R> {
-    /// Visits the records of the next batch, in order; `false`: there is none. Damaged batches are
-    /// stepped over.
-    pub async fn next(&mut self, mut visit: impl FnMut(Recovered<'_>)) -> Result<bool, ReadError> {
+    /// The records of the next batch, in order; `None`: there is none. Damaged batches are stepped over.
+    pub async fn next(&mut self) -> Result<Option<impl Iterator<Item = Recovered<'_>>>, ReadError> {
         let (file, sequence, end) = (self.pin.segment.file, self.pin.segment.sequence, self.pin.segment.end);
-        loop {
+        let place = loop {
             let window = Window { file, base: self.base, bytes: self.buf.bytes() };
             let (offset, len) = match self.walk.step(window, file) {
                 WalkStep::Read { offset, len } => (offset, len as usize),
-                WalkStep::Batch { offset, bytes, .. } => {
-                    recover::visit(sequence, offset, bytes, &mut visit);
-                    return Ok(true);
-                }
-                WalkStep::End(_) => return Ok(false),
+                WalkStep::Batch { offset, bytes, .. } => break (offset, bytes.len()),
+                WalkStep::End(_) => return Ok(None),
             };
             let want = len.max(SCAN_BYTES.min((end - offset) as usize));
             let buf = std::mem::replace(&mut self.buf, AlignedBuf::with_capacity(0));
             self.buf = opening::refill(&*self.pin.file, buf, offset, len, want).await.map_err(ReadError::Io)?;
             self.base = offset;
-        }
+        };
+        let start = (place.0 - self.base) as usize;
+        let bytes = &self.buf.bytes()[start..start + place.1];
+        Ok(Some(recover::records(sequence, place.0, bytes)))
     }
 }
 

@@ -54,7 +54,7 @@ pub struct LaterVersion(pub u32);
 
 impl fmt::Display for LaterVersion {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "the journal has format version {}, which this program does not know", self.0)
+        write!(f, "the data has format version {}, which this program does not know", self.0)
     }
 }
 
@@ -210,15 +210,19 @@ pub enum Step<'a> {
     Done,
 }
 
-/// Calls `each` for every record of a batch except storage's own.
-pub fn visit(sequence: u64, offset: u32, batch: &[u8], mut each: impl FnMut(Recovered<'_>)) {
-    for (at, head, payload) in batch::records(batch) {
-        if head.kind == KIND_RETIRE {
-            continue;
-        }
+/// The records of a batch except storage's own.
+pub fn records(sequence: u64, offset: u32, batch: &[u8]) -> impl Iterator<Item = Recovered<'_>> {
+    let users = batch::records(batch).filter(|(_, head, _)| head.kind != KIND_RETIRE);
+    users.map(move |(at, head, payload)| {
         let len = record::record_len(payload.len()).expect("inside a batch");
-        each(Recovered { head, location: Location { segment: sequence, offset: offset + at, len }, payload });
-    }
+        let location = Location { segment: sequence, offset: offset + at, len };
+        Recovered { head, location, payload }
+    })
+}
+
+/// Calls `each` for every record of a batch except storage's own.
+pub fn visit(sequence: u64, offset: u32, batch: &[u8], each: impl FnMut(Recovered<'_>)) {
+    records(sequence, offset, batch).for_each(each);
 }
 
 /// Recovery of a log, segment by segment.

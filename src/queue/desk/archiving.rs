@@ -13,8 +13,9 @@ use crate::queue::index::{Archived, Cover, Entry, Key, NOWHERE, Phase, Recipient
 use crate::queue::ledger::Change;
 use crate::queue::record::{self, Fate, MessageView, Reply, State as Stored, StatesView};
 use crate::queue::state::{After, OwnedReply};
-use crate::runtime::Runtime;
-use crate::storage::archive::{ArchiveError, Place};
+use crate::runtime::{Runtime, yield_now};
+use crate::storage::archive::{Archive, ArchiveError, Place};
+use crate::storage::keeper::ReadError;
 use crate::storage::journal::StageError;
 use crate::storage::options::Urgency;
 use crate::storage::record::{Location, RecordHead};
@@ -36,6 +37,21 @@ struct Copied {
     replies: Vec<(u32, OwnedReply)>,
 }
 
+/// It cannot go on now: no space, a disk that fails, or the end.
+struct Stop;
+
+impl From<ArchiveError> for Stop {
+    fn from(_: ArchiveError) -> Self {
+        Stop
+    }
+}
+
+impl From<ReadError> for Stop {
+    fn from(_: ReadError) -> Self {
+        Stop
+    }
+}
+
 /// What was found in a segment.
 #[derive(Default)]
 struct Pass {
@@ -44,7 +60,6 @@ struct Pass {
     tried: Vec<Key>,
     /// In flight.
     busy: Vec<Key>,
-    full: bool,
 }
 
 enum Standing {
@@ -113,22 +128,18 @@ impl<R: Runtime> Desk<R> {
 
     /// Takes out what lives in `segment`; `false` if nothing can be done now.
     async fn empty(&self, segment: u64) -> bool {
-        let Some(mut pass) = self.copy_bodies(segment).await else { return false };
-        if !self.copy_states(&mut pass).await {
-            return false;
-        }
+        // A handle of its own: what it appends is what its sync answers for.
+        let vault = self.0.vault.clone();
+        let mut pass = Pass::default();
+        let mut stop = self.copy_bodies(&vault, segment, &mut pass).await.is_err();
+        stop = stop || self.copy_states(&vault, &mut pass).await.is_err();
         let mut moved = false;
         if !pass.copied.is_empty() {
-            match self.0.vault.sync().await {
-                Ok(()) => {}
-                Err(ArchiveError::Full) => return false,
-                Err(ArchiveError::Poisoned) => {
-                    self.die(&mut self.0.state.borrow_mut(), After::Nothing);
-                    return false;
-                }
+            if vault.sync().await == Err(ArchiveError::Poisoned) {
+                self.die(&mut self.0.state.borrow_mut(), After::Nothing);
+                return false;
             }
-            moved = true;
-            self.enter(segment, pass.copied);
+            moved = self.enter(segment, pass.copied);
         }
         for key in pass.busy {
             match self.move_one(key).await {
@@ -142,79 +153,60 @@ impl<R: Runtime> Desk<R> {
             }
         }
         self.index_settled().await;
-        let s = self.0.state.borrow();
-        moved && !pass.full && !s.dead && !s.closing
+        moved && !stop && !self.is_closed()
     }
 
     /// Appends the bodies of fresh messages to the archive as they come by, and sorts the others.
-    async fn copy_bodies(&self, segment: u64) -> Option<Pass> {
-        let mut scanner = self.0.keeper.scanner(segment).ok()?;
-        let mut pass = Pass::default();
-        loop {
-            let more = scanner.next(|r| self.sort(&mut pass, &r)).await.ok()?;
-            if !more || pass.full {
-                return Some(pass);
+    /// An error: it cannot go on now.
+    async fn copy_bodies(&self, vault: &Archive<R>, segment: u64, pass: &mut Pass) -> Result<(), Stop> {
+        let mut scanner = self.0.keeper.scanner(segment)?;
+        while let Some(records) = scanner.next().await? {
+            for r in records.filter(|r| r.head.kind == record::MESSAGE) {
+                let found = {
+                    let s = self.0.state.borrow();
+                    let key = s.index.find(MessageId(r.head.id));
+                    let here = |k: &Key| s.index.get(*k).filter(|e| e.at == r.location).map(standing);
+                    key.and_then(|key| Some((key, here(&key)?)))
+                };
+                match found {
+                    None | Some((_, Standing::Archived)) => {}
+                    Some((key, Standing::Busy)) => pass.busy.push(key),
+                    Some((key, Standing::Quiet)) => pass.tried.push(key),
+                    Some((key, Standing::Fresh)) => {
+                        let place = vault.append(r.head, 0, &[r.payload]).await?;
+                        pass.copied.push(Copied { key, at: r.location, place, replies: Vec::new() });
+                    }
+                }
             }
-            if self.0.vault.make_room().await.is_err() {
-                pass.full = true;
+            if self.is_closed() {
+                return Err(Stop);
             }
-            let s = self.0.state.borrow();
-            if s.dead || s.closing {
-                return None;
-            }
+            yield_now().await;
         }
+        Ok(())
     }
 
-    fn sort(&self, pass: &mut Pass, r: &crate::storage::record::Recovered<'_>) {
-        if r.head.kind != record::MESSAGE || pass.full {
-            return;
-        }
-        let s = self.0.state.borrow();
-        let Some(key) = s.index.find(MessageId(r.head.id)) else { return };
-        let Some(e) = s.index.get(key).filter(|e| e.at == r.location) else { return };
-        match standing(e) {
-            Standing::Archived => {}
-            Standing::Busy => pass.busy.push(key),
-            Standing::Quiet => pass.tried.push(key),
-            Standing::Fresh => match self.0.vault.append(r.head, &[r.payload]) {
-                Ok(place) => pass.copied.push(Copied { key, at: r.location, place, replies: Vec::new() }),
-                Err(_) => pass.full = true,
-            },
-        }
-    }
-
-    /// Appends messages with their states; what the next hops said is read back. `false`: closing.
-    async fn copy_states(&self, pass: &mut Pass) -> bool {
+    /// Appends messages with their states; what the next hops said is read back.
+    async fn copy_states(&self, vault: &Archive<R>, pass: &mut Pass) -> Result<(), Stop> {
         for keys in std::mem::take(&mut pass.tried).chunks(TOGETHER) {
             let reads = keys.iter().map(|key| self.with_replies(*key));
             for (key, read) in keys.iter().zip(together(reads).await) {
                 let Some((at, payload, replies)) = read else { continue };
-                let s = self.0.state.borrow();
-                if s.dead || s.closing {
-                    return false;
-                }
-                let quiet = |e: &&Entry| e.at == at && matches!(standing(e), Standing::Quiet);
-                let Some(e) = s.index.get(*key).filter(quiet) else { continue };
-                let Some(record) = self.with_states(e, &payload, &replies) else { continue };
-                match self.0.vault.append(record.0, &record.1.parts(&payload)) {
-                    Ok(place) => pass.copied.push(Copied {
-                        key: *key,
-                        at,
-                        place,
-                        replies: replies.into_iter().collect(),
-                    }),
-                    Err(_) => {
-                        pass.full = true;
-                        return true;
-                    }
-                }
+                let restated = {
+                    let s = self.0.state.borrow();
+                    let quiet = |e: &&Entry| e.at == at && matches!(standing(e), Standing::Quiet);
+                    s.index.get(*key).filter(quiet).and_then(|e| self.with_states(e, &payload, &replies))
+                };
+                let Some((head, restated)) = restated else { continue };
+                let place = vault.append(head, 0, &restated.parts(&payload)).await?;
+                let replies = replies.into_iter().collect();
+                pass.copied.push(Copied { key: *key, at, place, replies });
             }
-            if self.0.vault.make_room().await.is_err() {
-                pass.full = true;
-                return true;
+            if self.is_closed() {
+                return Err(Stop);
             }
         }
-        true
+        Ok(())
     }
 
     /// The record of a message, and what next hops said of it.
@@ -225,15 +217,18 @@ impl<R: Runtime> Desk<R> {
         Some((at, payload, replies))
     }
 
-    /// The bodies are on stable storage: their states go into the index.
-    fn enter(&self, segment: u64, copied: Vec<Copied>) {
+    /// The states of messages whose bodies are on stable storage go into the index. `true`: of some.
+    fn enter(&self, segment: u64, copied: Vec<Copied>) -> bool {
         let wall = self.0.rt.wall();
+        let mut any = false;
         let mut s = self.0.state.borrow_mut();
         let s = &mut *s;
         s.archived_through = s.archived_through.max(segment);
         for Copied { key, at, place, replies } in copied {
+            // A full disk may have cost some of them.
+            let durable = self.0.vault.is_durable(place);
             let entered = s.index.change(key, |e| {
-                if e.at != at || !matches!(standing(e), Standing::Fresh | Standing::Quiet) {
+                if !durable || e.at != at || !matches!(standing(e), Standing::Fresh | Standing::Quiet) {
                     return false;
                 }
                 // Nobody is at work on it now, and the next attempt will be announced.
@@ -248,15 +243,15 @@ impl<R: Runtime> Desk<R> {
             });
             if entered != Some(true) {
                 // It has been taken, or has gone, meanwhile.
-                self.0.vault.keep(place);
                 self.0.vault.dead(place, wall);
                 continue;
             }
-            self.0.vault.keep(place);
+            any = true;
             s.archived += 1;
             let change = Change { new: true, record: Some(at), ..Change::default() };
             self.enter_row(s, key, None, change);
         }
+        any
     }
 
     /// A message in the journal with its states, as it is stored anew.

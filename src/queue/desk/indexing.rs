@@ -111,9 +111,7 @@ impl<R: Runtime> Desk<R> {
                 None => changes.delete(key),
             });
             let mark = s.ledger.mark() + 1;
-            let segment = self.0.vault.last_segment();
-            let meta =
-                Meta { log: self.0.keeper.log(), mark, last: s.last_id, segment, through: s.archived_through };
+            let meta = Meta { log: self.0.keeper.log(), mark, last: s.last_id, through: s.archived_through };
             changes.put(row::META, &meta.encode());
             mark
         };

@@ -118,7 +118,7 @@ impl<R: Runtime> Desk<R> {
         });
         let Some(at) = at else { return };
         s.archived += 1;
-        self.0.vault.keep(view.place);
+        let _ = self.0.vault.keep(view.place);
         let change = Change {
             record: Some(at),
             outcomes: outcomes.iter().filter_map(|said| said.at).collect(),
@@ -129,7 +129,7 @@ impl<R: Runtime> Desk<R> {
 
     /// Reads the whole index; runs beside everything else.
     pub(crate) async fn load_index(self, lost: bool) {
-        let result = self.load(lost).await;
+        let result = self.read_index(lost).await;
         let mut s = self.0.state.borrow_mut();
         match result {
             Ok(loaded) => {
@@ -148,7 +148,7 @@ impl<R: Runtime> Desk<R> {
         s.crowd.wake_all();
     }
 
-    async fn load(&self, lost: bool) -> io::Result<Loaded> {
+    async fn read_index(&self, lost: bool) -> io::Result<Loaded> {
         let mut loaded = Loaded::default();
         if lost {
             loaded.rebuilt = Some(self.rebuild_rows().await?);
@@ -164,7 +164,7 @@ impl<R: Runtime> Desk<R> {
             after = rows.last_key().expect("not empty").to_vec();
         }
         self.settle_leftovers();
-        self.0.vault.recovered();
+        self.0.vault.counted();
         {
             let s = self.0.state.borrow();
             sides.extend(s.index.sides());
@@ -197,7 +197,10 @@ impl<R: Runtime> Desk<R> {
             if s.ledger.row(id).is_some() || s.index.find(id).is_some() {
                 continue;
             }
-            self.0.vault.keep(view.place);
+            if !self.0.vault.keep(view.place) {
+                loaded.unreadable += 1;
+                continue;
+            }
             if view.side != 0 {
                 sides.insert(view.side);
             }
@@ -305,17 +308,11 @@ impl<R: Runtime> Desk<R> {
         let mut count = 0;
         for segment in self.0.vault.segments() {
             let mut changes = Changes::new();
-            let mut scanner = self.0.vault.scanner(segment).map_err(io::Error::other)?;
-            loop {
-                let more = scanner.next(|head, place, payload| self.row_again(&mut changes, head, place, payload));
-                let more = more.await.map_err(io::Error::other)?;
-                if changes.len() >= PAGE.rows || (!more && !changes.is_empty()) {
-                    count += changes.len() as u64;
-                    self.0.table.commit(std::mem::take(&mut changes)).await?;
-                }
-                if !more {
-                    break;
-                }
+            let visit = |head, place, payload: &[u8]| self.row_again(&mut changes, head, place, payload);
+            self.0.vault.scan(segment, visit).await.map_err(io::Error::other)?;
+            if !changes.is_empty() {
+                count += changes.len() as u64;
+                self.0.table.commit(changes).await?;
             }
         }
         // The names are new ones: none of the old rows is left that could use others.
@@ -329,8 +326,7 @@ impl<R: Runtime> Desk<R> {
                 }
             });
             s.ledger.failed();
-            let segment = self.0.vault.last_segment();
-            Meta { log: self.0.keeper.log(), mark, last: s.last_id, segment, through: u64::MAX }
+            Meta { log: self.0.keeper.log(), mark, last: s.last_id, through: u64::MAX }
         };
         changes.put(row::META, &meta.encode());
         self.0.table.commit(changes).await?;

@@ -7,7 +7,7 @@ use crate::base::aligned::SharedBytes;
 use crate::base::ids::MessageId;
 use crate::base::time::Wall;
 use crate::delivery::bounce::OWED_RETRY;
-use crate::queue::desk::evacuate::places;
+use crate::queue::desk::archiving::places;
 use crate::queue::desk::{Desk, DoubleBounce, NewMessage};
 use crate::queue::index::{Key, Phase};
 use crate::queue::record::{self, Effect, Fate, Reply, State as Stored};

@@ -11,7 +11,7 @@ use crate::queue::control::{
     Which,
 };
 use crate::queue::desk::Desk;
-use crate::queue::desk::evacuate::places;
+use crate::queue::desk::archiving::places;
 use crate::queue::index::{Cover, Entry, Key, Phase, Recipient};
 use crate::queue::record::{self, MessageView, TEXT_MAX};
 use crate::queue::state::{self, After, Answer, OwnedReply, State};
