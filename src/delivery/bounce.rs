@@ -61,7 +61,7 @@ async fn make<R: Runtime>(desk: &Desk<R>, notice: &mut Notice) {
         return desk.owe(notice);
     };
     if notice.effect == Effect::Failed && notice.reports.is_empty() {
-        notice.reports = desk.owed_reports(notice.key, notice.id).await;
+        notice.reports = desk.owed_reports(notice.key).await;
     }
     let sender = view.envelope.sender();
     let double = view.head.flags & record::DOUBLE_BOUNCE != 0;

@@ -20,6 +20,7 @@ mod pulse;
 mod reach;
 pub(crate) mod recall;
 pub mod settle;
+mod tidying;
 
 #[cfg(test)]
 mod double;
@@ -209,6 +210,7 @@ impl<R: Runtime> Desk<R> {
             loaded: false,
             found: None,
             said: Default::default(),
+            journaled: Default::default(),
             rows_sure: false,
             orphans: Default::default(),
             recalls: Default::default(),
@@ -507,7 +509,10 @@ impl<R: Runtime> Desk<R> {
                     Poll::Ready(result) => Some(result),
                     Poll::Pending => None,
                 },
-                None if s.unsettled.is_empty() && s.closing && s.flights == 0 => return Poll::Ready(()),
+                None if s.unsettled.is_empty() && s.closing && s.flights == 0 => {
+                    s.index_bell.ring();
+                    return Poll::Ready(());
+                }
                 None if s.commit_bell.poll(cx).is_ready() => continue,
                 None => None,
             };
@@ -528,7 +533,7 @@ impl<R: Runtime> Desk<R> {
     fn between_commits(&self, s: &mut State) {
         s.batches += 1;
         self.catch_up(s);
-        if !s.moving && self.0.keeper.pressure().is_some() {
+        if !s.moving && self.crowded().is_some() {
             s.mover_bell.ring();
         }
         s.crowd.wake_all();
@@ -597,7 +602,7 @@ impl<R: Runtime> Desk<R> {
         }
         self.0.metrics.received.increment(1);
         self.0.metrics.received_bytes.increment(size);
-        s.keep_body(key, durable.payload);
+        s.keep_body(key, durable.payload, now);
         self.line_up(s, key, now);
     }
 

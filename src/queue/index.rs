@@ -298,6 +298,7 @@ pub struct Index {
     /// What is resident of the rich ones beyond the slot.
     rooms: Chunks<Room, 256>,
     free_room: u32,
+    rich: usize,
     order: Order,
     counters: Counters,
 }
@@ -309,6 +310,7 @@ impl Default for Index {
             free_slot: NIL,
             rooms: Chunks::default(),
             free_room: NIL,
+            rich: 0,
             order: Order::default(),
             counters: Counters::default(),
         }
@@ -347,6 +349,12 @@ impl Index {
         };
         self.order.insert(id.0, slot);
         Key { slot, generation }
+    }
+
+    /// Parked messages.
+    #[must_use]
+    pub fn parked(&self) -> usize {
+        self.counters.messages - self.rich
     }
 
     /// Side files of rich messages.
@@ -490,6 +498,7 @@ impl Index {
     }
 
     fn furnish(&mut self, entry: Entry) -> u32 {
+        self.rich += 1;
         let Some(room) = self.rooms.get_mut(self.free_room as usize) else {
             let room = u32::try_from(self.rooms.len()).expect("no more than slots");
             self.rooms.push(Room::Used(entry));
@@ -501,6 +510,7 @@ impl Index {
     }
 
     fn vacate(&mut self, room: u32) -> Entry {
+        self.rich -= 1;
         let free = Room::Free(std::mem::replace(&mut self.free_room, room));
         match std::mem::replace(&mut self.rooms[room as usize], free) {
             Room::Used(entry) => entry,

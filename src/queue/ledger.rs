@@ -126,6 +126,17 @@ impl Ledger {
         self.list.get(number as usize).map(|n| &*n.name)
     }
 
+    /// Numbers, names and sample addresses of all destinations.
+    pub fn names(&self) -> impl Iterator<Item = (u32, &str, &[u8])> {
+        (0..).zip(&self.list).map(|(n, name)| (n, &*name.name, &*name.sample))
+    }
+
+    /// The index has been made anew, with the names there are, up to transaction `mark`.
+    pub fn renewed(&mut self, mark: u64) {
+        self.named = self.list.len();
+        self.mark = mark;
+    }
+
     /// A name that the index has, in the order of numbers. `false`: one is missing before it.
     pub fn learn(&mut self, number: u32, name: &str, sample: &[u8]) -> bool {
         if number as usize != self.list.len() {

@@ -169,8 +169,8 @@ pub struct Rebuild {
     pub archived: BTreeMap<MessageId, Vec<Said>>,
     /// The log has a clean stop: what the index calls under way was not, unless `archived` says so.
     pub stopped: bool,
-    /// Hops of the recipients.
-    pub hops: Vec<Rc<Hop>>,
+    /// Hops of the recipients, each with an address that leads there.
+    pub hops: Vec<(Rc<Hop>, Box<[u8]>)>,
     /// Kind and id of records that could not be read.
     pub malformed: Vec<(u8, u64)>,
     /// The greatest id seen.
@@ -221,7 +221,7 @@ impl Rebuild {
         plan: &dyn Fn(&[u8]) -> Plan,
     ) -> Result<(), Malformed> {
         let view = MessageView::parse(r.payload)?;
-        let mut found = Found::of(&view, r.location, |address| self.way(plan(address)));
+        let mut found = Found::of(&view, r.location, |address| self.way(address, plan(address)));
         let moved = view.states.is_some();
         if let Some(states) = view.states {
             found.outcome(r.location, &states);
@@ -281,7 +281,7 @@ impl Rebuild {
     }
 
     /// The number in [`Self::hops`] of the hop that `plan` names.
-    pub fn way(&mut self, plan: Plan) -> Way {
+    pub fn way(&mut self, address: &[u8], plan: Plan) -> Way {
         match plan {
             Plan::Local => Way::Local,
             Plan::NoRoute => Way::None,
@@ -289,7 +289,7 @@ impl Rebuild {
                 let next = self.hops.len();
                 let n = *self.names.entry(hop.key.clone()).or_insert(next);
                 if n == next {
-                    self.hops.push(hop);
+                    self.hops.push((hop, address.into()));
                 }
                 Way::Hop(n)
             }

@@ -207,6 +207,18 @@ impl Schedule {
         (id, true)
     }
 
+    /// True if `d` is left alone at `now`.
+    #[must_use]
+    pub fn is_paused(&self, d: DestId, now: Mono) -> bool {
+        self.destinations.get(d as usize).is_some_and(|d| d.paused.is_some_and(|until| until > now))
+    }
+
+    /// The destination of that name, if there is one.
+    #[must_use]
+    pub fn find(&self, key: &str) -> Option<DestId> {
+        self.names.get(key).copied()
+    }
+
     /// A message has work for `d` now; goes to the end of its list.
     pub fn push(&mut self, d: DestId, key: Key, now: Mono) {
         self.dest(d).ready.push_back(Work { key, since: now });

@@ -21,7 +21,7 @@ use crate::storage::archive::Place;
 use crate::storage::record::Location;
 use crate::storage::ticket::Committed;
 use smallvec::SmallVec;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Range;
 use std::rc::Rc;
 use std::task::Waker;
@@ -214,6 +214,9 @@ pub(crate) struct State {
     pub found: Option<Loaded>,
     /// What the log says of messages whose rows have not been seen yet.
     pub said: BTreeMap<MessageId, Vec<Said>>,
+    /// Of an index that was lost: messages that the journal had at the start; the archive's copies of
+    /// them are not needed.
+    pub journaled: BTreeSet<MessageId>,
     /// What rows call under way was not: the last run ended in order.
     pub rows_sure: bool,
     /// Records of messages that the index knew of and that ended before their changes.
@@ -299,7 +302,7 @@ impl State {
     }
 
     /// Destinations of the ready recipients of `key`.
-    fn wanted(&self, key: Key) -> SmallVec<[DestId; 8]> {
+    pub fn wanted(&self, key: Key) -> SmallVec<[DestId; 8]> {
         let Some(entry) = self.index.get(key) else { return SmallVec::new() };
         let ready = entry.recipients.iter().filter(|r| r.phase == Phase::Ready && r.destination < LOCAL);
         let mut destinations: SmallVec<[DestId; 8]> = ready.map(|r| r.destination).collect();
@@ -342,7 +345,7 @@ impl State {
     }
 
     /// Keeps the body of `key` in memory, within the budget.
-    pub fn keep_body(&mut self, key: Key, payload: SharedBytes) {
+    pub fn keep_body(&mut self, key: Key, payload: SharedBytes, now: Mono) {
         let bodies = &mut self.bodies;
         self.index.change(key, |e| {
             if e.payload.is_none() {
@@ -354,7 +357,7 @@ impl State {
             for &key in &list {
                 self.index.change(key, |e| e.payload = None);
                 if self.archived > 0 {
-                    self.park(key);
+                    self.park(key, now);
                 }
             }
             self.bodies.recycle(list);

@@ -171,7 +171,7 @@ mod tests {
             prop_assert_eq!(decode(&bytes, &keys), Some((head, &payload[..], len)));
             prop_assert_eq!(decode(&bytes, &Keys::new([8; 16])), None, "another log's nonce");
             let (a, b) = payload.split_at(payload.len() / 3);
-            prop_assert_eq!(encode_head_of(head, &[a, b"", b], &keys)[..], bytes[..RECORD_HEAD]);
+            prop_assert_eq!(&encode_head_of(head, &[a, b"", b], &keys)[..], &bytes[..RECORD_HEAD]);
             let at = at % bytes.len();
             bytes[at] ^= 1 << bit;
             prop_assert_eq!(decode(&bytes, &keys), None);

@@ -12,7 +12,7 @@ use crate::queue::record::{self, Fate};
 use crate::queue::row::{self, Meta, RowHead, RowRecipient};
 use crate::queue::state::{self, After, State};
 use crate::runtime::table::{Changes, Table};
-use crate::runtime::{Clock, Runtime};
+use crate::runtime::Runtime;
 use crate::storage::record::Location;
 use std::future::{Future, poll_fn};
 use std::io;
@@ -124,7 +124,7 @@ impl<R: Runtime> Desk<R> {
 
     /// The index has transaction `mark`.
     fn indexed(&self, mark: u64) {
-        let wall = self.0.rt.wall();
+        let (now, wall) = (self.0.rt.now(), self.0.rt.wall());
         let mut s = self.0.state.borrow_mut();
         let s = &mut *s;
         self.0.keeper.set_mark(mark);
@@ -146,7 +146,7 @@ impl<R: Runtime> Desk<R> {
                     self.0.keeper.free(at);
                 }
             }
-            s.park(key);
+            s.park(key, now);
         }
         s.crowd.wake_all();
         s.mover_bell.ring();

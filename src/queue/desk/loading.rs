@@ -318,19 +318,19 @@ impl<R: Runtime> Desk<R> {
         // The names are new ones: none of the old rows is left that could use others.
         let mut changes = Changes::new();
         let meta = {
-            let mut s = self.0.state.borrow_mut();
+            let s = self.0.state.borrow();
+            for (number, name, sample) in s.ledger.names() {
+                changes.put(&row::name_key(number), &row::name_value(name, sample));
+            }
             let mark = s.ledger.mark() + 1;
-            s.ledger.take(true, |key, value| {
-                if let (Some(value), true) = (value, key[0] == row::NAMES) {
-                    changes.put(key, value);
-                }
-            });
-            s.ledger.failed();
             Meta { log: self.0.keeper.log(), mark, last: s.last_id, through: u64::MAX }
         };
         changes.put(row::META, &meta.encode());
         self.0.table.commit(changes).await?;
-        self.0.state.borrow_mut().ledger.done(meta.mark);
+        let mut s = self.0.state.borrow_mut();
+        s.journaled.clear();
+        s.ledger.renewed(meta.mark);
+        drop(s);
         self.0.keeper.set_mark(meta.mark);
         Ok(count)
     }
@@ -347,6 +347,9 @@ impl<R: Runtime> Desk<R> {
         let mut s = self.0.state.borrow_mut();
         let s = &mut *s;
         s.last_id = s.last_id.max(id);
+        if s.journaled.contains(&id) {
+            return;
+        }
         let mut found = Found::of(&view, NOWHERE, |_| Way::None);
         let mut replies = BTreeMap::new();
         if let Some(states) = view.states {

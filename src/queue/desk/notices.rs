@@ -4,10 +4,10 @@
 //! the second, so that a crash between them is no difference.
 
 use crate::base::aligned::SharedBytes;
-use crate::base::ids::MessageId;
 use crate::base::time::Wall;
 use crate::delivery::bounce::OWED_RETRY;
 use crate::queue::desk::archiving::places;
+use crate::queue::desk::recall::Source;
 use crate::queue::desk::{Desk, DoubleBounce, NewMessage};
 use crate::queue::index::{Key, Phase};
 use crate::queue::record::{self, Effect, Fate, Reply, State as Stored};
@@ -17,6 +17,7 @@ use crate::storage::journal::StageError;
 use crate::storage::keeper::ReadError;
 use crate::storage::options::Urgency;
 use crate::storage::side::{SideFile, SideReader};
+use std::collections::BTreeMap;
 use std::future::poll_fn;
 use std::task::Poll;
 use std::time::Duration;
@@ -88,9 +89,9 @@ impl<R: Runtime> Desk<R> {
                 if let Some(payload) = &e.payload {
                     return Some(payload.clone());
                 }
-                (e.at, e.id)
+                (Source::of(e), e.id)
             };
-            if let Ok(payload) = self.0.keeper.read(at, id.0).await {
+            if let Some(payload) = self.read_source(at, id).await {
                 return Some(payload);
             }
         }
@@ -98,22 +99,31 @@ impl<R: Runtime> Desk<R> {
     }
 
     /// What is to be said of the recipients of `key` that are owed a notification.
-    pub(crate) async fn owed_reports(&self, key: Key, id: MessageId) -> Vec<Report> {
-        let found = {
+    pub(crate) async fn owed_reports(&self, key: Key) -> Vec<Report> {
+        let owed: Vec<u32> = {
             let s = self.0.state.borrow();
-            s.index.get(key).map(|e| {
-                let owed = |r: &(usize, &crate::queue::index::Recipient)| r.1.phase == Phase::Owed;
-                let owed: Vec<u32> =
-                    e.recipients.iter().enumerate().filter(owed).map(|r| r.0 as u32).collect();
-                (owed, places(e))
-            })
+            let Some(e) = s.index.get(key) else { return Vec::new() };
+            let owed = |r: &(usize, &crate::queue::index::Recipient)| r.1.phase == Phase::Owed;
+            e.recipients.iter().enumerate().filter(owed).map(|r| r.0 as u32).collect()
         };
-        let Some((owed, said)) = found else { return Vec::new() };
-        let replies = self.replies(id, &said).await;
+        let replies = self.replies_to(key).await;
         let unknown = || OwnedReply::ours([5, 0, 0], b"delivery has failed");
         owed.into_iter()
             .map(|index| Report { index, reply: replies.get(&index).cloned().unwrap_or_else(unknown) })
             .collect()
+    }
+
+    /// What next hops last said of the recipients of a rich message that are not done with.
+    pub(crate) async fn replies_to(&self, key: Key) -> BTreeMap<u32, OwnedReply> {
+        let (id, said) = {
+            let s = self.0.state.borrow();
+            let Some(e) = s.index.get(key) else { return BTreeMap::new() };
+            if let Some(archived) = &e.archived {
+                return archived.replies.iter().cloned().collect();
+            }
+            (e.id, places(e))
+        };
+        self.replies(id, &said).await
     }
 
     /// True if `key` is still there.
@@ -177,6 +187,9 @@ impl<R: Runtime> Desk<R> {
             record::put_states_head(&mut out, 0, notice.reports.len() as u32);
             for report in &notice.reports {
                 let attempts = e.recipients[report.index as usize].attempts;
+                if let Some(archived) = &mut e.archived {
+                    archived.reply(report.index, report.reply.clone());
+                }
                 let reply = report.reply.view();
                 let fate = Fate::Owed;
                 let s = Stored { index: report.index, fate, attempts, due: Wall(0), reply };

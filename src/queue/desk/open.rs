@@ -7,21 +7,29 @@ use crate::base::ids::{LogNumber, MessageId};
 use crate::base::time::Wall;
 use crate::metrics;
 use crate::queue::age::Ages;
+use crate::queue::desk::loading::{Loaded, OpenIndex, open_index};
 use crate::queue::desk::{Desk, Options};
 use crate::queue::index::{Cover, DestId, Entry, Phase, Recipient};
+use crate::queue::ledger::Ledger;
 use crate::queue::record::{self, Fate};
 use crate::queue::recover::{Found, Rebuild, Way};
 use crate::queue::routing::Routing;
+use crate::queue::row::{self, Meta};
 use crate::queue::state::{self, State};
 use crate::runtime::Runtime;
+use crate::runtime::table::{ScanLimit, Table};
 use crate::storage;
+use crate::storage::archive::{Archive, ArchiveReport};
 use crate::storage::keeper::Keeper;
 use crate::storage::opening::OpenError;
 use crate::storage::options::Poison;
 use crate::storage::recover::RecoveryReport;
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
+use std::future::poll_fn;
+use std::io;
 use std::path::Path;
 use std::rc::Rc;
+use std::task::Poll;
 use std::time::Duration;
 
 /// What was found in the log.
@@ -35,8 +43,10 @@ pub struct Recovery {
     pub in_doubt: usize,
     /// Kind and id of records that could not be read.
     pub malformed: Vec<(u8, u64)>,
-    /// Side files that no message named.
-    pub orphans: u64,
+    /// The index was not there, or not what the journal needs: it is being made anew.
+    pub index_lost: bool,
+    /// The archive's report.
+    pub archive: ArchiveReport,
 }
 
 /// What a queue is made of.
@@ -59,39 +69,103 @@ pub struct Parts<R: Runtime> {
 
 impl<R: Runtime> Desk<R> {
     /// Opens the queue in `dir` (absolute; made if it is not there) and starts its tasks.
-    /// Connections are opened by `delivery::agent`, notifications made by `delivery::bounce`.
+    /// Connections are opened by `delivery::agent`, notifications made by `delivery::bounce`. What is
+    /// parked in archive and index takes its place afterwards: [`Self::loaded`].
     pub async fn open(dir: &Path, parts: Parts<R>) -> Result<(Self, Recovery), OpenError> {
         let Parts { rt, storage, poison, log, options, metrics, routing } = parts;
         let mut rebuild = Rebuild::default();
         let payload_max = storage.payload_max();
         let plan = |address: &[u8]| routing.plan(address);
-        let opened = Keeper::open(rt.clone(), dir, storage, poison, |r| rebuild.visit(&r, &plan)).await;
+        let opened =
+            Keeper::open(rt.clone(), dir, storage, poison.clone(), |r| rebuild.visit(&r, &plan)).await;
         let (keeper, journal) = opened?;
-        let sides: BTreeSet<u64> = rebuild.messages.values().map(|f| f.side).filter(|s| *s != 0).collect();
-        let orphans =
-            keeper.remove_orphan_sides(&sides).await.map_err(|e| OpenError::Io(dir.join("side"), e))?;
         rebuild.messages.values().for_each(|f| keeper.keep(f.at));
+        let said = rebuild.archived.values().flatten();
+        said.filter_map(|said| said.at).for_each(|at| keeper.keep(at));
         observe(&keeper, &metrics);
-        let desk = Desk::assemble(rt, keeper, payload_max, log, options, metrics, routing.clone());
+        let path = dir.join("index");
+        let index = open_index(&rt, &path, options.table, &keeper).await;
+        let OpenIndex { table, meta, lost } = index.map_err(|e| OpenError::Io(path.clone(), e))?;
+        let (vault, archive) = Archive::open(
+            rt.clone(),
+            &dir.join("archive"),
+            options.archive.clone(),
+            poison.clone(),
+            keeper.log(),
+        )
+        .await?;
+        let parts = (keeper, vault, table);
+        let desk = Desk::assemble(rt, parts, poison, payload_max, log, options, metrics, routing.clone());
         let malformed = std::mem::take(&mut rebuild.malformed);
-        let (messages, in_doubt) = desk.adopt(rebuild);
+        let failed = |e| OpenError::Io(path.clone(), e);
+        desk.know(&meta, lost, &rebuild).await.map_err(failed)?;
+        let united = desk.find_archived(&rebuild.messages, meta.through).await.map_err(failed)?;
+        let (messages, in_doubt) = desk.adopt(rebuild, &united, lost);
         desk.start();
-        Ok((desk, Recovery { journal, messages, in_doubt, malformed, orphans }))
+        desk.0.rt.spawn_critical(desk.clone().load_index(lost));
+        Ok((desk, Recovery { journal, archive, messages, in_doubt, malformed, index_lost: lost }))
     }
 
-    fn adopt(&self, rebuild: Rebuild) -> (usize, usize) {
+    /// Takes over what the index says of itself, and names of destinations.
+    async fn know(&self, meta: &Meta, lost: bool, rebuild: &Rebuild) -> io::Result<()> {
+        let names = if lost { None } else { Some(read_names(&self.0.table).await?) };
         let mut s = self.0.state.borrow_mut();
         let s = &mut *s;
-        s.last_id = rebuild.last;
-        s.ages = Ages::new(self.0.rt.now(), self.0.rt.wall(), rebuild.last);
-        let doors: Vec<DestId> = rebuild.hops.into_iter().map(|hop| self.door(s, hop)).collect();
+        s.ledger = Ledger::new(meta.mark);
+        s.archived_through = meta.through;
+        s.last_id = rebuild.last.max(meta.last);
+        s.ages = Ages::new(self.0.rt.now(), self.0.rt.wall(), s.last_id);
+        s.rows_sure = rebuild.stopped && !lost;
+        self.0.keeper.set_mark(meta.mark);
+        for (number, name, sample) in names.iter().flatten() {
+            // Destinations that there are no more by that name are found anew, message by message.
+            if !sample.is_empty() {
+                self.destination(s, sample);
+            }
+            if !s.ledger.learn(*number, name, sample) {
+                return Err(io::Error::new(io::ErrorKind::InvalidData, "the index has lost names"));
+            }
+        }
+        Ok(())
+    }
+
+    fn adopt(
+        &self,
+        rebuild: Rebuild,
+        united: &BTreeMap<MessageId, Box<[u8]>>,
+        lost: bool,
+    ) -> (usize, usize) {
+        let mut s = self.0.state.borrow_mut();
+        let s = &mut *s;
+        s.said = rebuild.archived;
+        if lost {
+            s.journaled = rebuild.messages.keys().copied().collect();
+        }
+        let hops = rebuild.hops.into_iter();
+        let doors: Vec<DestId> = hops.map(|(hop, sample)| self.door(s, hop, &sample)).collect();
         let (mut messages, mut in_doubt) = (0, 0);
         for (id, found) in rebuild.messages {
             messages += 1;
             in_doubt += found.recipients.iter().filter(|r| r.in_doubt && !r.fate.is_done()).count();
             self.adopt_one(s, id, &found, &doors);
+            if let Some(row) = united.get(&id) {
+                self.unite(s, id, row);
+            }
         }
         (messages, in_doubt)
+    }
+
+    /// Waits until everything that is parked has taken its place. `None`: closed before.
+    pub async fn loaded(&self) -> Option<Loaded> {
+        poll_fn(|cx| {
+            let mut s = self.0.state.borrow_mut();
+            if s.found.is_some() || s.closing || s.dead {
+                return Poll::Ready(s.found);
+            }
+            s.crowd.join(cx);
+            Poll::Pending
+        })
+        .await
     }
 
     fn adopt_one(&self, s: &mut State, id: MessageId, found: &Found, doors: &[DestId]) {
@@ -142,7 +216,7 @@ impl<R: Runtime> Desk<R> {
     /// How long a retry waits that was to come at `due`. Never longer than any retry waits: if it is
     /// further ahead the clock was set back, and when it was meant to come is not known. Neither
     /// those nor overdue ones all come at once.
-    fn retry_in(&self, due: Wall, wall: Wall) -> Duration {
+    pub(crate) fn retry_in(&self, due: Wall, wall: Wall) -> Duration {
         let (left, longest) = (due.since(wall), self.0.options.retry.longest());
         let span = match left {
             Duration::ZERO => self.0.options.spread,
@@ -151,6 +225,23 @@ impl<R: Runtime> Desk<R> {
         };
         let span = span.as_millis() as u64;
         if span == 0 { Duration::ZERO } else { Duration::from_millis(self.0.rt.random() % span) }
+    }
+}
+
+/// Numbers, names and sample addresses of destinations.
+async fn read_names<T: Table>(table: &T) -> io::Result<Vec<(u32, String, Vec<u8>)>> {
+    let mut names = Vec::new();
+    let mut after = vec![row::NAMES];
+    loop {
+        let rows = table.scan(&[row::NAMES], &after, ScanLimit { rows: 1000, bytes: 1 << 20 }).await?;
+        let Some(last) = rows.last_key() else { return Ok(names) };
+        after = last.to_vec();
+        for (key, value) in rows.iter() {
+            let (Some(number), Some((name, sample))) = (row::name_of(key), row::parse_name(value)) else {
+                return Err(io::Error::new(io::ErrorKind::InvalidData, "the index has a damaged name"));
+            };
+            names.push((number, name.to_owned(), sample.to_vec()));
+        }
     }
 }
 

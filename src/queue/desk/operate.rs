@@ -11,13 +11,18 @@ use crate::queue::control::{
     Which,
 };
 use crate::queue::desk::Desk;
-use crate::queue::desk::archiving::places;
-use crate::queue::index::{Cover, Entry, Key, Phase, Recipient};
+use crate::queue::desk::archiving::together;
+use crate::queue::index::{Cover, DestId, Entry, Key, Phase, Presence, Recipient};
 use crate::queue::record::{self, MessageView, TEXT_MAX};
+use crate::queue::row::RowView;
 use crate::queue::state::{self, After, Answer, OwnedReply, State};
+use crate::queue::stub::{Marks, SEVERAL};
 use crate::runtime::{Runtime, yield_now};
 use crate::storage::side::SideFile;
+use std::collections::BTreeMap;
 
+/// Messages read at a time.
+const TOGETHER: usize = 64;
 /// Messages looked at in one turn for a list of few.
 const SCAN_MAX: usize = 4000;
 
@@ -48,8 +53,7 @@ impl<R: Runtime> Desk<R> {
     fn key_of(&self, id: QueueId) -> Result<Key, ControlError> {
         let s = self.0.state.borrow();
         let key = s.index.find(id.message).filter(|_| id.log == self.0.log);
-        let known = |k: &Key| s.index.get(*k).is_some_and(|e| !e.switches.committing);
-        key.filter(known).ok_or(ControlError::NotFound)
+        key.filter(|k| is_known(&s, *k)).ok_or(ControlError::NotFound)
     }
 
     async fn list(
@@ -60,13 +64,12 @@ impl<R: Runtime> Desk<R> {
     ) -> Result<Response, ControlError> {
         let limit = limit.clamp(1, PAGE_MAX);
         let after = after.map_or(MessageId(0), |id| id.message);
-        let wanted = |e: &Entry| !e.switches.committing && (!in_doubt || is_in_doubt(e));
         let mut keys: Vec<(MessageId, Key)> = Vec::new();
         let mut from = Some(after);
         while let Some(after) = from.take() {
             let s = self.0.state.borrow();
             for (key, id, _) in s.index.after(after).take(SCAN_MAX) {
-                if keys.len() < limit && s.index.get(key).is_some_and(wanted) {
+                if keys.len() < limit && is_known(&s, key) && (!in_doubt || is_in_doubt(&s, key)) {
                     keys.push((id, key));
                 }
                 from = Some(id).filter(|_| keys.len() < limit);
@@ -76,9 +79,9 @@ impl<R: Runtime> Desk<R> {
         }
         let next = if keys.len() == limit { keys.last().map(|k| self.queue_id(k.0)) } else { None };
         let mut messages = Vec::with_capacity(keys.len());
-        for (_, key) in keys {
+        for some in keys.chunks(TOGETHER) {
             // Those that end meanwhile are left out.
-            messages.extend(self.listed(key).await);
+            messages.extend(together(some.iter().map(|k| self.listed(k.1))).await.into_iter().flatten());
         }
         Ok(Response::Page { messages, next })
     }
@@ -90,16 +93,54 @@ impl<R: Runtime> Desk<R> {
     }
 
     async fn listed(&self, key: Key) -> Option<Listed> {
+        for _ in 0..3 {
+            let presence = self.0.state.borrow().index.presence(key);
+            let listed = match presence {
+                Presence::Gone => return None,
+                Presence::Rich => self.listed_rich(key).await,
+                Presence::Parked => self.listed_parked(key).await,
+            };
+            // It may have been recalled or parked meanwhile.
+            if listed.is_some() {
+                return listed;
+            }
+        }
+        None
+    }
+
+    async fn listed_rich(&self, key: Key) -> Option<Listed> {
         let payload = self.read_back(key).await;
-        let (id, said) = self.0.state.borrow().index.get(key).map(|e| (e.id, places(e)))?;
-        let replies = self.replies(id, &said).await;
+        let replies = self.replies_to(key).await;
         let s = self.0.state.borrow();
-        let e = s.index.get(key)?;
-        let view = payload.as_deref().and_then(|p| MessageView::parse(p).ok());
+        Some(self.describe(&s, s.index.get(key)?, payload.as_ref(), &replies))
+    }
+
+    async fn listed_parked(&self, key: Key) -> Option<Listed> {
+        let (id, doubt) = {
+            let s = self.0.state.borrow();
+            let stub = s.index.stub(key)?;
+            (stub.id, stub.marks.has(Marks::IN_DOUBT))
+        };
+        let (row, payload) = self.read_parked(id).await?;
+        let view = RowView::parse(&row).ok()?;
+        let mut s = self.0.state.borrow_mut();
+        let e = self.entry_of(&mut s, id, &view, &payload, doubt)?;
+        let replies = e.archived.iter().flat_map(|a| a.replies.iter().cloned()).collect();
+        Some(self.describe(&s, &e, Some(&payload), &replies))
+    }
+
+    fn describe(
+        &self,
+        s: &State,
+        e: &Entry,
+        payload: Option<&SharedBytes>,
+        replies: &BTreeMap<u32, OwnedReply>,
+    ) -> Listed {
+        let view = payload.and_then(|p| MessageView::parse(p).ok());
         let now = self.0.rt.now();
         let busy = |r: &Recipient| match r.phase {
             // What waits for a destination that cannot be reached is deferred, as in the metrics.
-            Phase::Ready => paused_reason(&s, r, now).is_none(),
+            Phase::Ready => paused_reason(s, r, now).is_none(),
             phase => matches!(phase, Phase::Flight | Phase::Owed),
         };
         let mut listed = Listed {
@@ -119,7 +160,7 @@ impl<R: Runtime> Desk<R> {
             view.map(|v| v.envelope.recipients().map(|r| text(r.address)).collect::<Vec<_>>());
         for (i, r) in e.recipients.iter().enumerate().filter(|(_, r)| !r.phase.is_done()) {
             let address = addresses.as_mut().map(|a| std::mem::take(&mut a[i])).unwrap_or_default();
-            let reason = replies.get(&(i as u32)).cloned().or_else(|| paused_reason(&s, r, now));
+            let reason = replies.get(&(i as u32)).cloned().or_else(|| paused_reason(s, r, now));
             let door = s.doors.get(r.destination as usize);
             listed.recipients.push(ListedRecipient {
                 address,
@@ -130,12 +171,12 @@ impl<R: Runtime> Desk<R> {
                 in_doubt: r.cover == Cover::InDoubt,
             });
         }
-        Some(listed)
+        listed
     }
 
     async fn cat(&self, id: QueueId, offset: u64) -> Result<Response, ControlError> {
         let key = self.key_of(id)?;
-        let payload = self.read_back(key).await.ok_or(ControlError::Unreadable)?;
+        let payload = self.read_any(key, id.message).await.ok_or(ControlError::Unreadable)?;
         let view = MessageView::parse(&payload).map_err(|_| ControlError::Unreadable)?;
         let size = view.head.size;
         let content: SharedBytes = payload.part(view.content_at.0..view.content_at.1);
@@ -160,9 +201,18 @@ impl<R: Runtime> Desk<R> {
         }
     }
 
+    async fn read_any(&self, key: Key, id: MessageId) -> Option<SharedBytes> {
+        let parked = self.0.state.borrow().index.presence(key) == Presence::Parked;
+        if parked && let Some((_, payload)) = self.read_parked(id).await {
+            return Some(payload);
+        }
+        self.read_back(key).await
+    }
+
     async fn change(&self, which: &Which, change: Change<'_>) -> Result<Response, ControlError> {
         if let Which::One(id) = which {
             let key = self.key_of(*id)?;
+            self.make_rich(&[key], change).await?;
             return self.change_all(&[key], change).await.map(Response::Done);
         }
         let mut after = MessageId(0);
@@ -170,9 +220,8 @@ impl<R: Runtime> Desk<R> {
         loop {
             let page: Vec<(MessageId, Key)> = {
                 let s = self.0.state.borrow();
-                let known = |k: &Key| s.index.get(*k).is_some_and(|e| !e.switches.committing);
                 let page = s.index.after(after).map(|(key, id, _)| (id, key));
-                page.filter(|(_, key)| known(key)).take(PAGE_MAX).collect()
+                page.filter(|(_, key)| is_known(&s, *key)).take(PAGE_MAX).collect()
             };
             let Some(last) = page.last() else { return Ok(Response::Done(count)) };
             after = last.0;
@@ -180,9 +229,32 @@ impl<R: Runtime> Desk<R> {
                 let s = self.0.state.borrow();
                 page.iter().map(|p| p.1).filter(|k| matches(&s, *k, which)).collect()
             };
-            count += self.change_all(&keys, change).await?;
+            for keys in keys.chunks(TOGETHER) {
+                self.make_rich(keys, change).await?;
+                // Of those that were read back it is known now where they go.
+                let keys: Vec<Key> = {
+                    let s = self.0.state.borrow();
+                    keys.iter().copied().filter(|k| matches(&s, *k, which)).collect()
+                };
+                count += self.change_all(&keys, change).await?;
+            }
             yield_now().await;
         }
+    }
+
+    /// Reads parked messages back that `change` is about; a flush needs only their stubs.
+    async fn make_rich(&self, keys: &[Key], change: Change<'_>) -> Result<(), ControlError> {
+        let parked: Vec<Key> = {
+            let s = self.0.state.borrow();
+            let several = |k: &Key| s.index.stub(*k).is_some_and(|stub| stub.destination == SEVERAL);
+            let needs = |k: &&Key| !matches!(change, Change::Flush) || several(k);
+            let parked = keys.iter().filter(|k| s.index.presence(**k) == Presence::Parked);
+            parked.filter(needs).copied().collect()
+        };
+        let read = together(parked.iter().map(|key| self.recall(*key))).await;
+        let s = self.0.state.borrow();
+        let lost = parked.iter().zip(read).any(|(k, r)| r.is_none() && s.index.stub(*k).is_some());
+        if lost { Err(ControlError::Unreadable) } else { Ok(()) }
     }
 
     /// Changes these messages; gives how many, once that is on stable storage.
@@ -215,6 +287,9 @@ impl<R: Runtime> Desk<R> {
     }
 
     fn would(&self, s: &State, key: Key, change: Change<'_>) -> bool {
+        if let (Some(stub), Change::Flush) = (s.index.stub(key), change) {
+            return !stub.held;
+        }
         let Some(e) = s.index.get(key) else { return false };
         match change {
             Change::Flush => !e.switches.held,
@@ -226,6 +301,9 @@ impl<R: Runtime> Desk<R> {
 
     fn apply(&self, s: &mut State, key: Key, change: Change<'_>, slip: Option<usize>) {
         let now = self.0.rt.now();
+        if s.index.stub(key).is_some() {
+            return self.flush_parked(s, key, now);
+        }
         let Some(id) = s.index.get(key).map(|e| e.id) else { return };
         let after = || slip.map_or(After::Nothing, |slip| After::Done { side: 0, slip: Some(slip) });
         match change {
@@ -243,6 +321,23 @@ impl<R: Runtime> Desk<R> {
             }
             Change::Delete(note) => self.release(s, key, record::REMOVED, cut(note), slip),
         }
+    }
+
+    /// Makes a parked message due now.
+    fn flush_parked(&self, s: &mut State, key: Key, now: Mono) {
+        let flushed = s.index.change_stub(key, |stub| {
+            let ready = std::mem::replace(&mut stub.ready, true);
+            (stub.destination, stub.timer.take(), ready)
+        });
+        let Some((d, timer, ready)) = flushed else { return };
+        if let Some(timer) = timer {
+            s.timers.cancel(timer);
+        }
+        s.schedule.unpause(d);
+        if !ready {
+            s.schedule.push(d, key, now);
+        }
+        s.call(d, now);
     }
 
     /// Makes what waits due now; destinations that were left alone are tried.
@@ -308,18 +403,31 @@ impl<R: Runtime> Desk<R> {
 }
 
 fn matches(s: &State, key: Key, which: &Which) -> bool {
+    let named = |d: DestId, name: &str| s.doors.get(d as usize).is_some_and(|door| door.hop.key == *name);
     match which {
         Which::All => true,
         Which::One(_) => false,
-        Which::Destination(name) => s.index.get(key).is_some_and(|e| {
-            let at = |r: &Recipient| s.doors.get(r.destination as usize).is_some_and(|d| d.hop.key == *name);
-            e.recipients.iter().any(|r| !r.phase.is_done() && at(r))
-        }),
+        Which::Destination(name) => match s.index.stub(key) {
+            // Which they are is seen when it has been read back.
+            Some(stub) => stub.destination == SEVERAL || named(stub.destination, name),
+            None => s.index.get(key).is_some_and(|e| {
+                e.recipients.iter().any(|r| !r.phase.is_done() && named(r.destination, name))
+            }),
+        },
     }
 }
 
-fn is_in_doubt(e: &Entry) -> bool {
-    e.recipients.iter().any(|r| r.cover == Cover::InDoubt && !r.phase.is_done())
+/// True if a message is on stable storage.
+fn is_known(s: &State, key: Key) -> bool {
+    s.index.get(key).map_or(s.index.stub(key).is_some(), |e| !e.switches.committing)
+}
+
+fn is_in_doubt(s: &State, key: Key) -> bool {
+    if let Some(stub) = s.index.stub(key) {
+        return stub.marks.has(Marks::IN_DOUBT);
+    }
+    let doubt = |e: &Entry| e.recipients.iter().any(|r| r.cover == Cover::InDoubt && !r.phase.is_done());
+    s.index.get(key).is_some_and(doubt)
 }
 
 fn paused_reason(s: &State, r: &Recipient, now: Mono) -> Option<OwnedReply> {

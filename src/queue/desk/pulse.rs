@@ -6,10 +6,12 @@
 
 use crate::base::time::Mono;
 use crate::queue::desk::Desk;
-use crate::queue::index::{Key, Phase};
+use crate::queue::index::{Key, Phase, Presence};
 use crate::queue::record::Effect;
 use crate::queue::state::{After, Answer, Notice, State, start_of, tick_at};
+use crate::queue::stub::SEVERAL;
 use crate::runtime::Runtime;
+use crate::runtime::table::Table;
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::task::Poll;
@@ -73,7 +75,8 @@ impl<R: Runtime> Desk<R> {
             }
             s.agent_bell.ring();
         }
-        if !s.moving && self.0.keeper.pressure().is_some() {
+        self.recall_due(s);
+        if !s.moving && (self.crowded().is_some() || self.0.vault.victim(self.0.rt.wall()).is_some()) {
             s.mover_bell.ring();
         }
         s.crowd.wake_all();
@@ -93,6 +96,9 @@ impl<R: Runtime> Desk<R> {
 
     /// The timer of a message has fired.
     fn due(&self, s: &mut State, key: Key, now: Mono) {
+        if s.index.presence(key) == Presence::Parked {
+            return self.parked_due(s, key, now);
+        }
         let mut owed = false;
         let ready = s.index.change(key, |e| {
             e.timer = None;
@@ -122,6 +128,31 @@ impl<R: Runtime> Desk<R> {
             self.line_up(s, key, now);
         }
         s.arm(key);
+    }
+
+    /// The timer of a parked message has fired: it stands in its destination's list from now on, or is
+    /// read back if it has several.
+    fn parked_due(&self, s: &mut State, key: Key, now: Mono) {
+        let due = s.index.change_stub(key, |stub| {
+            stub.timer = None;
+            let single = stub.destination != SEVERAL && !stub.held;
+            let listed = stub.ready;
+            stub.ready |= single;
+            (stub.destination, stub.held, listed)
+        });
+        match due {
+            None | Some((_, true, _)) => {}
+            Some((SEVERAL, ..)) => {
+                s.recalls.push_back(key);
+                self.recall_due(s);
+            }
+            Some((d, _, listed)) => {
+                if !listed {
+                    s.schedule.push(d, key, now);
+                }
+                s.call(d, now);
+            }
+        }
     }
 
     /// Tries again to make the notifications that are owed.
@@ -169,6 +200,13 @@ impl<R: Runtime> Desk<R> {
         m.queue_oldest.set(age.as_secs_f64());
         let j = self.0.keeper.stats();
         m.journal_segments.set(j.segments as f64);
+        let a = self.0.vault.stats();
+        m.archive_bytes.set(a.bytes as f64);
+        m.archive_live_bytes.set(a.live_bytes as f64);
+        m.index_bytes.set(self.0.table.bytes() as f64);
+        m.index_lag.set(s.ledger.len() as f64);
+        m.queue_parked.set(s.index.parked() as f64);
+        m.queue_loading.set(if s.loaded { 0.0 } else { 1.0 });
         m.journal_live_ratio.set(j.live_bytes as f64 / j.total_bytes.max(1) as f64);
     }
 }

@@ -12,6 +12,7 @@ use crate::queue::index::{DestId, Entry, Key, Phase};
 use crate::queue::record::{Effect, MessageView};
 use crate::queue::routing::Hop;
 use crate::queue::state::{Notice, OwnedReply, Report, State, Sweep};
+use crate::queue::stub::Marks;
 use crate::runtime::Runtime;
 use std::future::poll_fn;
 use std::rc::Rc;
@@ -146,8 +147,19 @@ impl<R: Runtime> Desk<R> {
 
     /// Gives up what `key` has for `d` if its time is over, or warns of it if it is late. Gives the
     /// number of recipients that are reported.
-    fn judge(&self, s: &mut State, key: Key, d: DestId) -> usize {
+    pub(crate) fn judge(&self, s: &mut State, key: Key, d: DestId) -> usize {
         let (now, wall, warn) = (self.0.rt.now(), self.0.rt.wall(), self.0.options.delay_warning);
+        if let Some(stub) = s.index.stub(key).filter(|stub| !stub.held) {
+            let (id, null_sender) = (stub.id, stub.marks.has(Marks::NULL_SENDER));
+            let unwarned = !warn.is_zero() && !stub.marks.has(Marks::WARNED) && !null_sender;
+            let lived = |life| s.ages.lived(now, wall, id, id.arrival(), life);
+            if lived(self.lifetime(null_sender)) || unwarned && lived(warn) {
+                // It is read back first; the next round finds it.
+                s.recalls.push_back(key);
+                self.recall_due(s);
+            }
+            return 1;
+        }
         let Some(e) = s.index.get(key).filter(|e| !e.switches.held) else { return 0 };
         let arrival = arrival(e);
         let (warned, null_sender) = (e.switches.warned, e.switches.null_sender);

@@ -69,7 +69,8 @@ impl<R: Runtime> Desk<R> {
         s.index.change_stub(key, |stub| stub.marks.set(Marks::RECALLING, false))?;
         let (row, payload) = read?;
         let view = RowView::parse(&row).ok()?;
-        let entry = self.entry_of(s, id, &view, &payload)?;
+        let doubt = s.index.stub(key)?.marks.has(Marks::IN_DOUBT);
+        let entry = self.entry_of(s, id, &view, &payload, doubt)?;
         let stub = s.index.recall(key, entry)?;
         s.archived += 1;
         s.index.change(key, |e| {
@@ -97,13 +98,15 @@ impl<R: Runtime> Desk<R> {
         None
     }
 
-    /// What a row says, with recipients routed by today's tables.
+    /// What a row says, with recipients routed by today's tables. `doubt`: what it calls under way
+    /// may have been.
     pub(crate) fn entry_of(
         &self,
         s: &mut State,
         id: MessageId,
         view: &RowView<'_>,
         payload: &SharedBytes,
+        doubt: bool,
     ) -> Option<Entry> {
         let message = MessageView::parse(payload).ok()?;
         let mut e = Entry::new(id, view.size, view.body);
@@ -124,7 +127,7 @@ impl<R: Runtime> Desk<R> {
                 Fate::Failed => Phase::Failed,
                 Fate::Owed => Phase::Owed,
                 Fate::Fresh => Phase::Ready,
-                Fate::Attempting if s.rows_sure => Phase::Ready,
+                Fate::Attempting if !doubt => Phase::Ready,
                 Fate::Attempting => {
                     out.cover = Cover::InDoubt;
                     Phase::Ready
@@ -155,9 +158,14 @@ impl<R: Runtime> Desk<R> {
         let s = &mut *s;
         match payload {
             Some(payload) => {
-                s.keep_body(key, payload);
+                s.keep_body(key, payload, now);
                 self.lead(s, key, now);
                 s.arm(key);
+                let paused = |d: &DestId| s.schedule.is_paused(*d, now);
+                for d in s.wanted(key).into_iter().filter(paused).collect::<Vec<_>>() {
+                    self.judge(s, key, d);
+                }
+                s.park(key, now);
             }
             None if s.index.presence(key) == Presence::Parked => self.later(s, key, now),
             None => {}
@@ -214,13 +222,13 @@ impl<R: Runtime> Desk<R> {
 
 impl State {
     /// Replaces a message that waits, and that index and archive hold, by its stub.
-    pub fn park(&mut self, key: Key) {
+    pub fn park(&mut self, key: Key, now: Mono) {
         let Some(e) = self.index.get(key) else { return };
         let kept = e.archived.as_ref().is_some_and(|a| a.unsaid == 0) && e.at.len == 0;
         let idle = e.recipients.iter().all(|r| !matches!(r.phase, Phase::Flight | Phase::Owed));
-        let ready = e.recipients.iter().any(|r| r.phase == Phase::Ready);
-        // With its body in memory it is about to be sent.
-        let wanted = ready && e.payload.is_some() && !e.switches.held;
+        // With its body in memory it is about to be sent, if it can be.
+        let sent = |r: &Recipient| r.phase == Phase::Ready && !self.schedule.is_paused(r.destination, now);
+        let wanted = e.payload.is_some() && !e.switches.held && e.recipients.iter().any(sent);
         if !kept || !idle || wanted || e.switches.loading || e.switches.moving || e.is_done() {
             return;
         }

@@ -10,7 +10,9 @@ use crate::delivery::relay::{Outcome, RecipientResult};
 use crate::message::body::BodyFlags;
 use crate::message::envelope::{EnvelopeView, Notify};
 use crate::queue::desk::{Desk, DoubleBounce};
-use crate::queue::index::{Cover, DestId, Entry, Key, Phase};
+use crate::queue::desk::indexing::LAG_MAX;
+use crate::queue::desk::recall::Source;
+use crate::queue::index::{Cover, DestId, Entry, Key, Phase, Presence};
 use crate::queue::record::{self, Effect, Fate, MessageView, Reply, State as Stored};
 use crate::queue::schedule::Gate;
 use crate::queue::state::{After, Answer, Indexes, Notice, OwnedReply, Report, State};
@@ -161,41 +163,60 @@ impl<R: Runtime> Desk<R> {
         }
     }
 
-    /// Reads a body back; it goes to the head of its list then.
+    /// Reads a message back; it goes to the head of its list then.
     fn load(&self, s: &mut State, key: Key, d: DestId) {
+        if s.index.presence(key) == Presence::Parked {
+            return self.load_parked(s, key, d);
+        }
         let at = s.index.change(key, |e| {
             let before = std::mem::replace(&mut e.switches.loading, true);
-            (!before).then_some((e.at, e.id.0))
+            (!before).then_some((Source::of(e), e.id))
         });
         let Some(Some((at, id))) = at else { return };
         s.loads += 1;
         let desk = self.clone();
         self.0.rt.spawn(async move {
-            let mut read = desk.0.keeper.read(at, id).await;
+            let mut read = desk.read_source(at, id).await;
             // It may have been moved meanwhile, and the old place been given up.
-            let now_at = desk.0.state.borrow().index.get(key).map(|e| e.at);
-            if let (Err(_), Some(now_at)) = (&read, now_at.filter(|n| *n != at)) {
-                read = desk.0.keeper.read(now_at, id).await;
+            let now_at = desk.0.state.borrow().index.get(key).map(Source::of);
+            if let (None, Some(now_at)) = (&read, now_at.filter(|n| *n != at)) {
+                read = desk.read_source(now_at, id).await;
             }
             let mut s = desk.0.state.borrow_mut();
             s.loads -= 1;
-            desk.loaded(&mut s, key, d, read.ok());
+            desk.read_in(&mut s, key, d, read);
         });
     }
 
-    fn loaded(&self, s: &mut State, key: Key, d: DestId, payload: Option<SharedBytes>) {
+    fn load_parked(&self, s: &mut State, key: Key, d: DestId) {
+        if s.ledger.len() > LAG_MAX {
+            // The index must catch up first.
+            let now = self.0.rt.now();
+            s.schedule.push_front(d, key, now);
+            return;
+        }
+        s.loads += 1;
+        let desk = self.clone();
+        self.0.rt.spawn(async move {
+            desk.recall_for(key, Some(d)).await;
+            let mut s = desk.0.state.borrow_mut();
+            s.loads -= 1;
+            desk.recall_due(&mut s);
+        });
+    }
+
+    fn read_in(&self, s: &mut State, key: Key, d: DestId, payload: Option<SharedBytes>) {
         let now = self.0.rt.now();
         s.index.change(key, |e| e.switches.loading = false);
-        let payload = payload.filter(|p| MessageView::parse(p).is_ok());
         let Some(payload) = payload else {
             // Our own disk fails: nothing is sent, nothing is lost; tried again later.
             self.postpone(s, key, now);
             return s.call(d, now);
         };
         self.plan_again(s, key, &payload);
-        s.keep_body(key, payload);
+        s.keep_body(key, payload, now);
         // Several destinations may have asked for it while it was being read.
-        self.line_up(s, key, now);
+        self.lead(s, key, now);
         s.call(d, now);
     }
 
@@ -299,7 +320,7 @@ impl<R: Runtime> Desk<R> {
                 self.fail(s, &item, [4, 4, 2], b"connection lost before sending")
             }
             Some(_) => {
-                s.keep_body(item.key, item.payload.clone());
+                s.keep_body(item.key, item.payload.clone(), now);
                 s.schedule.push_front(item.destination, item.key, now);
                 s.call(item.destination, now);
             }
@@ -397,6 +418,9 @@ impl<R: Runtime> Desk<R> {
                     (r.phase, r.due, r.cover) = (Phase::Waiting, c.now.after(wait), Cover::None);
                     e.given_back = 0;
                     stored.fate = Fate::Deferred;
+                    if let Some(archived) = &mut e.archived {
+                        archived.reply(result.index, reply.into());
+                    }
                     (stored.attempts, stored.due) = (r.attempts, c.wall.after(wait));
                     sum.deferred.push(result.index);
                 }

@@ -114,13 +114,15 @@ impl<R: Runtime> Keeper<R> {
         inner.upkeep.ring();
     }
 
-    /// After recovery, before the first side file is made: removes all that no live record names.
-    /// Returns how many.
+    /// After recovery: removes all side files of earlier runs that are not named in `live`. Returns
+    /// how many.
     pub async fn remove_orphan_sides(&self, live: &BTreeSet<u64>) -> io::Result<u64> {
         let inner = self.inner();
+        let epoch = inner.with(|j| j.epoch());
         let mut removed = 0;
         for (file, _) in inner.rt.list(&dir(&inner.dir)).await? {
             if let Some(name) = name_of(&file)
+                && name >> 32 < epoch
                 && !live.contains(&name)
             {
                 inner.rt.remove(&path(&inner.dir, name)).await?;
