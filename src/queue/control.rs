@@ -171,6 +171,16 @@ pub struct Stats {
     pub held: usize,
     /// Bytes of trace headers and bodies.
     pub bytes: u64,
+    /// Of all, those that are in archive and index, not in the journal.
+    pub parked: usize,
+    /// Bytes of the archive.
+    pub archive_bytes: u64,
+    /// Bytes of it that are still needed.
+    pub archive_live_bytes: u64,
+    /// Bytes of the index.
+    pub index_bytes: u64,
+    /// The index is still being read after the start: not all messages are known.
+    pub loading: bool,
     /// Arrival of the oldest, milliseconds since 1970.
     pub oldest_ms: Option<u64>,
     /// Journal segments in use.

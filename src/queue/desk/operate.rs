@@ -17,6 +17,7 @@ use crate::queue::record::{self, MessageView, TEXT_MAX};
 use crate::queue::row::RowView;
 use crate::queue::state::{self, After, Answer, OwnedReply, State};
 use crate::queue::stub::{Marks, SEVERAL};
+use crate::runtime::table::Table;
 use crate::runtime::{Runtime, yield_now};
 use crate::storage::side::SideFile;
 use std::collections::BTreeMap;
@@ -372,6 +373,7 @@ impl<R: Runtime> Desk<R> {
     pub fn stats(&self) -> Stats {
         let s = self.0.state.borrow();
         let (c, j, now) = (s.index.counters(), self.0.keeper.stats(), self.0.rt.now());
+        let archive = self.0.vault.stats();
         let paused = s.schedule.backlog_paused().min(c.active);
         let busy = |d: &DestinationStats| d.ready > 0 || d.connections > 0 || d.failures > 0;
         let destinations = (0..s.schedule.len()).map(|d| {
@@ -392,6 +394,11 @@ impl<R: Runtime> Desk<R> {
             deferred: c.deferred + paused,
             held: c.held,
             bytes: c.bytes,
+            parked: s.index.parked(),
+            archive_bytes: archive.bytes,
+            archive_live_bytes: archive.live_bytes,
+            index_bytes: self.0.table.bytes(),
+            loading: !s.loaded,
             oldest_ms: s.index.oldest().map(|id| id.arrival().0),
             journal_segments: j.segments,
             journal_live_bytes: j.live_bytes,

@@ -516,7 +516,7 @@ fn a_write_error_ends_everything_and_acknowledges_nothing() {
 }
 
 #[test]
-fn a_stuck_message_is_moved_forward_while_others_pass_and_survives() {
+fn a_stuck_message_is_archived_while_others_pass_and_survives() {
     let world = Rc::new(World::default());
     let body = "x".repeat(6000);
     run(
@@ -535,6 +535,7 @@ fn a_stuck_message_is_moved_forward_while_others_pass_and_survives() {
             assert_eq!(texts(&r.b).len(), 400);
             let stats = desk.stats();
             assert!(stats.journal_segments < 16, "{} segments", stats.journal_segments);
+            assert_eq!(stats.parked, 1, "it waits in archive and index");
             let listed = page(desk.control(&Request::Show(stuck)).await).remove(0);
             assert_eq!(listed.recipients.len(), 1);
             assert_eq!(listed.recipients[0].delay_reason.as_deref(), Some("451 4.2.0 full"));
@@ -545,7 +546,9 @@ fn a_stuck_message_is_moved_forward_while_others_pass_and_survives() {
         |_| {},
         async |r| {
             let (desk, recovery) = r.open().await;
-            assert_eq!((recovery.messages, recovery.in_doubt), (1, 0));
+            let parked = desk.loaded().await.expect("open");
+            assert_eq!((recovery.messages, recovery.in_doubt), (0, 0));
+            assert_eq!((parked.parked, parked.in_doubt, parked.rebuilt), (1, 0, None));
             assert!(r.empty(&desk, HOUR).await);
             assert_eq!(texts(&r.a)[0].to, ["stuck@a.example"]);
         },
