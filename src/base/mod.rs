@@ -1,6 +1,9 @@
-//! L0: no mail, no IO, no clock. Time and ids as types, aligned memory, byte scanning, timer wheel.
+//! L0: no mail, no IO, no clock. Time and ids as types, aligned memory, byte scanning,
+//! timer wheel, tables and queues of any length that never stall.
 
 pub mod aligned;
+pub mod chain;
+pub mod chunks;
 pub mod crc;
 pub mod ids;
 pub mod scan;

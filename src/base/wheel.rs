@@ -3,11 +3,16 @@
 //! Owns the values until they fire or are cancelled. Knows no clock and no unit: a tick is what
 //! the caller makes of it (the runtime takes 134 ms, the queue a second). Insert and cancel cost
 //! O(1); each value is moved at most once per level on its way, and there are 11 levels of 64
-//! slots, so that any `u64` is a valid tick and nothing wraps. Cannot fail; panics above 2^32 - 2
-//! values.
+//! slots, so that any `u64` is a valid tick and nothing wraps. A value of 8 bytes with a niche takes
+//! 32. Millions may be due at once, or come down a level at once: [`Wheel::advance_some`] does a
+//! bounded part of that at a time. Cannot fail; panics above 2^32 - 2 values.
 //!
 //! The order of firing is a function of the calls alone: by tick, and within one tick in order of
-//! insertion. Simulation depends on that.
+//! insertion. Simulation depends on that. Only what is inserted for a tick that is half done may
+//! come before the rest of that tick.
+
+use crate::base::chunks::Chunks;
+use std::num::NonZeroU32;
 
 /// Slots of a level are 2^BITS.
 const BITS: u32 = 6;
@@ -22,7 +27,8 @@ const NIL: u32 = u32::MAX;
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Key {
     index: u32,
-    generation: u32,
+    /// Not zero, so that an `Option` of a key is no larger than a key.
+    generation: NonZeroU32,
 }
 
 #[derive(Debug)]
@@ -31,7 +37,7 @@ struct Entry<T> {
     prev: u32,
     /// Next in the slot, or in the free list.
     next: u32,
-    generation: u32,
+    generation: NonZeroU32,
     slot: u16,
     /// `None`: this entry is free.
     value: Option<T>,
@@ -50,9 +56,11 @@ const EMPTY: List = List { head: NIL, tail: NIL };
 pub struct Wheel<T> {
     /// Everything due at or before this tick has fired, apart from the late list.
     now: u64,
-    entries: Vec<Entry<T>>,
+    entries: Chunks<Entry<T>, 1024>,
     free: u32,
     len: usize,
+    /// The slot whose first tick is now and that is not empty yet.
+    current: Option<u16>,
     lists: Box<[List; LEVELS * SLOTS + 1]>,
     /// Per level, a bit for each slot in use.
     used: [u64; LEVELS],
@@ -69,7 +77,8 @@ impl<T> Wheel<T> {
     #[must_use]
     pub fn new(now: u64) -> Self {
         let lists = Box::new([EMPTY; LEVELS * SLOTS + 1]);
-        Wheel { now, entries: Vec::new(), free: NIL, len: 0, lists, used: [0; LEVELS] }
+        let entries = Chunks::default();
+        Wheel { now, entries, free: NIL, len: 0, current: None, lists, used: [0; LEVELS] }
     }
 
     /// Values waiting.
@@ -84,7 +93,7 @@ impl<T> Wheel<T> {
         self.len == 0
     }
 
-    /// The tick last given to [`Self::advance`].
+    /// The tick that has been reached.
     #[must_use]
     pub fn now(&self) -> u64 {
         self.now
@@ -101,7 +110,7 @@ impl<T> Wheel<T> {
                 at,
                 prev: NIL,
                 next: NIL,
-                generation: 0,
+                generation: NonZeroU32::MIN,
                 slot: LATE,
                 value: Some(value),
             });
@@ -130,31 +139,48 @@ impl<T> Wheel<T> {
 
     /// Moves to tick `to` (not back: an earlier tick counts as the current one) and gives every
     /// value that is due to `fire`, by tick and then by order of insertion. Late ones come first.
-    pub fn advance(&mut self, to: u64, mut fire: impl FnMut(T)) {
-        self.fire_all(LATE, &mut fire);
-        while let Some((level, slot, start)) = self.next_slot() {
-            if start > to {
-                break;
+    pub fn advance(&mut self, to: u64, fire: impl FnMut(T)) {
+        self.advance_some(to, usize::MAX, fire);
+    }
+
+    /// As [`Self::advance`], but fires or moves at most `most` values. `false`: there is more to do
+    /// until `to`; call it again. Until then the wheel stands at the tick it is working on.
+    pub fn advance_some(&mut self, to: u64, most: usize, mut fire: impl FnMut(T)) -> bool {
+        let mut left = most;
+        loop {
+            if !self.fire_list(LATE, &mut left, &mut fire) {
+                return false;
             }
-            self.now = start;
-            let list = (level * SLOTS + slot) as u16;
-            if level == 0 {
-                self.fire_all(list, &mut fire);
-            } else {
-                self.cascade(list);
-                // What was due at the very start of the slot is late now.
-                self.fire_all(LATE, &mut fire);
+            let slot = match (self.current, self.next_slot()) {
+                (Some(slot), _) => slot,
+                (None, Some((level, slot, start))) if start <= to => {
+                    self.now = start;
+                    (level * SLOTS + slot) as u16
+                }
+                _ => break,
+            };
+            self.current = Some(slot);
+            let done = match usize::from(slot) < SLOTS {
+                true => self.fire_list(slot, &mut left, &mut fire),
+                // What is due at the very start of the slot becomes late.
+                false => self.cascade(slot, &mut left),
+            };
+            if !done {
+                return false;
             }
+            self.current = None;
         }
         self.now = self.now.max(to);
+        true
     }
 
     /// The tick to advance to next: never later than the earliest value, exact when that is
-    /// within the current 64 ticks. At an inexact tick nothing may fire; ask again. `None` if the
-    /// wheel is empty.
+    /// within the current 64 ticks and no part of an earlier tick is left. At an inexact tick nothing
+    /// may fire; ask again. `None` if the wheel is empty.
     #[must_use]
     pub fn next(&self) -> Option<u64> {
-        if self.lists[LATE as usize].head != NIL {
+        let waits = |slot: u16| self.lists[slot as usize].head != NIL;
+        if waits(LATE) || self.current.is_some_and(waits) {
             return Some(self.now);
         }
         self.next_slot().map(|(_, _, start)| start)
@@ -169,7 +195,7 @@ impl<T> Wheel<T> {
         let above = self.now.checked_shr(shift + BITS).unwrap_or(0);
         let base = above.checked_shl(shift + BITS).unwrap_or(0);
         let start = base | ((slot as u64) << shift);
-        debug_assert!(start > self.now);
+        debug_assert!(start > self.now || self.current.is_some());
         Some((level, slot, start))
     }
 
@@ -221,33 +247,53 @@ impl<T> Wheel<T> {
     /// Puts an unlinked entry on the free list.
     fn release(&mut self, index: u32) -> T {
         let entry = &mut self.entries[index as usize];
-        entry.generation = entry.generation.wrapping_add(1);
+        entry.generation = entry.generation.checked_add(1).unwrap_or(NonZeroU32::MIN);
         entry.next = self.free;
         self.free = index;
         self.len -= 1;
         entry.value.take().expect("a linked entry has a value")
     }
 
-    fn fire_all(&mut self, slot: u16, fire: &mut impl FnMut(T)) {
+    /// Fires the values of a slot; `false` if some are left.
+    fn fire_list(&mut self, slot: u16, left: &mut usize, fire: &mut impl FnMut(T)) -> bool {
         loop {
             let index = self.lists[slot as usize].head;
             if index == NIL {
-                return;
+                return true;
             }
+            if *left == 0 {
+                return false;
+            }
+            *left -= 1;
             self.unlink(index);
             fire(self.release(index));
         }
     }
 
-    /// Moves the values of a slot whose first tick has come to lower levels.
-    fn cascade(&mut self, slot: u16) {
-        let mut index = std::mem::replace(&mut self.lists[slot as usize], EMPTY).head;
-        self.used[slot as usize / SLOTS] &= !(1 << (slot as usize % SLOTS));
-        while index != NIL {
+    /// Moves the values of a slot whose first tick has come to lower levels (none comes back to
+    /// it); `false` if some are left.
+    fn cascade(&mut self, slot: u16, left: &mut usize) -> bool {
+        let mut index = self.lists[slot as usize].head;
+        while index != NIL && *left > 0 {
+            *left -= 1;
             let next = self.entries[index as usize].next;
             self.link(index);
             index = next;
         }
+        if index != NIL {
+            self.lists[slot as usize].head = index;
+            self.entries[index as usize].prev = NIL;
+            return false;
+        }
+        self.lists[slot as usize] = EMPTY;
+        self.used[slot as usize / SLOTS] &= !(1 << (slot as usize % SLOTS));
+        true
+    }
+
+    /// Bytes of memory held, but for what values hold.
+    #[must_use]
+    pub fn heap_bytes(&self) -> usize {
+        self.entries.heap_bytes() + size_of_val(&*self.lists)
     }
 }
 
@@ -264,10 +310,12 @@ mod tests {
         InsertPast(u64),
         Cancel(usize),
         Advance(u64),
+        /// So far, so many values at most.
+        Some(u64, usize),
         ToNext,
     }
 
-    fn steps() -> impl Strategy<Value = Vec<Step>> {
+    fn steps(some: u32) -> impl Strategy<Value = Vec<Step>> {
         let far = (0u32..40, 0u64..200).prop_map(|(shift, x)| Step::Insert(x << shift));
         let step = prop_oneof![
             4 => far,
@@ -275,6 +323,7 @@ mod tests {
             2 => any::<usize>().prop_map(Step::Cancel),
             2 => (0u32..40, 0u64..100).prop_map(|(shift, x)| Step::Advance(x << shift)),
             2 => Just(Step::ToNext),
+            some => (0u32..40, 0u64..100, 0usize..12).prop_map(|(shift, x, n)| Step::Some(x << shift, n)),
         ];
         proptest::collection::vec(step, 0..200)
     }
@@ -285,6 +334,10 @@ mod tests {
         due: BTreeMap<(u64, u64), ()>,
         keys: Vec<(Key, (u64, u64))>,
         serial: u64,
+        /// By serial: the tick in whose turn it fires.
+        turns: Vec<u64>,
+        /// The wheel was advanced in parts: within a tick any order is right.
+        parts: bool,
     }
 
     fn run(start: u64, steps: Vec<Step>) {
@@ -300,6 +353,7 @@ mod tests {
                     };
                     let place = if at <= wheel.now() { 0 } else { at };
                     let id = (place, model.serial);
+                    model.turns.push(at.max(wheel.now()));
                     model.serial += 1;
                     let key = wheel.insert(at, id);
                     model.due.insert(id, ());
@@ -312,13 +366,15 @@ mod tests {
                 }
                 Step::Cancel(_) => {}
                 Step::Advance(d) => advance(&mut wheel, &mut model, d),
+                Step::Some(d, most) => advance_some(&mut wheel, &mut model, d, most),
                 Step::ToNext => {
                     let earliest = model.due.keys().next().map(|k| k.0.max(wheel.now()));
                     let next = wheel.next();
                     assert_eq!(next.is_some(), earliest.is_some());
                     if let (Some(next), Some(earliest)) = (next, earliest) {
                         assert!(wheel.now() <= next && next <= earliest);
-                        assert!(earliest / 64 != wheel.now() / 64 || next == earliest);
+                        let exact = earliest / 64 == wheel.now() / 64 && !model.parts;
+                        assert!(!exact || next == earliest);
                         let by = next - wheel.now();
                         advance(&mut wheel, &mut model, by);
                     }
@@ -334,16 +390,63 @@ mod tests {
         wheel.advance(to, |id| fired.push(id));
         let rest = model.due.split_off(&(to, u64::MAX));
         let expected: Vec<_> = std::mem::replace(&mut model.due, rest).into_keys().collect();
+        if model.parts {
+            assert!(fired.is_sorted_by_key(|id| model.turns[id.1 as usize]), "{fired:?}");
+            fired.sort_unstable();
+        }
         assert_eq!(fired, expected);
         assert_eq!(wheel.now(), to);
+    }
+
+    fn advance_some(wheel: &mut Wheel<(u64, u64)>, model: &mut Model, by: u64, most: usize) {
+        model.parts = true;
+        let to = wheel.now().saturating_add(by);
+        let mut fired = Vec::new();
+        let done = wheel.advance_some(to, most, |id| fired.push(id));
+        assert!(fired.len() <= most && wheel.now() <= to);
+        assert!(fired.is_sorted_by_key(|id| model.turns[id.1 as usize]), "{fired:?}");
+        for id in &fired {
+            assert!(model.due.remove(id).is_some() && id.0 <= to);
+        }
+        let first = model.due.keys().map(|id| model.turns[id.1 as usize]).min();
+        let last = fired.last().map(|id| model.turns[id.1 as usize]);
+        assert!(last <= first || first.is_none(), "{last:?} before {first:?}");
+        if done {
+            assert!(wheel.now() == to && first.is_none_or(|f| f > to));
+        } else {
+            assert!(!wheel.is_empty() || most == 0);
+        }
     }
 
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(400))]
         #[test]
-        fn agrees_with_an_ordered_map(start in prop_oneof![Just(0), 0..u64::MAX], steps in steps()) {
+        fn agrees_with_an_ordered_map(start in prop_oneof![Just(0), 0..u64::MAX], steps in steps(0)) {
             run(start, steps);
         }
+
+        #[test]
+        fn in_parts_it_is_the_same(start in prop_oneof![Just(0), 0..u64::MAX], steps in steps(6)) {
+            run(start, steps);
+        }
+    }
+
+    #[test]
+    fn a_timer_takes_32_bytes_and_many_at_once_come_in_parts() {
+        let mut wheel = Wheel::new(0);
+        for n in 0..10_000u32 {
+            wheel.insert(5000 + u64::from(n % 3), NonZeroU32::MIN.saturating_add(n));
+        }
+        assert!(wheel.heap_bytes() <= 10_000 * 33 + 16_000, "{}", wheel.heap_bytes());
+        assert_eq!(size_of::<Entry<Key>>(), 32);
+        let (mut fired, mut calls) = (0, 1);
+        while !wheel.advance_some(6000, 100, |_| fired += 1) {
+            calls += 1;
+            assert!(fired <= 100 * calls && wheel.next().is_some());
+        }
+        // Each is moved down once or twice, and fired.
+        assert!((200..=301).contains(&calls), "{calls}");
+        assert_eq!((fired, wheel.now(), wheel.next()), (10_000, 6000, None));
     }
 
     #[test]
