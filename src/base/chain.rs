@@ -115,7 +115,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn agrees_with_a_plain_queue(steps in proptest::collection::vec((0u8..10, 1usize..20), 0..200)) {
+        fn agrees_with_a_plain_queue(steps in proptest::collection::vec((0u8..10, 1usize..20), 0..60)) {
             let mut chain: Chain<u32, 8> = Chain::default();
             let mut model: VecDeque<(u64, u32)> = VecDeque::new();
             let mut serial = 0;

@@ -175,6 +175,7 @@ impl<R: Runtime> Desk<R> {
             unsettled: Default::default(),
             slips: Default::default(),
             notices: Default::default(),
+            sweeps: Default::default(),
             last_id: MessageId(0),
             loads: 0,
             flights: 0,
@@ -275,7 +276,8 @@ impl<R: Runtime> Desk<R> {
     pub(crate) fn door(&self, s: &mut State, hop: Rc<Hop>) -> DestId {
         let (d, new) = s.schedule.destination(&hop.key, || hop.limits);
         if new {
-            s.doors.push(Door { hop, idle: Vec::new(), reason: OwnedReply::default() });
+            let reason = OwnedReply::default();
+            s.doors.push(Door { hop, idle: Vec::new(), reason, swept: false, breather: false });
         } else if !Rc::ptr_eq(&s.doors[d as usize].hop, &hop) {
             if s.schedule.limits(d) != hop.limits {
                 s.schedule.set_limits(d, hop.limits);

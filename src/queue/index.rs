@@ -1,27 +1,36 @@
 //! L2: what is resident of each waiting message, found by key (cheap) or by id (ordered).
 //!
-//! Owns the entries and the counters over them. Knows no journal, clock or connection: the desk
-//! tells it what happened. Nothing fails; a stale [`Key`] finds nothing.
+//! A message is rich while something is being done with it: its recipients and places in the journal
+//! are at hand. A message that waits for a long time is parked: all that is resident is a [`Stub`],
+//! which says for what it waits; the detail is kept elsewhere. Its [`Key`] stays the same.
 //!
-//! Figures (64-bit, one recipient, waiting for a retry): at most 144 bytes of entry, 16 of id order,
-//! 40 of timer: 200. Nothing is allocated per message in steady state; messages of several recipients
-//! have one vector of 32 bytes each.
+//! Owns the entries, the stubs and the counters over them. Knows no journal, clock or connection: the
+//! desk tells it what happened. Nothing fails; a stale [`Key`] finds nothing.
+//!
+//! Figures (64-bit): 40 bytes a slot, 16 of id order, 32 of timer or 16 of place in a list: a parked
+//! message takes at most 104, however many recipients it has. A rich one takes 136 more, and 32 for each
+//! recipient if there are several. Nothing is allocated per message in steady state, and no table is
+//! ever copied as a whole.
 
 use crate::base::aligned::SharedBytes;
+use crate::base::chunks::Chunks;
 use crate::base::ids::MessageId;
 use crate::base::time::Mono;
 use crate::base::wheel;
 use crate::message::body::BodyFlags;
 use crate::queue::bodies::BatchNumber;
+use crate::queue::order::Order;
+use crate::queue::stub::Stub;
 use crate::storage::record::Location;
 use smallvec::SmallVec;
-use std::collections::VecDeque;
+use std::num::NonZeroU32;
 
 /// Names an entry; recognised as stale once the entry has gone.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 pub struct Key {
     slot: u32,
-    generation: u32,
+    /// Not zero, so that an `Option` of a key is no larger than a key.
+    generation: NonZeroU32,
 }
 
 /// Number of a destination in the schedule.
@@ -185,12 +194,33 @@ impl Entry {
     }
 }
 
+/// What is counted apart.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-enum Class {
+pub(crate) enum Class {
     #[default]
     Active,
     Deferred,
     Held,
+}
+
+/// What is resident of a message.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Presence {
+    /// Nothing: it has gone.
+    Gone,
+    /// All of it.
+    Rich,
+    /// A stub.
+    Parked,
+}
+
+/// What was resident of a message.
+#[derive(Debug)]
+pub enum Resident {
+    /// All of it.
+    Rich(Entry),
+    /// A stub.
+    Parked(Stub),
 }
 
 /// Messages by state, and their bytes.
@@ -209,132 +239,200 @@ pub struct Counters {
 }
 
 #[derive(Debug)]
-struct Slot {
-    generation: u32,
-    class: Class,
-    entry: Option<Entry>,
+enum Place {
+    /// And the next free slot.
+    Free(u32),
+    /// Its room among the entries.
+    Rich(u32),
+    Parked(Stub),
 }
 
-const GONE: u32 = u32::MAX;
+#[derive(Debug)]
+struct Slot {
+    generation: NonZeroU32,
+    class: Class,
+    place: Place,
+}
+
+#[derive(Debug)]
+enum Room {
+    /// And the next free room.
+    Free(u32),
+    Used(Entry),
+}
+
+/// The end of a list of free things.
+const NIL: u32 = u32::MAX;
 
 /// All resident messages of one core.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Index {
-    slots: Vec<Slot>,
-    free: Vec<u32>,
-    /// Ids in ascending order with their slots; removed ones are marked and swept later. Ids grow
-    /// with time, so that an insertion is nearly always at the end.
-    order: VecDeque<(u64, u32)>,
-    gone: usize,
+    slots: Chunks<Slot, 1024>,
+    free_slot: u32,
+    /// What is resident of the rich ones beyond the slot.
+    rooms: Chunks<Room, 256>,
+    free_room: u32,
+    order: Order,
     counters: Counters,
 }
 
-impl Index {
-    /// Adds an entry. Panics if its id is there already: an id names one message for ever.
-    pub fn insert(&mut self, entry: Entry) -> Key {
-        let id = entry.id.0;
-        let slot = self.free.pop().unwrap_or_else(|| {
-            let slot = u32::try_from(self.slots.len()).expect("below 2^32 messages");
-            self.slots.push(Slot { generation: 0, class: Class::Active, entry: None });
-            slot
-        });
-        match self.order.back() {
-            Some(&(last, _)) if last >= id => match self.order.binary_search_by_key(&id, |o| o.0) {
-                Ok(at) => {
-                    assert_eq!(self.order[at].1, GONE, "id {id} twice");
-                    self.order[at].1 = slot;
-                    self.gone -= 1;
-                }
-                Err(at) => self.order.insert(at, (id, slot)),
-            },
-            _ => self.order.push_back((id, slot)),
+impl Default for Index {
+    fn default() -> Self {
+        Index {
+            slots: Chunks::default(),
+            free_slot: NIL,
+            rooms: Chunks::default(),
+            free_room: NIL,
+            order: Order::default(),
+            counters: Counters::default(),
         }
-        self.counters.messages += 1;
-        self.counters.bytes += entry.size;
-        let s = &mut self.slots[slot as usize];
-        s.class = entry.class();
-        *self.counters.of(s.class) += 1;
-        s.entry = Some(entry);
-        Key { slot, generation: s.generation }
+    }
+}
+
+impl Index {
+    /// Adds a message. Panics if its id is there already: an id names one message for ever.
+    pub fn insert(&mut self, entry: Entry) -> Key {
+        let (id, size, class) = (entry.id, entry.size, entry.class());
+        let room = self.furnish(entry);
+        self.add(id, size, class, Place::Rich(room))
     }
 
-    /// The entry, if it is still there.
+    /// Adds a parked message. Panics as [`Self::insert`] does.
+    pub fn insert_parked(&mut self, stub: Stub) -> Key {
+        self.add(stub.id, stub.size, stub.class(), Place::Parked(stub))
+    }
+
+    fn add(&mut self, id: MessageId, size: u64, class: Class, place: Place) -> Key {
+        self.counters.messages += 1;
+        self.counters.bytes += size;
+        *self.counters.of(class) += 1;
+        let (slot, generation) = match self.slots.get_mut(self.free_slot as usize) {
+            Some(s) => {
+                let Place::Free(next) = s.place else { unreachable!("the free list holds free slots") };
+                (s.class, s.place) = (class, place);
+                (std::mem::replace(&mut self.free_slot, next), s.generation)
+            }
+            None => {
+                let slot = u32::try_from(self.slots.len()).ok().filter(|s| *s != NIL);
+                let generation = NonZeroU32::MIN;
+                self.slots.push(Slot { generation, class, place });
+                (slot.expect("below 2^32 messages"), generation)
+            }
+        };
+        self.order.insert(id.0, slot);
+        Key { slot, generation }
+    }
+
+    /// What is resident of a message.
+    #[must_use]
+    pub fn presence(&self, key: Key) -> Presence {
+        self.slot(key).map_or(Presence::Gone, Slot::presence)
+    }
+
+    /// The entry, if the message is there and rich.
     #[must_use]
     pub fn get(&self, key: Key) -> Option<&Entry> {
-        let s = self.slots.get(key.slot as usize)?;
-        if s.generation == key.generation { s.entry.as_ref() } else { None }
+        let Place::Rich(room) = self.slot(key)?.place else { return None };
+        Some(self.rooms[room as usize].entry())
     }
 
-    /// Changes an entry and brings the counters up to date; `None` if it has gone.
+    /// The stub, if the message is there and parked.
+    #[must_use]
+    pub fn stub(&self, key: Key) -> Option<&Stub> {
+        let Place::Parked(stub) = &self.slot(key)?.place else { return None };
+        Some(stub)
+    }
+
+    /// Changes an entry and brings the counters up to date; `None` if it has gone or is parked.
     pub fn change<T>(&mut self, key: Key, change: impl FnOnce(&mut Entry) -> T) -> Option<T> {
-        let s = self.slots.get_mut(key.slot as usize)?;
-        if s.generation != key.generation {
-            return None;
-        }
-        let entry = s.entry.as_mut()?;
+        let s = self.slots.get_mut(key.slot as usize).filter(|s| s.generation == key.generation)?;
+        let Place::Rich(room) = s.place else { return None };
+        let entry = self.rooms[room as usize].entry_mut();
         let size = entry.size;
         let out = change(entry);
-        let class = entry.class();
         self.counters.bytes = self.counters.bytes - size + entry.size;
-        if class != s.class {
-            *self.counters.of(s.class) -= 1;
-            *self.counters.of(class) += 1;
-            s.class = class;
-        }
+        self.counters.moved(&mut s.class, entry.class());
         Some(out)
     }
 
-    /// Takes an entry out.
-    pub fn remove(&mut self, key: Key) -> Option<Entry> {
-        let s = self.slots.get_mut(key.slot as usize)?;
-        if s.generation != key.generation {
-            return None;
-        }
-        let entry = s.entry.take()?;
-        s.generation = s.generation.wrapping_add(1);
-        *self.counters.of(s.class) -= 1;
-        self.counters.messages -= 1;
+    /// Changes a stub and brings the counters up to date; `None` if it has gone or is rich.
+    pub fn change_stub<T>(&mut self, key: Key, change: impl FnOnce(&mut Stub) -> T) -> Option<T> {
+        let s = self.slots.get_mut(key.slot as usize).filter(|s| s.generation == key.generation)?;
+        let Place::Parked(stub) = &mut s.place else { return None };
+        let size = stub.size;
+        let out = change(stub);
+        self.counters.bytes = self.counters.bytes - size + stub.size;
+        self.counters.moved(&mut s.class, stub.class());
+        Some(out)
+    }
+
+    /// Puts `stub` in the place of an entry; gives the entry.
+    pub fn park(&mut self, key: Key, stub: Stub) -> Option<Entry> {
+        let s = self.slots.get_mut(key.slot as usize).filter(|s| s.generation == key.generation)?;
+        let Place::Rich(room) = s.place else { return None };
+        self.counters.bytes += stub.size;
+        self.counters.moved(&mut s.class, stub.class());
+        s.place = Place::Parked(stub);
+        let entry = self.vacate(room);
         self.counters.bytes -= entry.size;
-        self.free.push(key.slot);
-        let at = self.order.binary_search_by_key(&entry.id.0, |o| o.0).expect("every entry is in order");
-        self.order[at].1 = GONE;
-        self.gone += 1;
-        self.sweep();
         Some(entry)
     }
 
-    fn sweep(&mut self) {
-        while self.order.front().is_some_and(|o| o.1 == GONE) {
-            self.order.pop_front();
-            self.gone -= 1;
+    /// Puts `entry` in the place of a stub; gives the stub. `None`, and the entry is dropped, if the
+    /// message has gone or is rich.
+    pub fn recall(&mut self, key: Key, entry: Entry) -> Option<Stub> {
+        let stub = self.stub(key)?.clone();
+        self.counters.bytes = self.counters.bytes - stub.size + entry.size;
+        let class = entry.class();
+        let room = self.furnish(entry);
+        let s = &mut self.slots[key.slot as usize];
+        self.counters.moved(&mut s.class, class);
+        s.place = Place::Rich(room);
+        Some(stub)
+    }
+
+    /// Takes a message out.
+    pub fn remove(&mut self, key: Key) -> Option<Resident> {
+        let s = self.slots.get_mut(key.slot as usize).filter(|s| s.generation == key.generation)?;
+        if matches!(s.place, Place::Free(_)) {
+            return None;
         }
-        // At most as many marks as entries, so that the cost is constant per removal.
-        if self.gone > 64 && self.gone * 2 > self.order.len() {
-            self.order.retain(|o| o.1 != GONE);
-            self.gone = 0;
-        }
+        let place = std::mem::replace(&mut s.place, Place::Free(self.free_slot));
+        self.free_slot = key.slot;
+        s.generation = s.generation.checked_add(1).unwrap_or(NonZeroU32::MIN);
+        *self.counters.of(s.class) -= 1;
+        let (id, size, gone) = match place {
+            Place::Rich(room) => {
+                let entry = self.vacate(room);
+                (entry.id, entry.size, Resident::Rich(entry))
+            }
+            Place::Parked(stub) => (stub.id, stub.size, Resident::Parked(stub)),
+            Place::Free(_) => unreachable!("just seen"),
+        };
+        self.counters.messages -= 1;
+        self.counters.bytes -= size;
+        self.order.remove(id.0);
+        Some(gone)
     }
 
     /// The key of a message.
     #[must_use]
     pub fn find(&self, id: MessageId) -> Option<Key> {
-        let at = self.order.binary_search_by_key(&id.0, |o| o.0).ok()?;
-        self.key_of(self.order[at].1)
+        self.order.find(id.0).map(|slot| self.key_of(slot))
     }
 
     /// Messages with ids above `after`, in ascending order.
-    pub fn after(&self, after: MessageId) -> impl Iterator<Item = (Key, &Entry)> + use<'_> {
-        let start = self.order.partition_point(|o| o.0 <= after.0);
-        self.order.range(start..).filter_map(|o| {
-            let key = self.key_of(o.1)?;
-            Some((key, self.get(key)?))
+    pub fn after(&self, after: MessageId) -> impl Iterator<Item = (Key, MessageId, Presence)> + use<'_> {
+        self.order.after(after.0).map(|(id, slot)| {
+            let presence = self.slots[slot as usize].presence();
+            (self.key_of(slot), MessageId(id), presence)
         })
     }
 
     /// The id of the oldest message.
     #[must_use]
     pub fn oldest(&self) -> Option<MessageId> {
-        self.order.front().map(|o| MessageId(o.0))
+        self.order.first().map(MessageId)
     }
 
     /// Counts.
@@ -343,15 +441,75 @@ impl Index {
         self.counters
     }
 
-    fn key_of(&self, slot: u32) -> Option<Key> {
-        if slot == GONE {
-            return None;
+    /// Bytes of memory held, but for bodies and for the recipients of rich messages with several.
+    #[must_use]
+    pub fn heap_bytes(&self) -> usize {
+        self.slots.heap_bytes() + self.rooms.heap_bytes() + self.order.heap_bytes()
+    }
+
+    fn slot(&self, key: Key) -> Option<&Slot> {
+        self.slots.get(key.slot as usize).filter(|s| s.generation == key.generation)
+    }
+
+    fn key_of(&self, slot: u32) -> Key {
+        Key { slot, generation: self.slots[slot as usize].generation }
+    }
+
+    fn furnish(&mut self, entry: Entry) -> u32 {
+        let Some(room) = self.rooms.get_mut(self.free_room as usize) else {
+            let room = u32::try_from(self.rooms.len()).expect("no more than slots");
+            self.rooms.push(Room::Used(entry));
+            return room;
+        };
+        let Room::Free(next) = *room else { unreachable!("the free list holds free rooms") };
+        *room = Room::Used(entry);
+        std::mem::replace(&mut self.free_room, next)
+    }
+
+    fn vacate(&mut self, room: u32) -> Entry {
+        let free = Room::Free(std::mem::replace(&mut self.free_room, room));
+        match std::mem::replace(&mut self.rooms[room as usize], free) {
+            Room::Used(entry) => entry,
+            Room::Free(_) => unreachable!("a rich message has an entry"),
         }
-        Some(Key { slot, generation: self.slots[slot as usize].generation })
+    }
+}
+
+impl Slot {
+    fn presence(&self) -> Presence {
+        match self.place {
+            Place::Free(_) => Presence::Gone,
+            Place::Rich(_) => Presence::Rich,
+            Place::Parked(_) => Presence::Parked,
+        }
+    }
+}
+
+impl Room {
+    fn entry(&self) -> &Entry {
+        match self {
+            Room::Used(entry) => entry,
+            Room::Free(_) => unreachable!("a rich message has an entry"),
+        }
+    }
+
+    fn entry_mut(&mut self) -> &mut Entry {
+        match self {
+            Room::Used(entry) => entry,
+            Room::Free(_) => unreachable!("a rich message has an entry"),
+        }
     }
 }
 
 impl Counters {
+    fn moved(&mut self, from: &mut Class, to: Class) {
+        if *from != to {
+            *self.of(*from) -= 1;
+            *self.of(to) += 1;
+            *from = to;
+        }
+    }
+
     fn of(&mut self, class: Class) -> &mut usize {
         match class {
             Class::Active => &mut self.active,
@@ -374,9 +532,11 @@ mod tests {
     }
 
     #[test]
-    fn an_entry_is_small() {
-        assert!(size_of::<Slot>() <= 144, "{} bytes", size_of::<Slot>());
+    fn slots_and_entries_are_small() {
+        assert!(size_of::<Slot>() <= 40, "{} bytes", size_of::<Slot>());
+        assert!(size_of::<Room>() <= 136, "{} bytes", size_of::<Room>());
         assert!(size_of::<Recipient>() <= 32, "{} bytes", size_of::<Recipient>());
+        assert_eq!(size_of::<Option<Key>>(), 8);
     }
 
     #[test]
@@ -391,27 +551,81 @@ mod tests {
         assert!(index.remove(b).is_some() && index.remove(b).is_none());
         let c = index.insert(entry(9, Phase::Waiting));
         assert!(index.get(b).is_none() && index.get(c).is_some(), "the slot was reused, the key was not");
+        assert_eq!((index.presence(b), index.presence(c)), (Presence::Gone, Presence::Rich));
         assert_eq!(index.find(MessageId(9)), Some(c));
         assert_eq!(index.find(MessageId(3)), None);
     }
 
+    #[test]
+    fn a_parked_message_keeps_its_key_and_is_counted_as_before() {
+        let mut index = Index::default();
+        let a = index.insert(entry(5, Phase::Waiting));
+        let stub = Stub::of(index.get(a).expect("rich"));
+        let before = index.counters();
+        let e = index.park(a, stub.clone()).expect("was rich");
+        assert_eq!((index.counters(), index.presence(a)), (before, Presence::Parked));
+        assert!(index.get(a).is_none() && index.change(a, |_| ()).is_none());
+        assert!(index.park(a, stub).is_none(), "not twice");
+        index.change_stub(a, |s| s.held = true);
+        assert_eq!((index.counters().held, index.counters().deferred), (1, 0));
+        index.change_stub(a, |s| (s.held, s.ready) = (false, true));
+        assert_eq!((index.counters().held, index.counters().active), (0, 1));
+        assert!(index.recall(a, e).is_some_and(|s| s.ready));
+        assert_eq!((index.counters(), index.find(MessageId(5))), (before, Some(a)));
+        assert!(index.recall(a, entry(5, Phase::Ready)).is_none(), "not twice");
+        let stub = Stub::of(&entry(4, Phase::Ready));
+        let b = index.insert_parked(stub);
+        assert_eq!(index.counters(), Counters { messages: 2, active: 1, deferred: 1, held: 0, bytes: 20 });
+        let all: Vec<_> = index.after(MessageId(0)).collect();
+        assert_eq!(all, [(b, MessageId(4), Presence::Parked), (a, MessageId(5), Presence::Rich)]);
+        assert!(matches!(index.remove(b), Some(Resident::Parked(_))));
+        assert!(index.stub(b).is_none() && index.change_stub(b, |_| ()).is_none());
+        assert!(index.recall(b, entry(4, Phase::Ready)).is_none(), "gone meanwhile");
+        assert!(matches!(index.remove(a), Some(Resident::Rich(_))));
+        assert_eq!(index.counters(), Counters::default());
+    }
+
     proptest! {
         #[test]
-        fn agrees_with_a_map(steps in proptest::collection::vec((0u64..300, any::<bool>()), 1..600)) {
+        fn agrees_with_a_map(steps in proptest::collection::vec((0u64..300, 0u8..4), 1..600)) {
             let mut index = Index::default();
-            let mut model = BTreeMap::new();
-            for (id, insert) in steps {
-                if insert && !model.contains_key(&id) {
-                    model.insert(id, index.insert(entry(id, Phase::Ready)));
-                } else if let Some(key) = model.remove(&id) {
-                    prop_assert_eq!(index.remove(key).unwrap().id.0, id);
+            let mut model: BTreeMap<u64, (Key, Option<Entry>)> = BTreeMap::new();
+            for (id, what) in steps {
+                match (model.get_mut(&id), what) {
+                    (None, 0) => {
+                        let e = entry(id, Phase::Ready);
+                        let key = index.insert_parked(Stub::of(&e));
+                        model.insert(id, (key, Some(e)));
+                    }
+                    (None, _) => drop(model.insert(id, (index.insert(entry(id, Phase::Ready)), None))),
+                    (Some((key, parked)), 0..2) => match parked.take() {
+                        Some(e) => prop_assert!(index.recall(*key, e).is_some()),
+                        None => {
+                            let stub = Stub::of(index.get(*key).expect("rich"));
+                            *parked = index.park(*key, stub);
+                        }
+                    },
+                    (Some(_), _) => {
+                        let (key, parked) = model.remove(&id).expect("there");
+                        let gone = match index.remove(key).expect("there") {
+                            Resident::Rich(e) => (e.id.0, false),
+                            Resident::Parked(s) => (s.id.0, true),
+                        };
+                        prop_assert_eq!(gone, (id, parked.is_some()));
+                    }
                 }
-                prop_assert_eq!(index.counters().messages, model.len());
+                let c = index.counters();
+                prop_assert_eq!((c.messages, c.active, c.bytes), (model.len(), model.len(), 10 * model.len() as u64));
                 prop_assert_eq!(index.oldest().map(|i| i.0), model.keys().next().copied());
-                prop_assert_eq!(index.find(MessageId(id)), model.get(&id).copied());
+                prop_assert_eq!(index.find(MessageId(id)), model.get(&id).map(|m| m.0));
             }
-            let listed: Vec<_> = index.after(MessageId(100)).map(|(k, e)| (e.id.0, k)).collect();
-            let expected: Vec<_> = model.range(101..).map(|(i, k)| (*i, *k)).collect();
+            for (id, (key, parked)) in &model {
+                let kept = index.get(*key).map(|e| e.id).or(index.stub(*key).map(|s| s.id));
+                prop_assert_eq!(kept, Some(MessageId(*id)));
+                prop_assert_eq!(index.stub(*key).is_some(), parked.is_some());
+            }
+            let listed: Vec<_> = index.after(MessageId(100)).map(|(k, i, _)| (i.0, k)).collect();
+            let expected: Vec<_> = model.range(101..).map(|(i, m)| (*i, m.0)).collect();
             prop_assert_eq!(listed, expected);
         }
     }

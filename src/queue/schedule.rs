@@ -7,11 +7,17 @@
 //! A connection takes work of its own destination only, in order of arrival. Destinations that want
 //! a connection are served in turn. Few connections with full pipelines beat many: another one is
 //! opened only when none is idle and the backlog is deep or has waited.
+//!
+//! No call costs more for a longer list, and none goes through all destinations but [`Schedule::view`]
+//! one by one: a destination is looked at when something has happened to it, or when the time has
+//! come that was noted at the last look.
 
+use crate::base::chain::Chain;
 use crate::base::time::Mono;
 use crate::queue::index::{DestId, Key};
 use crate::queue::pace::{Backoff, Pace, Rate};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ops::Range;
 use std::time::Duration;
 
 /// Limits of one destination.
@@ -69,20 +75,35 @@ struct Destination {
     key: Box<str>,
     limits: Limits,
     pace: Pace,
-    ready: VecDeque<Work>,
+    ready: Chain<Work, 512>,
     /// Opening or open.
     connections: u32,
     idle: u32,
     window: u32,
     failures: u32,
     paused: Option<Mono>,
+    /// When it is looked at although nothing has happened; the end of the pause if there is one.
+    look: Option<Mono>,
     /// When the next hop last answered.
     answered: Mono,
     opened: Mono,
     /// Stands in the ring of those that may want a connection.
     listed: bool,
+    /// Stands among those with idle connections.
+    rests: bool,
+    /// Stands among those whose speed is measured.
+    measured: bool,
     /// Messages taken since the last look at the speed.
     taken: u32,
+}
+
+/// Does a destination want a connection?
+enum Wish {
+    Now,
+    /// Not before that, unless something happens.
+    At(Mono),
+    /// Not unless something happens.
+    No,
 }
 
 /// What stands in the way of a destination.
@@ -119,14 +140,21 @@ pub struct Schedule {
     rules: Rules,
     names: BTreeMap<Box<str>, DestId>,
     destinations: Vec<Destination>,
-    /// Destinations with work that may want a connection, in turn.
+    /// Destinations with work that may want a connection, in turn. Who did not want one at the last
+    /// look and to whom nothing has happened since is not here.
     ring: VecDeque<DestId>,
-    /// Those that are left alone, by the end of that; they are not in the ring.
-    asleep: BTreeSet<(Mono, DestId)>,
+    /// When which destination is to be looked at.
+    looks: BTreeSet<(Mono, DestId)>,
+    /// Those that have, or had a moment ago, idle connections.
+    resting: Vec<DestId>,
+    /// Those that have taken messages since the last measurement.
+    taking: Vec<DestId>,
     /// Those that were fast at the last measurement.
     fast: Vec<DestId>,
     connections: u32,
     ready: usize,
+    /// Of those, in the lists of destinations that are left alone.
+    ready_paused: usize,
     stopped: bool,
 }
 
@@ -139,10 +167,13 @@ impl Schedule {
             names: BTreeMap::new(),
             destinations: Vec::new(),
             ring: VecDeque::new(),
-            asleep: BTreeSet::new(),
+            looks: BTreeSet::new(),
+            resting: Vec::new(),
+            taking: Vec::new(),
             fast: Vec::new(),
             connections: 0,
             ready: 0,
+            ready_paused: 0,
             stopped: false,
         }
     }
@@ -158,15 +189,18 @@ impl Schedule {
             key: key.into(),
             limits,
             pace: Pace::new(limits.rate),
-            ready: VecDeque::new(),
+            ready: Chain::default(),
             connections: 0,
             idle: 0,
             window: self.rules.window.clamp(1, limits.connections.max(1)),
             failures: 0,
             paused: None,
+            look: None,
             answered: Mono(0),
             opened: Mono(0),
             listed: false,
+            rests: false,
+            measured: false,
             taken: 0,
         });
         self.names.insert(key.into(), id);
@@ -187,6 +221,7 @@ impl Schedule {
 
     fn added(&mut self, d: DestId) {
         self.ready += 1;
+        self.ready_paused += usize::from(self.dest(d).paused.is_some());
         self.list(d);
     }
 
@@ -213,13 +248,25 @@ impl Schedule {
     /// The next message for `d`, if the limits allow; counts against the rate. If it turns out to
     /// have nothing to send, say so with [`Self::not_sent`].
     pub fn take(&mut self, d: DestId, now: Mono) -> Option<Key> {
-        if self.gate(d, now) != Gate::Open {
-            return None;
+        match self.gate(d, now) {
+            Gate::Open => {}
+            Gate::Rate(at) => {
+                self.look_by(d, at);
+                return None;
+            }
+            Gate::Paused(_) | Gate::Stopped => return None,
+        }
+        if self.dest(d).paused.is_some() {
+            // It is over, and nobody has looked yet.
+            self.unpause(d);
         }
         let dest = self.dest(d);
         let work = dest.ready.pop_front()?;
         assert!(dest.pace.pass(now), "an open gate lets pass");
         dest.taken += 1;
+        if !std::mem::replace(&mut dest.measured, true) {
+            self.taking.push(d);
+        }
         self.ready -= 1;
         Some(work.key)
     }
@@ -229,6 +276,29 @@ impl Schedule {
         let dest = self.dest(d);
         dest.pace.give_back();
         dest.taken = dest.taken.saturating_sub(1);
+        self.list(d);
+    }
+
+    /// Numbers of the places in the list of `d`. A place keeps its number.
+    #[must_use]
+    pub fn places(&self, d: DestId) -> Range<u64> {
+        self.destinations[d as usize].ready.numbers()
+    }
+
+    /// Who has place `number` in the list of `d`.
+    #[must_use]
+    pub fn place(&self, d: DestId, number: u64) -> Option<Key> {
+        self.destinations[d as usize].ready.get(number).map(|w| w.key)
+    }
+
+    /// Takes the first place out of the list of `d`: it is known to have nothing to send.
+    pub fn drop_first(&mut self, d: DestId) {
+        let dest = self.dest(d);
+        let paused = dest.paused.is_some();
+        if dest.ready.pop_front().is_some() {
+            self.ready -= 1;
+            self.ready_paused -= usize::from(paused);
+        }
     }
 
     /// Messages in the list of `d`.
@@ -246,12 +316,21 @@ impl Schedule {
     /// Messages in the lists of destinations that are left alone.
     #[must_use]
     pub fn backlog_paused(&self) -> usize {
-        self.asleep.iter().map(|a| self.backlog(a.1)).sum()
+        self.ready_paused
     }
 
-    /// Destinations with work that are not left alone.
-    pub fn waiting(&self) -> impl Iterator<Item = DestId> + use<'_> {
-        self.ring.iter().copied().filter(|d| self.backlog(*d) > 0)
+    /// Destinations with an idle connection that could take work now.
+    pub fn could_work(&mut self, now: Mono) -> Vec<DestId> {
+        let mut resting = std::mem::take(&mut self.resting);
+        resting.retain(|&d| {
+            let dest = self.dest(d);
+            dest.rests = dest.idle > 0;
+            dest.rests
+        });
+        let could = |d: &&DestId| self.backlog(**d) > 0 && self.gate(**d, now) == Gate::Open;
+        let found = resting.iter().filter(could).copied().collect();
+        self.resting = resting;
+        found
     }
 
     /// The next destination, in turn, that should get another connection; it counts as opening.
@@ -260,34 +339,51 @@ impl Schedule {
             return None;
         }
         self.wake(now);
-        for _ in 0..self.ring.len() {
-            if self.connections >= self.rules.connections {
-                return None;
-            }
+        while self.connections < self.rules.connections {
             let d = self.ring.pop_front()?;
-            let dest = &self.destinations[d as usize];
-            if dest.ready.is_empty() || dest.paused.is_some() {
-                self.dest(d).listed = false;
-                continue;
-            }
-            self.ring.push_back(d);
-            if self.wants(d, now) {
-                let dest = self.dest(d);
-                dest.connections += 1;
-                dest.opened = now;
-                self.connections += 1;
-                return Some(d);
+            self.dest(d).listed = false;
+            match self.wish(d, now) {
+                Wish::Now => {
+                    let dest = self.dest(d);
+                    dest.connections += 1;
+                    dest.opened = now;
+                    self.connections += 1;
+                    // It may want yet another one.
+                    self.list(d);
+                    return Some(d);
+                }
+                Wish::At(at) => self.look_by(d, at),
+                Wish::No => {}
             }
         }
         None
     }
 
-    /// Pauses that are over end.
+    /// Looks at those whose time has come; pauses that are over end.
     fn wake(&mut self, now: Mono) {
-        while let Some(&(until, d)) = self.asleep.first().filter(|a| a.0 <= now) {
-            self.asleep.remove(&(until, d));
-            self.dest(d).paused = None;
+        while let Some(&(at, d)) = self.looks.first().filter(|l| l.0 <= now) {
+            self.looks.remove(&(at, d));
+            self.dest(d).look = None;
+            if self.dest(d).paused.take_if(|until| *until <= now).is_some() {
+                self.ready_paused -= self.backlog(d);
+            }
             self.list(d);
+        }
+    }
+
+    /// Has `d` looked at by `at`.
+    fn look_by(&mut self, d: DestId, at: Mono) {
+        if self.dest(d).look.is_none_or(|look| look > at) {
+            self.look_at(d, Some(at));
+        }
+    }
+
+    fn look_at(&mut self, d: DestId, at: Option<Mono>) {
+        if let Some(old) = std::mem::replace(&mut self.dest(d).look, at) {
+            self.looks.remove(&(old, d));
+        }
+        if let Some(at) = at {
+            self.looks.insert((at, d));
         }
     }
 
@@ -298,32 +394,38 @@ impl Schedule {
         dest.connections == 0 || dest.ready.len() > self.rules.deep * dest.connections as usize
     }
 
-    fn wants(&self, d: DestId, now: Mono) -> bool {
+    fn wish(&self, d: DestId, now: Mono) -> Wish {
         let dest = &self.destinations[d as usize];
-        let Some(first) = dest.ready.front() else { return false };
-        if self.gate(d, now) != Gate::Open {
-            return false;
+        let Some(first) = dest.ready.front() else { return Wish::No };
+        match self.gate(d, now) {
+            Gate::Open => {}
+            Gate::Rate(at) => return Wish::At(at),
+            // The end of a pause is noted when it begins.
+            Gate::Paused(_) | Gate::Stopped => return Wish::No,
         }
         if dest.connections == 0 {
-            return true;
+            return Wish::Now;
         }
         // While a destination has failed and not worked since, one connection probes it.
         let most = if dest.failures > 0 { 1 } else { dest.window.min(dest.limits.connections) };
         if dest.connections >= most || dest.idle > 0 {
-            return false;
+            return Wish::No;
         }
         let deep = dest.ready.len() > self.rules.deep * dest.connections as usize;
-        let waited = now.since(first.since.max(dest.opened)) >= self.rules.patience;
-        deep || waited
+        let patient = first.since.max(dest.opened).after(self.rules.patience);
+        if deep || patient <= now { Wish::Now } else { Wish::At(patient) }
     }
 
     /// A connection to `d` has no work now (`true`), or has again.
     pub fn idle(&mut self, d: DestId, idle: bool) {
         let dest = self.dest(d);
-        if idle {
-            dest.idle += 1;
-        } else {
+        if !idle {
             dest.idle -= 1;
+            return self.list(d);
+        }
+        dest.idle += 1;
+        if !std::mem::replace(&mut dest.rests, true) {
+            self.resting.push(d);
         }
     }
 
@@ -375,14 +477,16 @@ impl Schedule {
         dest.failures += 1;
         let until = now.after(pause.wait(dest.failures, random));
         dest.paused = Some(until);
-        self.asleep.insert((until, d));
+        self.ready_paused += self.backlog(d);
+        self.look_at(d, Some(until));
         Some(until)
     }
 
     /// Ends the pause of `d` (an operator asked for a flush); other limits stay.
     pub fn unpause(&mut self, d: DestId) {
-        if let Some(until) = self.dest(d).paused.take() {
-            self.asleep.remove(&(until, d));
+        if self.dest(d).paused.take().is_some() {
+            self.ready_paused -= self.backlog(d);
+            self.look_at(d, None);
         }
         self.list(d);
     }
@@ -392,42 +496,34 @@ impl Schedule {
         self.wake(Mono(u64::MAX));
     }
 
-    /// Goes through the list of `d` and takes out the messages that `keep` does not want.
-    pub fn retain(&mut self, d: DestId, mut keep: impl FnMut(Key) -> bool) {
-        let dest = self.dest(d);
-        let before = dest.ready.len();
-        dest.ready.retain(|w| keep(w.key));
-        self.ready -= before - self.destinations[d as usize].ready.len();
-    }
-
-    /// The earliest time after `now` at which [`Self::open_next`] may say something new by itself.
+    /// The earliest time after `now` at which [`Self::open_next`] may say something new by itself,
+    /// as far as it has been asked.
     #[must_use]
     pub fn next_look(&self, now: Mono) -> Option<Mono> {
         if self.stopped {
             return None;
         }
-        let look = |&d: &DestId| {
-            let dest = &self.destinations[d as usize];
-            let first = dest.ready.front()?;
-            match self.gate(d, now) {
-                Gate::Rate(at) | Gate::Paused(at) => Some(at),
-                Gate::Stopped => None,
-                Gate::Open => Some(first.since.max(dest.opened).after(self.rules.patience)),
-            }
-        };
-        let asleep = self.asleep.first().map(|a| a.0);
-        self.ring.iter().filter_map(look).chain(asleep).filter(|at| *at > now).min()
+        self.looks.range((Mono(now.0 + 1), 0)..).next().map(|l| l.0)
     }
 
     /// Once a second: which destinations take work as fast as the machine gives it. Holding
     /// senders back helps only against the backlog of those.
     pub fn measure(&mut self, fast_per_second: u32) {
         self.fast.clear();
-        for (d, dest) in self.destinations.iter_mut().enumerate() {
-            if std::mem::take(&mut dest.taken) >= fast_per_second {
-                self.fast.push(d as DestId);
+        if fast_per_second == 0 {
+            self.fast.extend(0..self.destinations.len() as DestId);
+        }
+        let mut taking = std::mem::take(&mut self.taking);
+        for d in taking.drain(..) {
+            let dest = self.dest(d);
+            dest.measured = false;
+            // Its list may have been long, once.
+            dest.ready.trim();
+            if std::mem::take(&mut dest.taken) >= fast_per_second && fast_per_second > 0 {
+                self.fast.push(d);
             }
         }
+        self.taking = taking;
     }
 
     /// The longest list of a destination that was fast at the last [`Self::measure`].
@@ -450,6 +546,7 @@ impl Schedule {
             dest.pace = Pace::new(limits.rate);
         }
         dest.limits = limits;
+        self.list(d);
     }
 
     /// Starts nothing any more.
@@ -479,6 +576,12 @@ impl Schedule {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.destinations.is_empty()
+    }
+
+    /// Bytes of memory held by the lists.
+    #[must_use]
+    pub fn heap_bytes(&self) -> usize {
+        self.destinations.iter().map(|d| d.ready.heap_bytes()).sum()
     }
 
     /// A destination as operators see it.

@@ -9,7 +9,7 @@ use crate::base::wheel::Wheel;
 use crate::queue::age::Ages;
 use crate::queue::bell::{Bell, Crowd, SlipNumber, Slips};
 use crate::queue::bodies::Bodies;
-use crate::queue::index::{DestId, Entry, Index, Key, Phase};
+use crate::queue::index::{DestId, Entry, Index, Key, Phase, Presence, Recipient, Resident};
 use crate::queue::record::{Effect, Reply, TEXT_MAX};
 use crate::queue::routing::Hop;
 use crate::queue::schedule::{Gate, Schedule};
@@ -18,6 +18,7 @@ use crate::storage::record::Location;
 use crate::storage::ticket::Committed;
 use smallvec::SmallVec;
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::rc::Rc;
 use std::task::Waker;
 
@@ -139,6 +140,18 @@ pub(crate) struct Door {
     pub idle: Vec<(u64, Waker)>,
     /// Why it is left alone.
     pub reason: OwnedReply,
+    /// A round through its list is under way.
+    pub swept: bool,
+    /// Places without work were passed over; there are more, but first it is the turn of others.
+    pub breather: bool,
+}
+
+/// A round through the list of a destination that cannot be reached, in steps.
+#[derive(Debug)]
+pub(crate) struct Sweep {
+    pub d: DestId,
+    /// Numbers of the places that are still to be looked at.
+    pub places: Range<u64>,
 }
 
 /// All that the tasks of a desk share.
@@ -157,6 +170,7 @@ pub(crate) struct State {
     pub unsettled: VecDeque<Unsettled>,
     pub slips: Slips<Answer>,
     pub notices: VecDeque<Notice>,
+    pub sweeps: VecDeque<Sweep>,
     pub last_id: MessageId,
     /// Bodies being read back.
     pub loads: usize,
@@ -283,14 +297,28 @@ impl State {
         }
     }
 
-    /// Takes a message out of everything that is resident.
+    /// Takes a rich message out of everything that is resident.
     pub fn forget(&mut self, key: Key) -> Option<Entry> {
         self.drop_body(key);
-        let mut entry = self.index.remove(key)?;
+        self.index.get(key)?;
+        let Some(Resident::Rich(mut entry)) = self.index.remove(key) else { return None };
         if let Some(timer) = entry.timer.take() {
             self.timers.cancel(timer);
         }
         Some(entry)
+    }
+
+    /// True if a place of `key` in the list of `d` has something to send, at once or once it has been
+    /// read back.
+    pub fn has_work(&self, key: Key, d: DestId) -> bool {
+        match self.index.presence(key) {
+            Presence::Gone => false,
+            Presence::Parked => self.index.stub(key).is_some_and(|s| s.ready && !s.held),
+            Presence::Rich => self.index.get(key).is_some_and(|e| {
+                let waits = |r: &Recipient| r.destination == d && r.phase == Phase::Ready;
+                !e.switches.held && e.recipients.iter().any(waits)
+            }),
+        }
     }
 }
 

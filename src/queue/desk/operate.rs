@@ -18,6 +18,9 @@ use crate::queue::state::{self, After, Answer, OwnedReply, State};
 use crate::runtime::{Runtime, yield_now};
 use crate::storage::side::SideFile;
 
+/// Messages looked at in one turn for a list of few.
+const SCAN_MAX: usize = 4000;
+
 #[derive(Clone, Copy)]
 enum Change<'a> {
     Flush,
@@ -57,11 +60,20 @@ impl<R: Runtime> Desk<R> {
     ) -> Result<Response, ControlError> {
         let limit = limit.clamp(1, PAGE_MAX);
         let after = after.map_or(MessageId(0), |id| id.message);
-        let keys: Vec<(MessageId, Key)> = {
+        let wanted = |e: &Entry| !e.switches.committing && (!in_doubt || is_in_doubt(e));
+        let mut keys: Vec<(MessageId, Key)> = Vec::new();
+        let mut from = Some(after);
+        while let Some(after) = from.take() {
             let s = self.0.state.borrow();
-            let wanted = |e: &Entry| !e.switches.committing && (!in_doubt || is_in_doubt(e));
-            s.index.after(after).filter(|(_, e)| wanted(e)).map(|(k, e)| (e.id, k)).take(limit).collect()
-        };
+            for (key, id, _) in s.index.after(after).take(SCAN_MAX) {
+                if keys.len() < limit && s.index.get(key).is_some_and(wanted) {
+                    keys.push((id, key));
+                }
+                from = Some(id).filter(|_| keys.len() < limit);
+            }
+            drop(s);
+            yield_now().await;
+        }
         let next = if keys.len() == limit { keys.last().map(|k| self.queue_id(k.0)) } else { None };
         let mut messages = Vec::with_capacity(keys.len());
         for (_, key) in keys {
@@ -158,8 +170,9 @@ impl<R: Runtime> Desk<R> {
         loop {
             let page: Vec<(MessageId, Key)> = {
                 let s = self.0.state.borrow();
-                let page = s.index.after(after).filter(|(_, e)| !e.switches.committing);
-                page.map(|(k, e)| (e.id, k)).take(PAGE_MAX).collect()
+                let known = |k: &Key| s.index.get(*k).is_some_and(|e| !e.switches.committing);
+                let page = s.index.after(after).map(|(key, id, _)| (id, key));
+                page.filter(|(_, key)| known(key)).take(PAGE_MAX).collect()
             };
             let Some(last) = page.last() else { return Ok(Response::Done(count)) };
             after = last.0;

@@ -1,13 +1,13 @@
 //! L4: the clockwork of a desk: retries that are due, waits that were too long, gauges.
 //!
 //! One task, one sleep; whoever needs an earlier beat rings its bell. Never polls faster than what
-//! is due.
+//! is due. Much may be due at once: a beat does a bounded part of it, and the next one, a moment later,
+//! goes on.
 
 use crate::base::time::Mono;
 use crate::queue::desk::Desk;
-use crate::queue::index::{DestId, Key, Phase};
+use crate::queue::index::{Key, Phase};
 use crate::queue::record::Effect;
-use crate::queue::schedule::Gate;
 use crate::queue::state::{After, Answer, Notice, State, start_of, tick_at};
 use crate::runtime::Runtime;
 use std::future::{Future, poll_fn};
@@ -16,6 +16,8 @@ use std::task::Poll;
 use std::time::Duration;
 
 const SECOND: Duration = Duration::from_secs(1);
+/// Timers that fire, or are moved, in one beat.
+const DUE_MAX: usize = 2000;
 
 impl<R: Runtime> Desk<R> {
     pub(crate) async fn pulse(self) {
@@ -56,16 +58,15 @@ impl<R: Runtime> Desk<R> {
     fn beat(&self, s: &mut State, now: Mono) {
         s.look_at_clocks(now, self.0.rt.wall());
         let mut due = Vec::new();
-        s.timers.advance(tick_at(now), |key| due.push(key));
+        s.timers.advance_some(tick_at(now), DUE_MAX, |key| due.push(key));
         for key in due {
             self.due(s, key, now);
         }
         self.catch_up(s);
         self.expire_waits(s, now);
+        self.sweep(s);
         if s.schedule.backlog_all() > 0 {
-            let open: Vec<DestId> =
-                s.schedule.waiting().filter(|d| s.schedule.gate(*d, now) == Gate::Open).collect();
-            for d in open {
+            for d in s.schedule.could_work(now) {
                 if let Some((_, waker)) = s.doors[d as usize].idle.pop() {
                     waker.wake();
                 }
@@ -86,7 +87,8 @@ impl<R: Runtime> Desk<R> {
         let idle = if busy { now.after(SECOND) } else { now.after(30 * SECOND) };
         let timer = s.timers.next().map(start_of);
         let look = s.schedule.next_look(now);
-        [timer, look].into_iter().flatten().fold(idle, Mono::min).max(now.after(Duration::from_millis(1)))
+        let sweep = self.next_sweep(s, now);
+        [timer, look, sweep].into_iter().flatten().fold(idle, Mono::min).max(now.after(Duration::from_millis(1)))
     }
 
     /// The timer of a message has fired.

@@ -1,7 +1,9 @@
 //! L4: what the desk is told of next hops: opened, reached, not reached, closed.
 //!
 //! A destination that cannot be reached is left alone as a whole; its messages keep their places
-//! and no attempt is counted. Those whose time is over end here, with the destination's reason.
+//! and no attempt is counted. Those whose time is over end here, with the destination's reason: after
+//! each failure the desk goes once through the list, a bounded step at a time. The places of what has
+//! ended are passed over when their turn comes, and dropped when they are the first.
 
 use crate::base::time::{Mono, Wall};
 use crate::metrics;
@@ -9,11 +11,17 @@ use crate::queue::desk::Desk;
 use crate::queue::index::{DestId, Entry, Key, Phase};
 use crate::queue::record::{Effect, MessageView};
 use crate::queue::routing::Hop;
-use crate::queue::state::{Notice, OwnedReply, Report, State};
+use crate::queue::state::{Notice, OwnedReply, Report, State, Sweep};
 use crate::runtime::Runtime;
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::Poll;
+use std::time::Duration;
+
+/// What one step of a round does: a place looked at or dropped, a recipient reported.
+const STEP: usize = 1000;
+/// While more notifications wait to be made, no message is given up: they would wait in memory.
+const NOTICES_MAX: usize = 1000;
 
 impl<R: Runtime> Desk<R> {
     /// The runtime it lives on.
@@ -41,6 +49,9 @@ impl<R: Runtime> Desk<R> {
                     return Poll::Ready(Some(d));
                 }
                 if s.agent_bell.poll(cx).is_pending() {
+                    if let Some(at) = s.schedule.next_look(self.0.rt.now()) {
+                        s.look_at(at);
+                    }
                     return Poll::Pending;
                 }
             }
@@ -78,37 +89,77 @@ impl<R: Runtime> Desk<R> {
         let Some(until) = s.schedule.failed(d, now, random) else { return };
         s.look_at(until);
         s.doors[d as usize].reason = reason;
-        self.expire_ready(s, d);
+        if !std::mem::replace(&mut s.doors[d as usize].swept, true) {
+            s.sweeps.push_back(Sweep { d, places: s.schedule.places(d) });
+        }
+        if let Some(at) = self.next_sweep(s, now) {
+            s.look_at(at);
+        }
     }
 
-    /// Ends messages in the list of `d` whose time is over, and warns of those that are late.
-    fn expire_ready(&self, s: &mut State, d: DestId) {
-        let (now, wall) = (self.0.rt.now(), self.0.rt.wall());
-        s.look_at_clocks(now, wall);
-        let warn = self.0.options.delay_warning;
-        let State { schedule, index, ages, .. } = s;
-        let mut over: Vec<Key> = Vec::new();
-        let mut late: Vec<Key> = Vec::new();
-        schedule.retain(d, |key| {
-            let Some(e) = index.get(key).filter(|e| !e.switches.held) else { return false };
-            let arrival = arrival(e);
-            let life = self.lifetime(e.switches.null_sender);
-            if ages.lived(now, wall, e.id, arrival, life) {
-                over.push(key);
-                return false;
+    /// One step of the rounds that are under way: ends messages whose time is over, warns of those that
+    /// are late, drops places at the front that have nothing to send.
+    pub(crate) fn sweep(&self, s: &mut State) {
+        let mut left = STEP;
+        while left > 0 && s.notices.len() < NOTICES_MAX && !s.schedule.is_stopped() {
+            let Some(mut sweep) = s.sweeps.pop_front() else { return };
+            if self.sweep_some(s, &mut sweep, &mut left) {
+                s.doors[sweep.d as usize].swept = false;
+            } else {
+                // Others have their turn: a long list is a matter of many steps.
+                s.sweeps.push_back(sweep);
             }
-            let warned = warn.is_zero() || e.switches.warned || e.switches.null_sender;
-            if !warned && ages.lived(now, wall, e.id, arrival, warn) {
-                late.push(key);
+        }
+    }
+
+    /// When the next step is to come.
+    pub(crate) fn next_sweep(&self, s: &State, now: Mono) -> Option<Mono> {
+        s.sweeps.front().filter(|_| !s.schedule.is_stopped())?;
+        let wait = if s.notices.len() < NOTICES_MAX { 1 } else { 50 };
+        Some(now.after(Duration::from_millis(wait)))
+    }
+
+    /// Goes on with one round; `true` at its end.
+    fn sweep_some(&self, s: &mut State, sweep: &mut Sweep, left: &mut usize) -> bool {
+        let d = sweep.d;
+        let mut looked = 0;
+        while *left > 0 && s.notices.len() < NOTICES_MAX {
+            sweep.places.start = sweep.places.start.max(s.schedule.places(d).start);
+            let Some(number) = sweep.places.next() else { break };
+            let Some(key) = s.schedule.place(d, number) else { break };
+            let cost = 1 + self.judge(s, key, d);
+            *left = left.saturating_sub(cost);
+            looked += 1;
+        }
+        // As many as were looked at, and one more, so that the places of a whole list that has ended
+        // are dropped in the same round.
+        for _ in 0..=looked {
+            let first = s.schedule.places(d).start;
+            match s.schedule.place(d, first) {
+                Some(key) if !s.has_work(key, d) => s.schedule.drop_first(d),
+                _ => break,
             }
-            true
-        });
-        over.into_iter().for_each(|key| self.give_up(s, key, d));
-        late.into_iter().for_each(|key| self.warn(s, key, d));
+        }
+        let there = s.schedule.places(d);
+        sweep.places.start.max(there.start) >= sweep.places.end.min(there.end)
+    }
+
+    /// Gives up what `key` has for `d` if its time is over, or warns of it if it is late. Gives the
+    /// number of recipients that are reported.
+    fn judge(&self, s: &mut State, key: Key, d: DestId) -> usize {
+        let (now, wall, warn) = (self.0.rt.now(), self.0.rt.wall(), self.0.options.delay_warning);
+        let Some(e) = s.index.get(key).filter(|e| !e.switches.held) else { return 0 };
+        let arrival = arrival(e);
+        let (warned, null_sender) = (e.switches.warned, e.switches.null_sender);
+        if s.ages.lived(now, wall, e.id, arrival, self.lifetime(null_sender)) {
+            return self.give_up(s, key, d);
+        }
+        let unwarned = !warn.is_zero() && !warned && !null_sender;
+        if unwarned && s.ages.lived(now, wall, e.id, arrival, warn) { self.warn(s, key, d) } else { 0 }
     }
 
     /// The sender of `key` is told that it is late.
-    fn warn(&self, s: &mut State, key: Key, d: DestId) {
+    fn warn(&self, s: &mut State, key: Key, d: DestId) -> usize {
         let (hop, reply) = {
             let door = &s.doors[d as usize];
             (Some(door.hop.clone()), door.reason.clone())
@@ -120,13 +171,14 @@ impl<R: Runtime> Desk<R> {
             let reports: Vec<_> = at.map(|(i, _)| Report { index: i as u32, reply: reply.clone() }).collect();
             (e.id, reports)
         });
-        if let Some((id, reports)) = late.filter(|l| !l.1.is_empty()) {
-            self.notify(s, Notice { key, id, effect: Effect::Warned, reports, payload: None, hop });
-        }
+        let Some((id, reports)) = late.filter(|l| !l.1.is_empty()) else { return 0 };
+        let count = reports.len();
+        self.notify(s, Notice { key, id, effect: Effect::Warned, reports, payload: None, hop });
+        count
     }
 
     /// The ready recipients of `key` at `d` are given up: their time is over.
-    fn give_up(&self, s: &mut State, key: Key, d: DestId) {
+    fn give_up(&self, s: &mut State, key: Key, d: DestId) -> usize {
         let (hop, mut reply) = {
             let door = &s.doors[d as usize];
             (Some(door.hop.clone()), door.reason.clone())
@@ -145,9 +197,11 @@ impl<R: Runtime> Desk<R> {
             }
             (e.id, reports)
         });
-        let Some((id, reports)) = given_up.filter(|g| !g.1.is_empty()) else { return };
-        self.metrics().bounced.increment(reports.len() as u64);
+        let Some((id, reports)) = given_up.filter(|g| !g.1.is_empty()) else { return 0 };
+        let count = reports.len();
+        self.metrics().bounced.increment(count as u64);
         self.notify(s, Notice { key, id, effect: Effect::Failed, reports, payload: None, hop });
+        count
     }
 }
 

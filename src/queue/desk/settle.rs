@@ -21,6 +21,8 @@ use std::ops::Range;
 use std::pin::pin;
 use std::task::Poll;
 
+/// Places without work that are passed over at once.
+const PASSED_MAX: u32 = 1000;
 /// How often a message may come back unsent before that counts as an attempt.
 const GIVEN_BACK_MAX: u8 = 5;
 
@@ -78,14 +80,14 @@ impl<R: Runtime> Desk<R> {
             return None;
         }
         let now = self.0.rt.now();
-        loop {
+        for _ in 0..PASSED_MAX {
             let Some(key) = s.schedule.take(d, now) else {
                 if let (Gate::Rate(at), true) = (s.schedule.gate(d, now), s.schedule.backlog(d) > 0) {
                     s.look_at(at);
                 }
                 return None;
             };
-            if !has_work(s, key, d) {
+            if !s.has_work(key, d) {
                 s.schedule.not_sent(d);
                 continue;
             }
@@ -100,6 +102,8 @@ impl<R: Runtime> Desk<R> {
             }
             self.load(s, key, d);
         }
+        s.doors[d as usize].breather = true;
+        None
     }
 
     fn take(&self, s: &mut State, key: Key, d: DestId, now: Mono) -> Item<R> {
@@ -231,6 +235,10 @@ impl<R: Runtime> Desk<R> {
             let now = self.0.rt.now();
             if s.schedule.is_stopped() {
                 return Poll::Ready(false);
+            }
+            if std::mem::take(&mut s.doors[d as usize].breather) {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
             }
             let room =
                 s.unsettled.len() < self.0.options.limits.unsettled && s.loads < self.0.options.limits.loads;
@@ -518,11 +526,6 @@ fn own_result<'a>(index: u32, outcome: Outcome, reply: &Reply<'a>) -> RecipientR
         conn_use: 0,
         dsn_passed_on: false,
     }
-}
-
-fn has_work(s: &State, key: Key, d: DestId) -> bool {
-    let Some(e) = s.index.get(key) else { return false };
-    !e.switches.held && e.recipients.iter().any(|r| r.destination == d && r.phase == Phase::Ready)
 }
 
 /// A connection without work, counted as such while this lives.
