@@ -666,7 +666,7 @@ impl<R: Runtime> Desk<R> {
         });
         if let Some((id, reports)) = found.filter(|(_, r)| !r.is_empty()) {
             let effect = Effect::Failed;
-            self.notify(s, Notice { key, id, effect, reports, payload: None, hop: None });
+            self.notify(s, Notice { key, id, effect, reports, payload: None, written: false, hop: None });
         }
     }
 

@@ -145,6 +145,8 @@ pub(crate) struct Notice {
     /// Empty: all that are owed; the replies are in the journal.
     pub reports: Vec<Report>,
     pub payload: Option<SharedBytes>,
+    /// The journal says of all of them that they are owed.
+    pub written: bool,
     /// The name of the next hop, for the report.
     pub hop: Option<Rc<Hop>>,
 }

@@ -36,7 +36,10 @@ impl Stub {
     pub fn of(e: &Entry) -> Self {
         let mut open = e.recipients.iter().filter(|r| !r.phase.is_done());
         let first = open.next().map_or(SEVERAL, |r| r.destination);
-        let destination = if open.all(|r| r.destination == first) { first } else { SEVERAL };
+        // Of a notification that is owed the row says more.
+        let single = open.all(|r| r.destination == first);
+        let owed = e.recipients.iter().any(|r| r.phase == Phase::Owed);
+        let destination = if single && !owed { first } else { SEVERAL };
         let doubt = e.recipients.iter().any(|r| r.cover == Cover::InDoubt && !r.phase.is_done());
         let marks = [
             (e.switches.warned, Marks::WARNED),

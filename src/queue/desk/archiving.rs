@@ -7,6 +7,7 @@
 
 use crate::base::aligned::SharedBytes;
 use crate::base::ids::MessageId;
+use crate::base::time::Mono;
 use crate::queue::desk::Desk;
 use crate::queue::desk::recall::Source;
 use crate::queue::index::{Archived, Cover, Entry, Key, NOWHERE, Phase, Recipient};
@@ -74,7 +75,8 @@ enum Standing {
 }
 
 fn standing(e: &Entry) -> Standing {
-    let at_work = |r: &Recipient| matches!(r.phase, Phase::Flight | Phase::Owed);
+    // A notification that could not be made waits for its time, and its message with it.
+    let at_work = |r: &Recipient| r.phase == Phase::Flight || r.phase == Phase::Owed && r.due == Mono(0);
     let s = &e.switches;
     if e.archived.is_some() {
         Standing::Archived

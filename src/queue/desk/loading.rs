@@ -82,6 +82,11 @@ async fn fits<R: Runtime>(
     keeper: &Keeper<R>,
 ) -> io::Result<Option<Meta>> {
     let meta = table.get(row::META).await?;
+    if meta.is_none() && keeper.mark() == 0 {
+        let any = table.scan(&[], &[], ScanLimit { rows: 1, bytes: 1 }).await?;
+        // Nothing was ever given up for its sake.
+        return Ok(any.is_empty().then(|| Meta { log: keeper.log(), ..Meta::default() }));
+    }
     let meta = meta.and_then(|bytes| Meta::parse(&bytes).ok());
     Ok(meta.filter(|m| m.log == keeper.log() && m.mark >= keeper.mark()))
 }

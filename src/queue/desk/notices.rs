@@ -200,7 +200,8 @@ impl<R: Runtime> Desk<R> {
         if owed.is_none() {
             return;
         }
-        if !indexes.is_empty() {
+        // Said once, it stays so until it has been made.
+        if !indexes.is_empty() && !notice.written {
             let after = After::Said { key: notice.key, indexes };
             self.note(s, record::OUTCOME, notice.id, &out, None, after);
         }

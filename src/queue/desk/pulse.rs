@@ -165,7 +165,7 @@ impl<R: Runtime> Desk<R> {
         });
         let Some(id) = id else { return };
         let (effect, reports) = (Effect::Failed, Vec::new());
-        self.notify(s, Notice { key, id, effect, reports, payload: None, hop: None });
+        self.notify(s, Notice { key, id, effect, reports, payload: None, written: true, hop: None });
     }
 
     /// Submitters that have waited too long for their commit are told so.

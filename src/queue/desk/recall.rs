@@ -225,7 +225,8 @@ impl State {
     pub fn park(&mut self, key: Key, now: Mono) {
         let Some(e) = self.index.get(key) else { return };
         let kept = e.archived.as_ref().is_some_and(|a| a.unsaid == 0) && e.at.len == 0;
-        let idle = e.recipients.iter().all(|r| !matches!(r.phase, Phase::Flight | Phase::Owed));
+        let at_work = |r: &Recipient| r.phase == Phase::Flight || r.phase == Phase::Owed && r.due == Mono(0);
+        let idle = !e.recipients.iter().any(at_work);
         // With its body in memory it is about to be sent, if it can be.
         let sent = |r: &Recipient| r.phase == Phase::Ready && !self.schedule.is_paused(r.destination, now);
         let wanted = e.payload.is_some() && !e.switches.held && e.recipients.iter().any(sent);

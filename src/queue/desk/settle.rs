@@ -453,7 +453,7 @@ impl<R: Runtime> Desk<R> {
         let hop = || s.doors.get(item.destination as usize).map(|d| d.hop.clone());
         let notice = |effect, reports, hop| {
             let payload = Some(item.payload.clone());
-            Notice { key, id: item.id.message, effect, reports, payload, hop }
+            Notice { key, id: item.id.message, effect, reports, payload, written: false, hop }
         };
         let mut notices: SmallVec<[Notice; 2]> = SmallVec::new();
         if !sum.refused.is_empty() {
