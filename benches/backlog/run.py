@@ -195,7 +195,7 @@ def live(a, server, sink, what):
                 "--rate", a.live_rate)
     n = max(1, fast["acknowledged"])
     row = {"what": what, "accepted_per_s": fast["messages_per_second"], "relayed_per_s": n / took,
-           "cpu_us": used / n * 1e6, "p50_ms": slow["latency_ms"]["p50"], "p99_ms": slow["latency_ms"]["p99"]}
+           "cpu_us": used / n * 1e6, "p50_ms": slow["latency"]["p50_us"] / 1e3, "p99_ms": slow["latency"]["p99_us"] / 1e3}
     print(json.dumps(row), flush=True)
     return row
 
@@ -221,7 +221,7 @@ def run(a, folder):
         time.sleep(5)
         if filler.poll() is None:
             r["live_while_filling"] = load(a, server.port, "r{n}@live.invalid", "--connections", "4",
-                                           "--duration", a.live, "--rate", "500/s")["latency_ms"]
+                                           "--duration", a.live, "--rate", "500/s")["latency"]
         filled = json.loads(filler.communicate(timeout=7200)[0])
         took = time.monotonic() - began
         r["fill"] = {"accepted": filled["acknowledged"], "seconds": took, "per_s": filled["acknowledged"] / took,
@@ -237,6 +237,7 @@ def run(a, folder):
         r["live"].append(live(a, server, sink, "with the backlog"))
         server.kill()
         r["start_full"] = server.start()
+        time.sleep(2.5)
         r["memory_after_start"] = server.memory()
         r["queue_after_start"] = server.number("ringpost_queue_messages", 'state="all"')
         print(json.dumps({k: r[k] for k in ("start_full", "memory_after_start", "queue_after_start")}), flush=True)

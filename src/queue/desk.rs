@@ -183,6 +183,7 @@ impl<R: Runtime> Desk<R> {
         routing: Rc<dyn Routing>,
     ) -> Self {
         let (now, wall) = (rt.now(), rt.wall());
+        metrics.queue_loading.set(1.0);
         let state = State {
             index: Index::default(),
             schedule: Schedule::new(options.rules),

@@ -139,6 +139,7 @@ impl<R: Runtime> Desk<R> {
         match result {
             Ok(loaded) => {
                 s.loaded = true;
+                self.0.metrics.queue_loading.set(0.0);
                 s.found = Some(loaded);
             }
             Err(_) if s.closing => {}
