@@ -14,6 +14,7 @@ use std::io;
 use std::path::Path;
 
 pub(crate) mod disk;
+mod fresh;
 mod packed;
 mod space;
 mod store;
@@ -23,7 +24,7 @@ pub use packed::{Change, Changes, Rows};
 /// Longest key in bytes; the shortest has one.
 pub const KEY_MAX: usize = 255;
 /// Longest value in bytes.
-pub const VALUE_MAX: usize = 16 << 20;
+pub const VALUE_MAX: usize = 1 << 20;
 
 /// How a table lives on its disk and in memory.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -32,7 +33,7 @@ pub struct TableOptions {
     /// them; one that does not may use them, so deletes and updates go on when the disk is full.
     /// About twice the bytes of the pages that one such transaction touches.
     pub reserve_bytes: u64,
-    /// The file grows by as much at a time.
+    /// A new file grows by about as much at a time: a power of two, 8 MiB at least.
     pub grow_bytes: u64,
     /// Memory for pages of the file, read or about to be written.
     pub cache_bytes: usize,
@@ -40,7 +41,7 @@ pub struct TableOptions {
 
 impl Default for TableOptions {
     fn default() -> Self {
-        TableOptions { reserve_bytes: 64 << 20, grow_bytes: 16 << 20, cache_bytes: 32 << 20 }
+        TableOptions { reserve_bytes: 64 << 20, grow_bytes: 8 << 20, cache_bytes: 32 << 20 }
     }
 }
 

@@ -7,9 +7,9 @@
 
 use super::store::Store;
 use super::{Changes, Rows, ScanLimit, Table, TableOptions};
-use crate::runtime::uring::disk::rename_new;
+use crate::runtime::uring::disk::{partial_of, remove_if_there, rename_new, sync_parent};
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot};
 
@@ -105,18 +105,16 @@ fn copy(store: &Store, path: &Path) -> io::Result<()> {
     if path.try_exists()? {
         return Err(io::ErrorKind::AlreadyExists.into());
     }
-    let mut partial = path.as_os_str().to_owned();
-    partial.push(crate::runtime::uring::disk::PARTIAL);
-    let partial = PathBuf::from(partial);
+    let partial = partial_of(path);
     // Of an earlier try that did not end.
-    crate::runtime::uring::disk::remove_if_there(&partial)?;
+    remove_if_there(&partial)?;
     let result = store.copy_to(&partial).and_then(|()| rename_new(&partial, path));
     if result.is_err() {
         // The first error counts.
-        drop(crate::runtime::uring::disk::remove_if_there(&partial));
+        drop(remove_if_there(&partial));
         return result;
     }
-    crate::runtime::uring::disk::sync_parent(path)
+    sync_parent(path)
 }
 
 impl Table for DiskTable {

@@ -1,23 +1,30 @@
 //! The file under a table: its lock, and blocks that are allocated before they are needed.
 //!
-//! redb doubles the length of its file when it needs pages, and takes the lowest free ones. Here the
-//! length is only a number (a sparse file); blocks are allocated from the start up to some way
-//! beyond the highest byte written, in steps. So a full disk is found by [`Space::provide`], before
-//! a transaction is committed, or by a write of the page cache, which redb may do later; never by
-//! the writes of a commit. What is below the mark is never given back but by truncation.
+//! redb grows its file by regions (`fresh` makes them small), and writes anywhere below its length.
+//! So all blocks below the length are allocated, and beyond it the reserve and what a commit itself
+//! may need; a full disk is found by [`Space::provide`], before a transaction is committed, never by
+//! the writes of a commit. While changes are made it is only noted: what redb then writes beyond
+//! the allocated blocks is kept in memory until the transaction is given up, since redb takes no
+//! failed write lightly.
 //!
-//! Knows nothing of pages or rows. Errors are those of the system calls, told as they are.
+//! Blocks beyond the length are allocated without making the file longer (so a file is not longer
+//! after each crash); when a table shrinks, the file stays longer until there is more than the
+//! reserve. Where the file system copies on write (btrfs, ZFS), allocated blocks promise nothing,
+//! and a full disk is an error of a commit.
+//!
+//! Knows nothing of rows. Errors are those of the system calls, told as they are.
 
 #![allow(unsafe_code, clippy::disallowed_methods)]
 
 use super::TableOptions;
+use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 /// How long the lock of a process that is being killed is waited for, in tries and between them.
@@ -28,110 +35,162 @@ const LOCK_PAUSE: Duration = Duration::from_millis(50);
 #[derive(Debug)]
 pub(super) struct Space {
     file: File,
-    options: TableOptions,
-    /// The length as redb knows it; the file is at least as long.
-    length: AtomicU64,
-    /// End of the highest byte written.
-    written: AtomicU64,
+    reserve: u64,
+    region: u64,
     marks: Mutex<Marks>,
-    /// A write found no space since the last [`Space::begin`].
+    /// Changes are being made that can still be given up.
+    trying: AtomicBool,
+    /// They did not fit.
     full: AtomicBool,
-    /// Blocks below are allocated; as in `marks`, for those who only ask.
-    allocated: AtomicU64,
-    /// Tests: the size of the disk.
-    limit: AtomicU64,
+    /// Bytes on the disk as of the last commit.
+    bytes: AtomicU64,
 }
 
 #[derive(Debug)]
 struct Marks {
+    /// The length as redb knows it.
+    length: u64,
+    /// The length of the file: at least that, but for a transaction that does not fit.
+    real: u64,
+    /// Blocks below are allocated.
     allocated: u64,
-    real_length: u64,
+    /// Pages of a transaction that does not fit.
+    overflow: BTreeMap<u64, Vec<u8>>,
+    /// Tests: the size of the disk.
+    limit: u64,
 }
 
 impl Space {
-    /// Opens or makes the file and takes its lock.
+    /// Opens the file and takes its lock. `region`: see `fresh`.
     ///
     /// # Errors
     /// Those of the system calls; `ResourceBusy` if another process has the table open.
-    pub(super) fn open(path: &Path, options: TableOptions) -> io::Result<Arc<Self>> {
-        let mut how = OpenOptions::new();
-        how.read(true).write(true).create(true).truncate(false).mode(0o600);
-        let file = how.open(path)?;
+    pub(super) fn open(
+        path: &Path,
+        options: TableOptions,
+        region: impl FnOnce(&File) -> io::Result<u64>,
+    ) -> io::Result<Arc<Self>> {
+        let file = OpenOptions::new().read(true).write(true).open(path)?;
         lock(&file)?;
-        let length = file.metadata()?.len();
+        let region = region(&file)?;
+        let meta = file.metadata()?;
+        let (length, bytes) = (meta.len(), meta.blocks() * 512);
+        // What is there is allocated; holes, which a crash may have left, are filled by the first
+        // transaction or make it fail.
+        let marks = Marks { length, real: length, allocated: 0, overflow: BTreeMap::new(), limit: u64::MAX };
         Ok(Arc::new(Space {
-            length: AtomicU64::new(length),
-            written: AtomicU64::new(end_of_data(&file, length)),
-            marks: Mutex::new(Marks { allocated: 0, real_length: length }),
-            full: AtomicBool::new(false),
-            allocated: AtomicU64::new(0),
-            limit: AtomicU64::new(u64::MAX),
             file,
-            options,
+            reserve: options.reserve_bytes,
+            region,
+            marks: Mutex::new(marks),
+            trying: AtomicBool::new(false),
+            full: AtomicBool::new(false),
+            bytes: AtomicU64::new(bytes),
         }))
+    }
+
+    fn marks(&self) -> MutexGuard<'_, Marks> {
+        self.marks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Bytes that the file takes on the disk.
     pub(super) fn bytes(&self) -> u64 {
-        self.allocated.load(Ordering::Relaxed).max(self.written.load(Ordering::Relaxed))
+        self.bytes.load(Ordering::Relaxed)
     }
 
     /// Sets the size of the disk as it seems to this table.
     #[cfg(test)]
     pub(super) fn set_limit(&self, limit: u64) {
-        self.limit.store(limit, Ordering::Relaxed);
+        self.marks().limit = limit;
     }
 
-    /// A transaction begins: forgets that there was no space for an earlier one.
-    pub(super) fn begin(&self) {
-        self.full.store(false, Ordering::Relaxed);
-    }
-
-    /// Sees to it that `more` bytes beyond the highest one written are allocated.
+    /// Changes begin that may be given up.
     ///
     /// # Errors
-    /// `StorageFull`, also if a write since [`Self::begin`] found no space. Others of fallocate.
-    pub(super) fn provide(&self, more: u64) -> io::Result<()> {
-        if self.full.load(Ordering::Relaxed) {
-            return Err(io::ErrorKind::StorageFull.into());
-        }
-        self.allocate(self.written.load(Ordering::Relaxed) + more)
-    }
-
-    fn allocate(&self, end: u64) -> io::Result<()> {
-        let mut marks = self.marks.lock().unwrap_or_else(PoisonError::into_inner);
-        if end <= marks.allocated {
-            return Ok(());
-        }
-        let stepped = end.next_multiple_of(self.options.grow_bytes.max(1));
-        let end = match self.fallocate(marks.allocated, stepped) {
-            Ok(()) => stepped,
-            // Not a whole step any more.
-            Err(e) if is_full(&e) => self.fallocate(marks.allocated, end).map(|()| end)?,
-            Err(e) => return Err(e),
-        };
-        marks.allocated = end;
-        marks.real_length = marks.real_length.max(end);
-        self.allocated.store(end, Ordering::Relaxed);
+    /// There is not even space for what the table has; others of fallocate.
+    pub(super) fn begin(&self) -> io::Result<()> {
+        let mut marks = self.marks();
+        marks.overflow.clear();
+        let length = marks.length;
+        self.allocate(&mut marks, length)?;
+        self.full.store(false, Ordering::Relaxed);
+        self.trying.store(true, Ordering::Relaxed);
         Ok(())
     }
 
-    fn fallocate(&self, from: u64, to: u64) -> io::Result<()> {
-        if to > self.limit.load(Ordering::Relaxed) {
+    /// True if the changes made so far do not fit.
+    pub(super) fn is_full(&self) -> bool {
+        self.full.load(Ordering::Relaxed)
+    }
+
+    /// The changes are made: sees to it that they can be committed, and leave the reserve if they
+    /// must. From now on there is no way back.
+    ///
+    /// # Errors
+    /// `StorageFull`; others of fallocate. Then the changes must be given up.
+    pub(super) fn provide(&self, leave_reserve: bool) -> io::Result<()> {
+        if self.is_full() {
             return Err(io::ErrorKind::StorageFull.into());
         }
-        let offset = |n| libc::off_t::try_from(n).map_err(|_| io::ErrorKind::FileTooLarge);
+        let mut marks = self.marks();
+        let reserve = if leave_reserve { self.reserve } else { 0 };
+        let end = marks.length + self.growth(marks.length) + reserve;
+        self.allocate(&mut marks, end)?;
+        self.trying.store(false, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// The changes have been given up.
+    pub(super) fn given_up(&self) {
+        self.marks().overflow.clear();
+        self.trying.store(false, Ordering::Relaxed);
+    }
+
+    /// A commit is done.
+    pub(super) fn measure(&self) {
+        if let Ok(meta) = self.file.metadata() {
+            self.bytes.store(meta.blocks() * 512, Ordering::Relaxed);
+        }
+    }
+
+    /// The most that redb grows its file by at once: it doubles up to one region, then it fills
+    /// the last one and adds one.
+    fn growth(&self, length: u64) -> u64 {
+        length.min(2 * self.region)
+    }
+
+    fn allocate(&self, marks: &mut Marks, end: u64) -> io::Result<()> {
+        if end <= marks.allocated {
+            return Ok(());
+        }
+        if end > marks.limit {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        match self.fallocate(libc::FALLOC_FL_KEEP_SIZE, marks.allocated, end) {
+            Err(e) if cannot(&e) => {
+                // Not every file system can: zeros do it, beyond what has been written.
+                self.fill(marks.allocated.max(marks.real), end)?;
+                marks.real = marks.real.max(end);
+            }
+            result => result?,
+        }
+        marks.allocated = end;
+        Ok(())
+    }
+
+    fn fallocate(&self, mode: libc::c_int, from: u64, to: u64) -> io::Result<()> {
+        let offset = |n| libc::off_t::try_from(n).map_err(|_| io::ErrorKind::StorageFull);
+        let (from, length) = (offset(from)?, offset(to - from)?);
         loop {
             // SAFETY: a system call on a descriptor that is borrowed open; no memory.
-            let res = unsafe { libc::fallocate(self.file.as_raw_fd(), 0, offset(from)?, offset(to - from)?) };
-            if res == 0 {
+            if unsafe { libc::fallocate(self.file.as_raw_fd(), mode, from, length) } == 0 {
                 return Ok(());
             }
             match io::Error::last_os_error() {
                 e if e.kind() == io::ErrorKind::Interrupted => {}
-                // Not every file system can: zeros do it, where nothing has been written yet.
-                e if matches!(e.raw_os_error(), Some(libc::EOPNOTSUPP | libc::ENOSYS)) => {
-                    return self.fill(from.max(self.written.load(Ordering::Relaxed)), to);
+                // Of a quota, or of the length that files may have: the same to us.
+                e if matches!(e.raw_os_error(), Some(libc::EDQUOT | libc::EFBIG)) => {
+                    return Err(io::ErrorKind::StorageFull.into());
                 }
                 e => return Err(e),
             }
@@ -148,22 +207,71 @@ impl Space {
         Ok(())
     }
 
-    /// Makes the table `to` bytes shorter or longer. What is cut off reads as zeros later.
+    /// Sets redb's length. What is new reads as zeros.
     fn resize(&self, to: u64) -> io::Result<()> {
-        let mut marks = self.marks.lock().unwrap_or_else(PoisonError::into_inner);
-        let from = self.length.load(Ordering::Relaxed);
-        if to < from {
-            self.written.fetch_min(to, Ordering::Relaxed);
-            self.file.set_len(to)?;
-            marks.real_length = to;
-            marks.allocated = marks.allocated.min(to);
-            self.allocated.store(marks.allocated, Ordering::Relaxed);
-        } else if to > marks.real_length {
-            self.file.set_len(to)?;
-            marks.real_length = to;
+        let mut marks = self.marks();
+        if to < marks.length {
+            marks.length = to;
+            return self.trim(&mut marks);
         }
-        self.length.store(to, Ordering::Relaxed);
+        match self.allocate(&mut marks, to) {
+            Ok(()) => {}
+            Err(e) if e.kind() == io::ErrorKind::StorageFull && self.trying.load(Ordering::Relaxed) => {
+                self.full.store(true, Ordering::Relaxed);
+                marks.length = to;
+                return Ok(());
+            }
+            Err(e) => return Err(e),
+        }
+        let stale = to.min(marks.real);
+        if marks.length < stale {
+            match self.fallocate(libc::FALLOC_FL_ZERO_RANGE, marks.length, stale) {
+                Err(e) if cannot(&e) => self.fill(marks.length, stale)?,
+                result => result?,
+            }
+        }
+        if to > marks.real {
+            self.file.set_len(to)?;
+            marks.real = to;
+        }
+        marks.length = to;
         Ok(())
+    }
+
+    /// Gives back what is far beyond the reserve.
+    fn trim(&self, marks: &mut Marks) -> io::Result<()> {
+        let keep = marks.length + self.growth(marks.length) + self.reserve;
+        if marks.real.max(marks.allocated) > keep + 4 * self.region {
+            self.file.set_len(keep.max(marks.length))?;
+            marks.real = keep;
+            marks.allocated = marks.allocated.min(keep);
+        }
+        Ok(())
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        if self.is_full()
+            && let Some(page) = self.marks().overflow.get(&offset)
+        {
+            let n = out.len().min(page.len());
+            out[..n].copy_from_slice(&page[..n]);
+            return Ok(());
+        }
+        self.file.read_exact_at(out, offset)
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        let mut marks = self.marks();
+        let end = offset + data.len() as u64;
+        if end > marks.allocated {
+            if self.is_full() && self.trying.load(Ordering::Relaxed) {
+                marks.overflow.insert(offset, data.to_vec());
+                return Ok(());
+            }
+            self.allocate(&mut marks, end)?;
+        }
+        drop(marks);
+        self.file.write_all_at(data, offset)
     }
 }
 
@@ -173,11 +281,11 @@ pub(super) struct Backend(pub(super) Arc<Space>);
 
 impl redb::StorageBackend for Backend {
     fn len(&self) -> io::Result<u64> {
-        Ok(self.0.length.load(Ordering::Relaxed))
+        Ok(self.0.marks().length)
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        self.0.file.read_exact_at(out, offset)
+        self.0.read(offset, out)
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
@@ -189,14 +297,7 @@ impl redb::StorageBackend for Backend {
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        let end = offset + data.len() as u64;
-        if let Err(e) = self.0.allocate(end) {
-            self.0.full.store(true, Ordering::Relaxed);
-            return Err(e);
-        }
-        self.0.file.write_all_at(data, offset)?;
-        self.0.written.fetch_max(end, Ordering::Relaxed);
-        Ok(())
+        self.0.write(offset, data)
     }
 
     /// The last call. Handles may outlive it, so the lock is given up here.
@@ -205,11 +306,9 @@ impl redb::StorageBackend for Backend {
     }
 }
 
-fn is_full(e: &io::Error) -> bool {
-    matches!(
-        e.kind(),
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge
-    )
+/// The file system does not have the operation.
+fn cannot(e: &io::Error) -> bool {
+    matches!(e.raw_os_error(), Some(libc::EOPNOTSUPP | libc::ENOSYS))
 }
 
 /// Takes the lock; of a process that was killed it is free when its last write has ended.
@@ -222,27 +321,4 @@ fn lock(file: &File) -> io::Result<()> {
         }
     }
     Err(io::Error::new(io::ErrorKind::ResourceBusy, "in use by another process"))
-}
-
-/// Where the last bytes of a file end that are not a hole.
-fn end_of_data(file: &File, length: u64) -> u64 {
-    let seek = |from: u64, what| {
-        let from = libc::off_t::try_from(from).ok()?;
-        // SAFETY: a system call on a descriptor that is borrowed open; all reads and writes name
-        // their offsets, so nobody minds where it then stands.
-        let at = unsafe { libc::lseek(file.as_raw_fd(), from, what) };
-        u64::try_from(at).ok()
-    };
-    let mut end = 0;
-    while let Some(data) = seek(end, libc::SEEK_DATA) {
-        match seek(data, libc::SEEK_HOLE) {
-            Some(hole) if hole > end => end = hole,
-            _ => return length,
-        }
-    }
-    match io::Error::last_os_error().raw_os_error() {
-        // No more data.
-        Some(libc::ENXIO) => end.min(length),
-        _ => length,
-    }
 }

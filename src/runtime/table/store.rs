@@ -7,8 +7,8 @@
 #![allow(clippy::disallowed_methods)]
 
 use super::space::{Backend, Space};
-use super::{Changes, Rows, ScanLimit, TableOptions};
-use redb::{Builder, Database, ReadOnlyTable, ReadableDatabase, TableDefinition, TableError, TableHandle};
+use super::{Changes, Rows, ScanLimit, TableOptions, fresh};
+use redb::{Builder, Database, ReadOnlyTable, ReadableDatabase, TableDefinition, WriteTransaction};
 use std::io;
 use std::ops::Bound;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -17,9 +17,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// The name carries the version of the layout: a later one has another name.
-const ROWS: TableDefinition<&[u8], &[u8]> = TableDefinition::new("ringpost-1");
-/// What redb writes for itself at a commit, at most about.
-const OVERHEAD: u64 = 1 << 20;
+pub(super) const ROWS: TableDefinition<&[u8], &[u8]> = TableDefinition::new("ringpost-1");
 /// Rows of a copy in one transaction.
 const COPY: usize = 200_000;
 
@@ -32,13 +30,15 @@ pub(super) struct Store {
 }
 
 /// Why redb could not, as an error of the contract.
-fn told(e: impl Into<redb::Error>) -> io::Error {
+pub(super) fn told(e: impl Into<redb::Error>) -> io::Error {
     use redb::Error::{
         Corrupted, Io, TableDoesNotExist, TableIsMultimap, TableTypeMismatch, TypeDefinitionChanged,
         UpgradeRequired,
     };
     match e.into() {
         Io(e) if e.kind() == io::ErrorKind::UnexpectedEof => damaged("the file is too short"),
+        // Not found by `Space` beforehand, so it came in the middle of something.
+        Io(e) if e.kind() == io::ErrorKind::StorageFull => io::Error::other(e),
         Io(e) => e,
         e @ (Corrupted(_)
         | UpgradeRequired(_)
@@ -50,7 +50,7 @@ fn told(e: impl Into<redb::Error>) -> io::Error {
     }
 }
 
-fn damaged(why: &str) -> io::Error {
+pub(super) fn damaged(why: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, format!("not a sound table: {why}"))
 }
 
@@ -65,20 +65,17 @@ impl Store {
     /// # Errors
     /// See [`super::Table`]; `ResourceBusy` if another process has it open.
     pub(super) fn open(path: &Path, options: TableOptions) -> io::Result<Self> {
-        let space = Space::open(path, options)?;
+        fresh::make(path, options.grow_bytes)?;
+        let space = Space::open(path, options, fresh::region_of)?;
         let backend = Backend(space.clone());
         let db = caught(|| {
             let mut builder = Builder::new();
             builder.set_cache_size(options.cache_bytes).set_check_integrity_on_open(true);
             let db = builder.create_with_backend(backend).map_err(told)?;
-            make_rows(&db)?;
+            db.begin_read().map_err(told)?.open_table(ROWS).map_err(told)?;
             Ok(db)
         })?;
-        crate::runtime::uring::disk::sync_parent(path)?;
-        let store = Store { db, space, options, failed: AtomicBool::new(false) };
-        // Without them the table can be read; what needs them says so.
-        drop(store.space.provide(store.margin() + options.reserve_bytes));
-        Ok(store)
+        Ok(Store { db, space, options, failed: AtomicBool::new(false) })
     }
 
     /// Runs `work` on it unless it has failed; notes if that fails it.
@@ -95,38 +92,44 @@ impl Store {
         result
     }
 
-    /// Bytes that a commit may write beyond the highest written before: half of the cache holds
-    /// pages to be written, all others have been written when the commit begins.
-    fn margin(&self) -> u64 {
-        self.options.cache_bytes as u64 / 2 + OVERHEAD
+    pub(super) fn commit(&self, changes: &Changes) -> io::Result<()> {
+        self.space.begin()?;
+        let transaction = self.db.begin_write().map_err(told)?;
+        let provided = self.change(&transaction, changes).and_then(|more_rows| {
+            // Rows that go make room, those that stay need none.
+            self.space.provide(more_rows > 0)
+        });
+        if let Err(e) = provided {
+            let given_up = transaction.abort().map_err(told);
+            self.space.given_up();
+            let soft = e.kind() == io::ErrorKind::StorageFull;
+            return if soft { given_up.and(Err(e)) } else { Err(e) };
+        }
+        transaction.commit().map_err(told)?;
+        self.space.measure();
+        Ok(())
     }
 
-    pub(super) fn commit(&self, changes: &Changes) -> io::Result<()> {
-        self.space.begin();
-        let sorted = changes.sorted();
-        let transaction = self.db.begin_write().map_err(told)?;
-        let mut more_rows = 0_i64;
-        {
-            let mut rows = transaction.open_table(ROWS).map_err(told)?;
-            for change in sorted {
-                match change.value() {
-                    Some(value) => {
-                        let old = rows.insert(change.key(), value).map_err(told)?;
-                        more_rows += i64::from(old.is_none());
-                    }
-                    None => {
-                        let old = rows.remove(change.key()).map_err(told)?;
-                        more_rows -= i64::from(old.is_some());
-                    }
+    /// Makes the changes in a transaction; says how many more rows there are then.
+    fn change(&self, transaction: &WriteTransaction, changes: &Changes) -> io::Result<i64> {
+        let mut rows = transaction.open_table(ROWS).map_err(told)?;
+        let mut more_rows = 0;
+        for change in changes.sorted() {
+            match change.value() {
+                Some(value) => {
+                    let old = rows.insert(change.key(), value).map_err(told)?;
+                    more_rows += i64::from(old.is_none());
+                }
+                None => {
+                    let old = rows.remove(change.key()).map_err(told)?;
+                    more_rows -= i64::from(old.is_some());
                 }
             }
+            if self.space.is_full() {
+                return Err(io::ErrorKind::StorageFull.into());
+            }
         }
-        let reserve = if more_rows > 0 { self.options.reserve_bytes } else { 0 };
-        if let Err(e) = self.space.provide(self.margin() + reserve) {
-            transaction.abort().map_err(told)?;
-            return Err(e);
-        }
-        transaction.commit().map_err(told)
+        Ok(more_rows)
     }
 
     fn rows(&self) -> io::Result<ReadOnlyTable<&'static [u8], &'static [u8]>> {
@@ -159,7 +162,7 @@ impl Store {
     /// Writes the rows as of now into a new table at `path`.
     pub(super) fn copy_to(&self, path: &Path) -> io::Result<()> {
         let rows = self.rows()?;
-        let options = TableOptions { reserve_bytes: 0, grow_bytes: 1 << 20, ..self.options };
+        let options = TableOptions { reserve_bytes: 0, ..self.options };
         let copy = Store::open(path, options)?;
         let mut changes = Changes::new();
         for row in rows.range::<&[u8]>(..).map_err(told)? {
@@ -178,21 +181,4 @@ impl Store {
     pub(super) fn close(self) -> io::Result<()> {
         caught(|| self.db.close().map_err(told))
     }
-}
-
-/// Makes the table of rows if the file is new.
-fn make_rows(db: &Database) -> io::Result<()> {
-    let reading = db.begin_read().map_err(told)?;
-    match reading.open_table(ROWS) {
-        Ok(_) => return Ok(()),
-        Err(TableError::TableDoesNotExist(_)) => {}
-        Err(e) => return Err(told(e)),
-    }
-    if let Some(other) = reading.list_tables().map_err(told)?.next() {
-        return Err(damaged(&format!("it has a table {:?}", other.name())));
-    }
-    drop(reading);
-    let transaction = db.begin_write().map_err(told)?;
-    transaction.open_table(ROWS).map_err(told)?;
-    transaction.commit().map_err(told)
 }

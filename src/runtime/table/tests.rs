@@ -1,12 +1,13 @@
 //! The table on real files: what is kept, what is found out, what a full disk does.
 
 use super::{Changes, ScanLimit, Table, TableOptions};
-use crate::runtime::uring::{self, Uring};
 use crate::runtime::Disk;
+use crate::runtime::uring::{self, Uring};
 use std::time::Duration;
 
 /// Small, so that files are.
-const SMALL: TableOptions = TableOptions { reserve_bytes: 1 << 20, grow_bytes: 1 << 18, cache_bytes: 1 << 20 };
+const SMALL: TableOptions =
+    TableOptions { reserve_bytes: 1 << 20, grow_bytes: 1 << 18, cache_bytes: 1 << 20 };
 
 /// Runs `main` on a ring, a minute at most.
 fn on_ring<T>(main: impl AsyncFnOnce(Uring) -> T) -> T {

@@ -321,9 +321,7 @@ fn create_zeroed(path: &Path, len: u64) -> io::Result<()> {
     if path.try_exists()? {
         return Err(io::ErrorKind::AlreadyExists.into());
     }
-    let mut partial = path.as_os_str().to_owned();
-    partial.push(PARTIAL);
-    let partial = PathBuf::from(partial);
+    let partial = partial_of(path);
     let result = fill(&partial, len).and_then(|()| rename_new(&partial, path));
     if result.is_err() {
         // The first error counts; a rest is truncated by the next filling of this name.
@@ -331,6 +329,13 @@ fn create_zeroed(path: &Path, len: u64) -> io::Result<()> {
         return result;
     }
     sync_dir(parent(path))
+}
+
+/// The name of a file that is not complete.
+pub(crate) fn partial_of(path: &Path) -> PathBuf {
+    let mut partial = path.as_os_str().to_owned();
+    partial.push(PARTIAL);
+    PathBuf::from(partial)
 }
 
 fn fill(path: &Path, len: u64) -> io::Result<()> {
