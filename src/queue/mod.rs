@@ -1,10 +1,10 @@
 //! The queue of waiting messages: records, index, schedule, limits (L2); `desk` is one core's queue (L4).
 //!
 //! * L1 [`record`]: the queue's records as bytes; L2 [`recover`]: what a log of them says.
-//! * L2 [`age`] (how old a message is), [`index`] (what is resident of each message) with [`stub`] (of
-//!   those that wait long) and [`order`] (their ids), [`bodies`] (which are in memory), [`schedule`]
-//!   with [`pace`] (who goes next), [`limits`] (when to take more), [`routing`] (what is asked of
-//!   routes), [`bell`] and [`state`] (what the desk's tasks share).
+//! * L2 [`age`] (how old a message is), [`index`] (what is resident of each message) with [`entry`]
+//!   (of those at work), [`stub`] (of those that wait long) and [`order`] (their ids), [`bodies`]
+//!   (which are in memory), [`schedule`] with [`pace`] (who goes next), [`limits`] (when to take
+//!   more), [`routing`] (what is asked of routes), [`bell`] and [`state`] (what the desk's tasks share).
 //! * L4 [`desk`] drives them over a journal; [`control`]: what operators ask of it.
 
 pub mod age;
@@ -12,6 +12,7 @@ pub mod bell;
 pub mod bodies;
 pub mod control;
 pub mod desk;
+pub mod entry;
 pub mod index;
 pub mod ledger;
 pub mod limits;

@@ -35,6 +35,8 @@ pub struct World {
     pub writes: Cell<u64>,
     pub free: Cell<u64>,
     pub random: Cell<u64>,
+    /// Rounds through the tasks.
+    pub turns: Cell<u64>,
 }
 
 #[derive(Default)]
@@ -106,6 +108,7 @@ impl Double {
         let mut main = pin!(main);
         let flag = Arc::new(Flag(AtomicBool::new(true)));
         loop {
+            self.world.turns.set(self.world.turns.get() + 1);
             let mut moved = false;
             if flag.0.swap(false, Ordering::SeqCst) {
                 moved = true;

@@ -1,0 +1,200 @@
+//! L2: a message as long as something is being done with it: its recipients, its places in the journal.
+//!
+//! Plain data. What happens to it is the desk's business, who finds it the index's. Cannot fail.
+
+use crate::base::aligned::SharedBytes;
+use crate::base::ids::MessageId;
+use crate::base::time::Mono;
+use crate::base::wheel;
+use crate::message::body::BodyFlags;
+use crate::queue::bodies::BatchNumber;
+use crate::queue::state::OwnedReply;
+use crate::storage::archive::Place;
+use crate::queue::index::Class;
+use crate::storage::record::Location;
+use smallvec::SmallVec;
+
+/// Number of a destination in the schedule.
+pub type DestId = u32;
+
+/// What happens to a recipient now.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Phase {
+    /// Stands in its destination's list.
+    #[default]
+    Ready,
+    /// Taken by an attempt.
+    Flight,
+    /// Not before its due time.
+    Waiting,
+    /// Refused for good; its notification is being made, or waits to be.
+    Owed,
+    /// Passed on.
+    Delivered,
+    /// Refused for good, told to whoever was to be told.
+    Failed,
+}
+
+impl Phase {
+    /// True if nothing more happens.
+    #[must_use]
+    pub fn is_done(self) -> bool {
+        matches!(self, Phase::Delivered | Phase::Failed)
+    }
+}
+
+/// What the journal says of a recipient's attempts.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Cover {
+    /// That none is under way: the next one needs a record before its final dot.
+    #[default]
+    None,
+    /// That one may be under way.
+    Covered,
+    /// That one may have been under way when the last run ended without a clean stop.
+    InDoubt,
+}
+
+/// No place in a journal.
+pub const NOWHERE: Location = Location { segment: 0, offset: 0, len: 0 };
+
+impl Default for Recipient {
+    fn default() -> Self {
+        let (phase, cover) = (Phase::Ready, Cover::None);
+        Recipient { due: Mono(0), said: NOWHERE, destination: 0, attempts: 0, phase, cover }
+    }
+}
+
+/// A recipient of a resident message.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Recipient {
+    /// When the next attempt is due, if waiting; when the notification is tried again, if owed (0:
+    /// it is being made).
+    pub due: Mono,
+    /// The record with the reply of its last attempt; of length 0 if there is none.
+    pub said: Location,
+    /// Where it goes.
+    pub destination: DestId,
+    /// Attempts that ended without success.
+    pub attempts: u16,
+    /// What happens to it.
+    pub phase: Phase,
+    /// What the journal says of attempts.
+    pub cover: Cover,
+}
+
+/// Switches of an entry.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Switches {
+    /// Held by an operator.
+    pub held: bool,
+    /// The sender has had a delay warning.
+    pub warned: bool,
+    /// A notification about a notification.
+    pub double_bounce: bool,
+    /// Its record is not on stable storage yet.
+    pub committing: bool,
+    /// Not to be kept: its submitter has gone without an answer.
+    pub withdrawn: bool,
+    /// Being read back from the journal.
+    pub loading: bool,
+    /// Being copied forward within the journal.
+    pub moving: bool,
+    /// The sender is null.
+    pub null_sender: bool,
+}
+
+/// A resident message.
+#[derive(Debug)]
+pub struct Entry {
+    /// Its id.
+    pub id: MessageId,
+    /// Its record.
+    pub at: Location,
+    /// Bytes of trace headers and body.
+    pub size: u64,
+    /// Side file of the body; 0: none.
+    pub side: u64,
+    /// The record's payload while it is in memory.
+    pub payload: Option<SharedBytes>,
+    /// Batch of the payload in the memory budget.
+    pub batch: BatchNumber,
+    /// Recipients in the order of the envelope.
+    pub recipients: SmallVec<[Recipient; 1]>,
+    /// The timer of its next due recipient.
+    pub timer: Option<wheel::Key>,
+    /// Facts about the body.
+    pub body: BodyFlags,
+    /// How often an attempt came back without having risked anything.
+    pub given_back: u8,
+    /// Switches.
+    pub switches: Switches,
+    /// Where archive and index have it, if they do or are about to.
+    pub archived: Option<Box<Archived>>,
+}
+
+/// A message whose body is in the archive and whose state the index has, or will have.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Archived {
+    /// Its body.
+    pub place: Place,
+    /// What next hops last said, by recipient.
+    pub replies: Vec<(u32, OwnedReply)>,
+    /// Records about it that are staged and not on stable storage yet.
+    pub unsaid: u32,
+}
+
+impl Archived {
+    /// Remembers what was said of a recipient.
+    pub fn reply(&mut self, index: u32, reply: OwnedReply) {
+        match self.replies.iter_mut().find(|r| r.0 == index) {
+            Some(r) => r.1 = reply,
+            None => self.replies.push((index, reply)),
+        }
+    }
+}
+
+impl Entry {
+    /// An entry of a message that is being committed, without recipients yet.
+    #[must_use]
+    pub fn new(id: MessageId, size: u64, body: BodyFlags) -> Self {
+        Entry {
+            id,
+            at: NOWHERE,
+            size,
+            side: 0,
+            payload: None,
+            batch: 0,
+            recipients: SmallVec::new(),
+            timer: None,
+            body,
+            given_back: 0,
+            switches: Switches::default(),
+            archived: None,
+        }
+    }
+
+    /// True if nothing more happens to any recipient.
+    #[must_use]
+    pub fn is_done(&self) -> bool {
+        self.recipients.iter().all(|r| r.phase.is_done())
+    }
+
+    /// The earliest due time of a recipient that waits, for an attempt or for its notification.
+    #[must_use]
+    pub fn next_due(&self) -> Option<Mono> {
+        let waits = |r: &&Recipient| r.phase == Phase::Waiting || r.phase == Phase::Owed && r.due > Mono(0);
+        self.recipients.iter().filter(waits).map(|r| r.due).min()
+    }
+
+    pub(crate) fn class(&self) -> Class {
+        let busy = |r: &Recipient| matches!(r.phase, Phase::Ready | Phase::Flight | Phase::Owed);
+        if self.switches.held {
+            Class::Held
+        } else if self.switches.committing || self.recipients.iter().any(busy) {
+            Class::Active
+        } else {
+            Class::Deferred
+        }
+    }
+}
