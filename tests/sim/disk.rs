@@ -41,6 +41,12 @@ pub struct DiskFaults {
     pub capacity: Option<u64>,
     /// A write on a segment completes before it is durable: the disk lies.
     pub lying: bool,
+    /// There is no room for more of a table, or of an archive.
+    pub table_full: bool,
+    /// See `table_full`.
+    pub archive_full: bool,
+    /// A table says that a commit is durable before it is: the planted bug.
+    pub lying_table: bool,
 }
 
 /// Handle to one machine's disk.
@@ -58,21 +64,53 @@ struct State {
     durable_names: RefCell<BTreeMap<PathBuf, Rc<Inode>>>,
     /// Changes of names that are not durable yet.
     pending: RefCell<Vec<Renaming>>,
+    tally: RefCell<BTreeMap<&'static str, u64>>,
+    /// Where between archive, table and journal the machine is.
+    between: Cell<Between>,
+}
+
+/// The last thing of these that has become durable.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Between {
+    /// A write of the journal after a commit of the table.
+    Journal,
+    /// What was appended to an archive.
+    Archive,
+    /// A commit of the table.
+    Table,
 }
 
 /// Id, path, what the path then names.
 type Renaming = (u64, PathBuf, Option<Rc<Inode>>);
 
 struct Inode {
-    segment: bool,
+    kind: Kind,
     body: RefCell<Body>,
+}
+
+/// What a file is for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Kind {
+    /// Written past the cache, durable when a write has ended.
+    Segment,
+    /// Written past the cache, durable after a sync.
+    Archive,
+    /// Written through the cache, or a table.
+    Other,
+}
+
+impl Kind {
+    /// Whether a write goes on when its process has died.
+    fn flies(self) -> bool {
+        self != Kind::Other
+    }
 }
 
 impl Inode {
     fn zeros(len: u64) -> Rc<Self> {
         let zeros = vec![0; usize::try_from(len).expect("fits memory")];
         let body = Body { durable: zeros.clone(), image: zeros, ..Body::default() };
-        Rc::new(Inode { segment: true, body: RefCell::new(body) })
+        Rc::new(Inode { kind: Kind::Segment, body: RefCell::new(body) })
     }
 }
 
@@ -166,6 +204,8 @@ impl SimDisk {
             names: RefCell::default(),
             durable_names: RefCell::default(),
             pending: RefCell::default(),
+            tally: RefCell::default(),
+            between: Cell::new(Between::Journal),
         }))
     }
 
@@ -187,6 +227,27 @@ impl SimDisk {
     /// A new process: failures of the last one are over.
     pub fn forget_failures(&self) {
         self.0.failed.set(None);
+    }
+
+    /// Counts that `what` has happened.
+    pub fn count(&self, what: &'static str) {
+        *self.0.tally.borrow_mut().entry(what).or_default() += 1;
+    }
+
+    /// How often what has happened.
+    pub fn tally(&self) -> BTreeMap<&'static str, u64> {
+        self.0.tally.borrow().clone()
+    }
+
+    /// A crash, of whatever kind, comes now: counts what it interrupts.
+    pub fn count_crash(&self) {
+        let committing = self.0.names.borrow().values().any(|i| i.body.borrow().pending.is_some());
+        match self.0.between.replace(Between::Journal) {
+            _ if committing => self.count("crash during a commit"),
+            Between::Archive => self.count("crash between archive and commit"),
+            Between::Table => self.count("crash between commit and retirement"),
+            Between::Journal => {}
+        }
     }
 
     /// Power loss: of what was not durable any subset of sectors and names stays.
@@ -217,6 +278,11 @@ impl SimDisk {
         world.event("power-off", keep, 0);
     }
 
+    /// Files in a directory.
+    pub fn files_in(&self, dir: &Path) -> usize {
+        self.0.names.borrow().keys().filter(|p| p.parent() == Some(dir)).count()
+    }
+
     /// The names and durable bytes of all files.
     pub fn snapshot(&self) -> BTreeMap<PathBuf, Vec<u8>> {
         let names = self.0.durable_names.borrow();
@@ -229,9 +295,9 @@ impl SimDisk {
         let names: BTreeMap<PathBuf, Rc<Inode>> = snapshot
             .iter()
             .map(|(path, bytes)| {
-                let segment = old.get(path).is_none_or(|i| i.segment);
+                let kind = old.get(path).map_or(Kind::Segment, |i| i.kind);
                 let body = Body { durable: bytes.clone(), image: bytes.clone(), ..Body::default() };
-                (path.clone(), Rc::new(Inode { segment, body: RefCell::new(body) }))
+                (path.clone(), Rc::new(Inode { kind, body: RefCell::new(body) }))
             })
             .collect();
         *self.0.durable_names.borrow_mut() = names.clone();
@@ -268,6 +334,10 @@ impl SimDisk {
 
     fn room_for(&self, more: u64) -> bool {
         self.faults().capacity.is_none_or(|c| self.used() + more <= c)
+    }
+
+    fn room_for_archive(&self, more: u64) -> bool {
+        !self.faults().archive_full && self.room_for(more)
     }
 
     fn fits_dir(&self, path: &Path) -> io::Result<()> {
@@ -345,15 +415,20 @@ impl Disk for SimDisk {
     async fn open(&self, path: &Path, how: OpenAs) -> io::Result<SimFile> {
         self.wait("open", 20 * US).await;
         self.fits_dir(path)?;
-        let inode = if how == OpenAs::NewSide {
-            if self.is_name(path) {
-                return Err(io::ErrorKind::AlreadyExists.into());
+        let new = match how {
+            OpenAs::NewSide => Some(Kind::Other),
+            OpenAs::NewArchive => Some(Kind::Archive),
+            _ => None,
+        };
+        let inode = match new {
+            Some(_) if self.is_name(path) => return Err(io::ErrorKind::AlreadyExists.into()),
+            Some(Kind::Archive) if !self.room_for_archive(0) => return Err(full()),
+            Some(kind) => {
+                let inode = Rc::new(Inode { kind, body: RefCell::default() });
+                self.change_name(path, Some(inode.clone()));
+                inode
             }
-            let inode = Rc::new(Inode { segment: false, body: RefCell::default() });
-            self.change_name(path, Some(inode.clone()));
-            inode
-        } else {
-            self.named(path)?
+            None => self.named(path)?,
         };
         Ok(SimFile { disk: self.clone(), inode, how, description: self.id() })
     }
@@ -376,7 +451,9 @@ impl Disk for SimDisk {
 
     async fn remove(&self, path: &Path) -> io::Result<()> {
         self.wait("remove", 50 * US).await;
-        self.named(path)?;
+        if self.named(path)?.kind == Kind::Archive {
+            self.count("archive segment removed");
+        }
         let id = self.change_name(path, None);
         self.wait("remove", MS).await;
         self.settle_name(id);
@@ -438,8 +515,11 @@ impl SimFile {
         let aligned = offset.is_multiple_of(PAGE)
             && bytes.len().is_multiple_of(PAGE)
             && (bytes.as_ptr() as usize).is_multiple_of(PAGE);
+        let fresh = body.flights.iter().map(|f| f.offset + f.bytes.len()).fold(body.image.len(), usize::max);
         let broken = match self.how {
-            OpenAs::Read => Some("write on a file opened to read"),
+            OpenAs::Read | OpenAs::Archive => Some("write on a file opened to read"),
+            OpenAs::NewArchive if !aligned => Some("archive write is not in whole aligned pages"),
+            OpenAs::NewArchive if offset != fresh => Some("archive write is not at the end"),
             OpenAs::Segment if !aligned => Some("segment write is not in whole aligned pages"),
             OpenAs::Segment if end > body.image.len() => Some("segment write beyond its end"),
             OpenAs::Segment if body.lock != Some(self.description) => Some("segment write without its lock"),
@@ -466,7 +546,7 @@ impl SimFile {
     }
 }
 
-/// Ends the segment write `id`, unless a power loss has ended it before.
+/// Ends the write `id`, unless a power loss has ended it before.
 fn end_flight(disk: &SimDisk, inode: &Rc<Inode>, id: u64, fate: &Fate) {
     let world = &disk.0.world;
     let mut body = inode.body.borrow_mut();
@@ -483,13 +563,18 @@ fn end_flight(disk: &SimDisk, inode: &Rc<Inode>, id: u64, fate: &Fate) {
     world.event("landed", f.offset as u64, f.bytes.len() as u64);
     let prefix = world.below(f.bytes.len() as u64 / SECTOR as u64);
     let mut sector = 0;
-    let lying = disk.faults().lying;
+    let lying = disk.faults().lying && inode.kind == Kind::Segment;
+    if inode.kind == Kind::Segment && disk.0.between.get() == Between::Table {
+        disk.0.between.set(Between::Journal);
+    }
     match fate {
-        Fate::Whole if lying => {
+        Fate::Whole if lying || inode.kind == Kind::Archive => {
             Body::put(&mut body.image, f.offset, &f.bytes);
             body.soil(f.offset, f.bytes.len());
-            let inode = inode.clone();
-            world.after(world.below(3 * SEC), move || inode.body.borrow_mut().write_back(|| true));
+            if lying {
+                let inode = inode.clone();
+                world.after(world.below(3 * SEC), move || inode.body.borrow_mut().write_back(|| true));
+            }
         }
         Fate::Whole => body.land(f.offset, &f.bytes, || true),
         Fate::Some => body.land(f.offset, &f.bytes, || world.chance(5_000)),
@@ -509,7 +594,7 @@ impl File for SimFile {
         self.check_write(&bytes, at);
         self.world().event("write", offset, bytes.len() as u64);
         let (fate, result) = self.fate();
-        if !self.inode.segment {
+        if !self.inode.kind.flies() {
             self.disk.wait("write_at", 30 * US).await;
             let grown = (at + bytes.len()).saturating_sub(self.inode.body.borrow().image.len());
             if !self.disk.room_for(grown as u64) {
@@ -520,6 +605,10 @@ impl File for SimFile {
             Body::put(&mut body.image, at, &bytes[..len]);
             body.soil(at, len);
             return result;
+        }
+        if self.inode.kind == Kind::Archive && !self.disk.room_for_archive(bytes.len() as u64) {
+            self.disk.wait("write_at", 30 * US).await;
+            return Err(full());
         }
         let (id, description) = (self.disk.id(), self.description);
         let flight = Flight { id, description, offset: at, bytes: bytes.to_vec() };
@@ -540,8 +629,8 @@ impl File for SimFile {
 
     async fn read_at(&self, mut buf: AlignedBuf, offset: u64) -> Lent<(), AlignedBuf> {
         let at = usize::try_from(offset).expect("fits memory");
-        if self.inode.segment && !at.is_multiple_of(PAGE) {
-            self.world().violation("segment read is not in whole pages".to_owned());
+        if self.inode.kind.flies() && !at.is_multiple_of(PAGE) {
+            self.world().violation("a read past the cache is not in whole pages".to_owned());
         }
         self.disk.wait("read_at", 60 * US).await;
         if self.world().chance(self.disk.faults().read_error) {
@@ -563,6 +652,10 @@ impl File for SimFile {
             return Err(eio());
         }
         body.write_back(|| true);
+        if self.how == OpenAs::NewArchive {
+            self.disk.0.between.set(Between::Archive);
+            self.disk.count("archive synced");
+        }
         Ok(())
     }
 
