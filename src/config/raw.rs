@@ -111,7 +111,7 @@ section! {
         /// Upper bound of the journal's bytes per core.
         journal_limit: Size = Size::mib(4096),
         /// Bytes of the journal per core from which on waiting mail goes into the archive.
-        journal_window: Size = Size::mib(1024),
+        journal_window: Size = Size::mib(512),
         /// Free bytes of the file system that new mail leaves alone.
         free_min: Size = Size::mib(1024),
     }

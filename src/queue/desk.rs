@@ -603,7 +603,9 @@ impl<R: Runtime> Desk<R> {
         }
         self.0.metrics.received.increment(1);
         self.0.metrics.received_bytes.increment(size);
-        s.keep_body(key, durable.payload, now);
+        if s.may_leave_soon(key, now) {
+            s.keep_body(key, durable.payload, now);
+        }
         self.line_up(s, key, now);
     }
 

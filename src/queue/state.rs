@@ -346,6 +346,12 @@ impl State {
         });
     }
 
+    /// True if some recipient of `key` goes somewhere that is not left alone.
+    pub fn may_leave_soon(&self, key: Key, now: Mono) -> bool {
+        let Some(e) = self.index.get(key) else { return false };
+        e.recipients.iter().any(|r| !self.schedule.is_paused(r.destination, now))
+    }
+
     /// Keeps the body of `key` in memory, within the budget.
     pub fn keep_body(&mut self, key: Key, payload: SharedBytes, now: Mono) {
         let bodies = &mut self.bodies;
