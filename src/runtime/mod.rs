@@ -186,6 +186,11 @@ pub enum OpenAs {
     Segment,
     /// A new side file: must not exist; `sync` makes it durable.
     NewSide,
+    /// A new archive segment: must not exist; written past the page cache in whole pages, each once,
+    /// from the start on; `sync` makes it durable. Read in whole pages.
+    NewArchive,
+    /// An archive segment, to read only, in whole pages.
+    Archive,
     /// To read only.
     Read,
 }
@@ -217,9 +222,9 @@ pub trait Disk {
 #[allow(clippy::len_without_is_empty)] // an empty file is not a special case here
 pub trait File: 'static {
     /// Writes all of `bytes` at `offset`. A segment: offset and length in whole pages, durable
-    /// when done. A short write is an error.
+    /// when done. An archive segment: in whole pages. A short write is an error.
     fn write_at(&self, bytes: SharedBytes, offset: u64) -> impl Future<Output = io::Result<()>>;
-    /// Reads up to the capacity of `buf` from `offset` (a segment: in whole pages) and sets its
+    /// Reads up to the capacity of `buf` from `offset` (segments: in whole pages) and sets its
     /// length; fewer bytes only at the end of the file.
     fn read_at(&self, buf: AlignedBuf, offset: u64) -> impl Future<Output = Lent<(), AlignedBuf>>;
     /// Makes everything written durable, with the file's length.

@@ -5,7 +5,7 @@
 //! that shares the [`Poison`]; a panic inside the journal does the same, since its state is then
 //! unknown. A disk that hangs makes [`Keeper::committed`] wait; the time-out is the caller's.
 
-mod bell;
+pub(in crate::storage) mod bell;
 pub mod opening;
 pub mod side;
 
@@ -17,6 +17,7 @@ use crate::storage::journal::{Journal, Released, StageError, Step, Write};
 use crate::storage::options::{Options, Poison, Urgency};
 use crate::storage::record::{self, Location, RecordHead, Recovered};
 use crate::storage::recover::{self, RecoveryReport};
+use crate::storage::segment::Keys;
 use crate::storage::space::Shortage;
 use crate::storage::walk::{Walk, WalkStep, Window};
 use bell::Bell;
@@ -87,9 +88,9 @@ pub enum ReadError {
 impl fmt::Display for ReadError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            ReadError::Gone => f.write_str("the record is no longer in the journal"),
+            ReadError::Gone => f.write_str("the record is no longer there"),
             ReadError::Damaged => f.write_str("the record is damaged on disk"),
-            ReadError::Io(e) => write!(f, "reading the journal: {e}"),
+            ReadError::Io(e) => write!(f, "reading a record: {e}"),
         }
     }
 }
@@ -228,15 +229,7 @@ impl<R: Runtime> Keeper<R> {
         let buf = AlignedBuf::with_capacity(skip + at.len as usize);
         let (result, buf) = pin.file.read_at(buf, start as u64).await;
         result.map_err(ReadError::Io)?;
-        let bytes = SharedBytes::whole(Rc::new(buf));
-        let record = bytes.get(skip..skip + at.len as usize).ok_or(ReadError::Damaged)?;
-        let (head, payload, len) = record::decode(record, &pin.segment.keys).ok_or(ReadError::Damaged)?;
-        if head.id != id || len != at.len {
-            return Err(ReadError::Damaged);
-        }
-        let start = skip + at.len as usize - payload.len();
-        let end = skip + at.len as usize;
-        Ok(bytes.part(start..end))
+        verified(buf, skip, at.len, id, &pin.segment.keys).ok_or(ReadError::Damaged)
     }
 
     /// Why there is no space for new mail now, if so.
@@ -466,8 +459,23 @@ impl<R: Runtime> Drop for TaskGuard<R> {
     }
 }
 
+/// The payload of the record of `len` bytes that stands `skip` bytes from the start of `buf`, if it is
+/// intact and that of `id`.
+pub(in crate::storage) fn verified(
+    buf: AlignedBuf,
+    skip: usize,
+    len: u32,
+    id: u64,
+    keys: &Keys,
+) -> Option<SharedBytes> {
+    let end = skip + len as usize;
+    let (head, payload, found) = record::decode(buf.bytes().get(skip..end)?, keys)?;
+    let start = end - payload.len();
+    (head.id == id && found == len).then(|| SharedBytes::whole(Rc::new(buf)).part(start..end))
+}
+
 /// Poisons when dropped: only a panic lets it come to that.
-struct Fuse<'a>(&'a Poison);
+pub(in crate::storage) struct Fuse<'a>(pub(in crate::storage) &'a Poison);
 
 impl Drop for Fuse<'_> {
     fn drop(&mut self) {

@@ -1,4 +1,4 @@
-//! The storage engine: journal (and later archive and index), used by the queue and by mailboxes.
+//! The storage engine: journal and archive (and later the index), used by the queue and by mailboxes.
 //!
 //! Knows records as kinds and bytes; not what a mail is. Every byte on disk is described in
 //! `docs/storage.md`.
@@ -10,10 +10,10 @@
 //!   [`opening`] is how a journal starts.
 //! * [`model`] and [`oracle`]: a whole log in memory and its checker, for tests, fuzzing, benches.
 //!
-//! Of the engine's three parts the journal is here. The archive (bodies that outlive the journal
-//! window) and the index (what must be found without reading the journal) join as siblings of
-//! `journal`; until then the owner of the records copies live ones forward ([`keeper::Keeper::pressure`]).
+//! [`archive`] holds records that outlive the journal's window. The index (what must be found without
+//! reading the journal) joins as a sibling.
 
+pub mod archive;
 pub mod batch;
 pub mod group;
 pub mod journal;

@@ -5,6 +5,7 @@
 
 use crate::base::crc::crc32c;
 use crate::storage::segment::Keys;
+use smallvec::SmallVec;
 
 /// Bytes of a record's head on disk.
 pub const RECORD_HEAD: usize = 20;
@@ -60,15 +61,33 @@ pub fn record_len(payload: usize) -> Option<u32> {
 /// payload, so that one record can be read back without its batch.
 #[must_use]
 pub fn encode_head(head: RecordHead, payload: &[u8], keys: &Keys) -> [u8; RECORD_HEAD] {
+    let mut out = head_without_crc(head, payload.len());
+    let crc = crc32c(keys.seed, &[&out[4..], payload]);
+    out[..4].copy_from_slice(&crc.to_le_bytes());
+    out
+}
+
+/// Like [`encode_head`] for a payload in pieces.
+#[must_use]
+pub fn encode_head_of(head: RecordHead, payload: &[&[u8]], keys: &Keys) -> [u8; RECORD_HEAD] {
+    let mut out = head_without_crc(head, payload.iter().map(|p| p.len()).sum());
+    let mut parts: SmallVec<[&[u8]; 8]> = SmallVec::new();
+    parts.push(&out[4..]);
+    parts.extend_from_slice(payload);
+    let crc = crc32c(keys.seed, &parts);
+    drop(parts);
+    out[..4].copy_from_slice(&crc.to_le_bytes());
+    out
+}
+
+fn head_without_crc(head: RecordHead, payload: usize) -> [u8; RECORD_HEAD] {
     let mut out = [0; RECORD_HEAD];
-    let len = u32::try_from(payload.len()).expect("bounded by the batch");
+    let len = u32::try_from(payload).expect("bounded by the batch");
     out[4..8].copy_from_slice(&len.to_le_bytes());
     out[8] = head.kind;
     out[9] = head.version;
     out[10..12].copy_from_slice(&head.flags.to_le_bytes());
     out[12..20].copy_from_slice(&head.id.to_le_bytes());
-    let crc = crc32c(keys.seed, &[&out[4..], payload]);
-    out[..4].copy_from_slice(&crc.to_le_bytes());
     out
 }
 
@@ -151,6 +170,8 @@ mod tests {
             let len = bytes.len() as u32;
             prop_assert_eq!(decode(&bytes, &keys), Some((head, &payload[..], len)));
             prop_assert_eq!(decode(&bytes, &Keys::new([8; 16])), None, "another log's nonce");
+            let (a, b) = payload.split_at(payload.len() / 3);
+            prop_assert_eq!(&encode_head_of(head, &[a, b"", b], &keys)[..], &bytes[..RECORD_HEAD]);
             let at = at % bytes.len();
             bytes[at] ^= 1 << bit;
             prop_assert_eq!(decode(&bytes, &keys), None);

@@ -54,7 +54,7 @@ pub struct LaterVersion(pub u32);
 
 impl fmt::Display for LaterVersion {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "the journal has format version {}, which this program does not know", self.0)
+        write!(f, "the data has format version {}, which this program does not know", self.0)
     }
 }
 

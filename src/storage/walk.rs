@@ -41,7 +41,7 @@ pub struct Window<'a> {
 }
 
 impl<'a> Window<'a> {
-    fn get(&self, file: u32, at: u32, len: u32) -> Option<&'a [u8]> {
+    pub(in crate::storage) fn get(&self, file: u32, at: u32, len: u32) -> Option<&'a [u8]> {
         let start = at.checked_sub(self.base).filter(|_| self.file == file)? as usize;
         self.bytes.get(start..start + len as usize)
     }

@@ -34,7 +34,15 @@ const LAYERS: &[(&str, &[&str])] = &[
 
 /// Async shells: may also use runtime, metrics, events and each other; no state machine may use
 /// them. A prefix of a path below `src/`.
-const SHELLS: &[&str] = &["smtp/serve", "storage/keeper", "queue/desk", "route/dns", "intake", "delivery"];
+const SHELLS: &[&str] = &[
+    "smtp/serve",
+    "storage/keeper",
+    "storage/archive/vault",
+    "queue/desk",
+    "route/dns",
+    "intake",
+    "delivery",
+];
 
 /// What only the composition may use.
 const TOP: &[&str] = &["config", "admin", "server", "load", "cli", "main"];

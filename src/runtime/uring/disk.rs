@@ -1,7 +1,8 @@
 //! Files: reads, writes and syncs on the ring, all else on the helper threads.
 //!
 //! A segment is opened `O_DIRECT|O_DSYNC`; where the file system refuses direct IO, writes go
-//! through the page cache and are followed by `fdatasync`. `File::method` says which. Every error
+//! through the page cache and are followed by `fdatasync`. `File::method` says which. An archive
+//! segment is opened `O_DIRECT`, or for the page cache where that is refused. Every error
 //! and every short write is the caller's; nothing is retried but what an interrupt cut short.
 
 #![allow(unsafe_code, clippy::disallowed_methods)]
@@ -29,15 +30,32 @@ pub const PARTIAL: &str = ".partial";
 #[derive(Debug)]
 pub struct File {
     fd: Rc<OwnedFd>,
-    /// `None`: not a segment, so `sync` makes writes durable.
-    method: Option<WriteMethod>,
+    access: Access,
+}
+
+/// What is done with a file.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Access {
+    /// Any bytes; `sync` makes writes durable.
+    Plain,
+    /// Whole pages; `sync` makes writes durable.
+    Pages,
+    /// Whole pages, durable one by one.
+    Segment(WriteMethod),
 }
 
 impl File {
     /// How a segment's writes reach stable storage; `None` for other files.
     #[must_use]
     pub fn method(&self) -> Option<WriteMethod> {
-        self.method
+        match self.access {
+            Access::Segment(method) => Some(method),
+            Access::Plain | Access::Pages => None,
+        }
+    }
+
+    fn in_pages(&self) -> bool {
+        self.access != Access::Plain
     }
 
     fn metadata(&self) -> io::Result<fs::Metadata> {
@@ -47,11 +65,11 @@ impl File {
 
 impl crate::runtime::File for File {
     async fn write_at(&self, bytes: SharedBytes, offset: u64) -> io::Result<()> {
-        if self.method.is_some() {
+        if self.in_pages() {
             let aligned = bytes.as_ptr().addr() | bytes.len() | offset as usize;
             assert!(aligned.is_multiple_of(PAGE), "segments are written in whole pages");
         }
-        if matches!(self.method, None | Some(WriteMethod::DirectDsync)) {
+        if matches!(self.method(), None | Some(WriteMethod::DirectDsync)) {
             return self.write_all(bytes, offset).await;
         }
         let total = bytes.len();
@@ -72,7 +90,7 @@ impl crate::runtime::File for File {
         let mut len = 0;
         let result = loop {
             // Direct IO cannot go on from the middle of a page: that is the end of the file.
-            if len == buf.capacity() || (self.method.is_some() && len % PAGE != 0) {
+            if len == buf.capacity() || (self.in_pages() && len % PAGE != 0) {
                 break Ok(());
             }
             let (res, (_, back)) = ops::read_at(self.fd.clone(), buf, len, offset + len as u64).await;
@@ -89,7 +107,9 @@ impl crate::runtime::File for File {
     }
 
     async fn sync(&self) -> io::Result<()> {
-        match ops::fsync(self.fd.clone(), true).await {
+        // fdatasync makes a new length durable, too; not the times, which nobody asks for.
+        let times = self.access == Access::Plain;
+        match ops::fsync(self.fd.clone(), times).await {
             (0.., _) => Ok(()),
             (e, _) => Err(ops::error(e)),
         }
@@ -106,17 +126,23 @@ impl crate::runtime::File for File {
 
 impl File {
     /// One write; a short one is an error. Of files that are not segments the rest is written on,
-    /// for there a signal may cut a write short.
+    /// for there a signal may cut a write short, and on a full disk the rest says so.
     async fn write_all(&self, mut bytes: SharedBytes, offset: u64) -> io::Result<()> {
         let mut from = 0;
+        let segment = self.method().is_some();
         while from < bytes.len() {
             let at = offset + from as u64;
             let (res, (_, back)) = ops::write_at(self.fd.clone(), bytes, from, at, Link::Alone).await;
             bytes = back;
             match res {
-                n if n > 0 && (self.method.is_none() || n as usize == bytes.len()) => from += n as usize,
+                n if n > 0 && (!segment || n as usize == bytes.len()) => {
+                    from += n as usize;
+                    if self.in_pages() && from % PAGE != 0 {
+                        return Err(short_write());
+                    }
+                }
                 n if n >= 0 => return Err(short_write()),
-                e if -e == libc::EINTR && self.method.is_none() => {}
+                e if -e == libc::EINTR && !segment => {}
                 e => return Err(ops::error(e)),
             }
         }
@@ -149,8 +175,8 @@ impl crate::runtime::Disk for Uring {
     async fn open(&self, path: &Path, how: OpenAs) -> io::Result<File> {
         let path = path.to_path_buf();
         let wanted = self.core.write;
-        let (fd, method) = ask(Lane::Quick, move || open(&path, how, wanted)).await?;
-        Ok(File { fd: Rc::new(fd), method })
+        let (fd, access) = ask(Lane::Quick, move || open(&path, how, wanted)).await?;
+        Ok(File { fd: Rc::new(fd), access })
     }
 
     async fn create_dir(&self, path: &Path) -> io::Result<()> {
@@ -222,30 +248,45 @@ fn list(dir: &Path) -> io::Result<Vec<(String, u64)>> {
     Ok(files)
 }
 
-fn open(path: &Path, how: OpenAs, wanted: WriteMethod) -> io::Result<(OwnedFd, Option<WriteMethod>)> {
+fn open(path: &Path, how: OpenAs, wanted: WriteMethod) -> io::Result<(OwnedFd, Access)> {
     let mut options = OpenOptions::new();
     options.read(true).mode(0o600);
+    let flags = match wanted {
+        WriteMethod::DirectDsync => libc::O_DIRECT | libc::O_DSYNC,
+        WriteMethod::DirectThenSync => libc::O_DIRECT,
+        WriteMethod::BufferedThenSync => 0,
+    };
     match how {
-        OpenAs::Read => Ok((options.open(path)?.into(), None)),
-        OpenAs::NewSide => Ok((options.write(true).create_new(true).open(path)?.into(), None)),
-        OpenAs::Segment => {
-            options.write(true);
-            let flags = match wanted {
-                WriteMethod::DirectDsync => libc::O_DIRECT | libc::O_DSYNC,
-                WriteMethod::DirectThenSync => libc::O_DIRECT,
-                WriteMethod::BufferedThenSync => 0,
-            };
-            let direct = options.clone().custom_flags(flags).open(path);
-            match direct.and_then(|file| try_read(&file).map(|()| file)) {
-                Ok(file) => Ok((file.into(), Some(wanted))),
-                // open(2): EINVAL where the file system does not support O_DIRECT, and when
-                // reading where it wants more than pages.
-                Err(e) if e.raw_os_error() == Some(libc::EINVAL) && flags != 0 => {
-                    Ok((options.open(path)?.into(), Some(WriteMethod::BufferedThenSync)))
-                }
-                Err(e) => Err(e),
-            }
+        OpenAs::Read => Ok((options.open(path)?.into(), Access::Plain)),
+        OpenAs::NewSide => Ok((options.write(true).create_new(true).open(path)?.into(), Access::Plain)),
+        OpenAs::NewArchive => {
+            // Made apart from the opening: that may be tried twice.
+            options.clone().write(true).create_new(true).open(path)?;
+            let (fd, _) = open_direct(options.write(true), path, flags & libc::O_DIRECT)?;
+            Ok((fd, Access::Pages))
         }
+        OpenAs::Archive => {
+            let (fd, _) = open_direct(&options, path, flags & libc::O_DIRECT)?;
+            Ok((fd, Access::Pages))
+        }
+        OpenAs::Segment => {
+            let (fd, direct) = open_direct(options.write(true), path, flags)?;
+            Ok((fd, Access::Segment(if direct { wanted } else { WriteMethod::BufferedThenSync })))
+        }
+    }
+}
+
+/// Opens with `flags` or, where the file system refuses them, without; `true`: with them.
+fn open_direct(options: &OpenOptions, path: &Path, flags: i32) -> io::Result<(OwnedFd, bool)> {
+    let direct = options.clone().custom_flags(flags).open(path);
+    match direct.and_then(|file| try_read(&file).map(|()| file)) {
+        Ok(file) => Ok((file.into(), true)),
+        // open(2): EINVAL where the file system does not support O_DIRECT, and when reading where
+        // it wants more than pages.
+        Err(e) if e.raw_os_error() == Some(libc::EINVAL) && flags != 0 => {
+            Ok((options.open(path)?.into(), false))
+        }
+        Err(e) => Err(e),
     }
 }
 

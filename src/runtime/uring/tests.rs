@@ -428,6 +428,40 @@ fn side_files_and_locks() {
 }
 
 #[test]
+fn archive_segments_are_written_once_and_read_in_pages() {
+    let dir = tempfile::tempdir().unwrap();
+    check_archive(&dir);
+    if let Ok(memory) = tempfile::tempdir_in("/dev/shm") {
+        check_archive(&memory);
+    }
+}
+
+fn check_archive(dir: &tempfile::TempDir) {
+    let path = dir.path().join("00000001.archive");
+    on_ring(async |uring| {
+        assert!(uring.open(&path, OpenAs::Archive).await.is_err(), "there is none");
+        let file = uring.open(&path, OpenAs::NewArchive).await.unwrap();
+        assert!(uring.open(&path, OpenAs::NewArchive).await.is_err(), "it exists");
+        assert_eq!((file.method(), file.len().unwrap()), (None, 0));
+        for n in 0..3 {
+            file.write_at(page_of(n), u64::from(n) * PAGE as u64).await.unwrap();
+        }
+        file.sync().await.unwrap();
+        assert!(file.try_lock().unwrap());
+        let reader = uring.open(&path, OpenAs::Archive).await.unwrap();
+        assert_eq!(reader.len().unwrap(), 3 * PAGE as u64);
+        assert!(!reader.try_lock().unwrap());
+        let (res, buf) = reader.read_at(AlignedBuf::with_capacity(4 * PAGE), PAGE as u64).await;
+        res.unwrap();
+        assert_eq!((buf.len(), buf.bytes()[0], buf.bytes()[PAGE]), (2 * PAGE, 1, 2));
+        assert!(reader.write_at(page_of(9), 0).await.is_err(), "to read only");
+        drop(file);
+        assert!(reader.try_lock().unwrap());
+        uring.remove(&path).await.unwrap();
+    });
+}
+
+#[test]
 fn a_write_error_is_reported() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("read-only");

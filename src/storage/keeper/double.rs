@@ -1,10 +1,10 @@
 //! A small in-memory runtime for the tests of the keeper: files, a clock that moves when nothing
 //! else does, tasks polled only when woken (so a lost wake-up is a failed test), switches for faults.
 
-use crate::base::aligned::{AlignedBuf, SharedBytes};
+use crate::base::aligned::{AlignedBuf, PAGE, SharedBytes};
 use crate::base::time::{Mono, Wall};
 use crate::runtime::double::{Never, NoListener};
-use crate::runtime::{Clock, Disk, Entropy, File, Lent, Net, OpenAs, Runtime};
+use crate::runtime::{Clock, Disk, Entropy, File, Lent, Net, OpenAs, Runtime, yield_now};
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::{Future, poll_fn};
@@ -26,6 +26,8 @@ pub struct World {
     pub fail_syncs: Cell<bool>,
     pub fail_creates: Cell<bool>,
     pub hold_writes: Cell<bool>,
+    /// Bytes that writes to archive segments may still add before the disk is full.
+    pub room: Cell<Option<u64>>,
     pub writes: Cell<u64>,
     pub free: Cell<u64>,
     pub random: Cell<u64>,
@@ -35,6 +37,34 @@ pub struct World {
 pub struct Node {
     pub data: RefCell<Vec<u8>>,
     pub lock: Cell<u64>,
+    /// Of an archive segment: what stays when the machine stops. `None`: all of it.
+    pub durable: RefCell<Option<Vec<u8>>>,
+    /// Of an archive segment: its name is durable.
+    pub named: Cell<bool>,
+}
+
+/// Bytes that a disk writes at once, at least.
+const SECTOR: usize = 512;
+
+impl World {
+    /// The machine stops: of what was not synced, those sectors of archive segments stay that `land`
+    /// picks, and those names.
+    pub fn power_off(&self, mut land: impl FnMut() -> bool) {
+        self.files.borrow_mut().retain(|_, node| {
+            let Some(mut durable) = node.durable.take() else { return true };
+            let data = node.data.take();
+            for (i, sector) in data.chunks(SECTOR).enumerate() {
+                let (at, end) = (i * SECTOR, i * SECTOR + sector.len());
+                if durable.get(at..end) != Some(sector) && land() {
+                    durable.resize(durable.len().max(end), 0);
+                    durable[at..end].copy_from_slice(sector);
+                }
+            }
+            node.data.replace(durable.clone());
+            node.durable.replace(Some(durable));
+            node.named.replace(true) || land()
+        });
+    }
 }
 
 struct Flag(AtomicBool);
@@ -155,6 +185,7 @@ pub struct MemFile {
     world: Rc<World>,
     node: Rc<Node>,
     handle: u64,
+    writable: bool,
 }
 
 impl Drop for MemFile {
@@ -162,6 +193,16 @@ impl Drop for MemFile {
         if self.node.lock.get() == self.handle {
             self.node.lock.set(0);
         }
+    }
+}
+
+impl MemFile {
+    /// The contract of `OpenAs::NewArchive`.
+    fn check_archive(&self, bytes: &SharedBytes, offset: usize, len: usize) {
+        assert!(self.writable, "opened to read");
+        assert_eq!(self.node.lock.get(), self.handle, "written without its lock");
+        assert_eq!(offset, len, "written once, from the start on");
+        assert!(bytes.len().is_multiple_of(PAGE) && offset.is_multiple_of(PAGE), "in whole pages");
     }
 }
 
@@ -184,6 +225,17 @@ impl File for MemFile {
         self.world.writes.set(self.world.writes.get() + 1);
         let mut data = self.node.data.borrow_mut();
         let end = offset as usize + bytes.len();
+        if self.node.durable.borrow().is_some() {
+            self.check_archive(&bytes, offset as usize, data.len());
+            if let Some(room) = self.world.room.get() {
+                let fits = (room as usize).min(bytes.len()) / SECTOR * SECTOR;
+                self.world.room.set(Some(room - fits as u64));
+                if fits < bytes.len() {
+                    data.extend_from_slice(&bytes[..fits]);
+                    return Err(io::ErrorKind::StorageFull.into());
+                }
+            }
+        }
         if data.len() < end {
             data.resize(end, 0);
         }
@@ -202,7 +254,16 @@ impl File for MemFile {
 
     async fn sync(&self) -> io::Result<()> {
         self.world.log.borrow_mut().push("sync".into());
-        if self.world.fail_syncs.get() { Err(io::ErrorKind::Other.into()) } else { Ok(()) }
+        // What is written while a sync is in flight is not covered by it.
+        let now = self.node.data.borrow().clone();
+        yield_now().await;
+        if self.world.fail_syncs.get() {
+            return Err(io::ErrorKind::Other.into());
+        }
+        if let Some(durable) = self.node.durable.borrow_mut().as_mut() {
+            *durable = now;
+        }
+        Ok(())
     }
 
     fn try_lock(&self) -> io::Result<bool> {
@@ -224,7 +285,7 @@ impl Disk for Double {
         if self.world.fail_creates.get() {
             return Err(io::ErrorKind::StorageFull.into());
         }
-        let node = Rc::new(Node { data: RefCell::new(vec![0; len as usize]), lock: Cell::new(0) });
+        let node = Rc::new(Node { data: RefCell::new(vec![0; len as usize]), ..Node::default() });
         let old = self.world.files.borrow_mut().insert(path.to_owned(), node);
         assert!(old.is_none(), "{path:?} exists");
         Ok(())
@@ -235,9 +296,18 @@ impl Disk for Double {
             let old = self.world.files.borrow_mut().insert(path.to_owned(), Rc::default());
             assert!(old.is_none(), "a side file's name is never used twice");
         }
+        if how == OpenAs::NewArchive {
+            if self.world.fail_creates.get() {
+                return Err(io::ErrorKind::StorageFull.into());
+            }
+            let node = Rc::new(Node { durable: RefCell::new(Some(Vec::new())), ..Node::default() });
+            let old = self.world.files.borrow_mut().insert(path.to_owned(), node);
+            assert!(old.is_none(), "the number of an archive segment is never used twice");
+        }
         let node = self.node(path)?;
         let handle = HANDLES.fetch_add(1, Ordering::SeqCst);
-        Ok(MemFile { world: self.world.clone(), node, handle })
+        let writable = !matches!(how, OpenAs::Read | OpenAs::Archive);
+        Ok(MemFile { world: self.world.clone(), node, handle, writable })
     }
 
     async fn create_dir(&self, _path: &Path) -> io::Result<()> {
@@ -260,8 +330,10 @@ impl Disk for Double {
         self.world.files.borrow_mut().remove(path).map(drop).ok_or(io::ErrorKind::NotFound.into())
     }
 
-    async fn sync_dir(&self, _dir: &Path) -> io::Result<()> {
+    async fn sync_dir(&self, dir: &Path) -> io::Result<()> {
         self.world.log.borrow_mut().push("sync_dir".into());
+        let files = self.world.files.borrow();
+        files.iter().filter(|(p, _)| p.parent() == Some(dir)).for_each(|(_, node)| node.named.set(true));
         Ok(())
     }
 

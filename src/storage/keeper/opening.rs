@@ -3,6 +3,7 @@
 //! Errors here are ours or the operator's; the caller does not start.
 
 use crate::base::aligned::{AlignedBuf, PAGE};
+use crate::base::time::Mono;
 use crate::runtime::{File, OpenAs, Runtime, shared};
 use crate::storage::journal::Start;
 use crate::storage::keeper::side;
@@ -23,7 +24,7 @@ const READ_BYTES: usize = 1 << 20;
 /// How often a lock is tried.
 const LOCK_STEP: Duration = Duration::from_millis(50);
 
-/// Why a journal cannot be opened.
+/// Why a journal or an archive cannot be opened.
 #[derive(Debug)]
 pub enum OpenError {
     /// The options make no sense.
@@ -124,14 +125,28 @@ async fn lock<R: Runtime>(
     let deadline = rt.now().after(options.lock_wait);
     for (&number, file) in files {
         let path = segment_path(dir, number);
-        while !file.try_lock().map_err(|e| OpenError::Io(path.clone(), e))? {
-            if rt.now() >= deadline {
-                return Err(OpenError::Locked(path));
-            }
-            rt.sleep_until(rt.now().after(LOCK_STEP)).await;
+        match lock_file(rt, &**file, deadline).await {
+            Ok(true) => {}
+            Ok(false) => return Err(OpenError::Locked(path)),
+            Err(e) => return Err(OpenError::Io(path, e)),
         }
     }
     Ok(())
+}
+
+/// Takes the lock of one file; `false` if it is still held by another process at `deadline`.
+pub(in crate::storage) async fn lock_file<R: Runtime>(
+    rt: &R,
+    file: &R::File,
+    deadline: Mono,
+) -> io::Result<bool> {
+    while !file.try_lock()? {
+        if rt.now() >= deadline {
+            return Ok(false);
+        }
+        rt.sleep_until(rt.now().after(LOCK_STEP)).await;
+    }
+    Ok(true)
 }
 
 /// Reads the log. Also the length of each file.
