@@ -382,7 +382,8 @@ fn a_failed_write_or_sync_poisons() {
                 w.fail_syncs.set(true);
             }
             assert_eq!(a.sync().await, Err(ArchiveError::Poisoned));
-            (w.fail_writes.take(), w.fail_syncs.take());
+            w.fail_writes.set(None);
+            w.fail_syncs.set(false);
             assert!(poison.is_set());
             assert_eq!(a.append(head(3), 0, &[b"x"]).await, Err(ArchiveError::Poisoned));
             assert_eq!(a.sync().await, Err(ArchiveError::Poisoned));
