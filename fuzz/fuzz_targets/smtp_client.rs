@@ -30,7 +30,7 @@ impl Shell {
             envelope.push(b"plain@y", Notify::DEFAULT, b"");
             let recipients: Vec<u32> = (0..=count).collect();
             let flags = BodyFlags((self.begun as u8) & 6);
-            let request = Request { envelope: envelope.view(), recipients: &recipients, flags, size: 5000 };
+            let request = Request { envelope: envelope.view(), recipients: &recipients, flags, size: 5000, at_once };
             let before = self.out.len();
             match self.client.begin(NOW, &request, &mut self.out) {
                 Begun::Sent => {

@@ -275,7 +275,7 @@ impl<R: Runtime> Desk<R> {
     pub(crate) fn door(&self, s: &mut State, hop: Rc<Hop>) -> DestId {
         let (d, new) = s.schedule.destination(&hop.key, || hop.limits);
         if new {
-            s.doors.push(Door { hop, idle: Vec::new(), reason: OwnedReply::default() });
+            s.doors.push(Door { hop, idle: Vec::new(), woken: Vec::new(), reason: OwnedReply::default() });
         } else if !Rc::ptr_eq(&s.doors[d as usize].hop, &hop) {
             if s.schedule.limits(d) != hop.limits {
                 s.schedule.set_limits(d, hop.limits);

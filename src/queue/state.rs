@@ -137,9 +137,14 @@ pub(crate) struct Door {
     pub hop: Rc<Hop>,
     /// Connections that wait for work.
     pub idle: Vec<(u64, Waker)>,
+    /// Those of them that have been woken for work and not looked for it yet.
+    pub woken: Vec<u64>,
     /// Why it is left alone.
     pub reason: OwnedReply,
 }
+
+/// Messages that a connection takes at once, more or less: then another one is called.
+const TAKEN_TOGETHER: usize = 16;
 
 /// All that the tasks of a desk share.
 pub(crate) struct State {
@@ -186,9 +191,14 @@ pub(crate) struct State {
 }
 
 impl State {
-    /// Wakes whoever can send what has just come for `d`: an idle connection, or the agent.
+    /// Wakes whoever can send what has just come for `d`: an idle connection, or the agent. One that
+    /// has been woken already takes several messages, and calls others if more are left.
     pub fn call(&mut self, d: DestId, now: Mono) {
-        if let Some((_, waker)) = self.doors[d as usize].idle.pop() {
+        let door = &mut self.doors[d as usize];
+        if door.woken.len() * TAKEN_TOGETHER >= self.schedule.backlog(d).max(1) {
+            // Somebody is on the way.
+        } else if let Some((number, waker)) = door.idle.pop() {
+            door.woken.push(number);
             waker.wake();
         } else if self.schedule.wants_look(d) && !matches!(self.schedule.gate(d, now), Gate::Paused(_)) {
             self.agent_bell.ring();

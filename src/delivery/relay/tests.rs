@@ -35,7 +35,11 @@ struct Desk {
     texts: RefCell<Vec<String>>,
     given_back: RefCell<Vec<usize>>,
     taken: Cell<usize>,
+    habits: Habits,
     refuse_body: bool,
+    /// The messages for which a record must be written first.
+    announce: Vec<usize>,
+    announced: RefCell<Vec<usize>>,
     unreadable: bool,
     stop: bool,
 }
@@ -82,7 +86,14 @@ impl Source for Desk {
         (Ok(()), buf)
     }
 
-    async fn before_final_dot(&self, _: &Mail) -> bool {
+    fn pass_on(&self) {}
+
+    fn may_leave(&self, m: &Mail) -> bool {
+        !self.announce.contains(&m.number)
+    }
+
+    async fn before_final_dot(&self, m: &Mail) -> bool {
+        self.announced.borrow_mut().push(m.number);
         !self.refuse_body
     }
 
@@ -127,7 +138,7 @@ fn good() -> Server {
 
 fn go(desk: &Desk, server: Server, options: &Options) -> (ConnectionEnd, std::rc::Rc<RefCell<Server>>) {
     let (pipe, server) = desk.world.connect(server);
-    let end = block_on(run(&desk.world, pipe, desk, options));
+    let end = block_on(run(&desk.world, pipe, desk, options, &desk.habits));
     let accounted = desk.settled.borrow().len() + desk.given_back.borrow().len();
     assert_eq!(accounted, desk.taken.get(), "each item goes back exactly once");
     (end, server)

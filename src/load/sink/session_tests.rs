@@ -22,7 +22,13 @@ struct World {
 
 fn world(pipelining: bool, faults: &[Fault]) -> World {
     World {
-        profile: Profile { hostname: "sink.test".into(), pipelining, max_size: 1000, keep: None },
+        profile: Profile {
+            hostname: "sink.test".into(),
+            pipelining,
+            chunking: true,
+            max_size: 1000,
+            keep: None,
+        },
         faults: Faults::new(faults.to_vec(), 1),
         counters: Counters::default(),
         seen: Seen::default(),
