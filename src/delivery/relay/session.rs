@@ -109,7 +109,8 @@ impl<'a, R: Runtime, S: Source> Session<'a, R, S> {
                     self.work().await
                 }
                 Step::SendBody => {
-                    self.pace(now);
+                    // How soon envelopes are answered says nothing about messages.
+                    self.sent_at = None;
                     self.send_message().await
                 }
                 Step::Settled => {
@@ -146,7 +147,9 @@ impl<'a, R: Runtime, S: Source> Session<'a, R, S> {
             let (result, input) = self.stream.recv(input).await;
             return self.received(result, input);
         }
-        self.sent_at.get_or_insert(self.rt.now());
+        if !self.flight.is_empty() {
+            self.sent_at.get_or_insert(self.rt.now());
+        }
         if self.parts.is_empty() {
             let (result, out, input) = self.stream.send_recv(mem::take(&mut self.out), input).await;
             self.out = out;
