@@ -117,7 +117,7 @@ fuzz_target!(|data: &[u8]| {
         match ending {
             Ending::Settled => shell.settle(),
             Ending::GiveBack => {
-                assert_eq!(shell.flight.pop_front(), Some(false), "what may have been taken is not given back");
+                assert_eq!(shell.flight.pop_front(), Some(false), "what may be taken is not given back");
             }
         }
     }

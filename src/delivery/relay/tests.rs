@@ -24,6 +24,8 @@ struct Mail {
 const CHUNKS: &str = "250-hi\r\n250-PIPELINING\r\n250-8BITMIME\r\n250 CHUNKING\r\n";
 const ALL: [&str; 3] = [PIPE, CHUNKS, "250 hi\r\n"];
 
+type Interjection = (std::rc::Rc<RefCell<Server>>, &'static str);
+
 /// Index, outcome, code and use of the connection.
 type Fact = (u32, Outcome, u16, u32);
 
@@ -40,7 +42,7 @@ struct Desk {
     taken: Cell<usize>,
     habits: Habits,
     /// What a server says, or that it closes, while the connection waits for work.
-    interjection: RefCell<Option<(std::rc::Rc<RefCell<Server>>, &'static str)>>,
+    interjection: RefCell<Option<Interjection>>,
     refuse_body: bool,
     /// The messages for which a record must be written first.
     announce: Vec<usize>,
@@ -545,7 +547,8 @@ proptest! {
         // What must be announced is, before it is taken.
         let announced = desk.announced.borrow();
         let sender = |n: &usize| format!("<s{n}@from.example>");
-        let early = desk.announce.iter().any(|n| !announced.contains(n) && server.borrow().ended.contains(&sender(n)));
+        let ended = |n: &usize| server.borrow().ended.contains(&sender(n));
+        let early = desk.announce.iter().any(|n| !announced.contains(n) && ended(n));
         prop_assert!(!early, "sent without being announced");
         let delivered = outcomes(&desk).iter().filter(|(_, o)| *o == Outcome::Delivered).count();
         prop_assert!(delivered <= taken, "{delivered} delivered, {taken} taken");

@@ -209,12 +209,7 @@ fn serve(stream: TcpStream, shared: &Shared) -> std::io::Result<()> {
             }
             "DATA" => {}
             "BDAT" => {
-                let mut words = line.split(' ').skip(1);
-                let size = words.next().and_then(|w| w.parse().ok()).unwrap_or(0);
-                let last = words.next() == Some("LAST");
-                let start = chunks.len();
-                chunks.resize(start + size, 0);
-                input.read_exact(&mut chunks[start..])?;
+                let last = chunk(&line, &mut input, &mut chunks)?;
                 let usual: &str = match (to.is_empty(), last) {
                     (true, _) => "554 5.5.1 No recipients\r\n",
                     (_, true) => "250 2.0.0 Taken\r\n",
@@ -239,6 +234,16 @@ fn serve(stream: TcpStream, shared: &Shared) -> std::io::Result<()> {
             _ => drop(say(&mut out, &line, "250 2.0.0 Ok\r\n")?),
         }
     }
+}
+
+/// Reads the chunk of a BDAT command; true if it is the last.
+fn chunk(line: &str, input: &mut impl Read, chunks: &mut Vec<u8>) -> std::io::Result<bool> {
+    let mut words = line.split(' ').skip(1);
+    let size = words.next().and_then(|w| w.parse().ok()).unwrap_or(0);
+    let start = chunks.len();
+    chunks.resize(start + size, 0);
+    input.read_exact(&mut chunks[start..])?;
+    Ok(words.next() == Some("LAST"))
 }
 
 /// With a dot before each line that begins with one.
