@@ -35,21 +35,21 @@ use crate::metrics;
 use crate::queue::age::Ages;
 use crate::queue::bodies::Bodies;
 use crate::queue::index::{Cover, DestId, Entry, Index, Key, Phase, Recipient};
+use crate::queue::ledger::Change;
 use crate::queue::limits::{Admission, Limits};
 use crate::queue::pace::Backoff;
 use crate::queue::record::{self, Effect, MessageHead};
 use crate::queue::routing::{Hop, Plan, Routing};
 use crate::queue::schedule::{Rules, Schedule};
-use crate::queue::ledger::Change;
 use crate::queue::state::{
     self, About, After, Answer, Door, Notice, OwnedReply, Pending, Report, State, Unsettled,
 };
 use crate::runtime::Runtime;
+use crate::runtime::table::{Table, TableOptions};
+use crate::storage::archive::{self, Archive};
 use crate::storage::group::{CommitError, Durable, Staged};
 use crate::storage::journal::StageError;
 use crate::storage::keeper::Keeper;
-use crate::runtime::table::{Table, TableOptions};
-use crate::storage::archive::{self, Archive};
 use crate::storage::options::{Poison, Urgency};
 use crate::storage::record::{Location, RecordHead};
 use crate::storage::side::SideFile;
@@ -317,7 +317,15 @@ impl<R: Runtime> Desk<R> {
         if new {
             let reason = OwnedReply::default();
             let sample = sample.into();
-            s.doors.push(Door { hop, sample, idle: Vec::new(), reason, swept: false, breather: false });
+            s.doors.push(Door {
+                hop,
+                sample,
+                idle: Vec::new(),
+                woken: Vec::new(),
+                reason,
+                swept: false,
+                breather: false,
+            });
         } else if !Rc::ptr_eq(&s.doors[d as usize].hop, &hop) {
             if s.schedule.limits(d) != hop.limits {
                 s.schedule.set_limits(d, hop.limits);

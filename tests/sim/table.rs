@@ -322,7 +322,8 @@ impl Table for SimTable {
             return Err(full());
         }
         let body = Body { durable: image.clone(), image, ..Body::default() };
-        let named = disk.change_name(path, Some(Rc::new(Inode { what: What::Plain, body: RefCell::new(body) })));
+        let named =
+            disk.change_name(path, Some(Rc::new(Inode { what: What::Plain, body: RefCell::new(body) })));
         disk.wait("copy_to", MS).await;
         disk.settle_name(named);
         Ok(())

@@ -127,17 +127,21 @@ impl Ledger {
 
     fn bounce(&mut self, recipients: &[String], data: &[u8]) {
         let text = String::from_utf8_lossy(data);
-        let Some(number) = text.lines().find_map(|l| l.strip_prefix("X-Sim: ")?.trim().parse().ok()) else {
-            return;
+        let named = || text.lines().filter_map(|l| l.strip_prefix("Final-Recipient: rfc822;")).map(str::trim);
+        let marked = text.lines().find_map(|l| l.strip_prefix("X-Sim: ")?.trim().parse().ok());
+        // A body that cannot be read is not returned; who sent to whom tells letters apart, too.
+        let of = |l: &Letter| {
+            recipients.contains(&l.sender) && named().any(|r| l.recipients.iter().any(|known| known == r))
         };
+        let found = || self.letters.iter().find(|(_, l)| of(l)).map(|(&n, _)| n);
+        let Some(number) = marked.or_else(found) else { return };
         // RFC 3463 3.5: delivery time expired. No history lasts as long as a letter is tried.
         if text.lines().any(|l| l.trim() == "Status: 5.4.7") {
             self.odd.push(format!("expired: letter {number}, before its time"));
         }
         let sender = self.letters.get(&number).map(|l| l.sender.as_str());
         if recipients.iter().any(|r| Some(r.as_str()) == sender) {
-            let named = text.lines().filter_map(|l| l.strip_prefix("Final-Recipient: rfc822;"));
-            self.bounced.extend(named.map(|r| (number, r.trim().to_owned())));
+            self.bounced.extend(named().map(|r| (number, r.to_owned())));
         }
     }
 
