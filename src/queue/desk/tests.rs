@@ -4,6 +4,7 @@ use super::double::{Mail, Rig, Server};
 use super::open::{Parts, Recovery};
 mod clock;
 mod crash;
+mod returned;
 
 use super::{Desk, DoubleBounce, Options};
 use crate::base::ids::{LogNumber, QueueId};
