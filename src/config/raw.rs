@@ -335,7 +335,7 @@ section! {
         alias_depth: u32 = 20,
         /// Recipients that one recipient becomes.
         alias_recipients: u32 = 1000,
-        /// Bytes of the original in a bounce; more: headers only.
+        /// Bytes up to which a bounce returns the message; more: its headers.
         bounce_size: Size = Size(50_000),
     }
 

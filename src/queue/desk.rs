@@ -88,6 +88,8 @@ pub struct Options {
     pub delay_warning: Duration,
     /// See there.
     pub double_bounce: DoubleBounce,
+    /// A bounce returns a message of up to so many bytes, of a larger one the header.
+    pub bounce_size: usize,
     /// Recipients of one message given to one connection at once, at least 1.
     pub recipients_max: usize,
     /// How long a submitter waits for the commit; then the message is taken back.
@@ -116,6 +118,7 @@ impl Options {
             bounce_lifetime: Duration::from_secs(86_400),
             delay_warning: Duration::ZERO,
             double_bounce: DoubleBounce::default(),
+            bounce_size: 50_000,
             recipients_max: 50,
             commit_wait: Duration::from_secs(60),
             spread: Duration::from_secs(30),
