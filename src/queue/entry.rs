@@ -8,9 +8,9 @@ use crate::base::time::Mono;
 use crate::base::wheel;
 use crate::message::body::BodyFlags;
 use crate::queue::bodies::BatchNumber;
+use crate::queue::index::Class;
 use crate::queue::state::OwnedReply;
 use crate::storage::archive::Place;
-use crate::queue::index::Class;
 use crate::storage::record::Location;
 use smallvec::SmallVec;
 

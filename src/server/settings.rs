@@ -58,6 +58,8 @@ pub fn desk(c: &Config, cores: usize) -> desk::Options {
         raw::DoubleBounce::Postmaster => DoubleBounce::Postmaster,
         raw::DoubleBounce::Drop => DoubleBounce::Drop,
     };
+    // 0 turns a limit off everywhere else; here it means what it says.
+    options.bounce_size = usize::try_from(c.limits.bounce_size.0).unwrap_or(usize::MAX);
     options.recipients_max = count(c.destination.recipients_per_message) as usize;
     options.commit_wait = time(c.timeouts.commit);
     options.limits.body_bytes = share(c, cores);

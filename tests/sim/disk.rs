@@ -39,7 +39,7 @@ pub struct DiskFaults {
     pub read_error: u64,
     /// Bytes that all files together may take.
     pub capacity: Option<u64>,
-    /// A write on a segment completes before it is durable: the disk lies.
+    /// A write on a segment completes, and a sync of an archive ends, before it is durable: the disk lies.
     pub lying: bool,
     /// There is no room for more of a table, or of an archive.
     pub table_full: bool,
@@ -84,33 +84,26 @@ enum Between {
 type Renaming = (u64, PathBuf, Option<Rc<Inode>>);
 
 struct Inode {
-    kind: Kind,
+    what: What,
     body: RefCell<Body>,
 }
 
-/// What a file is for.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Kind {
-    /// Written past the cache, durable when a write has ended.
+/// What a file is written as.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum What {
+    /// Whole pages; a write that has ended is durable.
     Segment,
-    /// Written past the cache, durable after a sync.
+    /// Whole pages, each once; durable after a sync.
     Archive,
-    /// Written through the cache, or a table.
-    Other,
-}
-
-impl Kind {
-    /// Whether a write goes on when its process has died.
-    fn flies(self) -> bool {
-        self != Kind::Other
-    }
+    /// Any bytes; durable after a sync.
+    Plain,
 }
 
 impl Inode {
     fn zeros(len: u64) -> Rc<Self> {
         let zeros = vec![0; usize::try_from(len).expect("fits memory")];
         let body = Body { durable: zeros.clone(), image: zeros, ..Body::default() };
-        Rc::new(Inode { kind: Kind::Segment, body: RefCell::new(body) })
+        Rc::new(Inode { what: What::Segment, body: RefCell::new(body) })
     }
 }
 
@@ -145,12 +138,16 @@ impl Body {
         image[offset..end].copy_from_slice(bytes);
     }
 
-    /// Lets the sectors of a write that `choose` picks land in both images.
-    fn land(&mut self, offset: usize, bytes: &[u8], mut choose: impl FnMut() -> bool) {
+    /// Lets the sectors of a write that `choose` picks land: of a segment in both images.
+    fn land(&mut self, what: What, offset: usize, bytes: &[u8], mut choose: impl FnMut() -> bool) {
         for (i, sector) in bytes.chunks(SECTOR).enumerate() {
+            let at = offset + i * SECTOR;
             if choose() {
-                Body::put(&mut self.durable, offset + i * SECTOR, sector);
-                Body::put(&mut self.image, offset + i * SECTOR, sector);
+                Body::put(&mut self.image, at, sector);
+                match what {
+                    What::Segment => Body::put(&mut self.durable, at, sector),
+                    What::Archive | What::Plain => self.soil(at, sector.len()),
+                }
             }
         }
     }
@@ -263,7 +260,7 @@ impl SimDisk {
         for inode in durable.values() {
             let mut body = inode.body.borrow_mut();
             for f in std::mem::take(&mut body.flights) {
-                body.land(f.offset, &f.bytes, || world.chance(keep));
+                body.land(inode.what, f.offset, &f.bytes, || world.chance(keep));
             }
             body.write_back(|| world.chance(keep));
             if let Some(commit) = body.pending.take().filter(|_| world.chance(5_000)) {
@@ -295,9 +292,9 @@ impl SimDisk {
         let names: BTreeMap<PathBuf, Rc<Inode>> = snapshot
             .iter()
             .map(|(path, bytes)| {
-                let kind = old.get(path).map_or(Kind::Segment, |i| i.kind);
+                let what = old.get(path).map_or(What::Segment, |i| i.what);
                 let body = Body { durable: bytes.clone(), image: bytes.clone(), ..Body::default() };
-                (path.clone(), Rc::new(Inode { kind, body: RefCell::new(body) }))
+                (path.clone(), Rc::new(Inode { what, body: RefCell::new(body) }))
             })
             .collect();
         *self.0.durable_names.borrow_mut() = names.clone();
@@ -334,10 +331,6 @@ impl SimDisk {
 
     fn room_for(&self, more: u64) -> bool {
         self.faults().capacity.is_none_or(|c| self.used() + more <= c)
-    }
-
-    fn room_for_archive(&self, more: u64) -> bool {
-        !self.faults().archive_full && self.room_for(more)
     }
 
     fn fits_dir(&self, path: &Path) -> io::Result<()> {
@@ -416,19 +409,22 @@ impl Disk for SimDisk {
         self.wait("open", 20 * US).await;
         self.fits_dir(path)?;
         let new = match how {
-            OpenAs::NewSide => Some(Kind::Other),
-            OpenAs::NewArchive => Some(Kind::Archive),
-            _ => None,
+            OpenAs::NewSide => Some(What::Plain),
+            OpenAs::NewArchive => Some(What::Archive),
+            OpenAs::Segment | OpenAs::Archive | OpenAs::Read => None,
         };
-        let inode = match new {
-            Some(_) if self.is_name(path) => return Err(io::ErrorKind::AlreadyExists.into()),
-            Some(Kind::Archive) if !self.room_for_archive(0) => return Err(full()),
-            Some(kind) => {
-                let inode = Rc::new(Inode { kind, body: RefCell::default() });
-                self.change_name(path, Some(inode.clone()));
-                inode
+        let inode = if let Some(what) = new {
+            if self.is_name(path) {
+                return Err(io::ErrorKind::AlreadyExists.into());
             }
-            None => self.named(path)?,
+            if what == What::Archive && self.faults().archive_full {
+                return Err(full());
+            }
+            let inode = Rc::new(Inode { what, body: RefCell::default() });
+            self.change_name(path, Some(inode.clone()));
+            inode
+        } else {
+            self.named(path)?
         };
         Ok(SimFile { disk: self.clone(), inode, how, description: self.id() })
     }
@@ -451,7 +447,7 @@ impl Disk for SimDisk {
 
     async fn remove(&self, path: &Path) -> io::Result<()> {
         self.wait("remove", 50 * US).await;
-        if self.named(path)?.kind == Kind::Archive {
+        if self.named(path)?.what == What::Archive {
             self.count("archive segment removed");
         }
         let id = self.change_name(path, None);
@@ -515,11 +511,13 @@ impl SimFile {
         let aligned = offset.is_multiple_of(PAGE)
             && bytes.len().is_multiple_of(PAGE)
             && (bytes.as_ptr() as usize).is_multiple_of(PAGE);
-        let fresh = body.flights.iter().map(|f| f.offset + f.bytes.len()).fold(body.image.len(), usize::max);
         let broken = match self.how {
             OpenAs::Read | OpenAs::Archive => Some("write on a file opened to read"),
             OpenAs::NewArchive if !aligned => Some("archive write is not in whole aligned pages"),
-            OpenAs::NewArchive if offset != fresh => Some("archive write is not at the end"),
+            OpenAs::NewArchive if offset != body.image.len() => Some("archive write not at its end"),
+            OpenAs::NewArchive if body.lock != Some(self.description) => {
+                Some("archive write without its lock")
+            }
             OpenAs::Segment if !aligned => Some("segment write is not in whole aligned pages"),
             OpenAs::Segment if end > body.image.len() => Some("segment write beyond its end"),
             OpenAs::Segment if body.lock != Some(self.description) => Some("segment write without its lock"),
@@ -546,7 +544,7 @@ impl SimFile {
     }
 }
 
-/// Ends the write `id`, unless a power loss has ended it before.
+/// Ends the segment write `id`, unless a power loss has ended it before.
 fn end_flight(disk: &SimDisk, inode: &Rc<Inode>, id: u64, fate: &Fate) {
     let world = &disk.0.world;
     let mut body = inode.body.borrow_mut();
@@ -563,22 +561,20 @@ fn end_flight(disk: &SimDisk, inode: &Rc<Inode>, id: u64, fate: &Fate) {
     world.event("landed", f.offset as u64, f.bytes.len() as u64);
     let prefix = world.below(f.bytes.len() as u64 / SECTOR as u64);
     let mut sector = 0;
-    let lying = disk.faults().lying && inode.kind == Kind::Segment;
-    if inode.kind == Kind::Segment && disk.0.between.get() == Between::Table {
+    let lying = disk.faults().lying;
+    if inode.what == What::Segment && disk.0.between.get() == Between::Table {
         disk.0.between.set(Between::Journal);
     }
     match fate {
-        Fate::Whole if lying || inode.kind == Kind::Archive => {
+        Fate::Whole if lying => {
             Body::put(&mut body.image, f.offset, &f.bytes);
             body.soil(f.offset, f.bytes.len());
-            if lying {
-                let inode = inode.clone();
-                world.after(world.below(3 * SEC), move || inode.body.borrow_mut().write_back(|| true));
-            }
+            let inode = inode.clone();
+            world.after(world.below(3 * SEC), move || inode.body.borrow_mut().write_back(|| true));
         }
-        Fate::Whole => body.land(f.offset, &f.bytes, || true),
-        Fate::Some => body.land(f.offset, &f.bytes, || world.chance(5_000)),
-        Fate::Prefix => body.land(f.offset, &f.bytes, || {
+        Fate::Whole => body.land(inode.what, f.offset, &f.bytes, || true),
+        Fate::Some => body.land(inode.what, f.offset, &f.bytes, || world.chance(5_000)),
+        Fate::Prefix => body.land(inode.what, f.offset, &f.bytes, || {
             sector += 1;
             sector <= prefix
         }),
@@ -594,7 +590,7 @@ impl File for SimFile {
         self.check_write(&bytes, at);
         self.world().event("write", offset, bytes.len() as u64);
         let (fate, result) = self.fate();
-        if !self.inode.kind.flies() {
+        if self.inode.what == What::Plain {
             self.disk.wait("write_at", 30 * US).await;
             let grown = (at + bytes.len()).saturating_sub(self.inode.body.borrow().image.len());
             if !self.disk.room_for(grown as u64) {
@@ -606,12 +602,22 @@ impl File for SimFile {
             body.soil(at, len);
             return result;
         }
-        if self.inode.kind == Kind::Archive && !self.disk.room_for_archive(bytes.len() as u64) {
+        if self.inode.what == What::Archive && self.disk.faults().archive_full {
             self.disk.wait("write_at", 30 * US).await;
             return Err(full());
         }
+        let mut written = bytes.to_vec();
+        let mut result = result;
+        if self.inode.what == What::Archive && !self.disk.room_for(bytes.len() as u64) {
+            let room = self.disk.faults().capacity.unwrap_or(0).saturating_sub(self.disk.used());
+            written.truncate(usize::try_from(room).expect("fits memory") / SECTOR * SECTOR);
+            result = Err(full());
+            if written.is_empty() {
+                return result;
+            }
+        }
         let (id, description) = (self.disk.id(), self.description);
-        let flight = Flight { id, description, offset: at, bytes: bytes.to_vec() };
+        let flight = Flight { id, description, offset: at, bytes: written };
         self.inode.body.borrow_mut().flights.push(flight);
         let op = Op::new(self.world(), "write_at");
         let (slot, disk, inode) = (op.clone_slot(), self.disk.clone(), self.inode.clone());
@@ -621,7 +627,8 @@ impl File for SimFile {
         });
         op.await;
         self.world().event("wrote", offset, u64::from(result.is_ok()));
-        if result.is_err() && self.disk.0.failed.get().is_none() {
+        let failed = result.as_ref().is_err_and(|e| e.kind() != io::ErrorKind::StorageFull);
+        if failed && self.disk.0.failed.get().is_none() {
             self.disk.0.failed.set(Some(self.world().now()));
         }
         result
@@ -629,8 +636,8 @@ impl File for SimFile {
 
     async fn read_at(&self, mut buf: AlignedBuf, offset: u64) -> Lent<(), AlignedBuf> {
         let at = usize::try_from(offset).expect("fits memory");
-        if self.inode.kind.flies() && !at.is_multiple_of(PAGE) {
-            self.world().violation("a read past the cache is not in whole pages".to_owned());
+        if self.inode.what != What::Plain && !at.is_multiple_of(PAGE) {
+            self.world().violation("segment read is not in whole pages".to_owned());
         }
         self.disk.wait("read_at", 60 * US).await;
         if self.world().chance(self.disk.faults().read_error) {
@@ -650,6 +657,11 @@ impl File for SimFile {
         if world.chance(self.disk.faults().sync_error) {
             body.write_back(|| world.chance(5_000));
             return Err(eio());
+        }
+        if self.disk.faults().lying && self.inode.what == What::Archive {
+            let inode = self.inode.clone();
+            world.after(world.below(3 * SEC), move || inode.body.borrow_mut().write_back(|| true));
+            return Ok(());
         }
         body.write_back(|| true);
         if self.how == OpenAs::NewArchive {

@@ -5,7 +5,7 @@
 //! something else) is done to it by [`SimDisk::roll_back_table`] and its like while the machine is
 //! off. Knows no keys.
 
-use super::{Between, Body, Inode, Kind, SimDisk, eio, full};
+use super::{Between, Body, Inode, SimDisk, What, eio, full};
 use crate::world::{MS, Op, SEC, US, World};
 use ringpost::runtime::{Changes, Rows, ScanLimit, Table, TableOptions};
 use std::cell::{Cell, RefCell};
@@ -110,7 +110,7 @@ impl SimDisk {
                 allocated: if self.room_for(space) { space } else { 0 },
                 ..Body::default()
             };
-            let inode = Rc::new(Inode { kind: Kind::Other, body: RefCell::new(body) });
+            let inode = Rc::new(Inode { what: What::Plain, body: RefCell::new(body) });
             let named = self.change_name(path, Some(inode));
             self.wait("open_table", MS).await;
             self.settle_name(named);
@@ -347,7 +347,8 @@ impl Table for SimTable {
             return Err(full());
         }
         let body = Body { durable: image.clone(), image, ..Body::default() };
-        let named = disk.change_name(path, Some(Rc::new(Inode { kind: Kind::Other, body: RefCell::new(body) })));
+        let named =
+            disk.change_name(path, Some(Rc::new(Inode { what: What::Plain, body: RefCell::new(body) })));
         disk.wait("copy_to", MS).await;
         disk.settle_name(named);
         Ok(())

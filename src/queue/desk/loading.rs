@@ -77,10 +77,7 @@ pub(crate) async fn open_index<R: Runtime>(
 }
 
 /// What the index says of itself, if it is one that the log can go by.
-async fn fits<R: Runtime>(
-    table: &<R as Disk>::Table,
-    keeper: &Keeper<R>,
-) -> io::Result<Option<Meta>> {
+async fn fits<R: Runtime>(table: &<R as Disk>::Table, keeper: &Keeper<R>) -> io::Result<Option<Meta>> {
     let meta = table.get(row::META).await?;
     if meta.is_none() && keeper.mark() == 0 {
         let any = table.scan(&[], &[], ScanLimit { rows: 1, bytes: 1 }).await?;

@@ -66,6 +66,11 @@ impl<R: Runtime> Desk<R> {
         &self.0.options.postmaster
     }
 
+    /// Most bytes of a message that its bounce returns.
+    pub(crate) fn bounce_size(&self) -> usize {
+        self.0.options.bounce_size
+    }
+
     pub(crate) fn double_bounce(&self) -> DoubleBounce {
         self.0.options.double_bounce
     }

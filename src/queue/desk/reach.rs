@@ -185,7 +185,10 @@ impl<R: Runtime> Desk<R> {
         });
         let Some((id, reports)) = late.filter(|l| !l.1.is_empty()) else { return 0 };
         let count = reports.len();
-        self.notify(s, Notice { key, id, effect: Effect::Warned, reports, payload: None, written: false, hop });
+        self.notify(
+            s,
+            Notice { key, id, effect: Effect::Warned, reports, payload: None, written: false, hop },
+        );
         count
     }
 
@@ -212,7 +215,10 @@ impl<R: Runtime> Desk<R> {
         let Some((id, reports)) = given_up.filter(|g| !g.1.is_empty()) else { return 0 };
         let count = reports.len();
         self.metrics().bounced.increment(count as u64);
-        self.notify(s, Notice { key, id, effect: Effect::Failed, reports, payload: None, written: false, hop });
+        self.notify(
+            s,
+            Notice { key, id, effect: Effect::Failed, reports, payload: None, written: false, hop },
+        );
         count
     }
 }

@@ -239,4 +239,3 @@ impl State {
         self.archived -= 1;
     }
 }
-

@@ -193,7 +193,14 @@ impl Ledger {
     }
 
     fn bounce(&mut self, recipients: &[String], data: &[u8], sent: u64) {
-        let Some(report) = report(data) else { return };
+        let mut report = report(data);
+        if report.number == 0 {
+            // A body that cannot be read is not returned; who sent to whom tells letters apart, too.
+            let of = |l: &Letter| {
+                recipients.contains(&l.sender) && report.failed.iter().any(|r| l.recipients.contains(r))
+            };
+            report.number = self.letters.iter().find(|(_, l)| of(l)).map_or(0, |(&n, _)| n);
+        }
         // RFC 3463 3.5: delivery time expired.
         if report.expired && !self.expiring {
             self.odd.push(format!("expired: letter {}, before its time", report.number));
@@ -335,7 +342,7 @@ impl Ledger {
 
 /// What a notification says.
 pub struct Report {
-    /// Of which letter.
+    /// Of which letter; 0: it does not say.
     pub number: u64,
     /// Its recipients that have failed.
     pub failed: Vec<String>,
@@ -345,10 +352,10 @@ pub struct Report {
     expired: bool,
 }
 
-/// Reads a notification; `None`: it is about no letter.
-pub fn report(data: &[u8]) -> Option<Report> {
+/// Reads a notification.
+pub fn report(data: &[u8]) -> Report {
     let text = String::from_utf8_lossy(data);
-    let number = text.lines().find_map(|l| l.strip_prefix("X-Sim: ")?.trim().parse().ok())?;
+    let number = text.lines().find_map(|l| l.strip_prefix("X-Sim: ")?.trim().parse().ok()).unwrap_or(0);
     let id = text.lines().find_map(|l| l.strip_prefix("Message-ID:")).unwrap_or_default();
     let mut out = Report { number, failed: Vec::new(), id: id.trim().to_owned(), expired: false };
     let mut recipient = None;
@@ -360,7 +367,7 @@ pub fn report(data: &[u8]) -> Option<Report> {
         }
         out.expired |= line.trim() == "Status: 5.4.7";
     }
-    Some(out)
+    out
 }
 
 /// Number of Received fields at the top, and what follows them.

@@ -69,7 +69,8 @@ pub async fn see(desk: &Desk<SimRuntime>) -> Seen {
                 }
                 seen.queued.insert((n, r.address));
             }
-        } else if let Some(report) = ledger::report(&text(desk, id_of(&listed)).await) {
+        } else {
+            let report = ledger::report(&text(desk, id_of(&listed)).await);
             seen.queued.extend(report.failed.into_iter().map(|r| (report.number, r)));
         }
     }

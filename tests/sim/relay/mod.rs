@@ -212,6 +212,8 @@ impl Stage {
                 break_data: some(500),
                 silent_take: some(500),
                 plain: world.chance(2_000),
+                dots: world.chance(3_000),
+                no_bdat: world.chance(1_000),
             });
         }
         self.set_clock(3_000);
