@@ -94,6 +94,8 @@ pub struct Switches {
     pub double_bounce: bool,
     /// Its record is not on stable storage yet.
     pub committing: bool,
+    /// Its sender is being told that it is late.
+    pub telling: bool,
     /// Not to be kept: its submitter has gone without an answer.
     pub withdrawn: bool,
     /// Being read back from the journal.

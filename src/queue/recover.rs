@@ -248,17 +248,13 @@ impl Rebuild {
                 }
             }
         }
-        match self.messages.get_mut(&id) {
-            Some(origin) => {
-                let states = StatesView::parse(&states).expect("just written");
-                origin.outcome(NOWHERE, &states);
-                self.forget_done(id);
-            }
-            None => {
-                let said = Said { kind: record::OUTCOME, payload: states.into(), at: None };
-                self.archived.entry(id).or_default().push(said);
-            }
+        if let Some(origin) = self.messages.get_mut(&id) {
+            origin.outcome(NOWHERE, &StatesView::parse(&states).expect("just written"));
+            self.forget_done(id);
         }
+        // The index may have it, too.
+        let said = Said { kind: record::OUTCOME, payload: states.into(), at: None };
+        self.archived.entry(id).or_default().push(said);
     }
 
     /// Messages that are done are forgotten at once: a log holds far more of them than live ones.

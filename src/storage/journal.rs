@@ -402,9 +402,12 @@ impl Journal {
     /// retired before the first [`Self::stage`]: until then the owner is still counting what lives.
     fn stage_retirement(&mut self) {
         let Some(oldest) = self.space.retirable().filter(|_| self.started) else { return };
-        if oldest <= self.retire_staged {
-            return;
+        if oldest > self.retire_staged {
+            self.put_retirement(oldest);
         }
+    }
+
+    fn put_retirement(&mut self, oldest: u64) {
         let full = self.waiting.back().is_none_or(|b| {
             b.buf.len() + RETIRE_LEN > b.buf.capacity().min(self.options.batch_bytes_max as usize)
         });
@@ -423,6 +426,13 @@ impl Journal {
     /// retirement, and tells at the next opening how old the index may be at most. Never falls.
     pub fn set_mark(&mut self, mark: u64) {
         self.mark = self.mark.max(mark);
+    }
+
+    /// Stages a record that says the mark, if no durable one does: a retirement of nothing.
+    pub fn stage_mark(&mut self) {
+        if self.mark > self.mark_retired && !self.poison.is_set() {
+            self.put_retirement(self.retire_staged.max(self.space.oldest()));
+        }
     }
 
     /// The mark of the last durable retirement: an index older than that lacks what is gone.

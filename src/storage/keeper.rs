@@ -243,6 +243,14 @@ impl<R: Runtime> Keeper<R> {
         self.inner().with(|j| j.set_mark(mark));
     }
 
+    /// Waits until it is on stable storage that an index older than the mark is of no use: before
+    /// something is destroyed, outside of the journal, that only an older index would ask for.
+    pub async fn mark_kept(&self) -> Result<(), CommitError> {
+        self.inner().with(|j| j.stage_mark());
+        self.inner().commit.ring();
+        self.fence().await
+    }
+
     /// An index that lacks transaction `mark` lacks what has been retired.
     #[must_use]
     pub fn mark(&self) -> u64 {

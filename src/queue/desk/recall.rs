@@ -230,7 +230,8 @@ impl State {
         // With its body in memory it is about to be sent, if it can be.
         let sent = |r: &Recipient| r.phase == Phase::Ready && !self.schedule.is_paused(r.destination, now);
         let wanted = e.payload.is_some() && !e.switches.held && e.recipients.iter().any(sent);
-        if !kept || !idle || wanted || e.switches.loading || e.switches.moving || e.is_done() {
+        let busy = e.switches.loading || e.switches.moving || e.switches.telling;
+        if !kept || !idle || wanted || busy || e.is_done() {
             return;
         }
         self.drop_body(key);

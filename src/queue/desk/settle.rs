@@ -479,7 +479,7 @@ impl<R: Runtime> Desk<R> {
         let Some(e) = s.index.get(key) else { return };
         if late && !sum.deferred.is_empty() && !e.switches.warned && !c.null_sender {
             let reports = delayed(item, &sum.deferred, states);
-            s.index.change(key, |e| e.switches.warned = true);
+            s.index.change(key, |e| (e.switches.warned, e.switches.telling) = (true, !reports.is_empty()));
             if !reports.is_empty() {
                 notices.push(notice(Effect::Warned, reports, hop()));
             }

@@ -34,7 +34,10 @@ impl<R: Runtime> Desk<R> {
     pub(crate) async fn tidy_archive(&self) {
         while let Some(victim) = self.0.vault.victim(self.0.rt.wall()) {
             let done = match victim {
-                Victim::Empty(segment) => self.0.vault.remove(segment).await.is_ok(),
+                Victim::Empty(segment) => {
+                    // Rows of an older index may still name what is in it.
+                    self.0.keeper.mark_kept().await.is_ok() && self.0.vault.remove(segment).await.is_ok()
+                }
                 Victim::Copy(segment) => self.clean(segment).await,
             };
             if !done || self.is_closed() {

@@ -96,7 +96,7 @@ impl Stage {
         let now = self.world.now();
         self.ledger.borrow_mut().inspected(now, &seen.queued, seen.in_doubt.clone());
         self.relay.disk.set_faults(faults);
-        *self.seen.borrow_mut() = seen;
+        *self.seen.borrow_mut() = Some(seen);
     }
 
     /// One random request, to one or all.

@@ -51,7 +51,18 @@ struct Stage {
     /// The last process has ended in order, with nothing in flight.
     clean: Rc<Cell<bool>>,
     /// What the last look through the queue has found.
-    seen: Rc<RefCell<Seen>>,
+    seen: Rc<RefCell<Option<Seen>>>,
+}
+
+/// Whether the queue of a new process is looked through.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Look {
+    /// No: it sends at once.
+    No,
+    /// Before anything is sent.
+    First,
+    /// And nothing is ever sent.
+    Only,
 }
 
 /// What is known of the process that runs.
@@ -99,8 +110,7 @@ impl Stage {
     }
 
     /// A process of the relay; what goes wrong at its start is a violation when nothing is faulty.
-    /// `look`: its queue is looked through before anything is sent.
-    fn boot(&mut self, calm: bool, look: bool) {
+    fn boot(&mut self, calm: bool, look: Look) {
         self.life = Rc::default();
         let rt = self.relay.boot();
         let me = self.clone();
@@ -115,19 +125,25 @@ impl Stage {
         });
     }
 
-    async fn live(&self, rt: &SimRuntime, desk: Desk<SimRuntime>, recovery: &Recovery, look: bool) {
+    async fn live(&self, rt: &SimRuntime, desk: Desk<SimRuntime>, recovery: &Recovery, look: Look) {
         let life = &self.life;
         self.world.event("open", recovery.messages as u64, recovery.in_doubt as u64);
         let j = &recovery.journal;
         if j.damage_count > 0 || j.set_aside > 0 || !recovery.malformed.is_empty() {
             self.world.violation(format!("damage that nobody did: {recovery:?}"));
         }
-        if recovery.index_lost && !self.harmed.get() {
-            self.world.violation(format!("an index was lost that nobody harmed: {recovery:?}"));
+        if recovery.index_lost {
+            if !self.harmed.get() {
+                self.world.violation(format!("an index was lost that nobody harmed: {recovery:?}"));
+            }
+            self.ledger.borrow_mut().index_lost(self.world.now());
         }
         *life.desk.borrow_mut() = Some(desk.clone());
-        if look {
+        if look != Look::No {
             self.look_through(&desk).await;
+        }
+        if look == Look::Only {
+            return self.world.pause(u64::MAX / 4).await;
         }
         self.clean.set(false);
         node::serve(&self.relay, rt, self.tables.clone(), &desk);
@@ -239,7 +255,7 @@ impl Stage {
         } else {
             self.misbehave();
         }
-        self.boot(false, false);
+        self.boot(false, Look::No);
         for _ in 0..world.below(8) {
             world.pause(world.below([3 * MS, 100 * MS, 5 * SEC][world.below(3) as usize])).await;
             self.set_clock(500);
@@ -259,7 +275,7 @@ impl Stage {
         self.set_clock(5_000);
         // Sessions of the rough days come to their end.
         self.world.pause(1_000 * SEC).await;
-        self.boot(true, false);
+        self.boot(true, Look::No);
         self.world.pause(2 * SEC).await;
         let before = self.ledger.borrow().count(Fate::Acked);
         self.session(Style::honest());

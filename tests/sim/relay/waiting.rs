@@ -2,7 +2,8 @@
 //! small segments, so that nearly everything goes through archive and index, with crashes, faults and
 //! operators; then the faults stop and nothing may be left, neither of mail nor on the disk.
 
-use super::{Stage, node};
+use super::inspect::Seen;
+use super::{Look, Stage, node};
 use crate::disk::DiskFaults;
 use crate::journal::swarm;
 use crate::net::NetFaults;
@@ -101,7 +102,7 @@ impl Stage {
         self.some_away();
         let faults = if lying_table { DiskFaults { lying_table, ..Default::default() } } else { self.faults() };
         self.relay.disk.set_faults(faults);
-        self.boot(false, world.chance(5_000));
+        self.boot(false, if world.chance(5_000) { Look::First } else { Look::No });
         if world.chance(1_500) && !lying_table {
             return self.end_early().await;
         }
@@ -161,7 +162,7 @@ impl Stage {
         self.bulk(30);
         let (last, began) = (self.relay.disk.tally(), self.world.now());
         let count = |t: &BTreeMap<&'static str, u64>, what| t.get(what).copied().unwrap_or(0);
-        let what = ["archive synced", "committed", "archive removed"][self.world.below(3) as usize];
+        let what = ["archive synced", "committed", "archive segment removed"][self.world.below(3) as usize];
         while self.world.now() < began + 20 * SEC {
             self.world.pause(200 * US).await;
             if count(&self.relay.disk.tally(), what) > count(&last, what) {
@@ -171,6 +172,33 @@ impl Stage {
         self.world.pause(self.world.below(3 * MS)).await;
     }
 
+    /// A recovery, power loss, and another: both find the same.
+    pub async fn same_twice(&mut self) -> Seen {
+        let first = self.look_only().await;
+        let second = self.look_only().await;
+        if first != second {
+            self.world.violation(format!("two recoveries differ: {first:?} and {second:?}"));
+        }
+        second
+    }
+
+    /// What a process finds that then loses power.
+    async fn look_only(&mut self) -> Seen {
+        self.seen.take();
+        self.relay.disk.set_faults(DiskFaults::default());
+        self.boot(true, Look::Only);
+        for _ in 0..4_000 {
+            self.world.pause(50 * MS).await;
+            if let Some(seen) = self.seen.take() {
+                self.kill(Death::Power);
+                return seen;
+            }
+        }
+        self.world.violation("a queue cannot be looked through within 200 s".to_owned());
+        self.kill(Death::Power);
+        Seen::default()
+    }
+
     /// Faults have stopped: all mail gets where it should, and nothing stays.
     pub async fn calm_wait(&mut self) {
         self.net.set_faults(NetFaults::default());
@@ -178,7 +206,7 @@ impl Stage {
         self.all_away(false);
         // Sessions of the rough days come to their end.
         self.world.pause(1_000 * SEC).await;
-        self.boot(true, true);
+        self.boot(true, Look::First);
         self.world.pause(5 * SEC).await;
         self.release_all().await;
         let before = self.ledger.borrow().count(Fate::Acked);
@@ -215,6 +243,9 @@ fn history(world: &World, lying_table: bool) -> (History, BTreeMap<&'static str,
     world.block_on(async move {
         for _ in 0..2 + w.below(3) {
             stage.rough_wait(lying_table).await;
+            if w.chance(1_500) {
+                stage.same_twice().await;
+            }
             w.pause(w.below(3 * SEC)).await;
         }
         stage.calm_wait().await;
