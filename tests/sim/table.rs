@@ -344,3 +344,7 @@ impl Table for SimTable {
         Ok(())
     }
 }
+
+#[cfg(test)]
+#[path = "table_tests.rs"]
+mod tests;
