@@ -345,3 +345,7 @@ impl Table for SimTable {
         Ok(())
     }
 }
+
+#[cfg(test)]
+#[path = "table_tests.rs"]
+mod tests;
