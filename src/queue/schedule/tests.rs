@@ -123,11 +123,11 @@ fn who_rests_with_work_is_named() {
     assert_eq!(s.open_next(secs(1)), Some(d));
     assert_eq!((s.take(d, secs(1)), s.take(d, secs(2))), (Some(k[0]), None));
     s.idle(d, true);
-    assert_eq!(s.could_work(secs(2)), []);
+    assert!(s.could_work(secs(2)).is_empty());
     let at = s.next_look(secs(2)).expect("when the rate allows the next one");
     assert_eq!((s.could_work(at), at.since(secs(1)).as_secs()), (vec![d], 10));
     s.idle(d, false);
-    assert_eq!(s.could_work(at), []);
+    assert!(s.could_work(at).is_empty());
 }
 
 #[derive(Clone, Debug)]
@@ -174,7 +174,10 @@ proptest! {
         for op in ops {
             match op {
                 Op::Push(d) => { s.push(d as DestId, k[pushed], now); pushed += 1; }
-                Op::Open => if let Some(d) = s.open_next(now) { open.push(d); },
+                Op::Open => match s.open_next(now) {
+                    Some(d) => open.push(d),
+                    None => prop_assert!(nobody_is_overlooked(&s, now)),
+                },
                 Op::Take(n) if !open.is_empty() => {
                     let d = open[n % open.len()];
                     if let Some(key) = s.take(d, now) {
@@ -194,6 +197,8 @@ proptest! {
                 prop_assert!(open.iter().filter(|o| **o == d).count() <= d as usize + 1);
             }
             prop_assert_eq!(s.backlog_all() + taken.len(), pushed);
+            let paused = (0..4).map(|d| s.view(d)).filter(|v| v.paused.is_some());
+            prop_assert_eq!(s.backlog_paused(), paused.map(|v| v.ready).sum::<usize>());
         }
         for (i, t) in times.iter().enumerate() {
             prop_assert!(times[i..].iter().filter(|u| u.since(*t) < rate.per).count() <= 5);
