@@ -262,7 +262,7 @@ FLOOR=${FLOOR:-}
 [ -n "$FLOOR" ] || for f in "target/$PROFILE/floor" "target/$PROFILE/examples/floor"; do
     [ -x "$f" ] && FLOOR=$f && break
 done
-FLOOR_ARGS=${FLOOR_ARGS:---listen 127.0.0.1:@PORT@ --to 127.0.0.1:@SINK@ --dir @DIR@}
+FLOOR_ARGS=${FLOOR_ARGS:---listen 127.0.0.1:@PORT@ --sink 127.0.0.1:@SINK@ --file @DIR@/file}
 has_floor() { [ -n "$FLOOR" ] && [ -x "$FLOOR" ] || { say "the floor program is not built: skipped"; return 1; }; }
 start_floor() {
     local d=$WORK/floor args
