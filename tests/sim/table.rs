@@ -370,3 +370,7 @@ impl Table for SimTable {
         Ok(())
     }
 }
+
+#[cfg(test)]
+#[path = "table_tests.rs"]
+mod tests;

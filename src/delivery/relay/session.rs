@@ -297,7 +297,7 @@ impl<'a, R: Runtime, S: Source> Session<'a, R, S> {
     async fn send_message(&mut self) -> Option<ConnectionEnd> {
         let source = self.source;
         if !source.before_final_dot(&self.flight[0]).await {
-            // After the 354 there is no way back but to close.
+            // Its recipients have been taken: there is no way back but to close.
             self.stream.shutdown();
             return Some(ConnectionEnd::Stopped);
         }

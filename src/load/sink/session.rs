@@ -3,8 +3,8 @@
 //! Owns a small strict server: RFC 5321 commands in order, bounded lines and recipients, replies
 //! with enhanced codes, PIPELINING and CHUNKING only where they are offered. It plays the faults it is
 //! told to. Bytes come as arguments; replies go to a buffer; each message taken goes to [`Taker`].
-//! A client that breaks the rules is answered by the RFC and counted in [`Counters`]: for the relay under test every
-//! such count is a finding.
+//! A client that breaks the rules is answered by the RFC and counted in [`Counters`]: for the relay
+//! under test every such count is a finding.
 
 mod chunk;
 

@@ -72,14 +72,18 @@ impl<R: Runtime> Desk<R> {
         let mut keys: Vec<(MessageId, Key)> = Vec::new();
         let mut from = Some(after);
         while let Some(after) = from.take() {
-            let s = self.0.state.borrow();
-            for (key, id, _) in s.index.after(after).take(SCAN_MAX) {
-                if keys.len() < limit && is_known(&s, key) && (!in_doubt || is_in_doubt(&s, key)) {
-                    keys.push((id, key));
+            {
+                let s = self.0.state.borrow();
+                for (key, id, _) in s.index.after(after).take(SCAN_MAX) {
+                    if is_known(&s, key) && (!in_doubt || is_in_doubt(&s, key)) {
+                        keys.push((id, key));
+                    }
+                    from = Some(id).filter(|_| keys.len() < limit);
+                    if from.is_none() {
+                        break;
+                    }
                 }
-                from = Some(id).filter(|_| keys.len() < limit);
             }
-            drop(s);
             yield_now().await;
         }
         let next = if keys.len() == limit { keys.last().map(|k| self.queue_id(k.0)) } else { None };
