@@ -405,6 +405,10 @@ impl Journal {
         if oldest <= self.retire_staged {
             return;
         }
+        self.put_retirement(oldest);
+    }
+
+    fn put_retirement(&mut self, oldest: u64) {
         let full = self.waiting.back().is_none_or(|b| {
             b.buf.len() + RETIRE_LEN > b.buf.capacity().min(self.options.batch_bytes_max as usize)
         });
@@ -417,6 +421,22 @@ impl Journal {
         batch.retires = oldest;
         batch.mark = self.mark;
         self.retire_staged = oldest;
+    }
+
+    /// Stages the mark as it is now; `None`: an opening would find it already.
+    pub fn stage_mark(&mut self) -> Result<Option<Staged>, StageError> {
+        if self.poison.is_set() {
+            return Err(StageError::Poisoned);
+        }
+        if self.mark <= self.mark_retired {
+            return Ok(None);
+        }
+        let waiting: usize = self.waiting.iter().map(|b| b.padded() + PAGE).sum();
+        let need = (RETIRE_LEN + BATCH_HEAD + PAGE) as u64;
+        self.space.admit(Urgency::Outcome, need, waiting as u64)?;
+        // It retires what has been retired before.
+        self.put_retirement(self.retire_staged.max(self.space.oldest()));
+        Ok(self.fence())
     }
 
     /// What is freed from now on is covered by the owner's index as of `mark`: it goes into every

@@ -243,6 +243,16 @@ impl<R: Runtime> Keeper<R> {
         self.inner().with(|j| j.set_mark(mark));
     }
 
+    /// Makes the mark durable, for what is given up for the index's sake outside of the journal.
+    pub async fn keep_mark(&self) -> Result<(), StageError> {
+        let staged = self.inner().with(|j| j.stage_mark())?;
+        self.inner().commit.ring();
+        match staged {
+            None => Ok(()),
+            Some(staged) => self.committed(staged).await.map(drop).map_err(|_| StageError::Poisoned),
+        }
+    }
+
     /// An index that lacks transaction `mark` lacks what has been retired.
     #[must_use]
     pub fn mark(&self) -> u64 {
