@@ -255,11 +255,15 @@ class Server:
         self.silent.close()
         rig.before_unmount.remove(self.kill)
 
-    def queue(self, *options):
-        """Queue ids of all waiting messages; with `--in-doubt`, of those."""
+    def listed(self, *options):
+        """All waiting messages; with `--in-doubt`, those."""
         words = [self.binary, "queue", "list", *options, "--json", "-c", self.config]
         out = subprocess.run(words, check=True, timeout=60, capture_output=True, text=True).stdout
-        return {json.loads(line)["queue_id"] for line in out.splitlines() if line.strip()}
+        return [json.loads(line) for line in out.splitlines() if line.strip()]
+
+    def queue(self, *options):
+        """Their queue ids."""
+        return {message["queue_id"] for message in self.listed(*options)}
 
     def drain(self, seconds):
         """Waits until the queue is empty; gives what is left in it. Destinations that were away are
@@ -281,10 +285,11 @@ class Server:
         words = [self.binary, "queue", "flush", "--all", "-c", self.config]
         subprocess.run(words, check=True, timeout=60, capture_output=True)
 
-    def audit(self, in_doubt=None):
+    def audit(self, in_doubt=None, queued=None):
         """The verdict of the product's own audit."""
         words = [self.binary, "load", "audit", self.sent, self.taken, "--json"]
         words += ["--in-doubt", in_doubt] if in_doubt else []
+        words += ["--queued", queued] if queued else []
         done = subprocess.run(words, timeout=120, capture_output=True, text=True, check=False)
         if not done.stdout.startswith("{"):
             raise RuntimeError(f"no audit: {done.stderr}")

@@ -297,7 +297,8 @@ fn an_index_that_is_lost_is_made_anew() {
     // As it was, nobody comes back; and the bodies are what was sent.
     let server = Server::start_in(dir.clone(), &config(hop.address, &[]));
     assert_eq!(loaded(&server), 0);
-    server.flushed();
+    server.queue(&["flush", "--all"]);
+    server.drained();
     let traces: Vec<String> = hop.mails().iter().map(|m| m.split().0).collect();
     let found = |t: &String| t.split(" id ").nth(1).and_then(|r| r.split([';', '\r']).next()).map(str::to_owned);
     let delivered: Vec<String> = traces.iter().filter_map(found).collect();

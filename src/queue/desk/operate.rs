@@ -249,17 +249,23 @@ impl<R: Runtime> Desk<R> {
 
     /// Reads parked messages back that `change` is about; a flush needs only their stubs.
     async fn make_rich(&self, keys: &[Key], change: Change<'_>) -> Result<(), ControlError> {
-        let parked: Vec<Key> = {
-            let s = self.0.state.borrow();
-            let several = |k: &Key| s.index.stub(*k).is_some_and(|stub| stub.destination == SEVERAL);
-            let needs = |k: &&Key| !matches!(change, Change::Flush) || several(k);
-            let parked = keys.iter().filter(|k| s.index.presence(**k) == Presence::Parked);
-            parked.filter(needs).copied().collect()
-        };
-        let read = together(parked.iter().map(|key| self.recall(*key))).await;
-        let s = self.0.state.borrow();
-        let lost = parked.iter().zip(read).any(|(k, r)| r.is_none() && s.index.stub(*k).is_some());
-        if lost { Err(ControlError::Unreadable) } else { Ok(()) }
+        loop {
+            let parked: Vec<Key> = {
+                let s = self.0.state.borrow();
+                let several = |k: &Key| s.index.stub(*k).is_some_and(|stub| stub.destination == SEVERAL);
+                let needs = |k: &&Key| !matches!(change, Change::Flush) || several(k);
+                let parked = keys.iter().filter(|k| s.index.presence(**k) == Presence::Parked);
+                parked.filter(needs).copied().collect()
+            };
+            if parked.is_empty() {
+                return Ok(());
+            }
+            let read = together(parked.iter().map(|key| self.bring(*key))).await;
+            if read.contains(&false) {
+                return Err(ControlError::Unreadable);
+            }
+            // Some may have been parked again while others were read.
+        }
     }
 
     /// Changes these messages; gives how many, once that is on stable storage.

@@ -17,6 +17,8 @@ use crate::queue::stub::{Marks, Stub};
 use crate::runtime::Runtime;
 use crate::runtime::table::Table;
 use crate::storage::archive::Place;
+use std::future::poll_fn;
+use std::task::Poll;
 
 /// Where the record of a message is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -66,6 +68,7 @@ impl<R: Runtime> Desk<R> {
         let read = self.read_parked(id).await;
         let mut s = self.0.state.borrow_mut();
         let s = &mut *s;
+        s.crowd.wake_all();
         s.index.change_stub(key, |stub| stub.marks.set(Marks::RECALLING, false))?;
         let (row, payload) = read?;
         let view = RowView::parse(&row).ok()?;
@@ -83,6 +86,28 @@ impl<R: Runtime> Desk<R> {
             }
         });
         Some(payload)
+    }
+
+    /// Sees to it that a message is not parked, whoever reads it. `false`: it cannot be read now.
+    pub(crate) async fn bring(&self, key: Key) -> bool {
+        while self.recall(key).await.is_none() {
+            let recalling = |s: &State| s.index.stub(key).is_some_and(|stub| stub.marks.has(Marks::RECALLING));
+            let mut waited = false;
+            poll_fn(|cx| {
+                let mut s = self.0.state.borrow_mut();
+                if !recalling(&s) {
+                    return Poll::Ready(());
+                }
+                waited = true;
+                s.crowd.join(cx);
+                Poll::Pending
+            })
+            .await;
+            if !waited {
+                return self.0.state.borrow().index.stub(key).is_none();
+            }
+        }
+        true
     }
 
     /// Row and body of a parked message.
