@@ -10,8 +10,9 @@
 //!   [`opening`] is how a journal starts.
 //! * [`model`] and [`oracle`]: a whole log in memory and its checker, for tests, fuzzing, benches.
 //!
-//! [`archive`] holds records that outlive the journal's window. The index (what must be found without
-//! reading the journal) joins as a sibling.
+//! [`archive`] is for records that outlive the journal's window. The index (what must be found without
+//! reading the journal) joins as a sibling; until then the owner of the records copies live ones
+//! forward ([`keeper::Keeper::pressure`]).
 
 pub mod archive;
 pub mod batch;
