@@ -223,6 +223,9 @@ impl<R: Runtime> Talk<'_, R> {
             let mut large = pool.large();
             large.extend_from_slice(&self.buf);
             pool.give(std::mem::replace(&mut self.buf, large));
+        } else if self.buf.len() == has {
+            // A command line that may be longer than a large buffer.
+            self.buf.reserve(pool::LARGE);
         }
     }
 
