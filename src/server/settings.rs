@@ -69,6 +69,7 @@ pub fn desk(c: &Config, cores: usize) -> desk::Options {
     options.recipients_max = count(c.destination.recipients_per_message) as usize;
     options.commit_wait = time(c.timeouts.commit);
     options.limits.body_bytes = share(c, cores);
+    options.limits.messages = c.queue.messages as usize;
     let segment = u32::try_from(c.storage.segment_size.0).expect("checked by the configuration");
     // The last space is for the more urgent: new mail leaves all of it, the archive, which takes mail
     // out of a journal that would be full otherwise, a half, and the index has its own allocated.
