@@ -94,7 +94,9 @@ impl StorageCommand {
     pub fn run(self) -> Exit {
         let mut out = io::BufWriter::new(io::stdout().lock());
         let result = match self {
-            StorageCommand::Show(args) => args.data_dir().and_then(|dir| show::run(&dir, args.json, &mut out)),
+            StorageCommand::Show(args) => {
+                args.data_dir().and_then(|dir| show::run(&dir, args.json, &mut out))
+            }
             StorageCommand::Verify(args) => {
                 args.data_dir().and_then(|dir| verify::run(&dir, args.json, &mut out))
             }

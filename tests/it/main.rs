@@ -12,4 +12,5 @@ mod operator;
 mod queue;
 mod relay;
 mod source;
+mod storage;
 mod tidy;

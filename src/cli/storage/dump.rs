@@ -22,7 +22,9 @@ pub fn run(args: &DumpArgs, out: &mut impl Write) -> Result<Exit, Failure> {
     let mut printer = Printer { args, out };
     match pages.journal_head()? {
         Copy::Good(head) => return journal(&pages, &head, &mut printer),
-        Copy::Later(v) => return Err(Failure::new(Exit::Data, format_args!("format version {v} is not known"))),
+        Copy::Later(v) => {
+            return Err(Failure::new(Exit::Data, format_args!("format version {v} is not known")));
+        }
         Copy::Blank | Copy::Bad => {}
     }
     let name = args.file.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
@@ -42,7 +44,8 @@ pub fn run(args: &DumpArgs, out: &mut impl Write) -> Result<Exit, Failure> {
             )?;
             let entries = match found.trailer {
                 Some(t) => {
-                    let footer = pages.read(AlignedBuf::with_capacity(PAGE), u64::from(t.end), t.footer_bytes())?;
+                    let footer =
+                        pages.read(AlignedBuf::with_capacity(PAGE), u64::from(t.end), t.footer_bytes())?;
                     t.entries(footer.bytes(), &head.keys())
                 }
                 None => None,
@@ -68,7 +71,11 @@ fn archive_number(pages: &Pages) -> Result<Option<u32>, Failure> {
     })
 }
 
-fn journal(pages: &Pages, head: &SegmentHead, printer: &mut Printer<'_, impl Write>) -> Result<Exit, Failure> {
+fn journal(
+    pages: &Pages,
+    head: &SegmentHead,
+    printer: &mut Printer<'_, impl Write>,
+) -> Result<Exit, Failure> {
     printer.line(
         json!({ "sequence": head.sequence, "epoch": head.epoch, "first_batch": head.first_batch,
             "oldest": head.oldest, "bytes": head.bytes }),
@@ -95,7 +102,8 @@ fn journal(pages: &Pages, head: &SegmentHead, printer: &mut Printer<'_, impl Wri
             }
             WalkStep::End(end) => {
                 if end.torn {
-                    printer.line(json!({ "torn_at": end.cut }), &format!("{:>10} a batch cut off", end.cut))?;
+                    printer
+                        .line(json!({ "torn_at": end.cut }), &format!("{:>10} a batch cut off", end.cut))?;
                 }
                 return Ok(exit);
             }
@@ -153,13 +161,15 @@ impl<W: Write> Printer<'_, W> {
     }
 
     fn lost_batches(&mut self, d: &Damage) -> io::Result<()> {
-        let text = format!("{:>10} damaged up to {}, batches {}..{}", d.from, d.to, d.first_batch, d.next_batch);
+        let text =
+            format!("{:>10} damaged up to {}, batches {}..{}", d.from, d.to, d.first_batch, d.next_batch);
         self.line(json!({ "damage": [d.from, d.to], "batches": [d.first_batch, d.next_batch] }), &text)
     }
 
     fn batch(&mut self, offset: u32, bytes: &[u8]) -> io::Result<()> {
         let Some(head) = BatchHead::decode(bytes) else { return Ok(()) };
-        let text = format!("{offset:>10} batch {}, length {}, records {}", head.number, head.length, head.records);
+        let text =
+            format!("{offset:>10} batch {}, length {}, records {}", head.number, head.length, head.records);
         self.line(
             json!({ "batch": head.number, "offset": offset, "length": head.length, "records": head.records }),
             &text,

@@ -37,7 +37,8 @@ fn show(log: &Log) -> Result<Value, Failure> {
     }
     let oldest = heads.iter().filter_map(|(_, _, h)| good(h)).map(|h| h.oldest).max().unwrap_or(0);
     let id = heads.iter().filter_map(|(_, _, h)| good(h)).max_by_key(|h| h.epoch).map(|h| hex(&h.log));
-    let segments: Vec<Value> = heads.iter().map(|(path, len, head)| segment(path, *len, head, oldest)).collect();
+    let segments: Vec<Value> =
+        heads.iter().map(|(path, len, head)| segment(path, *len, head, oldest)).collect();
     let mut archive = Vec::new();
     for (number, path) in &log.archive {
         let found = Pages::open(path)?.archive(*number)?;
@@ -118,7 +119,8 @@ fn print(log: &Log, shown: &Value, out: &mut impl Write) -> std::io::Result<()> 
     let archive = shown["archive"].as_array().unwrap_or(&none);
     writeln!(out, "  archive: segments {}", archive.len())?;
     for s in archive {
-        let records = s["records"].as_u64().map_or("records not counted".to_owned(), |n| format!("records {n}"));
+        let records =
+            s["records"].as_u64().map_or("records not counted".to_owned(), |n| format!("records {n}"));
         let begun = s["begun"].as_u64().map_or("-".to_owned(), |at| Wall(at * 1000).to_string());
         writeln!(
             out,

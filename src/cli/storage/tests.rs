@@ -48,7 +48,11 @@ fn a_sound_directory() {
     let (exit, v) = verify(dir.path());
     assert_eq!((exit, &v["sound"], &v["damage_count"]), (Exit::Ok, &true.into(), &0.into()), "{v}");
     let log = &v["logs"][0];
-    assert_eq!((&log["log"], &log["records"], &log["archive_records"]), (&3.into(), &2.into(), &3.into()), "{v}");
+    assert_eq!(
+        (&log["log"], &log["records"], &log["archive_records"]),
+        (&3.into(), &2.into(), &3.into()),
+        "{v}"
+    );
     let mut out = Vec::new();
     assert_eq!(verify::run(dir.path(), false, &mut out).unwrap(), Exit::Ok);
     assert!(String::from_utf8(out).unwrap().ends_with("sound: nothing is damaged\n"));
@@ -86,9 +90,15 @@ fn what_is_shown() {
     assert_eq!(show::run(dir.path(), true, &mut out).unwrap(), Exit::Ok);
     let v: Value = serde_json::from_slice(&out).unwrap();
     let log = &v["logs"][0];
-    assert_eq!((&log["segments"][0]["sequence"], &log["segments"][0]["state"]), (&1.into(), &"in the log".into()));
+    assert_eq!(
+        (&log["segments"][0]["sequence"], &log["segments"][0]["state"]),
+        (&1.into(), &"in the log".into())
+    );
     assert_eq!((&log["archive"][0]["records"], &log["archive"][0]["state"]), (&3.into(), &"finished".into()));
-    assert_eq!((&log["archive"][1]["records"], &log["archive"][1]["state"]), (&Value::Null, &"unfinished".into()));
+    assert_eq!(
+        (&log["archive"][1]["records"], &log["archive"][1]["state"]),
+        (&Value::Null, &"unfinished".into())
+    );
     let mut out = Vec::new();
     show::run(dir.path(), false, &mut out).unwrap();
     let text = String::from_utf8(out).unwrap();
@@ -120,7 +130,11 @@ fn segments_are_dumped() {
     let (exit, text) = dump(&other, false, true);
     assert_eq!(exit, Exit::Ok);
     let lines: Vec<Value> = text.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
-    assert_eq!((lines.len(), &lines[0]["archive"], &lines[1]["length"]), (4, &1.into(), &300.into()), "{text}");
+    assert_eq!(
+        (lines.len(), &lines[0]["archive"], &lines[1]["length"]),
+        (4, &1.into(), &300.into()),
+        "{text}"
+    );
     flip(&other, 8192 + MARK + 40);
     let (exit, text) = dump(&other, false, false);
     assert!(exit == Exit::Data && text.contains("8220 damaged up to 8540"), "{text}");

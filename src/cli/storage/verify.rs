@@ -102,7 +102,13 @@ impl<'a> Verdict<'a> {
 
     fn damage(&mut self, file: &Path, range: (u64, u64), what: impl Into<String>, ids: &[u64]) {
         let ids = ids.iter().take(IDS_MAX).map(|&id| self.log.id(id)).collect();
-        self.damages.push(Damage { file: file.to_owned(), from: range.0, to: range.1, what: what.into(), ids });
+        self.damages.push(Damage {
+            file: file.to_owned(),
+            from: range.0,
+            to: range.1,
+            what: what.into(),
+            ids,
+        });
     }
 
     fn note(&mut self, text: String) {
