@@ -14,4 +14,5 @@ mod queue;
 mod relay;
 mod source;
 mod table;
+mod storage;
 mod tidy;
