@@ -13,7 +13,6 @@ use crate::peers::remote::Manners;
 use crate::seeds::{self, History};
 use crate::world::{Death, MS, SEC, US, World};
 use ringpost::queue::pace::Backoff;
-use ringpost::runtime::Runtime;
 use ringpost::storage;
 use std::collections::BTreeMap;
 use std::path::Path;
