@@ -79,7 +79,18 @@ pub fn run_some(test: &str, usual: u64, history: impl Fn(&World) -> History + Sy
         assert!(ran.violations.is_empty(), "seed {seed}: {:#?}", ran.violations);
         return;
     }
-    let (first, count) = (number("SIM_FIRST").unwrap_or(0), number("SIM_SEEDS").unwrap_or(usual));
+    run_from(test, number("SIM_FIRST").unwrap_or(0), number("SIM_SEEDS").unwrap_or(usual), history);
+}
+
+/// As [`run`], but always so few seeds, or the one asked for: for named cases.
+pub fn run_few(test: &str, count: u64, history: impl Fn(&World) -> History + Sync) {
+    if number("SIM_SEED").is_some() {
+        return run_some(test, count, history);
+    }
+    run_from(test, 0, count, history);
+}
+
+fn run_from(test: &str, first: u64, count: u64, history: impl Fn(&World) -> History + Sync) {
     let found = bad(first, count, history);
     if let Some((seed, violations)) = found.first_key_value() {
         panic!(

@@ -2,7 +2,7 @@
 //! small segments, so that nearly everything goes through archive and index, with crashes, faults and
 //! operators; then the faults stop and nothing may be left, neither of mail nor on the disk.
 
-use super::inspect::Seen;
+use super::inspect::{Seen, list};
 use super::{Look, Stage, node};
 use crate::disk::DiskFaults;
 use crate::journal::swarm;
@@ -218,9 +218,12 @@ impl Stage {
             }
         }
         let desk = self.life.desk.borrow().clone();
-        let stats = desk.map(|d| d.stats());
         let taken = self.ledger.borrow().count(Fate::Acked) > before;
-        self.world.violation(format!("does not drain (takes new mail: {taken}): {stats:?}"));
+        self.world.violation(format!("does not drain (takes new mail: {taken})"));
+        if let Some(desk) = desk {
+            let left = list(&desk, false).await;
+            self.world.violation(format!("{:?} {left:?}", desk.stats()));
+        }
     }
 
     fn is_empty(&self, before: usize) -> bool {
