@@ -74,6 +74,9 @@ fn data(c: &mut Criterion) {
             blocks.iter().map(scan::marks).fold(0, |n, m| n + (m.cr & m.lf >> 1).count_ones())
         });
     });
+    group.bench_function("plain_only", |b| b.iter(|| scan::plain(black_box(&wire), 1)));
+    let eight_bit: Vec<u8> = wire.iter().map(|b| if *b == b'x' { 0xc3 } else { *b }).collect();
+    group.bench_function("eight_bit", |b| b.iter(|| scan_data(black_box(&eight_bit))));
     group.finish();
 }
 

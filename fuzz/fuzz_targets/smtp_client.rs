@@ -1,22 +1,25 @@
 //! The client machine against a server that says anything: it always wants something that has a
-//! deadline or is over, gives one result for each recipient, and delivers only after a final dot.
+//! deadline or is over, gives one result for each recipient, and delivers only after an end of data
+//! of that message has left, by dot or chunk.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
 use ringpost::base::time::Mono;
 use ringpost::message::body::BodyFlags;
 use ringpost::message::envelope::{Envelope, Notify, SenderOptions};
-use ringpost::smtp::outbound::{Begun, Client, Ending, Loss, Options, Outcome, Request, Step};
+use ringpost::smtp::outbound::{Begun, Client, Ending, Framing, Loss, Options, Outcome, Request, Step};
+use std::collections::VecDeque;
 
 const NOW: Mono = Mono(1);
-const MESSAGES: usize = 6;
+const MESSAGES: usize = 40;
+const BODY: &[u8] = b"Hi!!\r\n";
 
 struct Shell {
     client: Client,
     out: Vec<u8>,
     begun: usize,
-    flight: usize,
-    dots: usize,
+    /// For each message in flight, oldest first: its end of data has left.
+    flight: VecDeque<bool>,
 }
 
 impl Shell {
@@ -30,11 +33,23 @@ impl Shell {
             envelope.push(b"plain@y", Notify::DEFAULT, b"");
             let recipients: Vec<u32> = (0..=count).collect();
             let flags = BodyFlags((self.begun as u8) & 6);
-            let request = Request { envelope: envelope.view(), recipients: &recipients, flags, size: 5000 };
+            let request = Request {
+                envelope: envelope.view(),
+                recipients: &recipients,
+                flags,
+                size: BODY.len() as u64,
+                at_once: self.begun % 5 != 0,
+            };
             let before = self.out.len();
             match self.client.begin(NOW, &request, &mut self.out) {
                 Begun::Sent => {
-                    self.flight += 1;
+                    self.flight.push_back(false);
+                    return true;
+                }
+                Begun::Whole => {
+                    assert!(request.at_once && self.client.capabilities().chunking);
+                    self.out.extend_from_slice(BODY);
+                    self.flight.push_back(true);
                     return true;
                 }
                 Begun::Refused => {
@@ -48,13 +63,11 @@ impl Shell {
     }
 
     fn settle(&mut self) {
-        assert!(self.flight > 0);
-        self.flight -= 1;
+        let ended = self.flight.pop_front().expect("a message is in flight");
         let results = self.client.results();
         assert!(results.windows(2).all(|w| w[0].index + 1 == w[1].index));
         if results.iter().any(|r| r.outcome == Outcome::Delivered) {
-            assert!(self.dots > 0, "delivered without a final dot");
-            self.dots -= 1;
+            assert!(ended, "delivered without an end of data");
         }
     }
 
@@ -73,13 +86,17 @@ impl Shell {
                     if !self.client.has_room() || !self.begin() {
                         self.client.quit(NOW, &mut self.out);
                     }
+                    while self.client.can_follow() && self.begin() {}
                 }
                 Step::SendBody => {
-                    self.client.end_body(NOW);
-                    self.dots += 1;
-                    if self.client.can_follow() {
-                        self.begin();
+                    match self.client.open_body(&mut self.out) {
+                        Framing::Dots => self.out.extend_from_slice(b"Hi!!\r\n.\r\n"),
+                        Framing::Counted => self.out.extend_from_slice(BODY),
                     }
+                    self.client.end_body(NOW);
+                    assert!(!self.flight[0], "sent twice");
+                    self.flight[0] = true;
+                    while self.client.can_follow() && self.begin() {}
                 }
                 Step::Settled => self.settle(),
                 Step::Close(_) => return false,
@@ -91,7 +108,7 @@ impl Shell {
 fuzz_target!(|data: &[u8]| {
     let Some((&size, text)) = data.split_first() else { return };
     let client = Client::new(Options::new("fuzz.example"), NOW);
-    let mut shell = Shell { client, out: Vec::new(), begun: 0, flight: 0, dots: 0 };
+    let mut shell = Shell { client, out: Vec::new(), begun: 0, flight: VecDeque::new() };
     let mut open = true;
     for piece in text.chunks(usize::from(size).max(1)) {
         open = open && shell.feed(piece);
@@ -99,9 +116,11 @@ fuzz_target!(|data: &[u8]| {
     while let Some(ending) = shell.client.lost(Loss::Connection) {
         match ending {
             Ending::Settled => shell.settle(),
-            Ending::GiveBack => shell.flight -= 1,
+            Ending::GiveBack => {
+                assert_eq!(shell.flight.pop_front(), Some(false), "what may be taken is not given back");
+            }
         }
     }
-    assert_eq!(shell.flight, 0);
+    assert!(shell.flight.is_empty());
     assert!(shell.out.split(|&b| b == b'\n').all(|l| l.is_empty() || l.ends_with(b"\r")));
 });

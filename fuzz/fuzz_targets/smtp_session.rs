@@ -12,7 +12,7 @@ fuzz_target!(|input: &[u8]| {
     let Some((&segment, wire)) = input.split_first() else { return };
     let whole = run(wire, wire.len().max(1));
     let parts = run(wire, usize::from(segment).max(1));
-    assert_eq!(one_fault(&whole.replies), one_fault(&parts.replies));
+    assert_eq!(whole.replies.escape_ascii().to_string(), parts.replies.escape_ascii().to_string());
     assert_eq!((whole.messages, whole.closed), (parts.messages, parts.closed));
     assert!(whole.replies.is_empty() || whole.replies.ends_with(b"\r\n"));
     assert!(
@@ -72,17 +72,4 @@ fn run(wire: &[u8], segment: usize) -> Run {
         }
     }
     r
-}
-
-/// Of a message with several faults, which one is named may depend on how it was cut.
-fn one_fault(replies: &[u8]) -> String {
-    let faults = [
-        "550 5.5.2 Message contains a bare carriage return or line feed",
-        "550 5.6.0 Message contains a NUL byte",
-        "552 5.3.4 Message size exceeds the limit",
-        "552 5.3.4 Message header exceeds the limit",
-        "554 5.4.6 Too many Received fields, mail loop?",
-    ];
-    let text = replies.escape_ascii().to_string();
-    faults.iter().fold(text, |text, fault| text.replace(fault, "5xx refused"))
 }

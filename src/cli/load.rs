@@ -144,6 +144,9 @@ pub struct SinkArgs {
     /// Do not offer PIPELINING.
     #[arg(long)]
     no_pipelining: bool,
+    /// Do not offer CHUNKING: messages come by DATA.
+    #[arg(long)]
+    no_chunking: bool,
     /// Largest message, 0: any.
     #[arg(long, default_value = "0", value_parser = units::size)]
     max_size: u64,
@@ -243,6 +246,7 @@ impl SinkArgs {
         let faults = [self.tempfail, self.reject, self.delay, self.drop, self.drop_after_dot].concat();
         let options = sink::Options {
             pipelining: !self.no_pipelining,
+            chunking: !self.no_chunking,
             max_size: self.max_size,
             faults,
             seed: self.seed,

@@ -111,7 +111,7 @@ section! {
         /// Upper bound of the journal's bytes per core.
         journal_limit: Size = Size::mib(4096),
         /// Bytes of the journal per core from which on waiting mail goes into the archive.
-        journal_window: Size = Size::mib(1024),
+        journal_window: Size = Size::mib(512),
         /// Free bytes of the file system that new mail leaves alone.
         free_min: Size = Size::mib(1024),
     }
@@ -335,7 +335,7 @@ section! {
         alias_depth: u32 = 20,
         /// Recipients that one recipient becomes.
         alias_recipients: u32 = 1000,
-        /// Bytes of the original in a bounce; more: headers only.
+        /// Bytes up to which a bounce returns the message; more: its headers.
         bounce_size: Size = Size(50_000),
     }
 

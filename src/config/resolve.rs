@@ -317,7 +317,6 @@ fn unavailable(raw: &Raw, report: &mut Report<'_>) {
         ("mailbox", raw.mailbox != defaults.mailbox),
         ("limits.sessions_per_user", raw.limits.sessions_per_user != defaults.limits.sessions_per_user),
         ("limits.auth_line", raw.limits.auth_line != defaults.limits.auth_line),
-        ("limits.bounce_size", raw.limits.bounce_size != defaults.limits.bounce_size),
     ] {
         if set {
             report.warning(key, format!("has no effect: its function is {MISSING}"), "");
@@ -355,6 +354,9 @@ fn unavailable_at_listeners(listeners: &[raw::Listener], report: &mut Report<'_>
     }
 }
 
+/// Most bytes of a message that a bounce may return.
+const BOUNCE_MAX: u64 = 512 << 10;
+
 fn numbers(raw: &Raw, report: &mut Report<'_>) {
     let (q, s, l) = (&raw.queue, &raw.storage, &raw.limits);
     let segment = s.segment_size.0;
@@ -389,6 +391,9 @@ fn numbers(raw: &Raw, report: &mut Report<'_>) {
     }
     if l.header_size.limit().is_some_and(|n| field.is_none_or(|f| f > n)) {
         report.error("limits.header_field_size", "is above limits.header_size", "");
+    }
+    if l.bounce_size.0 > BOUNCE_MAX {
+        report.error("limits.bounce_size", "is above 512KiB: a bounce has to fit into one record", "");
     }
     if (1..100).contains(&l.recipients) {
         report.warning("limits.recipients", "is below 100, which RFC 5321 section 4.5.3.1.8 asks for", "");

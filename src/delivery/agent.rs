@@ -6,7 +6,7 @@
 
 use crate::base::aligned::AlignedBuf;
 use crate::base::time::Mono;
-use crate::delivery::relay::{self, ConnectionEnd, Job, RecipientResult, Source};
+use crate::delivery::relay::{self, ConnectionEnd, Habits, Job, RecipientResult, Source};
 use crate::delivery::side_cursor::SideCursor;
 use crate::queue::desk::Desk;
 use crate::queue::desk::settle::Item;
@@ -14,6 +14,8 @@ use crate::queue::index::DestId;
 use crate::queue::routing::{Hop, Target};
 use crate::queue::state::OwnedReply;
 use crate::runtime::{Lent, Net, Runtime};
+use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -53,16 +55,25 @@ pub trait Resolve {
 pub fn start<R: Runtime>(desk: &Desk<R>, resolver: Rc<dyn Resolve>, options: Options) {
     let rt = desk.runtime().clone();
     let desk = desk.clone();
-    let options = Rc::new(options);
+    let shared = Rc::new(Shared { resolver, options, habits: RefCell::default() });
     rt.spawn(async move {
         while let Some(d) = desk.opening().await {
-            desk.runtime().spawn(connection(desk.clone(), d, resolver.clone(), options.clone()));
+            desk.runtime().spawn(connection(desk.clone(), d, shared.clone()));
         }
     });
 }
 
+/// What the connections share.
+struct Shared {
+    resolver: Rc<dyn Resolve>,
+    options: Options,
+    /// One for each destination, of which there are as many as routes and domains in use.
+    habits: RefCell<BTreeMap<DestId, Rc<Habits>>>,
+}
+
 /// One connection from its opening to its end.
-async fn connection<R: Runtime>(desk: Desk<R>, d: DestId, resolver: Rc<dyn Resolve>, options: Rc<Options>) {
+async fn connection<R: Runtime>(desk: Desk<R>, d: DestId, shared: Rc<Shared>) {
+    let options = &shared.options;
     // Gives the place back even if something panics.
     let open = Open { desk: desk.clone(), d };
     let hop = desk.hop(d);
@@ -77,12 +88,13 @@ async fn connection<R: Runtime>(desk: Desk<R>, d: DestId, resolver: Rc<dyn Resol
         relay::refuse_without_tls(&at);
         return;
     }
-    match connect(&desk, &hop, &*resolver, &options).await {
+    match connect(&desk, &hop, &*shared.resolver, options).await {
         Ok(stream) => {
             let m = desk.metrics();
             m.out_connections.increment(1);
             m.out_open.increment(1.0);
-            let end = relay::run(desk.runtime(), stream, &at, &relay_options).await;
+            let habits = shared.habits.borrow_mut().entry(d).or_default().clone();
+            let end = relay::run(desk.runtime(), stream, &at, &relay_options, &habits).await;
             m.out_open.decrement(1.0);
             judge(&desk, d, &end);
         }
@@ -167,6 +179,10 @@ impl<R: Runtime> Source for At<R> {
         self.desk.next(self.d)
     }
 
+    fn pass_on(&self) {
+        self.desk.pass_on(self.d);
+    }
+
     fn wait(&self, until: Mono) -> impl Future<Output = bool> {
         self.desk.wait(self.d, until)
     }
@@ -190,6 +206,10 @@ impl<R: Runtime> Source for At<R> {
         buf: AlignedBuf,
     ) -> impl Future<Output = Lent<(), AlignedBuf>> {
         self.side.read(&self.desk, item, offset, buf)
+    }
+
+    fn may_leave(&self, item: &Item<R>) -> bool {
+        item.covered
     }
 
     fn before_final_dot(&self, item: &Item<R>) -> impl Future<Output = bool> {

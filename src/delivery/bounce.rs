@@ -9,7 +9,7 @@ use crate::base::aligned::SharedBytes;
 use crate::base::time::Wall;
 use crate::message::body::BodyFlags;
 use crate::message::dsn::{self, Action, Original, RecipientReport};
-use crate::message::envelope::{BodyKind, Envelope, Notify, SenderOptions};
+use crate::message::envelope::{BodyKind, Envelope, Notify, Ret, SenderOptions};
 use crate::queue::desk::{Desk, DoubleBounce, NewMessage};
 use crate::queue::record::{self, Effect, Fate, MessageView};
 use crate::queue::state::{Notice, OwnedReply, Report};
@@ -82,7 +82,19 @@ async fn make<R: Runtime>(desk: &Desk<R>, notice: &mut Notice) {
             // Removed by an operator meanwhile.
             return;
         }
-        submit(desk, notice, &view, &wanted, to, &original)
+        let ret = match notice.effect {
+            Effect::Failed => view.envelope.options().ret,
+            // RFC 3461 §6.1: RET applies to failures.
+            _ => Some(Ret::Headers),
+        };
+        let returned = Original::choose(ret, &original, view.head.size, desk.bounce_size());
+        match submit(desk, notice, &view, &wanted, to, returned) {
+            // More than a record holds.
+            Err(StageError::TooLarge) => {
+                submit(desk, notice, &view, &wanted, to, Original::header(&original))
+            }
+            done => done,
+        }
     };
     match done {
         Ok(()) => desk.notified(notice, Fate::Failed),
@@ -116,16 +128,17 @@ fn wanted<'a>(view: &MessageView<'_>, notice: &'a Notice, to: &[u8]) -> Vec<&'a 
 
 /// The first bytes of the message, as much as a report may carry.
 async fn original<R: Runtime>(desk: &Desk<R>, view: &MessageView<'_>, payload: &SharedBytes) -> Vec<u8> {
+    let most = desk.bounce_size().max(dsn::HEADER_MAX);
     let content = &payload[view.content_at.0..view.content_at.1];
-    let mut out = content[..content.len().min(dsn::ORIGINAL_MAX)].to_vec();
+    let mut out = content[..content.len().min(most)].to_vec();
     if view.head.side != 0 {
         let len = view.head.size - u64::from(view.head.trace_len);
         if let Ok(mut reader) = desk.open_side(SideFile { name: view.head.side, len }).await {
-            while out.len() < dsn::ORIGINAL_MAX {
+            while out.len() < most {
                 let Ok(Some(piece)) = reader.next().await else { break };
                 out.extend_from_slice(&piece);
             }
-            out.truncate(dsn::ORIGINAL_MAX);
+            out.truncate(most);
         }
     }
     out
@@ -137,7 +150,7 @@ fn submit<R: Runtime>(
     view: &MessageView<'_>,
     wanted: &[&Report],
     to: &[u8],
-    original: &[u8],
+    original: Original<'_>,
 ) -> Result<(), StageError> {
     let now = desk.runtime().wall();
     let id = desk.next_id(now);
@@ -158,9 +171,7 @@ fn submit<R: Runtime>(
             recipient_report(to.address, to.orcpt, &r.reply, action, (now, until), remote)
         })
         .collect();
-    // A success report carries headers only (RFC 3461 §6.1: RET applies to failures).
-    let ret = if notice.effect == Effect::Failed { options.ret } else { None };
-    let mut text = Vec::with_capacity(4096 + original.len());
+    let mut text = Vec::with_capacity(4096);
     let report = dsn::Report {
         host: desk.hostname(),
         id,
@@ -171,7 +182,7 @@ fn submit<R: Runtime>(
         envid: view.envelope.envid(),
         utf8,
         recipients: &reports,
-        original: Original::choose(ret, original, view.head.size),
+        original,
     };
     dsn::write(&report, &mut text);
     let flags = facts(&text);

@@ -2,7 +2,8 @@
 //!
 //! Owns the stream and the buffers of the connection. What to send, and what becomes of the
 //! results, is the [`Source`]'s; what the replies mean is `smtp::outbound`'s. Knows no queue, no
-//! route, no retry. A message and the commands of the next one leave in one gathered send.
+//! route, no retry. A message and the commands of the next one leave in one gathered send; where the
+//! server offers CHUNKING, several whole messages do.
 //!
 //! Whatever happens, each item that was taken from the source goes back to it exactly once: by
 //! [`Source::settle`] or by [`Source::give_back`]. Errors end the connection, never the process.
@@ -17,6 +18,7 @@ use crate::message::envelope::EnvelopeView;
 use crate::runtime::{Lent, Net, Runtime};
 use crate::smtp::outbound::{self, Close};
 pub use crate::smtp::outbound::{Outcome, Phase, RecipientResult};
+use std::cell::Cell;
 use std::fmt;
 use std::future::Future;
 use std::io;
@@ -58,8 +60,11 @@ pub trait Source {
     /// Takes a message that is due now.
     fn next(&self) -> Option<Self::Item>;
 
-    /// Waits for work. True: there may be some. False: `until` has passed, or the connection is
-    /// to be closed.
+    /// More may be due than this connection takes now: another one may have it.
+    fn pass_on(&self);
+
+    /// Waits for work. True: there may be some, and [`Self::next`] is asked for it. False: `until`
+    /// has passed, or the connection is to be closed.
     fn wait(&self, until: Mono) -> impl Future<Output = bool>;
 
     /// What the item is.
@@ -73,6 +78,9 @@ pub trait Source {
         offset: u64,
         buf: AlignedBuf,
     ) -> impl Future<Output = Lent<(), AlignedBuf>>;
+
+    /// True if [`Self::before_final_dot`] has nothing to do for the item: it may leave at once.
+    fn may_leave(&self, item: &Self::Item) -> bool;
 
     /// The message is about to be sent; the place for a record that says so. False: do not send
     /// it; the connection is given up, its items come back.
@@ -115,6 +123,43 @@ impl Options {
             client: outbound::Options::new(helo),
             idle: Duration::from_secs(60),
             tls: Tls::Opportunistic,
+        }
+    }
+}
+
+/// What has been learnt of a next hop, from one connection to the next.
+#[derive(Debug)]
+pub struct Habits {
+    /// It knows BDAT, for all that is known.
+    chunking: Cell<bool>,
+    /// How many messages may be outstanding: halved when a connection breaks under several, one
+    /// more when one ends well. Servers that close after so many messages would have the rest of
+    /// each batch in doubt otherwise.
+    outstanding: Cell<u32>,
+}
+
+impl Default for Habits {
+    fn default() -> Self {
+        Habits { chunking: Cell::new(true), outstanding: Cell::new(u32::MAX) }
+    }
+}
+
+impl Habits {
+    fn apply(&self, options: &mut outbound::Options) {
+        options.chunking &= self.chunking.get();
+        options.outstanding = options.outstanding.min(self.outstanding.get());
+    }
+
+    /// A connection with these options has ended.
+    fn learn(&self, client: &outbound::Client, end: &ConnectionEnd) {
+        if client.is_chunking_broken() {
+            self.chunking.set(false);
+        }
+        let used = client.options().outstanding;
+        if client.in_doubt() > 1 {
+            self.outstanding.set((used / 2).max(1));
+        } else if end.is_orderly() {
+            self.outstanding.set(self.outstanding.get().saturating_add(1));
         }
     }
 }
@@ -238,14 +283,20 @@ impl fmt::Display for ConnectionEnd {
 ///
 /// With [`Tls::Required`] nothing is sent: what is due is deferred with "TLS is not available".
 /// A caller that knows this beforehand need not connect: [`refuse_without_tls`].
-pub async fn run<R, S>(rt: &R, stream: <R as Net>::Stream, source: &S, options: &Options) -> ConnectionEnd
+pub async fn run<R, S>(
+    rt: &R,
+    stream: <R as Net>::Stream,
+    source: &S,
+    options: &Options,
+    habits: &Habits,
+) -> ConnectionEnd
 where
     R: Runtime,
     S: Source,
 {
     match options.tls {
         Tls::Required => refuse_without_tls(source),
-        Tls::Opportunistic => session::Session::new(rt, stream, source, options).drive().await,
+        Tls::Opportunistic => session::Session::new(rt, stream, source, options, habits).drive().await,
     }
 }
 

@@ -15,8 +15,8 @@ pub struct BodyFacts {
     pub header_eight_bit: bool,
     /// Number of Received fields (RFC 5321 §6.3).
     pub hops: u32,
-    /// Longest line in bytes without CRLF, saturated at `u32::MAX`.
-    pub longest_line: u32,
+    /// Some line is longer than the 998 bytes of RFC 5321 §4.5.3.1.6.
+    pub long_lines: bool,
 }
 
 impl BodyFacts {
@@ -26,7 +26,7 @@ impl BodyFacts {
         u8::from(self.has_dot_lines)
             | u8::from(self.eight_bit) << 1
             | u8::from(self.header_eight_bit) << 2
-            | u8::from(self.longest_line > 998) << 3
+            | u8::from(self.long_lines) << 3
     }
 }
 

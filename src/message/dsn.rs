@@ -16,8 +16,8 @@ use crate::message::envelope::Ret;
 use escape::{ascii_address, clean, word, xtext};
 use std::io::Write;
 
-/// Most bytes of the original message that a report carries.
-pub const ORIGINAL_MAX: usize = 50_000;
+/// Most bytes of the original's header that a report carries.
+pub const HEADER_MAX: usize = 50_000;
 /// Longest line written, without CRLF (RFC 5322 §2.1.1).
 const LINE_MAX: usize = 998;
 /// Most bytes of one value from a peer.
@@ -121,15 +121,23 @@ pub enum Original<'a> {
 }
 
 impl<'a> Original<'a> {
-    /// What RET= asks for, as far as it can be had. `message`: the first bytes of the message, at
-    /// least [`ORIGINAL_MAX`] if it has as many; `len`: bytes of all of it. Without RET the header.
+    /// What is returned of a message that has failed: all of it up to `most` bytes, unless RET= asks
+    /// for the header; else the header (RFC 3461 §4.3 leaves it to us where RET is missing). `message`:
+    /// the first bytes of the message, at least [`HEADER_MAX`] and `most` if it has as many; `len`:
+    /// bytes of all of it.
     #[must_use]
-    pub fn choose(ret: Option<Ret>, message: &'a [u8], len: u64) -> Self {
-        let whole = len == message.len() as u64 && message.len() <= ORIGINAL_MAX;
+    pub fn choose(ret: Option<Ret>, message: &'a [u8], len: u64, most: usize) -> Self {
+        let whole = len == message.len() as u64 && message.len() <= most;
         let short_lines = || message.split(|&b| b == b'\n').all(|l| l.len() <= LINE_MAX + 1);
-        if ret == Some(Ret::Full) && whole && short_lines() {
+        if ret != Some(Ret::Headers) && whole && short_lines() {
             return Original::Full(message);
         }
+        Original::header(message)
+    }
+
+    /// The header of `message`, as much as a report carries of it.
+    #[must_use]
+    pub fn header(message: &'a [u8]) -> Self {
         Original::Headers(header_of(message))
     }
 
@@ -339,7 +347,7 @@ fn returned(r: &Report<'_>, boundary: &str, out: &mut Vec<u8>) {
     }
 }
 
-/// The header of a message, whole lines, at most [`ORIGINAL_MAX`] bytes.
+/// The header of a message, whole lines, at most [`HEADER_MAX`] bytes.
 fn header_of(message: &[u8]) -> &[u8] {
     let end = match memchr::memmem::find(message, b"\r\n\r\n") {
         Some(at) => at + 2,
@@ -347,10 +355,10 @@ fn header_of(message: &[u8]) -> &[u8] {
         None => message.len(),
     };
     let end = if message.starts_with(b"\r\n") { 0 } else { end };
-    if end <= ORIGINAL_MAX {
+    if end <= HEADER_MAX {
         return &message[..end];
     }
-    let cut = memchr::memmem::rfind(&message[..ORIGINAL_MAX], b"\r\n").map_or(ORIGINAL_MAX, |at| at + 2);
+    let cut = memchr::memmem::rfind(&message[..HEADER_MAX], b"\r\n").map_or(HEADER_MAX, |at| at + 2);
     &message[..cut]
 }
 

@@ -35,21 +35,21 @@ use crate::metrics;
 use crate::queue::age::Ages;
 use crate::queue::bodies::Bodies;
 use crate::queue::index::{Cover, DestId, Entry, Index, Key, Phase, Recipient};
+use crate::queue::ledger::Change;
 use crate::queue::limits::{Admission, Limits};
 use crate::queue::pace::Backoff;
 use crate::queue::record::{self, Effect, MessageHead};
 use crate::queue::routing::{Hop, Plan, Routing};
 use crate::queue::schedule::{Rules, Schedule};
-use crate::queue::ledger::Change;
 use crate::queue::state::{
     self, About, After, Answer, Door, Notice, OwnedReply, Pending, Report, State, Unsettled,
 };
 use crate::runtime::Runtime;
+use crate::runtime::table::{Table, TableOptions};
+use crate::storage::archive::{self, Archive};
 use crate::storage::group::{CommitError, Durable, Staged};
 use crate::storage::journal::StageError;
 use crate::storage::keeper::Keeper;
-use crate::runtime::table::{Table, TableOptions};
-use crate::storage::archive::{self, Archive};
 use crate::storage::options::{Poison, Urgency};
 use crate::storage::record::{Location, RecordHead};
 use crate::storage::side::SideFile;
@@ -88,6 +88,8 @@ pub struct Options {
     pub delay_warning: Duration,
     /// See there.
     pub double_bounce: DoubleBounce,
+    /// A bounce returns a message of up to so many bytes, of a larger one the header.
+    pub bounce_size: usize,
     /// Recipients of one message given to one connection at once, at least 1.
     pub recipients_max: usize,
     /// How long a submitter waits for the commit; then the message is taken back.
@@ -116,6 +118,7 @@ impl Options {
             bounce_lifetime: Duration::from_secs(86_400),
             delay_warning: Duration::ZERO,
             double_bounce: DoubleBounce::default(),
+            bounce_size: 50_000,
             recipients_max: 50,
             commit_wait: Duration::from_secs(60),
             spread: Duration::from_secs(30),
@@ -317,7 +320,15 @@ impl<R: Runtime> Desk<R> {
         if new {
             let reason = OwnedReply::default();
             let sample = sample.into();
-            s.doors.push(Door { hop, sample, idle: Vec::new(), reason, swept: false, breather: false });
+            s.doors.push(Door {
+                hop,
+                sample,
+                idle: Vec::new(),
+                woken: Vec::new(),
+                reason,
+                swept: false,
+                breather: false,
+            });
         } else if !Rc::ptr_eq(&s.doors[d as usize].hop, &hop) {
             if s.schedule.limits(d) != hop.limits {
                 s.schedule.set_limits(d, hop.limits);
@@ -603,7 +614,9 @@ impl<R: Runtime> Desk<R> {
         }
         self.0.metrics.received.increment(1);
         self.0.metrics.received_bytes.increment(size);
-        s.keep_body(key, durable.payload, now);
+        if s.may_leave_soon(key, now) {
+            s.keep_body(key, durable.payload, now);
+        }
         self.line_up(s, key, now);
     }
 

@@ -8,9 +8,9 @@ use crate::base::time::Mono;
 use crate::base::wheel;
 use crate::message::body::BodyFlags;
 use crate::queue::bodies::BatchNumber;
+use crate::queue::index::Class;
 use crate::queue::state::OwnedReply;
 use crate::storage::archive::Place;
-use crate::queue::index::Class;
 use crate::storage::record::Location;
 use smallvec::SmallVec;
 
@@ -94,6 +94,8 @@ pub struct Switches {
     pub double_bounce: bool,
     /// Its record is not on stable storage yet.
     pub committing: bool,
+    /// Its sender is being told that it is late.
+    pub telling: bool,
     /// Not to be kept: its submitter has gone without an answer.
     pub withdrawn: bool,
     /// Being read back from the journal.

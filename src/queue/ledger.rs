@@ -213,7 +213,11 @@ mod tests {
     }
 
     fn change(row: Option<&[u8]>, outcome: u32) -> Change {
-        Change { row: row.map(Into::into), outcomes: [at(outcome)].into_iter().collect(), ..Change::default() }
+        Change {
+            row: row.map(Into::into),
+            outcomes: [at(outcome)].into_iter().collect(),
+            ..Change::default()
+        }
     }
 
     fn taken(ledger: &mut Ledger, short: bool) -> Vec<(Vec<u8>, Option<Vec<u8>>)> {
@@ -268,9 +272,15 @@ mod tests {
     fn names_go_into_the_index_once() {
         let mut ledger = Ledger::new(0);
         assert!(ledger.learn(0, "a", b"") && !ledger.learn(2, "c", b"") && ledger.learn(1, "b", b""));
-        assert_eq!((ledger.number("b", b""), ledger.number("c", b"x@c"), ledger.number("c", b"y@c")), (1, 2, 2));
+        assert_eq!(
+            (ledger.number("b", b""), ledger.number("c", b"x@c"), ledger.number("c", b"y@c")),
+            (1, 2, 2)
+        );
         assert_eq!((ledger.name(2), ledger.name(3)), (Some("c"), None));
-        assert_eq!(taken(&mut ledger, false), [(row::name_key(2).to_vec(), Some(row::name_value("c", b"x@c")))]);
+        assert_eq!(
+            taken(&mut ledger, false),
+            [(row::name_key(2).to_vec(), Some(row::name_value("c", b"x@c")))]
+        );
         ledger.done(1);
         assert!(taken(&mut ledger, false).is_empty());
     }

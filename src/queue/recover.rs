@@ -248,17 +248,13 @@ impl Rebuild {
                 }
             }
         }
-        match self.messages.get_mut(&id) {
-            Some(origin) => {
-                let states = StatesView::parse(&states).expect("just written");
-                origin.outcome(NOWHERE, &states);
-                self.forget_done(id);
-            }
-            None => {
-                let said = Said { kind: record::OUTCOME, payload: states.into(), at: None };
-                self.archived.entry(id).or_default().push(said);
-            }
+        if let Some(origin) = self.messages.get_mut(&id) {
+            origin.outcome(NOWHERE, &StatesView::parse(&states).expect("just written"));
+            self.forget_done(id);
         }
+        // The index may have it, too.
+        let said = Said { kind: record::OUTCOME, payload: states.into(), at: None };
+        self.archived.entry(id).or_default().push(said);
     }
 
     /// Messages that are done are forgotten at once: a log holds far more of them than live ones.
@@ -413,7 +409,8 @@ mod tests {
         assert_eq!(r.messages.keys().map(|k| k.0).collect::<Vec<_>>(), [9]);
         let places: Vec<_> = r.archived[&MessageId(8)].iter().map(|s| s.at.map(|l| l.offset)).collect();
         assert_eq!(places, [Some(2), Some(4), None], "the notification has a life of its own");
-        let mut found = Found { recipients: vec![Recipient { in_doubt: false, ..recipient() }], ..Found::default() };
+        let mut found =
+            Found { recipients: vec![Recipient { in_doubt: false, ..recipient() }], ..Found::default() };
         let mut fates = Vec::new();
         for said in &r.archived[&MessageId(8)] {
             let done = found.apply(said.kind, &said.payload, NOWHERE).unwrap();
@@ -424,7 +421,14 @@ mod tests {
     }
 
     fn recipient() -> Recipient {
-        Recipient { way: Way::None, fate: Fate::Fresh, attempts: 0, due: Wall(0), said: NOWHERE, in_doubt: true }
+        Recipient {
+            way: Way::None,
+            fate: Fate::Fresh,
+            attempts: 0,
+            due: Wall(0),
+            said: NOWHERE,
+            in_doubt: true,
+        }
     }
 
     proptest! {

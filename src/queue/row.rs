@@ -369,13 +369,7 @@ mod tests {
     fn everything_said_is_kept() {
         let reply = Reply { code: 451, enhanced: [4, 7, 1], text: b"greylisted, come back" };
         let list = [
-            RowRecipient {
-                fate: Fate::Deferred,
-                destination: 300,
-                attempts: 7,
-                due: Wall(1 << 41),
-                reply,
-            },
+            RowRecipient { fate: Fate::Deferred, destination: 300, attempts: 7, due: Wall(1 << 41), reply },
             RowRecipient { fate: Fate::Delivered, ..RowRecipient::default() },
             RowRecipient { fate: Fate::Owed, reply, ..RowRecipient::default() },
             RowRecipient { fate: Fate::Attempting, attempts: 1, ..RowRecipient::default() },

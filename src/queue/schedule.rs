@@ -272,14 +272,27 @@ impl Schedule {
             // It is over, and nobody has looked yet.
             self.unpause(d);
         }
+        let key = self.pop(d)?;
         let dest = self.dest(d);
-        let work = dest.ready.pop_front()?;
         assert!(dest.pace.pass(now), "an open gate lets pass");
         dest.taken += 1;
         if !std::mem::replace(&mut dest.measured, true) {
             self.taking.push(d);
         }
+        Some(key)
+    }
+
+    fn pop(&mut self, d: DestId) -> Option<Key> {
+        let dest = self.dest(d);
+        let work = dest.ready.pop_front()?;
+        let older = dest.ready.front().is_some_and(|next| next.since < work.since);
+        let paused = dest.paused.is_some();
         self.ready -= 1;
+        self.ready_paused -= usize::from(paused);
+        if older {
+            // The one before had come back; what is first now has waited longer.
+            self.list(d);
+        }
         Some(work.key)
     }
 
@@ -305,12 +318,7 @@ impl Schedule {
 
     /// Takes the first place out of the list of `d`: it is known to have nothing to send.
     pub fn drop_first(&mut self, d: DestId) {
-        let dest = self.dest(d);
-        let paused = dest.paused.is_some();
-        if dest.ready.pop_front().is_some() {
-            self.ready -= 1;
-            self.ready_paused -= usize::from(paused);
-        }
+        self.pop(d);
     }
 
     /// Messages in the list of `d`.
@@ -409,23 +417,24 @@ impl Schedule {
     fn wish(&self, d: DestId, now: Mono) -> Wish {
         let dest = &self.destinations[d as usize];
         let Some(first) = dest.ready.front() else { return Wish::No };
-        match self.gate(d, now) {
-            Gate::Open => {}
-            Gate::Rate(at) => return Wish::At(at),
+        let allowed = match self.gate(d, now) {
+            Gate::Open => now,
+            Gate::Rate(at) => at,
             // The end of a pause is noted when it begins.
             Gate::Paused(_) | Gate::Stopped => return Wish::No,
-        }
-        if dest.connections == 0 {
-            return Wish::Now;
-        }
+        };
         // While a destination has failed and not worked since, one connection probes it.
         let most = if dest.failures > 0 { 1 } else { dest.window.min(dest.limits.connections) };
-        if dest.connections >= most || dest.idle > 0 {
+        let at = if dest.connections == 0 {
+            allowed
+        } else if dest.connections >= most || dest.idle > 0 {
             return Wish::No;
-        }
-        let deep = dest.ready.len() > self.rules.deep * dest.connections as usize;
-        let patient = first.since.max(dest.opened).after(self.rules.patience);
-        if deep || patient <= now { Wish::Now } else { Wish::At(patient) }
+        } else if dest.ready.len() > self.rules.deep * dest.connections as usize {
+            allowed
+        } else {
+            allowed.max(first.since.max(dest.opened).after(self.rules.patience))
+        };
+        if at <= now { Wish::Now } else { Wish::At(at) }
     }
 
     /// A connection to `d` has no work now (`true`), or has again.

@@ -9,15 +9,15 @@ use crate::base::wheel::Wheel;
 use crate::queue::age::Ages;
 use crate::queue::bell::{Bell, Crowd, SlipNumber, Slips};
 use crate::queue::bodies::Bodies;
+use crate::queue::desk::loading::Loaded;
 use crate::queue::index::{DestId, Entry, Index, Key, Phase, Presence, Recipient, Resident};
+use crate::queue::ledger::Ledger;
 use crate::queue::record::{Effect, Reply, TEXT_MAX};
+use crate::queue::recover::Said;
 use crate::queue::routing::Hop;
 use crate::queue::schedule::{Gate, Schedule};
-use crate::storage::group::Staged;
-use crate::queue::desk::loading::Loaded;
-use crate::queue::ledger::Ledger;
-use crate::queue::recover::Said;
 use crate::storage::archive::Place;
+use crate::storage::group::Staged;
 use crate::storage::record::Location;
 use crate::storage::ticket::Committed;
 use smallvec::SmallVec;
@@ -159,6 +159,8 @@ pub(crate) struct Door {
     pub idle: Vec<(u64, Waker)>,
     /// An address that leads here: how the destination is found again by its name.
     pub sample: Box<[u8]>,
+    /// Those of them that have been woken for work and not looked for it yet.
+    pub woken: Vec<u64>,
     /// Why it is left alone.
     pub reason: OwnedReply,
     /// A round through its list is under way.
@@ -174,6 +176,9 @@ pub(crate) struct Sweep {
     /// Numbers of the places that are still to be looked at.
     pub places: Range<u64>,
 }
+
+/// Messages that a connection takes at once, more or less: then another one is called.
+const TAKEN_TOGETHER: usize = 16;
 
 /// All that the tasks of a desk share.
 pub(crate) struct State {
@@ -247,9 +252,14 @@ pub(crate) struct State {
 }
 
 impl State {
-    /// Wakes whoever can send what has just come for `d`: an idle connection, or the agent.
+    /// Wakes whoever can send what has just come for `d`: an idle connection, or the agent. One that
+    /// has been woken already takes several messages, and calls others if more are left.
     pub fn call(&mut self, d: DestId, now: Mono) {
-        if let Some((_, waker)) = self.doors[d as usize].idle.pop() {
+        let door = &mut self.doors[d as usize];
+        if door.woken.len() * TAKEN_TOGETHER >= self.schedule.backlog(d).max(1) {
+            // Somebody is on the way.
+        } else if let Some((number, waker)) = door.idle.pop() {
+            door.woken.push(number);
             waker.wake();
         } else if self.schedule.wants_look(d) && !matches!(self.schedule.gate(d, now), Gate::Paused(_)) {
             self.agent_bell.ring();
@@ -344,6 +354,12 @@ impl State {
                 bodies.release(e.batch);
             }
         });
+    }
+
+    /// True if some recipient of `key` goes somewhere that is not left alone.
+    pub fn may_leave_soon(&self, key: Key, now: Mono) -> bool {
+        let Some(e) = self.index.get(key) else { return false };
+        e.recipients.iter().any(|r| !self.schedule.is_paused(r.destination, now))
     }
 
     /// Keeps the body of `key` in memory, within the budget.

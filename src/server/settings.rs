@@ -64,16 +64,16 @@ pub fn desk(c: &Config, cores: usize) -> desk::Options {
         raw::DoubleBounce::Postmaster => DoubleBounce::Postmaster,
         raw::DoubleBounce::Drop => DoubleBounce::Drop,
     };
+    // 0 turns a limit off everywhere else; here it means what it says.
+    options.bounce_size = usize::try_from(c.limits.bounce_size.0).unwrap_or(usize::MAX);
     options.recipients_max = count(c.destination.recipients_per_message) as usize;
     options.commit_wait = time(c.timeouts.commit);
     options.limits.body_bytes = share(c, cores);
     let segment = u32::try_from(c.storage.segment_size.0).expect("checked by the configuration");
     // The last space is for the more urgent: new mail leaves all of it, the archive, which takes mail
     // out of a journal that would be full otherwise, a half, and the index has its own allocated.
-    options.archive = archive::Options {
-        disk_free_min: c.storage.free_min.0 / 2,
-        ..archive::Options::production(segment)
-    };
+    options.archive =
+        archive::Options { disk_free_min: c.storage.free_min.0 / 2, ..archive::Options::production(segment) };
     let reserve_bytes = (c.storage.free_min.0 / 16).clamp(INDEX_RESERVE_MIN, INDEX_RESERVE_MAX);
     options.table = TableOptions { reserve_bytes, ..options.table };
     options

@@ -100,7 +100,7 @@ pub struct Body {
     stored: u64,
     /// Where the current line begins, in stored form.
     line_from: u64,
-    longest_line: u64,
+    long_lines: bool,
     /// The last bytes were CRLF, or nothing has come yet.
     at_line_start: bool,
     /// The last octet of a BDAT chunk was a CR that has not been yielded.
@@ -114,19 +114,35 @@ pub struct Body {
     dropped: u64,
 }
 
+/// Longest line that RFC 5321 §4.5.3.1.6 permits, without CRLF.
+const LINE_MAX: u64 = 998;
+
+/// Bytes of a line so far up to which a group of plain text, which has a line end, cannot end a long one.
+const LINE_SHORT: u64 = LINE_MAX - scan::GROUP as u64;
+
 /// Line lengths within a sweep, in registers. Positions are relative to its beginning; `from` is how
 /// far before it (wrapping) the current line begins.
 struct Lines {
     from: u64,
-    longest: u64,
+    long: bool,
 }
 
 impl Lines {
-    /// A line ends with CRLF; the next one begins at `next`.
+    /// Lines end at the LFs `ends` of the block at `at`.
     #[inline]
-    fn end(&mut self, next: u64) {
-        self.longest = self.longest.max(self.from.wrapping_add(next).saturating_sub(2));
+    fn end(&mut self, at: usize, ends: u64) {
+        // A line within one block is short: only the first can be long.
+        let first = (at + ends.trailing_zeros() as usize + 1) as u64;
+        self.long |= self.from.wrapping_add(first).saturating_sub(2) > LINE_MAX;
+        let next = (at + scan::BLOCK - ends.leading_zeros() as usize) as u64;
         self.from = next.wrapping_neg();
+    }
+
+    /// Everything up to the end of `text` has been passed over, and it ends in plain groups.
+    #[inline]
+    fn pass(&mut self, text: &[u8]) {
+        let last = memchr::memrchr(b'\n', text).expect("a line ends in each group");
+        self.from = (last as u64 + 1).wrapping_neg();
     }
 }
 
@@ -147,7 +163,7 @@ impl Body {
             limits,
             stored: 0,
             line_from: 0,
-            longest_line: 0,
+            long_lines: false,
             at_line_start: true,
             held_cr: false,
             dot_lines: false,
@@ -272,30 +288,48 @@ impl Body {
         if self.line_from == self.stored && text.first() == Some(&b'.') && !self.at_line_start {
             self.dot_lines = true;
         }
-        let mut lines = Lines { from: self.stored.wrapping_sub(self.line_from), longest: 0 };
-        let (mut at, mut carry, mut stop) = (0, 0, Stop::Input);
+        let mut lines = Lines { from: self.stored.wrapping_sub(self.line_from), long: false };
+        // carry: the byte before the block is a CR; begins: the block begins a line.
+        let (mut at, mut carry, mut begins, mut stop) = (0, 0, 0, Stop::Input);
+        // Where plain text is looked for again: not at each block of what is not plain.
+        let mut look = scan::BLOCK;
         while at < text.len() {
+            if at >= look && lines.from.wrapping_add(at as u64) <= LINE_SHORT {
+                let plain = scan::plain(text, at);
+                look = at + plain + scan::GROUP;
+                if plain > 0 {
+                    lines.pass(&text[..at + plain]);
+                    at += plain;
+                    let last = text[at - 1];
+                    (carry, begins) = (u64::from(last == b'\r'), u64::from(last == b'\n'));
+                    continue;
+                }
+            }
             let (m, n) = scan::marks_at(text, at);
-            let after_cr = m.cr << 1 | carry; // carry: the byte before the block is a CR
-            let mut valid = n;
+            let after_cr = m.cr << 1 | carry;
+            let (mut valid, mut ends) = (n, m.lf & after_cr);
             // In good text the two are the same. A CR at the end of the block is judged by the next one.
             let bare = (m.lf ^ after_cr) & scan::below(n);
             if bare != 0 && strict {
                 valid = bare.trailing_zeros() as usize;
                 stop = if m.lf >> valid & 1 == 1 { Stop::BareLf } else { Stop::BareCr };
+                ends &= scan::below(valid);
             }
-            let mut ends = m.lf & after_cr & scan::below(valid);
-            while ends != 0 {
-                let next = ends.trailing_zeros() as usize + 1;
-                ends &= ends - 1;
-                lines.end((at + next) as u64);
-                if text.get(at + next) == Some(&b'.') {
+            let mut begun = ends << 1 | begins;
+            while begun & scan::below(valid) != 0 {
+                let next = begun.trailing_zeros() as usize;
+                begun &= begun - 1;
+                if text[at + next] == b'.' {
                     if unstuff {
                         (valid, stop) = (next, Stop::Dot);
+                        ends &= scan::below(valid);
                         break;
                     }
                     self.dot_lines = true;
                 }
+            }
+            if ends != 0 {
+                lines.end(at, ends);
             }
             if m.odd {
                 self.note_bytes(&text[at..at + valid]);
@@ -304,13 +338,13 @@ impl Body {
             if stop != Stop::Input {
                 break;
             }
-            carry = m.cr >> (n - 1);
+            (carry, begins) = (m.cr >> (n - 1), ends >> (n - 1));
         }
         if stop == Stop::BareCr || (stop == Stop::Input && carry == 1 && strict) {
             // It was seen by what does not follow it.
             (at, stop) = (at - 1, Stop::BareCr);
         }
-        self.longest_line = self.longest_line.max(lines.longest);
+        self.long_lines |= lines.long;
         self.line_from = self.stored.wrapping_sub(lines.from);
         (at, stop)
     }
@@ -323,7 +357,7 @@ impl Body {
     /// A line ends: its text at `end`, the next line begins at `next` (stored form).
     #[inline]
     fn end_line(&mut self, end: u64, next: u64) {
-        self.longest_line = self.longest_line.max(end.saturating_sub(self.line_from));
+        self.long_lines |= end.saturating_sub(self.line_from) > LINE_MAX;
         self.line_from = next;
     }
 
@@ -401,7 +435,7 @@ impl Body {
             eight_bit: self.high,
             header_eight_bit: self.header.eight_bit(),
             hops: self.header.hops(),
-            longest_line: u32::try_from(self.longest_line).unwrap_or(u32::MAX),
+            long_lines: self.long_lines,
         }
     }
 }
@@ -461,7 +495,7 @@ mod tests {
             eight_bit: !stored.is_ascii(),
             header_eight_bit: crate::message::headers::split(stored).0.iter().any(|&b| b > 127),
             hops: crate::message::headers::fields(stored).filter(|f| f.is("received")).count() as u32,
-            longest_line: whole.iter().map(|l| l.len()).max().unwrap_or(0) as u32,
+            long_lines: whole.iter().any(|l| l.len() > 998),
         }
     }
 
@@ -471,7 +505,7 @@ mod tests {
         /// Whatever comes, in whatever segments: the same as read byte by byte.
         #[test]
         fn any_split_agrees_with_the_plain_reader(
-            wire in "(\r\n|\r\n\\.|\r|\n|\\.|a|\u{e9}|\0|bb{60,70}|Received:|: ){0,40}(\r\n\\.\r\n)?(MAIL)?",
+            wire in "(\r\n|\r\n\\.|\r|\n|\\.|a|\u{e9}|\0|bb{60,70}|x{990,1002}|Received:|: ){0,40}(\r\n\\.\r\n)?(MAIL)?",
             cut in 0usize..400, cut2 in 0usize..400,
         ) {
             let wire = wire.as_bytes();
@@ -490,10 +524,31 @@ mod tests {
             }
         }
 
+        /// The same for long ordinary text, which is passed over in groups, with something odd in it.
+        #[test]
+        fn ordinary_text_agrees_with_the_plain_reader(
+            lines in prop::collection::vec("[ab.]{0,90}|[b]{240,260}|[b]{600,800}|[b]{980,1010}", 1..40),
+            odd in prop::collection::vec(
+                (any::<prop::sample::Index>(), prop::sample::select(&b"\r\n.a\0\xe9"[..])), 0..3),
+            cut in 0usize..3000,
+        ) {
+            let mut wire: Vec<u8> = lines.iter().flat_map(|l| [l.as_bytes(), b"\r\n"].concat()).collect();
+            odd.iter().for_each(|(at, byte)| *at.get_mut(&mut wire) = *byte);
+            wire.extend_from_slice(b"\r\n.\r\nMAIL");
+            let (stored, end) = plain::read(&wire);
+            let (ours, rest, body) = receive(FREE, &wire, &[cut.min(wire.len())]);
+            prop_assert_eq!(ours.escape_ascii().to_string(), stored.escape_ascii().to_string());
+            let end = end.expect("an end was put there");
+            prop_assert_eq!(rest.as_deref(), Some(&wire[end..]));
+            prop_assert_eq!(body.facts(), facts_of(&stored));
+            let (_, _, strict) = receive(STRICT, &wire, &[cut.min(wire.len())]);
+            prop_assert_eq!(strict.fault(), has_bare(&wire[..end]).then_some(Fault::BareNewline));
+        }
+
         /// Stuffing by the plainest rule, then receiving, gives the message back.
         #[test]
         fn dot_stuffing_round_trip(
-            lines in prop::collection::vec("[.a ]{0,5}|[.b]{60,130}", 0..20), cut in 0usize..500,
+            lines in prop::collection::vec("[.a ]{0,5}|[.b]{60,130}|b{990,1002}", 0..20), cut in 0usize..500,
         ) {
             let message: String = lines.iter().map(|l| format!("{l}\r\n")).collect();
             let dot = |l: &str| if l.starts_with('.') { "." } else { "" };
@@ -508,7 +563,7 @@ mod tests {
         /// BDAT: any chunks in any segments give the bytes as they are, with CRLF at the end.
         #[test]
         fn chunks(
-            wire in "(\r\n|\r\n\\.|\\.|a|b{60,70}|\r\n\\.\r\n){0,30}",
+            wire in "(\r\n|\r\n\\.|\\.|a|b{60,70}|b{990,1002}|\r\n\\.\r\n){0,30}",
             chunk in 1usize..50, segment in 1usize..70,
         ) {
             let wire = wire.as_bytes();

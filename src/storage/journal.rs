@@ -402,10 +402,9 @@ impl Journal {
     /// retired before the first [`Self::stage`]: until then the owner is still counting what lives.
     fn stage_retirement(&mut self) {
         let Some(oldest) = self.space.retirable().filter(|_| self.started) else { return };
-        if oldest <= self.retire_staged {
-            return;
+        if oldest > self.retire_staged {
+            self.put_retirement(oldest);
         }
-        self.put_retirement(oldest);
     }
 
     fn put_retirement(&mut self, oldest: u64) {

@@ -565,7 +565,8 @@ impl<R: Runtime> Scanner<'_, R> {
             };
             let want = len.max(SCAN_BYTES.min((end - offset) as usize));
             let buf = std::mem::replace(&mut self.buf, AlignedBuf::with_capacity(0));
-            self.buf = opening::refill(&*self.pin.file, buf, offset, len, want).await.map_err(ReadError::Io)?;
+            self.buf =
+                opening::refill(&*self.pin.file, buf, offset, len, want).await.map_err(ReadError::Io)?;
             self.base = offset;
         };
         let start = (place.0 - self.base) as usize;

@@ -57,7 +57,7 @@ impl Options {
         Options {
             segment_bytes,
             segments_max: 1024,
-            window: 16,
+            window: 8,
             batch_bytes_max: (segment_bytes / 4).min(1 << 20) / PAGE as u32 * PAGE as u32,
             batches_waiting: 4,
             reserve: Reserve { new_mail: 3, bounces: 2, compaction: 1 },

@@ -152,7 +152,9 @@ impl Outcome {
         let reused = if self.last_is_empty { self.listed.pop() } else { None };
         let cut = self.report.cut;
         let (file, head) = match reused {
-            Some(last) => (last.file, SegmentHead { epoch: self.report.epoch, nonce, mark: self.mark, ..last.head }),
+            Some(last) => {
+                (last.file, SegmentHead { epoch: self.report.epoch, nonce, mark: self.mark, ..last.head })
+            }
             None => {
                 let head = SegmentHead {
                     log: self.log.unwrap_or(new_log),

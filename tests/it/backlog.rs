@@ -43,7 +43,8 @@ fn load(to: SocketAddr, messages: u64, ledger: &Path) -> source::Options {
 
 /// Sends `messages` and sees them acknowledged.
 fn fill(server: &Server, messages: u64, ledger: &Path) {
-    let report = source::run(&load(server.smtp, messages, ledger), &Stop::default()).expect("the source works");
+    let report =
+        source::run(&load(server.smtp, messages, ledger), &Stop::default()).expect("the source works");
     assert_eq!(report.acknowledged, messages, "{report:?}");
 }
 

@@ -16,10 +16,10 @@ fn run(program: &str, words: &[&str]) {
 }
 
 /// A small file system of its own; gone with the test. Only root may make one.
-struct Small(Arc<tempfile::TempDir>);
+pub struct Small(Arc<tempfile::TempDir>);
 
 impl Small {
-    fn mount(size: &str) -> Option<Small> {
+    pub fn mount(size: &str) -> Option<Small> {
         let id = Command::new("id").arg("-u").output().expect("id runs").stdout;
         if id != b"0\n" {
             eprintln!("SKIPPED: only root can mount the small file system that this test fills");
@@ -31,7 +31,7 @@ impl Small {
         Some(Small(Arc::new(dir)))
     }
 
-    fn path(&self) -> &Path {
+    pub fn path(&self) -> &Path {
         self.0.path()
     }
 }

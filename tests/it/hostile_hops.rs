@@ -57,7 +57,20 @@ fn row_02_outbound_smuggling() {
 /// Whatever a next hop says instead of a reply, the message waits and goes out later, once.
 #[test]
 fn row_09_malicious_next_hop() {
+    malicious(&Hop::start(), &["", "EHLO", "RCPT", "."]);
+}
+
+/// The same where messages go in chunks.
+#[test]
+fn row_09_malicious_next_hop_with_chunking() {
     let hop = Hop::start();
+    hop.offer(CHUNKS);
+    malicious(&hop, &["MAIL", "RCPT", "BDAT 0", "."]);
+}
+
+const CHUNKS: &[&str] = &["PIPELINING", "8BITMIME", "SIZE", "CHUNKING"];
+
+fn malicious(hop: &Hop, phases: &[&'static str]) {
     let mut config = Config::new(hop.address).set("destination", "messages_per_connection", "1");
     config.tail = ["greeting", "helo", "mail", "rcpt", "data", "final_dot", "quit"]
         .iter()
@@ -74,7 +87,7 @@ fn row_09_malicious_next_hop() {
     ];
     let mut client = server.client();
     let mut sent = 0;
-    for phase in ["", "EHLO", "RCPT", "."] {
+    for &phase in phases {
         for (name, bytes) in &attacks {
             let bytes = bytes.clone();
             hop.answer(move |c| {
@@ -94,7 +107,45 @@ fn row_09_malicious_next_hop() {
             sent = n;
         }
     }
-    still_serves(&server, &hop);
+    still_serves(&server, hop);
+}
+
+/// Several messages at once, some refused, over connections that break: each ends as the hop said.
+#[test]
+fn chunks_of_many_clients_come_once() {
+    let hop = Hop::start();
+    hop.offer(CHUNKS);
+    let server = Server::start(&Config::new(hop.address));
+    let mut clients: Vec<_> = (0..8).map(|_| server.client()).collect();
+    for turn in 0..40 {
+        for (n, client) in clients.iter_mut().enumerate() {
+            let body = format!("S: {turn}-{n}\r\n\r\n.dot\r\n..\r\n.\r\nQUIT\r\n");
+            client.mail(FROM, &[TO], body.as_bytes());
+        }
+    }
+    server.drained();
+    let mails = hop.mails();
+    assert_eq!(mails.len(), 320);
+    let mut seen: Vec<_> = mails.iter().map(|m| String::from_utf8(m.split().1).expect("text")).collect();
+    assert!(seen.iter().all(|t| t.ends_with(".dot\r\n..\r\n.\r\nQUIT\r\n")), "{:?}", seen[0]);
+    seen.sort();
+    seen.dedup();
+    assert_eq!(seen.len(), 320, "each once");
+}
+
+/// A hop that offers CHUNKING and does not know it gets its mail by DATA, with no attempt counted.
+#[test]
+fn chunking_that_is_offered_and_not_known() {
+    let hop = Hop::start();
+    hop.offer(CHUNKS);
+    hop.refuse("BDAT", "502 5.5.1 Not implemented");
+    let server = Server::start(&Config::new(hop.address));
+    let mut client = server.client();
+    (0..5).for_each(|_| drop(client.mail(FROM, &[TO], b"S: x\r\n\r\n.\r\n")));
+    server.drained();
+    let mails = hop.mails();
+    assert_eq!(mails.len(), 5);
+    assert!(mails.iter().all(|m| m.text().ends_with("S: x\r\n\r\n.\r\n")), "{mails:?}");
 }
 
 #[test]

@@ -13,4 +13,5 @@ mod operator;
 mod queue;
 mod relay;
 mod source;
+mod table;
 mod tidy;

@@ -39,8 +39,14 @@ pub struct DiskFaults {
     pub read_error: u64,
     /// Bytes that all files together may take.
     pub capacity: Option<u64>,
-    /// A write on a segment completes before it is durable: the disk lies.
+    /// A write on a segment completes, and a sync of an archive ends, before it is durable: the disk lies.
     pub lying: bool,
+    /// There is no room for more of a table, or of an archive.
+    pub table_full: bool,
+    /// See `table_full`.
+    pub archive_full: bool,
+    /// A table says that a commit is durable before it is: the planted bug.
+    pub lying_table: bool,
 }
 
 /// Handle to one machine's disk.
@@ -58,21 +64,46 @@ struct State {
     durable_names: RefCell<BTreeMap<PathBuf, Rc<Inode>>>,
     /// Changes of names that are not durable yet.
     pending: RefCell<Vec<Renaming>>,
+    tally: RefCell<BTreeMap<&'static str, u64>>,
+    /// Where between archive, table and journal the machine is.
+    between: Cell<Between>,
+}
+
+/// The last thing of these that has become durable.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Between {
+    /// A write of the journal after a commit of the table.
+    Journal,
+    /// What was appended to an archive.
+    Archive,
+    /// A commit of the table.
+    Table,
 }
 
 /// Id, path, what the path then names.
 type Renaming = (u64, PathBuf, Option<Rc<Inode>>);
 
 struct Inode {
-    segment: bool,
+    what: What,
     body: RefCell<Body>,
+}
+
+/// What a file is written as.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum What {
+    /// Whole pages; a write that has ended is durable.
+    Segment,
+    /// Whole pages, each once; durable after a sync.
+    Archive,
+    /// Any bytes; durable after a sync.
+    Plain,
 }
 
 impl Inode {
     fn zeros(len: u64) -> Rc<Self> {
         let zeros = vec![0; usize::try_from(len).expect("fits memory")];
         let body = Body { durable: zeros.clone(), image: zeros, ..Body::default() };
-        Rc::new(Inode { segment: true, body: RefCell::new(body) })
+        Rc::new(Inode { what: What::Segment, body: RefCell::new(body) })
     }
 }
 
@@ -107,12 +138,16 @@ impl Body {
         image[offset..end].copy_from_slice(bytes);
     }
 
-    /// Lets the sectors of a write that `choose` picks land in both images.
-    fn land(&mut self, offset: usize, bytes: &[u8], mut choose: impl FnMut() -> bool) {
+    /// Lets the sectors of a write that `choose` picks land: of a segment in both images.
+    fn land(&mut self, what: What, offset: usize, bytes: &[u8], mut choose: impl FnMut() -> bool) {
         for (i, sector) in bytes.chunks(SECTOR).enumerate() {
+            let at = offset + i * SECTOR;
             if choose() {
-                Body::put(&mut self.durable, offset + i * SECTOR, sector);
-                Body::put(&mut self.image, offset + i * SECTOR, sector);
+                Body::put(&mut self.image, at, sector);
+                match what {
+                    What::Segment => Body::put(&mut self.durable, at, sector),
+                    What::Archive | What::Plain => self.soil(at, sector.len()),
+                }
             }
         }
     }
@@ -166,6 +201,8 @@ impl SimDisk {
             names: RefCell::default(),
             durable_names: RefCell::default(),
             pending: RefCell::default(),
+            tally: RefCell::default(),
+            between: Cell::new(Between::Journal),
         }))
     }
 
@@ -189,6 +226,27 @@ impl SimDisk {
         self.0.failed.set(None);
     }
 
+    /// Counts that `what` has happened.
+    pub fn count(&self, what: &'static str) {
+        *self.0.tally.borrow_mut().entry(what).or_default() += 1;
+    }
+
+    /// How often what has happened.
+    pub fn tally(&self) -> BTreeMap<&'static str, u64> {
+        self.0.tally.borrow().clone()
+    }
+
+    /// A crash, of whatever kind, comes now: counts what it interrupts.
+    pub fn count_crash(&self) {
+        let committing = self.0.names.borrow().values().any(|i| i.body.borrow().pending.is_some());
+        match self.0.between.replace(Between::Journal) {
+            _ if committing => self.count("crash during a commit"),
+            Between::Archive => self.count("crash between archive and commit"),
+            Between::Table => self.count("crash between commit and retirement"),
+            Between::Journal => {}
+        }
+    }
+
     /// Power loss: of what was not durable any subset of sectors and names stays.
     pub fn power_off(&self) {
         let world = &self.0.world;
@@ -202,7 +260,7 @@ impl SimDisk {
         for inode in durable.values() {
             let mut body = inode.body.borrow_mut();
             for f in std::mem::take(&mut body.flights) {
-                body.land(f.offset, &f.bytes, || world.chance(keep));
+                body.land(inode.what, f.offset, &f.bytes, || world.chance(keep));
             }
             body.write_back(|| world.chance(keep));
             if let Some(commit) = body.pending.take().filter(|_| world.chance(5_000)) {
@@ -217,6 +275,11 @@ impl SimDisk {
         world.event("power-off", keep, 0);
     }
 
+    /// Files in a directory.
+    pub fn files_in(&self, dir: &Path) -> usize {
+        self.0.names.borrow().keys().filter(|p| p.parent() == Some(dir)).count()
+    }
+
     /// The names and durable bytes of all files.
     pub fn snapshot(&self) -> BTreeMap<PathBuf, Vec<u8>> {
         let names = self.0.durable_names.borrow();
@@ -229,9 +292,9 @@ impl SimDisk {
         let names: BTreeMap<PathBuf, Rc<Inode>> = snapshot
             .iter()
             .map(|(path, bytes)| {
-                let segment = old.get(path).is_none_or(|i| i.segment);
+                let what = old.get(path).map_or(What::Segment, |i| i.what);
                 let body = Body { durable: bytes.clone(), image: bytes.clone(), ..Body::default() };
-                (path.clone(), Rc::new(Inode { segment, body: RefCell::new(body) }))
+                (path.clone(), Rc::new(Inode { what, body: RefCell::new(body) }))
             })
             .collect();
         *self.0.durable_names.borrow_mut() = names.clone();
@@ -345,11 +408,19 @@ impl Disk for SimDisk {
     async fn open(&self, path: &Path, how: OpenAs) -> io::Result<SimFile> {
         self.wait("open", 20 * US).await;
         self.fits_dir(path)?;
-        let inode = if how == OpenAs::NewSide {
+        let new = match how {
+            OpenAs::NewSide => Some(What::Plain),
+            OpenAs::NewArchive => Some(What::Archive),
+            OpenAs::Segment | OpenAs::Archive | OpenAs::Read => None,
+        };
+        let inode = if let Some(what) = new {
             if self.is_name(path) {
                 return Err(io::ErrorKind::AlreadyExists.into());
             }
-            let inode = Rc::new(Inode { segment: false, body: RefCell::default() });
+            if what == What::Archive && self.faults().archive_full {
+                return Err(full());
+            }
+            let inode = Rc::new(Inode { what, body: RefCell::default() });
             self.change_name(path, Some(inode.clone()));
             inode
         } else {
@@ -376,7 +447,9 @@ impl Disk for SimDisk {
 
     async fn remove(&self, path: &Path) -> io::Result<()> {
         self.wait("remove", 50 * US).await;
-        self.named(path)?;
+        if self.named(path)?.what == What::Archive {
+            self.count("archive segment removed");
+        }
         let id = self.change_name(path, None);
         self.wait("remove", MS).await;
         self.settle_name(id);
@@ -439,7 +512,12 @@ impl SimFile {
             && bytes.len().is_multiple_of(PAGE)
             && (bytes.as_ptr() as usize).is_multiple_of(PAGE);
         let broken = match self.how {
-            OpenAs::Read => Some("write on a file opened to read"),
+            OpenAs::Read | OpenAs::Archive => Some("write on a file opened to read"),
+            OpenAs::NewArchive if !aligned => Some("archive write is not in whole aligned pages"),
+            OpenAs::NewArchive if offset != body.image.len() => Some("archive write not at its end"),
+            OpenAs::NewArchive if body.lock != Some(self.description) => {
+                Some("archive write without its lock")
+            }
             OpenAs::Segment if !aligned => Some("segment write is not in whole aligned pages"),
             OpenAs::Segment if end > body.image.len() => Some("segment write beyond its end"),
             OpenAs::Segment if body.lock != Some(self.description) => Some("segment write without its lock"),
@@ -484,6 +562,9 @@ fn end_flight(disk: &SimDisk, inode: &Rc<Inode>, id: u64, fate: &Fate) {
     let prefix = world.below(f.bytes.len() as u64 / SECTOR as u64);
     let mut sector = 0;
     let lying = disk.faults().lying;
+    if inode.what == What::Segment && disk.0.between.get() == Between::Table {
+        disk.0.between.set(Between::Journal);
+    }
     match fate {
         Fate::Whole if lying => {
             Body::put(&mut body.image, f.offset, &f.bytes);
@@ -491,9 +572,9 @@ fn end_flight(disk: &SimDisk, inode: &Rc<Inode>, id: u64, fate: &Fate) {
             let inode = inode.clone();
             world.after(world.below(3 * SEC), move || inode.body.borrow_mut().write_back(|| true));
         }
-        Fate::Whole => body.land(f.offset, &f.bytes, || true),
-        Fate::Some => body.land(f.offset, &f.bytes, || world.chance(5_000)),
-        Fate::Prefix => body.land(f.offset, &f.bytes, || {
+        Fate::Whole => body.land(inode.what, f.offset, &f.bytes, || true),
+        Fate::Some => body.land(inode.what, f.offset, &f.bytes, || world.chance(5_000)),
+        Fate::Prefix => body.land(inode.what, f.offset, &f.bytes, || {
             sector += 1;
             sector <= prefix
         }),
@@ -509,7 +590,7 @@ impl File for SimFile {
         self.check_write(&bytes, at);
         self.world().event("write", offset, bytes.len() as u64);
         let (fate, result) = self.fate();
-        if !self.inode.segment {
+        if self.inode.what == What::Plain {
             self.disk.wait("write_at", 30 * US).await;
             let grown = (at + bytes.len()).saturating_sub(self.inode.body.borrow().image.len());
             if !self.disk.room_for(grown as u64) {
@@ -521,8 +602,22 @@ impl File for SimFile {
             body.soil(at, len);
             return result;
         }
+        if self.inode.what == What::Archive && self.disk.faults().archive_full {
+            self.disk.wait("write_at", 30 * US).await;
+            return Err(full());
+        }
+        let mut written = bytes.to_vec();
+        let mut result = result;
+        if self.inode.what == What::Archive && !self.disk.room_for(bytes.len() as u64) {
+            let room = self.disk.faults().capacity.unwrap_or(0).saturating_sub(self.disk.used());
+            written.truncate(usize::try_from(room).expect("fits memory") / SECTOR * SECTOR);
+            result = Err(full());
+            if written.is_empty() {
+                return result;
+            }
+        }
         let (id, description) = (self.disk.id(), self.description);
-        let flight = Flight { id, description, offset: at, bytes: bytes.to_vec() };
+        let flight = Flight { id, description, offset: at, bytes: written };
         self.inode.body.borrow_mut().flights.push(flight);
         let op = Op::new(self.world(), "write_at");
         let (slot, disk, inode) = (op.clone_slot(), self.disk.clone(), self.inode.clone());
@@ -532,7 +627,8 @@ impl File for SimFile {
         });
         op.await;
         self.world().event("wrote", offset, u64::from(result.is_ok()));
-        if result.is_err() && self.disk.0.failed.get().is_none() {
+        let failed = result.as_ref().is_err_and(|e| e.kind() != io::ErrorKind::StorageFull);
+        if failed && self.disk.0.failed.get().is_none() {
             self.disk.0.failed.set(Some(self.world().now()));
         }
         result
@@ -540,7 +636,7 @@ impl File for SimFile {
 
     async fn read_at(&self, mut buf: AlignedBuf, offset: u64) -> Lent<(), AlignedBuf> {
         let at = usize::try_from(offset).expect("fits memory");
-        if self.inode.segment && !at.is_multiple_of(PAGE) {
+        if self.inode.what != What::Plain && !at.is_multiple_of(PAGE) {
             self.world().violation("segment read is not in whole pages".to_owned());
         }
         self.disk.wait("read_at", 60 * US).await;
@@ -562,7 +658,16 @@ impl File for SimFile {
             body.write_back(|| world.chance(5_000));
             return Err(eio());
         }
+        if self.disk.faults().lying && self.inode.what == What::Archive {
+            let inode = self.inode.clone();
+            world.after(world.below(3 * SEC), move || inode.body.borrow_mut().write_back(|| true));
+            return Ok(());
+        }
         body.write_back(|| true);
+        if self.how == OpenAs::NewArchive {
+            self.disk.0.between.set(Between::Archive);
+            self.disk.count("archive synced");
+        }
         Ok(())
     }
 

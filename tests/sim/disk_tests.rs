@@ -132,6 +132,45 @@ fn side_files_need_sync_and_their_names_need_sync_dir() {
 }
 
 #[test]
+fn archive_files_are_written_once_and_need_sync() {
+    let survivors = |sync: bool| {
+        (0..30)
+            .filter(|&seed| {
+                let (whole, violations) = run(seed, async move |_, disk| {
+                    let file = disk.open(Path::new("/a"), OpenAs::NewArchive).await.unwrap();
+                    assert!(file.try_lock().unwrap());
+                    disk.sync_dir(Path::new("/")).await.unwrap();
+                    file.write_at(page(3, 2), 0).await.unwrap();
+                    file.write_at(page(3, 1), 2 * PAGE as u64).await.unwrap();
+                    if sync {
+                        file.sync().await.unwrap();
+                    }
+                    drop(file);
+                    disk.power_off();
+                    disk.snapshot()[Path::new("/a")] == [3; 3 * PAGE]
+                });
+                assert_eq!(violations, Vec::<String>::new());
+                whole
+            })
+            .count()
+    };
+    assert_eq!(survivors(true), 30);
+    assert!((1..30).contains(&survivors(false)));
+    let (_, violations) = run(1, async |_, disk| {
+        disk.set_faults(DiskFaults { capacity: Some(10_000), ..DiskFaults::default() });
+        let file = disk.open(Path::new("/a"), OpenAs::NewArchive).await.unwrap();
+        assert!(file.try_lock().unwrap());
+        assert_eq!(file.write_at(page(1, 3), 0).await.unwrap_err().raw_os_error(), Some(28));
+        assert_eq!(file.len().unwrap(), 19 * SECTOR as u64, "as much as fitted");
+        disk.set_faults(DiskFaults::default());
+        file.write_at(page(1, 1), 0).await.unwrap();
+        let reader = disk.open(Path::new("/a"), OpenAs::Archive).await.unwrap();
+        reader.write_at(page(1, 1), 3 * PAGE as u64).await.unwrap();
+    });
+    assert_eq!(violations.len(), 2, "{violations:?}");
+}
+
+#[test]
 fn after_a_failed_sync_the_next_one_lies() {
     let (_, _) = run(3, async |_, disk| {
         disk.create_dir(Path::new("/d")).await.unwrap();

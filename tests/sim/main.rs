@@ -1,6 +1,7 @@
 //! The simulator: seeded, single-threaded, deterministic histories of a world with bad disks,
 //! bad nets and crashes. How to run it: `seeds`. How to read a trace: `world::World::new`.
 
+mod archive;
 mod disk;
 mod journal;
 mod machine;

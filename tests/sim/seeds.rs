@@ -69,12 +69,17 @@ fn bad(first: u64, count: u64, history: impl Fn(&World) -> History + Sync) -> BT
 
 /// Runs `history` for all seeds asked for; panics with the command that replays the first bad one.
 pub fn run(test: &str, history: impl Fn(&World) -> History + Sync) {
+    run_some(test, 200, history);
+}
+
+/// As [`run`], with another number of seeds if none is asked for.
+pub fn run_some(test: &str, usual: u64, history: impl Fn(&World) -> History + Sync) {
     if let Some(seed) = number("SIM_SEED") {
         let ran = once(seed, true, &history);
         assert!(ran.violations.is_empty(), "seed {seed}: {:#?}", ran.violations);
         return;
     }
-    let (first, count) = (number("SIM_FIRST").unwrap_or(0), number("SIM_SEEDS").unwrap_or(200));
+    let (first, count) = (number("SIM_FIRST").unwrap_or(0), number("SIM_SEEDS").unwrap_or(usual));
     let found = bad(first, count, history);
     if let Some((seed, violations)) = found.first_key_value() {
         panic!(

@@ -5,7 +5,7 @@
 //! something else) is done to it by [`SimDisk::roll_back_table`] and its like while the machine is
 //! off. Knows no keys.
 
-use super::{Body, Inode, SimDisk, eio, full};
+use super::{Between, Body, Inode, SimDisk, What, eio, full};
 use crate::world::{MS, Op, SEC, US, World};
 use ringpost::runtime::{Changes, Rows, ScanLimit, Table, TableOptions};
 use std::cell::{Cell, RefCell};
@@ -110,7 +110,7 @@ impl SimDisk {
                 allocated: if self.room_for(space) { space } else { 0 },
                 ..Body::default()
             };
-            let inode = Rc::new(Inode { segment: false, body: RefCell::new(body) });
+            let inode = Rc::new(Inode { what: What::Plain, body: RefCell::new(body) });
             let named = self.change_name(path, Some(inode));
             self.wait("open_table", MS).await;
             self.settle_name(named);
@@ -134,6 +134,14 @@ impl SimDisk {
         let content = RefCell::new(content);
         let opened = Opened { disk: self.clone(), inode, options, description, content, dead, committing };
         Ok(SimTable(Rc::new(opened)))
+    }
+
+    /// Rows of the table that are neither the only one of their kind nor names: those with keys of
+    /// nine bytes. `None`: there is no sound table.
+    pub fn table_rows(&self, path: &Path) -> Option<usize> {
+        let inode = self.named(path).ok()?;
+        let content = decode(&inode.body.borrow().image)?;
+        Some(content.keys().filter(|k| k.len() == 9).count())
     }
 
     /// Puts a table back by as many commits; `false` if there were fewer. The machine must be off.
@@ -188,7 +196,9 @@ fn land(disk: &SimDisk, inode: &Rc<Inode>, id: u64, whole: bool) {
             world.after(world.below(3 * SEC), move || inode.body.borrow_mut().write_back(|| true));
         } else {
             body.durable = body.image.clone();
+            disk.0.between.set(Between::Table);
         }
+        disk.count("committed");
     }
     world.event("committed", body.image.len() as u64, u64::from(whole));
     if body.closed.contains(&description) {
@@ -225,9 +235,14 @@ impl SimTable {
         // Both contents are there for a moment.
         let needed = 2 * bytes + if more_rows { options.reserve_bytes } else { 0 };
         let allocated = self.0.inode.body.borrow().allocated;
+        if more_rows && self.0.disk.faults().table_full {
+            self.0.disk.count("commit without space");
+            return Err(full());
+        }
         if needed > allocated {
             let more = (needed - allocated).next_multiple_of(options.grow_bytes.max(1));
             if !self.0.disk.room_for(more) {
+                self.0.disk.count("commit without space");
                 return Err(full());
             }
             self.0.inode.body.borrow_mut().allocated += more;
@@ -240,6 +255,7 @@ impl SimTable {
         let (disk, inode) = (&self.0.disk, &self.0.inode);
         let (world, faults) = (self.world(), disk.faults());
         world.event("commit", next.len() as u64, image.len() as u64);
+        disk.0.between.set(Between::Journal);
         self.provide(&next, image.len() as u64)?;
         let fault = [faults.write_error, faults.short_write, faults.sync_error];
         let fails = fault.into_iter().any(|chance| world.chance(chance));
@@ -249,10 +265,16 @@ impl SimTable {
         inode.body.borrow_mut().pending = Some(pending);
         let op = Op::new(world, "commit");
         let (slot, later) = (op.clone_slot(), (disk.clone(), inode.clone()));
-        world.after(disk.latency(2 * MS + next.len() as u64 * US), move || {
+        let late = if faults.lying_table { world.below(3 * SEC) } else { 0 };
+        world.after(late + disk.latency(2 * MS + next.len() as u64 * US), move || {
             land(&later.0, &later.1, id, whole);
             slot.finish(());
         });
+        if faults.lying_table {
+            // Nobody is told what becomes of it.
+            *self.0.content.borrow_mut() = next;
+            return Ok(());
+        }
         op.await;
         if fails {
             self.0.dead.set(true);
@@ -283,6 +305,9 @@ impl Table for SimTable {
     }
 
     async fn get(&self, key: &[u8]) -> io::Result<Option<Vec<u8>>> {
+        if key.len() > 1 {
+            self.0.disk.count("row read");
+        }
         self.before_read("get", 60 * US).await?;
         Ok(self.0.content.borrow().get(key).cloned())
     }
@@ -322,7 +347,8 @@ impl Table for SimTable {
             return Err(full());
         }
         let body = Body { durable: image.clone(), image, ..Body::default() };
-        let named = disk.change_name(path, Some(Rc::new(Inode { segment: false, body: RefCell::new(body) })));
+        let named =
+            disk.change_name(path, Some(Rc::new(Inode { what: What::Plain, body: RefCell::new(body) })));
         disk.wait("copy_to", MS).await;
         disk.settle_name(named);
         Ok(())
@@ -344,3 +370,7 @@ impl Table for SimTable {
         Ok(())
     }
 }
+
+#[cfg(test)]
+#[path = "table_tests.rs"]
+mod tests;

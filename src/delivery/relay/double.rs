@@ -6,7 +6,7 @@ use crate::base::time::{Mono, Wall};
 use crate::runtime::double::{MemTable, Never, NoListener};
 use crate::runtime::{Clock, Disk, Entropy, Lent, Net, OpenAs, Part, Runtime, Stream, TableOptions};
 use std::cell::{Cell, RefCell};
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
@@ -41,7 +41,7 @@ pub enum Act {
 type Script = Box<dyn FnMut(usize, &str) -> Option<Act>>;
 
 /// A server: answers each command with sense, unless its script says otherwise. The script sees
-/// the number of the transaction (from 1) and the command; `.` for the end of data.
+/// the number of the transaction (from 1) and the command; `.` for the end of data, by dot or chunk.
 #[derive(Default)]
 pub struct Server {
     pub script: Option<Script>,
@@ -56,8 +56,15 @@ pub struct Server {
     pub shared_bytes: usize,
     pub transactions: usize,
     pub recipients: Vec<String>,
+    /// Sender of the transaction.
+    pub sender: String,
+    /// Senders of the messages that have come in whole and hold something, taken or not.
+    pub ended: Vec<String>,
     pub pending: Vec<u8>,
     pub message: Option<Vec<u8>>,
+    /// A chunk: how long, and whether it is the last.
+    pub chunk: Option<(usize, bool)>,
+    pub chunks: Vec<u8>,
     pub said: Vec<u8>,
     pub closed: bool,
     pub reset: bool,
@@ -100,13 +107,38 @@ impl Server {
         self.pending.extend_from_slice(bytes);
         let mut pending = std::mem::take(&mut self.pending);
         let mut used = 0;
-        while let Some(end) = memchr::memmem::find(&pending[used..], b"\r\n") {
+        loop {
+            if let Some((size, last)) = self.chunk {
+                let Some(bytes) = pending.get(used..used + size) else { break };
+                used += size;
+                self.end_of_chunk(bytes, last);
+                continue;
+            }
+            let Some(end) = memchr::memmem::find(&pending[used..], b"\r\n") else { break };
             let line = pending[used..used + end + 2].to_vec();
             used += end + 2;
             self.line(&line);
         }
         pending.drain(..used);
         self.pending = pending;
+    }
+
+    fn end_of_chunk(&mut self, bytes: &[u8], last: bool) {
+        self.chunk = None;
+        self.chunks.extend_from_slice(bytes);
+        let nobody = self.recipients.is_empty();
+        let sense = if nobody { "554 5.5.1 nobody\r\n" } else { "250 2.0.0 queued\r\n" };
+        let good = self.answer(if last { "." } else { "BDAT" }, sense);
+        if last {
+            let message = std::mem::take(&mut self.chunks);
+            if !message.is_empty() {
+                self.ended.push(self.sender.clone());
+            }
+            let recipients = std::mem::take(&mut self.recipients);
+            if good && !nobody {
+                self.taken.push((recipients, message));
+            }
+        }
     }
 
     fn line(&mut self, line: &[u8]) {
@@ -116,6 +148,9 @@ impl Server {
                 return;
             }
             let message = self.message.take().expect("just seen");
+            if !message.is_empty() {
+                self.ended.push(self.sender.clone());
+            }
             if self.answer(".", "250 2.0.0 queued\r\n") {
                 self.taken.push((std::mem::take(&mut self.recipients), message));
             }
@@ -127,7 +162,18 @@ impl Server {
         let ehlo = self.ehlo;
         if command.starts_with("MAIL") {
             self.transactions += 1;
+            self.sender = command["MAIL FROM:".len()..].split(' ').next().unwrap_or("").to_owned();
             self.recipients.clear();
+            self.chunks.clear();
+        }
+        if let Some(rest) = command.strip_prefix("BDAT ") {
+            let size = rest.trim_end_matches(" LAST").parse().expect("a size");
+            self.chunk = Some((size, rest.ends_with(" LAST")));
+            return;
+        }
+        if command == "RSET" {
+            self.recipients.clear();
+            self.chunks.clear();
         }
         let sense = match command {
             c if c.starts_with("EHLO") => ehlo,
@@ -190,7 +236,7 @@ impl Pipe {
             if server.closed {
                 return Ok(0);
             }
-            let deadline = self.deadline.get().expect("waits for ever: no deadline");
+            let Some(deadline) = self.deadline.get() else { return Err(ErrorKind::WouldBlock.into()) };
             self.world.now.set(self.world.now.get().max(deadline.0));
             return Err(ErrorKind::TimedOut.into());
         }
@@ -204,7 +250,12 @@ impl Pipe {
 
 impl Stream for Pipe {
     async fn recv(&self, mut buf: Vec<u8>) -> Lent<usize, Vec<u8>> {
-        (self.take(&mut buf), buf)
+        // Without a deadline it waits until there is something.
+        poll_fn(|_| match self.take(&mut buf) {
+            Err(e) if e.kind() == ErrorKind::WouldBlock => Poll::Pending,
+            result => Poll::Ready((result, std::mem::take(&mut buf))),
+        })
+        .await
     }
     async fn readable(&self) -> io::Result<()> {
         Ok(())

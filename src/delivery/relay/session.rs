@@ -1,16 +1,23 @@
 //! L4: the loop of one connection: what the client machine asks for, done on the stream.
+//!
+//! While there is nothing to do, the server is listened to: a connection that it closes, or a reply
+//! that nobody asked for, is noticed before anything is sent.
 
-use super::{ConnectionEnd, Options, Source};
+use super::{ConnectionEnd, Habits, Job, Options, Source};
 use crate::base::aligned::AlignedBuf;
 use crate::base::time::Mono;
-use crate::runtime::{Net, Part, Runtime, Stream};
+use crate::runtime::{Lent, Net, Part, Runtime, Stream};
 use crate::smtp::outbound::stuffing::{Stuffer, is_clean};
-use crate::smtp::outbound::{Begun, Client, Close, Ending, Loss, Request, Step};
+use crate::smtp::outbound::{Begun, Client, Close, Ending, Framing, Loss, Request, Step};
 use std::collections::VecDeque;
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
 use std::io;
 use std::mem;
+use std::ops::Range;
+use std::pin::{Pin, pin};
+use std::rc::Rc;
 use std::task::Poll;
+use std::time::Duration;
 
 /// Most bytes of a message in one send. With the 180 seconds for it: at least 728 bytes/s.
 const CHUNK: usize = 128 * 1024;
@@ -18,41 +25,73 @@ const CHUNK: usize = 128 * 1024;
 const INPUT: usize = 4096;
 /// Items refused without a word to the server before others get their turn.
 const REFUSED_AT_ONCE: u32 = 32;
+/// Bodies up to this length are copied behind their commands: cheaper than a part of their own...
+const COPIED: usize = 4096;
+/// ...while what waits to be sent is not longer than this.
+const OUT_MAX: usize = 32 * 1024;
+/// Buffers kept for sends in parts.
+const SPARE_MAX: usize = 16;
+/// A round trip up to which as many messages as may be are sent together...
+const QUICK: Duration = Duration::from_millis(10);
+/// ...and one above which fewer are: what waits here for a slow server, another connection could send.
+const SLOW: Duration = Duration::from_millis(250);
 
 pub(super) struct Session<'a, R: Runtime, S: Source> {
     rt: &'a R,
-    stream: <R as Net>::Stream,
+    stream: Rc<<R as Net>::Stream>,
     source: &'a S,
     options: &'a Options,
+    habits: &'a Habits,
     client: Client,
     /// The items of the open transactions, oldest first.
     flight: VecDeque<S::Item>,
+    /// How many of them there may be.
+    breadth: usize,
+    /// When they were sent.
+    sent_at: Option<Mono>,
     /// What has been received; of it `taken` bytes are dealt with.
     input: Vec<u8>,
     taken: usize,
-    /// Commands to send.
-    out: Vec<u8>,
+    /// To be sent: `parts`, and behind them `out`.
     parts: Vec<Part>,
-    /// For bodies that must be copied.
-    copy: Vec<u8>,
+    out: Vec<u8>,
+    spare: Vec<Vec<u8>>,
     idle_since: Option<Mono>,
     settled: u64,
 }
 
+/// What ended the wait for work.
+enum Woken {
+    Work(bool),
+    /// The server has spoken, or closed.
+    Heard(Lent<usize, Vec<u8>>),
+}
+
 impl<'a, R: Runtime, S: Source> Session<'a, R, S> {
-    pub fn new(rt: &'a R, stream: <R as Net>::Stream, source: &'a S, options: &'a Options) -> Self {
+    pub fn new(
+        rt: &'a R,
+        stream: <R as Net>::Stream,
+        source: &'a S,
+        options: &'a Options,
+        habits: &'a Habits,
+    ) -> Self {
+        let mut client_options = options.client.clone();
+        habits.apply(&mut client_options);
         Session {
             rt,
-            stream,
+            stream: Rc::new(stream),
             source,
             options,
-            client: Client::new(options.client.clone(), rt.now()),
-            flight: VecDeque::with_capacity(2),
+            habits,
+            client: Client::new(client_options, rt.now()),
+            flight: VecDeque::with_capacity(16),
+            breadth: 2,
+            sent_at: None,
             input: Vec::with_capacity(INPUT),
             taken: 0,
-            out: Vec::with_capacity(512),
             parts: Vec::with_capacity(4),
-            copy: Vec::new(),
+            out: Vec::with_capacity(512),
+            spare: Vec::new(),
             idle_since: None,
             settled: 0,
         }
@@ -65,8 +104,15 @@ impl<'a, R: Runtime, S: Source> Session<'a, R, S> {
             self.taken += n;
             let end = match step {
                 Step::NeedInput => self.exchange().await,
-                Step::Ready => self.work().await,
-                Step::SendBody => self.send_message().await,
+                Step::Ready => {
+                    self.pace(now);
+                    self.work().await
+                }
+                Step::SendBody => {
+                    // How soon envelopes are answered says nothing about messages.
+                    self.sent_at = None;
+                    self.send_message().await
+                }
                 Step::Settled => {
                     self.settle();
                     None
@@ -74,24 +120,45 @@ impl<'a, R: Runtime, S: Source> Session<'a, R, S> {
                 Step::Close(why) => Some(self.closed(why)),
             };
             if let Some(end) = end {
+                self.habits.learn(&self.client, &end);
                 self.end_transactions(&end);
                 return end;
             }
         }
     }
 
-    /// Sends the commands and receives.
+    /// All that was sent has been answered: more next time, or less.
+    fn pace(&mut self, now: Mono) {
+        let Some(sent_at) = self.sent_at.take() else { return };
+        let took = now.since(sent_at);
+        self.breadth = match took {
+            _ if took <= QUICK => usize::MAX,
+            // At least two: the next envelope behind the message.
+            _ if took > SLOW => (self.breadth.min(self.client.options().outstanding as usize) / 2).max(2),
+            _ => self.breadth.saturating_mul(2),
+        };
+    }
+
+    /// Sends what is to be sent, and receives.
     async fn exchange(&mut self) -> Option<ConnectionEnd> {
         let input = self.empty_input();
         self.stream.set_deadline(self.client.deadline());
-        let (result, input) = if self.out.is_empty() {
-            self.stream.recv(input).await
-        } else {
+        if self.out.is_empty() && self.parts.is_empty() {
+            let (result, input) = self.stream.recv(input).await;
+            return self.received(result, input);
+        }
+        if !self.flight.is_empty() {
+            self.sent_at.get_or_insert(self.rt.now());
+        }
+        if self.parts.is_empty() {
             let (result, out, input) = self.stream.send_recv(mem::take(&mut self.out), input).await;
             self.out = out;
             self.out.clear();
-            (result, input)
-        };
+            return self.received(result, input);
+        }
+        let parts = self.all_parts();
+        let (result, parts, input) = self.stream.send_parts_recv(parts, input).await;
+        self.reclaim(parts);
         self.received(result, input)
     }
 
@@ -112,31 +179,75 @@ impl<'a, R: Runtime, S: Source> Session<'a, R, S> {
         }
     }
 
-    /// No transaction is open: begins one, waits for one, or closes.
+    /// No transaction is open: begins some, waits for one, or closes.
     async fn work(&mut self) -> Option<ConnectionEnd> {
+        if !self.client.has_room() {
+            return Some(self.quit(ConnectionEnd::MessageLimit).await);
+        }
+        if self.gather().await { None } else { self.idle().await }
+    }
+
+    /// Begins what is due, as much as may go together; false if there is nothing.
+    async fn gather(&mut self) -> bool {
         let mut refused = 0;
-        loop {
-            if !self.client.has_room() {
-                return Some(self.quit(ConnectionEnd::MessageLimit).await);
+        while let Some(item) = self.source.next() {
+            if self.begin(item) {
+                self.begin_followers();
+                return true;
             }
-            if let Some(item) = self.source.next() {
-                if self.begin(item) {
-                    return None;
-                }
-                refused += 1;
-                if refused % REFUSED_AT_ONCE == 0 {
-                    yield_once().await;
-                }
-                continue;
+            refused += 1;
+            if refused % REFUSED_AT_ONCE == 0 {
+                yield_once().await;
             }
+        }
+        false
+    }
+
+    /// Waits for work and sends it, or takes leave; listens to the server all the time.
+    async fn idle(&mut self) -> Option<ConnectionEnd> {
+        let (stream, source) = (self.stream.clone(), self.source);
+        let input = self.empty_input();
+        if self.out.capacity() > OUT_MAX {
+            self.out.shrink_to(OUT_MAX);
+        }
+        stream.set_deadline(None);
+        let mut recv = pin!(stream.recv(input));
+        let mut listening = false;
+        let reason = loop {
             let now = self.rt.now();
             let until = self.idle_since.get_or_insert(now).after(self.options.idle);
             if now >= until {
-                return Some(self.quit(ConnectionEnd::Idle).await);
+                break Some(ConnectionEnd::Idle);
             }
-            if !self.source.wait(until).await && self.rt.now() < until {
-                return Some(self.quit(ConnectionEnd::WorkDone).await);
+            match first(source.wait(until), recv.as_mut(), &mut listening).await {
+                Woken::Heard((result, input)) => return self.received(result, input),
+                Woken::Work(true) if self.gather().await => break None,
+                Woken::Work(false) if self.rt.now() < until => break Some(ConnectionEnd::WorkDone),
+                Woken::Work(_) => {}
             }
+        };
+        if reason.is_some() {
+            self.client.quit(self.rt.now(), &mut self.out);
+        }
+        stream.set_deadline(self.client.deadline());
+        self.sent_at = Some(self.rt.now());
+        let (result, input) = if self.parts.is_empty() {
+            let send = stream.send(mem::take(&mut self.out));
+            let (result, out, input) = both(&*stream, send, recv).await;
+            self.out = out;
+            self.out.clear();
+            (result, input)
+        } else {
+            let send = stream.send_parts(self.all_parts());
+            let (result, parts, input) = both(&*stream, send, recv).await;
+            self.reclaim(parts);
+            (result, input)
+        };
+        let end = self.received(result, input);
+        match reason {
+            None => end,
+            Some(reason) if end.is_some() => Some(reason),
+            Some(reason) => Some(self.take_leave(reason).await),
         }
     }
 
@@ -144,18 +255,36 @@ impl<'a, R: Runtime, S: Source> Session<'a, R, S> {
     fn begin(&mut self, item: S::Item) -> bool {
         self.idle_since = None;
         let job = self.source.describe(&item);
-        let size = job.size();
-        let request = Request { envelope: job.envelope, recipients: job.recipients, flags: job.flags, size };
+        let request = Request {
+            envelope: job.envelope,
+            recipients: job.recipients,
+            flags: job.flags,
+            size: job.size(),
+            at_once: job.side.is_none() && self.source.may_leave(&item),
+        };
         match self.client.begin(self.rt.now(), &request, &mut self.out) {
-            Begun::Sent => {
-                self.flight.push_back(item);
-                true
+            Begun::Sent => {}
+            Begun::Whole => {
+                let body = job.body.clone();
+                add_part(&job, body, &mut self.out, &mut self.parts, &mut self.spare);
             }
             Begun::Refused => {
                 self.source.settle(item, &self.client.results());
-                false
+                return false;
             }
         }
+        self.flight.push_back(item);
+        true
+    }
+
+    /// RFC 2920 §3.1: the next transactions' commands go out behind this message.
+    fn begin_followers(&mut self) {
+        let mut refused = 0;
+        while self.flight.len() < self.breadth && refused < REFUSED_AT_ONCE && self.client.can_follow() {
+            let Some(item) = self.source.next() else { return };
+            refused += u32::from(!self.begin(item));
+        }
+        self.source.pass_on();
     }
 
     fn settle(&mut self) {
@@ -164,61 +293,56 @@ impl<'a, R: Runtime, S: Source> Session<'a, R, S> {
         self.source.settle(item, &self.client.results());
     }
 
-    /// Sends the oldest item's message, the end of data, and the next item's commands.
+    /// Sends the oldest item's message, the end of data, and what may follow.
     async fn send_message(&mut self) -> Option<ConnectionEnd> {
         let source = self.source;
         if !source.before_final_dot(&self.flight[0]).await {
-            // After the 354 there is no way back but to close.
+            // Its recipients have been taken: there is no way back but to close.
             self.stream.shutdown();
             return Some(ConnectionEnd::Stopped);
         }
-        let mut stuffer = Stuffer::default();
+        let mut stuffer = match self.client.open_body(&mut self.out) {
+            Framing::Dots => Some(Stuffer::default()),
+            Framing::Counted => None,
+        };
         let job = source.describe(&self.flight[0]);
-        if job.side.is_none() && job.body.is_empty() {
-            // Nothing but the end of data.
-        } else if job.side.is_none() && job.body.len() <= CHUNK {
-            let part = body_part(&job, job.body.clone(), &mut stuffer, &mut self.copy);
-            self.parts.push(part);
+        if job.side.is_none() && job.body.len() <= CHUNK {
+            self.add_body(job.body.clone(), &mut stuffer);
         } else if let Some(end) = self.send_long_body(&mut stuffer).await {
             return Some(end);
         }
         self.client.end_body(self.rt.now());
-        self.begin_follower();
-        self.parts.push(Part::Static(stuffer.end()));
-        if !self.out.is_empty() {
-            self.parts.push(Part::Owned(mem::take(&mut self.out)));
+        if let Some(stuffer) = stuffer {
+            self.out.extend_from_slice(stuffer.end());
         }
-        let input = self.empty_input();
-        self.stream.set_deadline(self.client.deadline());
-        let (result, parts, input) = self.stream.send_parts_recv(mem::take(&mut self.parts), input).await;
-        self.reclaim(parts);
-        self.received(result, input)
+        self.begin_followers();
+        self.exchange().await
     }
 
-    /// RFC 2920 §3.1: the next transaction's commands go out behind this message.
-    fn begin_follower(&mut self) {
-        for _ in 0..REFUSED_AT_ONCE {
-            if !self.client.can_follow() {
-                return;
+    /// Adds a piece of the oldest item's body as it goes on the wire: shared or copied as it is, or
+    /// copied with dots.
+    fn add_body(&mut self, range: Range<usize>, stuffer: &mut Option<Stuffer>) {
+        let job = self.source.describe(&self.flight[0]);
+        let bytes = &job.payload[range.clone()];
+        if let Some(stuffer) = stuffer {
+            if job.flags.has_dot_lines() {
+                return stuffer.push(bytes, &mut self.out);
             }
-            let Some(item) = self.source.next() else { return };
-            if self.begin(item) {
-                return;
-            }
+            stuffer.pass(bytes);
         }
+        add_part(&job, range, &mut self.out, &mut self.parts, &mut self.spare);
     }
 
-    /// Sends all of a body but its end, piece by piece.
-    async fn send_long_body(&mut self, stuffer: &mut Stuffer) -> Option<ConnectionEnd> {
+    /// Sends all of a body, piece by piece.
+    async fn send_long_body(&mut self, stuffer: &mut Option<Stuffer>) -> Option<ConnectionEnd> {
         let source = self.source;
         let job = source.describe(&self.flight[0]);
         let (body, side) = (job.body.clone(), job.side);
         let mut at = body.start;
         while at < body.end {
             let end = body.end.min(at + CHUNK);
-            let job = source.describe(&self.flight[0]);
-            let part = body_part(&job, at..end, stuffer, &mut self.copy);
-            if let Some(end) = self.send_piece(part).await {
+            self.add_body(at..end, stuffer);
+            if let Some(end) = self.send_piece().await {
                 return Some(end);
             }
             at = end;
@@ -227,11 +351,11 @@ impl<'a, R: Runtime, S: Source> Session<'a, R, S> {
             Some(len) => self.send_side(len, stuffer).await,
             None => None,
         };
-        self.copy = Vec::new();
+        self.out.shrink_to(OUT_MAX);
         end
     }
 
-    async fn send_side(&mut self, len: u64, stuffer: &mut Stuffer) -> Option<ConnectionEnd> {
+    async fn send_side(&mut self, len: u64, stuffer: &mut Option<Stuffer>) -> Option<ConnectionEnd> {
         let mut buf = AlignedBuf::with_capacity(CHUNK);
         let mut at = 0;
         while at < len {
@@ -243,9 +367,12 @@ impl<'a, R: Runtime, S: Source> Session<'a, R, S> {
                 Ok(()) => {
                     let wanted = usize::try_from(len - at).unwrap_or(usize::MAX).min(buf.len());
                     at += wanted as u64;
-                    let mut copy = mem::take(&mut self.copy);
-                    stuffer.push(&buf.bytes()[..wanted], &mut copy);
-                    if let Some(end) = self.send_piece(Part::Owned(copy)).await {
+                    let bytes = &buf.bytes()[..wanted];
+                    match stuffer {
+                        Some(stuffer) => stuffer.push(bytes, &mut self.out),
+                        None => self.out.extend_from_slice(bytes),
+                    }
+                    if let Some(end) = self.send_piece().await {
                         return Some(end);
                     }
                     continue;
@@ -258,13 +385,20 @@ impl<'a, R: Runtime, S: Source> Session<'a, R, S> {
         None
     }
 
-    async fn send_piece(&mut self, part: Part) -> Option<ConnectionEnd> {
+    async fn send_piece(&mut self) -> Option<ConnectionEnd> {
         self.stream.set_deadline(Some(self.rt.now().after(self.options.client.block)));
-        let mut parts = mem::take(&mut self.parts);
-        parts.push(part);
+        let parts = self.all_parts();
         let (result, parts) = self.stream.send_parts(parts).await;
         self.reclaim(parts);
         result.err().map(|e| self.failed(&e))
+    }
+
+    /// All that is to be sent.
+    fn all_parts(&mut self) -> Vec<Part> {
+        if !self.out.is_empty() {
+            close_out(&mut self.out, &mut self.parts, &mut self.spare);
+        }
+        mem::take(&mut self.parts)
     }
 
     /// Takes the buffers out of sent parts.
@@ -272,8 +406,11 @@ impl<'a, R: Runtime, S: Source> Session<'a, R, S> {
         for part in parts.drain(..) {
             let Part::Owned(mut bytes) = part else { continue };
             bytes.clear();
-            let place = if self.out.capacity() == 0 { &mut self.out } else { &mut self.copy };
-            *place = bytes;
+            if self.out.capacity() == 0 {
+                self.out = bytes;
+            } else if self.spare.len() < SPARE_MAX && bytes.capacity() <= OUT_MAX {
+                self.spare.push(bytes);
+            }
         }
         self.parts = parts;
     }
@@ -281,13 +418,18 @@ impl<'a, R: Runtime, S: Source> Session<'a, R, S> {
     /// Says QUIT and waits for its reply, whatever it is.
     async fn quit(&mut self, reason: ConnectionEnd) -> ConnectionEnd {
         self.client.quit(self.rt.now(), &mut self.out);
+        if self.exchange().await.is_some() {
+            return reason;
+        }
+        self.take_leave(reason).await
+    }
+
+    /// Receives until QUIT has been answered, in whatever way.
+    async fn take_leave(&mut self, reason: ConnectionEnd) -> ConnectionEnd {
         loop {
-            if self.exchange().await.is_some() {
-                return reason;
-            }
             let (n, step) = self.client.receive(self.rt.now(), &self.input, &mut self.out);
             self.taken = n;
-            if step != Step::NeedInput {
+            if step != Step::NeedInput || self.exchange().await.is_some() {
                 return reason;
             }
         }
@@ -339,22 +481,90 @@ impl<'a, R: Runtime, S: Source> Session<'a, R, S> {
     }
 }
 
-/// A piece of the body as it goes on the wire: shared if it can be, copied if it needs dots.
-fn body_part(
-    job: &super::Job<'_>,
-    range: std::ops::Range<usize>,
-    stuffer: &mut Stuffer,
-    copy: &mut Vec<u8>,
-) -> Part {
+/// Adds a piece of a body as it is stored.
+fn add_part(
+    job: &Job<'_>,
+    range: Range<usize>,
+    out: &mut Vec<u8>,
+    parts: &mut Vec<Part>,
+    spare: &mut Vec<Vec<u8>>,
+) {
     let bytes = &job.payload[range.clone()];
-    if job.flags.has_dot_lines() {
-        let mut out = mem::take(copy);
-        stuffer.push(bytes, &mut out);
-        return Part::Owned(out);
+    let dots = job.flags.has_dot_lines();
+    debug_assert!(range != job.body || is_clean(bytes, dots), "a body that is not in stored form");
+    if bytes.len() <= COPIED && out.len() <= OUT_MAX - COPIED {
+        return out.extend_from_slice(bytes);
     }
-    debug_assert!(range != job.body || is_clean(bytes, false), "a body that is not in stored form");
-    stuffer.pass(bytes);
-    Part::Shared(job.payload.part(range))
+    if !out.is_empty() {
+        close_out(out, parts, spare);
+    }
+    parts.push(Part::Shared(job.payload.part(range)));
+}
+
+/// What is in `out` becomes a part.
+fn close_out(out: &mut Vec<u8>, parts: &mut Vec<Part>, spare: &mut Vec<Vec<u8>>) {
+    parts.push(Part::Owned(mem::replace(out, spare.pop().unwrap_or_default())));
+}
+
+/// Waits for work or for the server, whichever comes first. Where there is work at once, nothing is
+/// received; else `recv` is under way from then on (`listening`) and looked at first: what was said
+/// before anything was asked must not be taken for an answer.
+async fn first(
+    work: impl Future<Output = bool>,
+    mut recv: Pin<&mut impl Future<Output = Lent<usize, Vec<u8>>>>,
+    listening: &mut bool,
+) -> Woken {
+    let mut work = pin!(work);
+    poll_fn(|cx| {
+        if *listening && let Poll::Ready(heard) = recv.as_mut().poll(cx) {
+            return Poll::Ready(Woken::Heard(heard));
+        }
+        if let Poll::Ready(some) = work.as_mut().poll(cx) {
+            return Poll::Ready(Woken::Work(some));
+        }
+        if !mem::replace(listening, true) {
+            return recv.as_mut().poll(cx).map(Woken::Heard);
+        }
+        Poll::Pending
+    })
+    .await
+}
+
+/// Sends, and receives what may be under way already; waits for both. The error of the send counts
+/// more: of what was heard before it one cannot say what it answers.
+async fn both<B>(
+    stream: &impl Stream,
+    send: impl Future<Output = Lent<(), B>>,
+    mut recv: Pin<&mut impl Future<Output = Lent<usize, Vec<u8>>>>,
+) -> (io::Result<usize>, B, Vec<u8>) {
+    let mut send = pin!(send);
+    let (mut sent, mut heard) = (None, None);
+    poll_fn(|cx| {
+        if sent.is_none()
+            && let Poll::Ready(done) = send.as_mut().poll(cx)
+        {
+            if done.0.is_err() {
+                // Nothing that could be heard would be of use.
+                stream.shutdown();
+            }
+            sent = Some(done);
+        }
+        if heard.is_none()
+            && let Poll::Ready(done) = recv.as_mut().poll(cx)
+        {
+            if sent.is_none() && !matches!(done.0, Ok(1..)) {
+                // Nobody will answer any more.
+                stream.shutdown();
+            }
+            heard = Some(done);
+        }
+        if sent.is_some() && heard.is_some() { Poll::Ready(()) } else { Poll::Pending }
+    })
+    .await;
+    let (Some((result, buffer)), Some((heard, input))) = (sent, heard) else {
+        unreachable!("both are there")
+    };
+    (result.and(heard), buffer, input)
 }
 
 /// Text of a server for people: what is not UTF-8 is replaced.

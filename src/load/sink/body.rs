@@ -2,6 +2,7 @@
 //!
 //! Owns the scanner from DATA's `354` to the final dot: end of data is CRLF.CRLF alone
 //! (RFC 5321 §4.1.1.4), a dot before a line is taken off (§4.5.2), a bare CR or LF (§2.3.8) is noted.
+//! What came in chunks is taken as it is.
 //! The digest begins with the id header, so trace headers before it do not count. Works on pieces
 //! of any size; holds one header line at most. No IO; cannot fail.
 
@@ -35,6 +36,8 @@ enum Look {
 /// What a body holds.
 pub struct Body {
     at: At,
+    /// By DATA: dots are doubled, and one ends it.
+    dotted: bool,
     look: Look,
     line: Vec<u8>,
     digest: Option<Digest>,
@@ -83,6 +86,7 @@ impl Body {
     pub fn new(notification: bool, keep: Option<usize>) -> Self {
         Body {
             at: At::Start,
+            dotted: true,
             look: if notification { Look::Everything } else { Look::Header },
             line: Vec::new(),
             digest: None,
@@ -94,6 +98,12 @@ impl Body {
             facts: Facts::default(),
             report: Report::default(),
         }
+    }
+
+    /// The same for a message in chunks: it never ends by itself.
+    #[must_use]
+    pub fn chunks(notification: bool, keep: Option<usize>) -> Self {
+        Body { dotted: false, ..Body::new(notification, keep) }
     }
 
     /// Content bytes so far.
@@ -114,7 +124,7 @@ impl Body {
         let mut i = 0;
         while i < input.len() {
             match self.at {
-                At::Start if input[i] == b'.' => {
+                At::Start if self.dotted && input[i] == b'.' => {
                     self.content(&input[run..i]);
                     run = i + 1;
                     i += 1;

@@ -40,6 +40,8 @@ pub struct Options {
     pub hostname: String,
     /// Offer PIPELINING. Without it, clients that pipeline are counted as breaking the protocol.
     pub pipelining: bool,
+    /// Offer CHUNKING.
+    pub chunking: bool,
     /// Largest message in bytes; 0: any.
     pub max_size: u64,
     /// Faults to play.
@@ -65,6 +67,7 @@ impl Default for Options {
         Options {
             hostname: "sink.invalid".into(),
             pipelining: true,
+            chunking: true,
             max_size: 0,
             faults: Vec::new(),
             seed: 0,
@@ -156,6 +159,7 @@ impl Sink {
             profile: Profile {
                 hostname: o.hostname.clone(),
                 pipelining: o.pipelining,
+                chunking: o.chunking,
                 max_size: o.max_size,
                 keep,
             },

@@ -1,10 +1,12 @@
 //! The server side of one SMTP session at a sink, as a state machine without IO.
 //!
 //! Owns a small strict server: RFC 5321 commands in order, bounded lines and recipients, replies
-//! with enhanced codes, PIPELINING only where it is offered. It plays the faults it is told to. Bytes
-//! come as arguments; replies go to a buffer; each message taken goes to [`Taker`]. A client that
-//! breaks the rules is answered by the RFC and counted in [`Counters`]: for the relay under test every
-//! such count is a finding.
+//! with enhanced codes, PIPELINING and CHUNKING only where they are offered. It plays the faults it is
+//! told to. Bytes come as arguments; replies go to a buffer; each message taken goes to [`Taker`].
+//! A client that breaks the rules is answered by the RFC and counted in [`Counters`]: for the relay
+//! under test every such count is a finding.
+
+mod chunk;
 
 use super::body::{Body, Facts};
 use super::fault::{Faults, Kind, Phase};
@@ -25,6 +27,8 @@ pub struct Profile {
     pub hostname: String,
     /// Whether PIPELINING is offered.
     pub pipelining: bool,
+    /// Whether CHUNKING is offered.
+    pub chunking: bool,
     /// Largest message in bytes; 0: any.
     pub max_size: u64,
     /// Bytes of content to keep for the taker; none: no content.
@@ -73,6 +77,10 @@ pub struct Session {
     recipient_count: u32,
     eight_bit: bool,
     body: Option<Body>,
+    /// The chunk whose bytes come next.
+    chunk: Option<chunk::Chunk>,
+    /// What the chunks so far hold.
+    chunks: Option<Body>,
     drop_in_body: bool,
     mistakes: u32,
 }
@@ -102,6 +110,8 @@ impl Session {
             recipient_count: 0,
             eight_bit: false,
             body: None,
+            chunk: None,
+            chunks: None,
             drop_in_body: false,
             mistakes: 0,
         }
@@ -131,9 +141,13 @@ impl Session {
         out: &mut Vec<u8>,
     ) -> (usize, Next) {
         let mut used = 0;
-        while used < input.len() {
+        while used < input.len() || self.chunk.is_some_and(|c| c.is_complete()) {
             let rest = &input[used..];
-            let after = if self.body.is_some() {
+            let after = if self.chunk.is_some() {
+                let (n, after) = self.chunk_bytes(rest, profile, faults, counters, taker, out);
+                used += n;
+                after
+            } else if self.body.is_some() {
                 let (n, after) = self.body_bytes(rest, profile, faults, counters, taker, out);
                 used += n;
                 after
@@ -151,7 +165,8 @@ impl Session {
                 let after = self.command(&line, profile, faults, counters, out);
                 self.line = line;
                 self.line.clear();
-                if !profile.pipelining && used < input.len() && matches!(after, After::Go) {
+                let waits = self.chunk.is_none() && matches!(after, After::Go);
+                if !profile.pipelining && used < input.len() && waits {
                     // The client did not wait for the reply although it was not told that it may.
                     counters.violations.add(1);
                 }
@@ -200,6 +215,8 @@ impl Session {
             after = self.rcpt(argument, faults, counters, out);
         } else if is("DATA") {
             after = self.data(profile, faults, counters, out);
+        } else if is("BDAT") && profile.chunking {
+            after = self.bdat(argument, profile, faults, counters, out);
         } else if is("EHLO") {
             self.reset();
             self.greeted = true;
@@ -292,6 +309,10 @@ impl Session {
         counters: &Counters,
         out: &mut Vec<u8>,
     ) -> After {
+        if self.chunks.is_some() {
+            // RFC 3030 §2: not both in one transaction.
+            return self.mistake(counters, out, "503 5.5.1 BDAT was used");
+        }
         if self.from.is_none() || self.recipient_count == 0 {
             let text =
                 if self.from.is_none() { "503 5.5.1 MAIL first" } else { "554 5.5.1 No valid recipients" };
@@ -394,6 +415,7 @@ impl Session {
         self.from = None;
         self.recipients.clear();
         self.recipient_count = 0;
+        self.chunks = None;
         self.eight_bit = false;
     }
 }
@@ -433,6 +455,9 @@ fn ehlo(profile: &Profile, out: &mut Vec<u8>) {
     say(out, &format!("250-{}", profile.hostname));
     if profile.pipelining {
         say(out, "250-PIPELINING");
+    }
+    if profile.chunking {
+        say(out, "250-CHUNKING");
     }
     say(out, &format!("250-SIZE {}", profile.max_size));
     for word in ["250-8BITMIME", "250-SMTPUTF8", "250-DSN", "250 ENHANCEDSTATUSCODES"] {

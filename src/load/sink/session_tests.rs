@@ -22,7 +22,13 @@ struct World {
 
 fn world(pipelining: bool, faults: &[Fault]) -> World {
     World {
-        profile: Profile { hostname: "sink.test".into(), pipelining, max_size: 1000, keep: None },
+        profile: Profile {
+            hostname: "sink.test".into(),
+            pipelining,
+            chunking: true,
+            max_size: 1000,
+            keep: None,
+        },
         faults: Faults::new(faults.to_vec(), 1),
         counters: Counters::default(),
         seen: Seen::default(),
@@ -157,4 +163,49 @@ fn faults_strike_where_they_are_told() {
     let mut out = Vec::new();
     assert_eq!(w.session.greet(&w.profile, &mut w.faults, &mut out), Next::Close);
     assert!(out.starts_with(b"451"));
+}
+
+#[test]
+fn chunks_split_at_every_byte() {
+    let talk = "EHLO c.test\r\nMAIL FROM:<a@x>\r\nRCPT TO:<b@x>\r\nBDAT 0\r\nBDAT 5\r\nA: b\r\
+        BDAT 5 LAST\r\n\n\r\n..RSET\r\nMAIL FROM:<c@x>\r\nBDAT 6 LAST\r\nQUIT\r\n\
+        RSET\r\nMAIL FROM:<d@x>\r\nRCPT TO:<e@x>\r\nBDAT 0 LAST\r\nQUIT\r\n";
+    for cut in 0..talk.len() {
+        let mut w = world(true, &[]);
+        let (mut replies, _) = w.say(&talk.as_bytes()[..cut]);
+        let (rest, next) = w.say(&talk.as_bytes()[cut..]);
+        replies.push_str(&rest);
+        let codes: Vec<&str> = replies.lines().filter(|l| !l.starts_with("250-")).map(|l| &l[..3]).collect();
+        let want = [
+            "250", "250", "250", "250", "250", "250", "250", "250", "554", "250", "250", "250", "250", "221",
+        ];
+        assert_eq!((codes, next), (want.to_vec(), Next::Close), "cut at {cut}");
+        let seen: Vec<_> = w.seen.0.iter().map(|(f, r, n)| (f.as_str(), r.as_str(), *n)).collect();
+        assert_eq!(seen, [("a@x", "b@x", 10), ("d@x", "e@x", 0)]);
+        assert_eq!(w.counters.violations.get(), 0);
+    }
+}
+
+#[test]
+fn chunks_out_of_order() {
+    let mut w = world(true, &[]);
+    w.codes("EHLO c.test\r\n");
+    // What finds no transaction is thrown away, not obeyed.
+    assert_eq!(w.codes("BDAT 6 LAST\r\nQUIT\r\nNOOP\r\n"), ["503 ", "250 "]);
+    let mail = "MAIL FROM:<a@x>\r\nRCPT TO:<b@x>\r\n";
+    assert_eq!(w.codes(&format!("{mail}BDAT 2\r\nx\nDATA\r\n")), ["250 ", "250 ", "250 ", "503 "]);
+    assert_eq!(w.codes("BDAT 0 LAST\r\n"), ["550 "], "a bare LF");
+    assert_eq!(w.say(b"BDAT -1 LAST\r\n").1, Next::Close);
+    let mut w = world(true, &[]);
+    w.profile.chunking = false;
+    assert!(!w.say(b"EHLO c.test\r\n").0.contains("CHUNKING"));
+    assert_eq!(w.codes("BDAT 0\r\n"), ["500 "]);
+    let refused = |phase| Fault { kind: Kind::Reject, ppm: 1_000_000, phase };
+    let mut w = world(true, &[refused(Phase::Data)]);
+    w.codes("EHLO c.test\r\n");
+    assert_eq!(w.codes(&format!("{mail}BDAT 3\r\nabcBDAT 3 LAST\r\nabc")), ["250 ", "250 ", "550 ", "503 "]);
+    let mut w = world(true, &[refused(Phase::Dot)]);
+    w.codes("EHLO c.test\r\n");
+    assert_eq!(w.codes(&format!("{mail}BDAT 0\r\nBDAT 3 LAST\r\nabc")), ["250 ", "250 ", "250 ", "550 "]);
+    assert!(w.seen.0.is_empty());
 }

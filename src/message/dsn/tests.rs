@@ -110,7 +110,7 @@ fn a_bounce_reads_back() {
     let two =
         RecipientReport { code: 0, enhanced: None, remote_mta: None, ..failed(b"z@far.example", b"too old") };
     let recipients = [one, two];
-    let mut r = report(&recipients, Original::choose(None, ORIGINAL, ORIGINAL.len() as u64));
+    let mut r = report(&recipients, Original::header(ORIGINAL));
     r.envid = b"QQ+2D1";
     let m = read(&r);
     assert_eq!(get(&m.header, "To"), "<a@b.example>");
@@ -166,19 +166,20 @@ fn delay_and_success() {
 
 #[test]
 fn what_is_returned() {
-    let len = ORIGINAL.len() as u64;
-    assert_eq!(Original::choose(Some(Ret::Full), ORIGINAL, len), Original::Full(ORIGINAL));
-    let head = Original::Headers(&ORIGINAL[..40]);
-    assert_eq!(Original::choose(Some(Ret::Headers), ORIGINAL, len), head);
-    assert_eq!(Original::choose(Some(Ret::Full), ORIGINAL, len + 1), head, "not all of it is here");
+    let (len, size) = (ORIGINAL.len() as u64, ORIGINAL.len());
+    let (all, head) = (Original::Full(ORIGINAL), Original::Headers(&ORIGINAL[..40]));
+    assert_eq!(Original::choose(Some(Ret::Full), ORIGINAL, len, size), all);
+    assert_eq!(Original::choose(None, ORIGINAL, len, size), all);
+    assert_eq!(Original::choose(Some(Ret::Headers), ORIGINAL, len, size), head);
+    assert_eq!(Original::choose(Some(Ret::Full), ORIGINAL, len, size - 1), head, "above the limit");
+    assert_eq!(Original::choose(None, ORIGINAL, len, 0), head, "none is wanted");
+    assert_eq!(Original::choose(Some(Ret::Full), ORIGINAL, len + 1, size), head, "not all of it is here");
     let long = [ORIGINAL, &[b'a'; 999], b"\r\n"].concat();
-    assert_eq!(Original::choose(Some(Ret::Full), &long, long.len() as u64), head, "lines too long to send");
-    let big = [ORIGINAL, &b"line\r\n".repeat(10_000)].concat();
-    assert_eq!(Original::choose(Some(Ret::Full), &big, big.len() as u64), head);
+    assert_eq!(Original::choose(None, &long, long.len() as u64, 5000), head, "lines too long to send");
     let all_head = b"A: b\r\n".repeat(10_000);
-    let Original::Headers(cut) = Original::choose(None, &all_head, 60_000) else { panic!("no header") };
-    assert!(cut.len() <= ORIGINAL_MAX && cut.ends_with(b"\r\n"));
-    assert_eq!(Original::choose(None, b"\r\nbody\r\n\r\n", 10), Original::Headers(b""));
+    let Original::Headers(cut) = Original::header(&all_head) else { panic!("no header") };
+    assert!(cut.len() <= HEADER_MAX && cut.ends_with(b"\r\n"));
+    assert_eq!(Original::header(b"\r\nbody\r\n\r\n"), Original::Headers(b""));
     let recipients = [failed(b"x@y", b"")];
     let m = read(&report(&recipients, Original::Full(ORIGINAL)));
     assert_eq!(get(&m.parts[2].0, "Content-Type"), "message/rfc822");
@@ -237,7 +238,7 @@ proptest! {
         let recipients = [one];
         // The original is in stored form: no bare CR or LF, no NUL; the header may have long lines.
         let original: Vec<u8> = original.into_iter().filter(|b| b.is_ascii_graphic()).collect();
-        let mut r = report(&recipients, Original::choose(None, &original, original.len() as u64));
+        let mut r = report(&recipients, Original::header(&original));
         r.sender = &sender;
         r.envid = &values[4];
         r.utf8 = utf8;

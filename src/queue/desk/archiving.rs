@@ -16,8 +16,8 @@ use crate::queue::record::{self, Fate, MessageView, Reply, State as Stored, Stat
 use crate::queue::state::{After, OwnedReply};
 use crate::runtime::{Runtime, yield_now};
 use crate::storage::archive::{Archive, ArchiveError, Place};
-use crate::storage::keeper::ReadError;
 use crate::storage::journal::StageError;
+use crate::storage::keeper::ReadError;
 use crate::storage::options::Urgency;
 use crate::storage::record::{Location, RecordHead};
 use std::collections::BTreeMap;

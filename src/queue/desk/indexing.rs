@@ -7,13 +7,13 @@
 
 use crate::base::time::Mono;
 use crate::queue::desk::Desk;
-use crate::queue::index::{Entry, Key, NOWHERE, Phase, Recipient};
+use crate::queue::index::{Cover, Entry, Key, NOWHERE, Phase, Recipient};
 use crate::queue::ledger::Change;
 use crate::queue::record::{self, Fate};
 use crate::queue::row::{self, Meta, RowHead, RowRecipient};
 use crate::queue::state::{self, After, State};
-use crate::runtime::table::{Changes, Table};
 use crate::runtime::Runtime;
+use crate::runtime::table::{Changes, Table};
 use crate::storage::record::Location;
 use std::future::{Future, poll_fn};
 use std::io;
@@ -280,14 +280,14 @@ fn head(e: &Entry) -> RowHead {
 
 /// What a row says of a recipient.
 fn fate(r: &Recipient) -> Fate {
-    use crate::queue::index::Cover;
     match r.phase {
         Phase::Delivered => Fate::Delivered,
         Phase::Failed => Fate::Failed,
         Phase::Owed => Fate::Owed,
         Phase::Flight => Fate::Attempting,
         Phase::Waiting => Fate::Deferred,
-        Phase::Ready if r.cover == Cover::InDoubt => Fate::Attempting,
+        // It may be, or an attempt has been announced and the next one will not be.
+        Phase::Ready if r.cover != Cover::None => Fate::Attempting,
         Phase::Ready if r.attempts > 0 => Fate::Deferred,
         Phase::Ready => Fate::Fresh,
     }

@@ -80,10 +80,7 @@ pub(crate) async fn open_index<R: Runtime>(
 }
 
 /// What the index says of itself, if it is one that the log can go by.
-async fn fits<R: Runtime>(
-    table: &<R as Disk>::Table,
-    keeper: &Keeper<R>,
-) -> io::Result<Option<Meta>> {
+async fn fits<R: Runtime>(table: &<R as Disk>::Table, keeper: &Keeper<R>) -> io::Result<Option<Meta>> {
     let meta = table.get(row::META).await?;
     if meta.is_none() && keeper.mark() == 0 {
         let any = table.scan(&[], &[], ScanLimit { rows: 1, bytes: 1 }).await?;
@@ -116,9 +113,14 @@ impl<R: Runtime> Desk<R> {
 
     /// A message of the journal has this row: what the journal says of it is newer.
     pub(crate) fn unite(&self, s: &mut State, id: MessageId, row: &[u8]) {
-        let (Some(key), Ok(view)) = (s.index.find(id), RowView::parse(row)) else { return };
-        let outcomes = s.said.remove(&id).unwrap_or_default();
-        let replies = replies(&view, &outcomes).into_iter().collect();
+        let Some(key) = s.index.find(id) else { return };
+        let said = s.said.remove(&id).unwrap_or_default();
+        let outcomes = said.iter().filter_map(|said| said.at).collect();
+        let Some(view) = RowView::parse(row).ok().filter(|view| self.0.vault.keep(view.place)) else {
+            // The archive has lost it, the journal has not: it goes into the archive once more.
+            return s.ledger.enter(id, Change { outcomes, ..Change::default() });
+        };
+        let replies = replies(&view, &said).into_iter().collect();
         let at = s.index.change(key, |e| {
             e.archived = Some(Box::new(Archived { place: view.place, replies, unsaid: 0 }));
             e.recipients.iter_mut().for_each(|r| r.said = NOWHERE);
@@ -126,12 +128,7 @@ impl<R: Runtime> Desk<R> {
         });
         let Some(at) = at else { return };
         s.archived += 1;
-        let _ = self.0.vault.keep(view.place);
-        let change = Change {
-            record: Some(at),
-            outcomes: outcomes.iter().filter_map(|said| said.at).collect(),
-            ..Change::default()
-        };
+        let change = Change { record: Some(at), outcomes, ..Change::default() };
         self.enter_row(s, key, None, change);
     }
 
@@ -178,7 +175,10 @@ impl<R: Runtime> Desk<R> {
             let s = self.0.state.borrow();
             sides.extend(s.index.sides());
         }
-        loaded.orphans = self.0.keeper.remove_orphan_sides(&sides).await?;
+        if loaded.unreadable == 0 {
+            // Else some of them may belong to what is still to be had by hand.
+            loaded.orphans = self.0.keeper.remove_orphan_sides(&sides).await?;
+        }
         Ok(loaded)
     }
 

@@ -66,6 +66,11 @@ impl<R: Runtime> Desk<R> {
         &self.0.options.postmaster
     }
 
+    /// Most bytes of a message that its bounce returns.
+    pub(crate) fn bounce_size(&self) -> usize {
+        self.0.options.bounce_size
+    }
+
     pub(crate) fn double_bounce(&self) -> DoubleBounce {
         self.0.options.double_bounce
     }
@@ -150,6 +155,7 @@ impl<R: Runtime> Desk<R> {
         let mut out = Vec::new();
         if notice.effect == Effect::Warned {
             record::put_states_head(&mut out, record::WARNED, 0);
+            s.index.change(notice.key, |e| e.switches.telling = false);
             return self.note(s, record::OUTCOME, notice.id, &out, None, After::Nothing);
         }
         record::put_states_head(&mut out, 0, notice.reports.len() as u32);
@@ -172,6 +178,11 @@ impl<R: Runtime> Desk<R> {
 
     /// The notification cannot be queued now: the journal keeps what is owed and why.
     pub(crate) fn owe(&self, notice: &Notice) {
+        if notice.effect == Effect::Warned {
+            let mut s = self.0.state.borrow_mut();
+            s.index.change(notice.key, |e| e.switches.telling = false);
+            s.park(notice.key, self.0.rt.now());
+        }
         if notice.effect != Effect::Failed {
             return;
         }

@@ -129,12 +129,7 @@ impl<R: Runtime> Desk<R> {
         Ok(())
     }
 
-    fn adopt(
-        &self,
-        rebuild: Rebuild,
-        united: &BTreeMap<MessageId, Box<[u8]>>,
-        lost: bool,
-    ) -> (usize, usize) {
+    fn adopt(&self, rebuild: Rebuild, united: &BTreeMap<MessageId, Box<[u8]>>, lost: bool) -> (usize, usize) {
         let mut s = self.0.state.borrow_mut();
         let s = &mut *s;
         s.said = rebuild.archived;

@@ -21,9 +21,13 @@ use crate::runtime::table::Table;
 use crate::runtime::{Runtime, yield_now};
 use crate::storage::side::SideFile;
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 /// Messages read at a time.
 const TOGETHER: usize = 64;
+/// How often a message is read back, and how long to wait in between, before it counts as unreadable.
+const TRIES: usize = 50;
+const TRY_AGAIN: Duration = Duration::from_millis(20);
 /// Messages looked at in one turn for a list of few.
 const SCAN_MAX: usize = 4000;
 
@@ -72,14 +76,18 @@ impl<R: Runtime> Desk<R> {
         let mut keys: Vec<(MessageId, Key)> = Vec::new();
         let mut from = Some(after);
         while let Some(after) = from.take() {
-            let s = self.0.state.borrow();
-            for (key, id, _) in s.index.after(after).take(SCAN_MAX) {
-                if keys.len() < limit && is_known(&s, key) && (!in_doubt || is_in_doubt(&s, key)) {
-                    keys.push((id, key));
+            {
+                let s = self.0.state.borrow();
+                for (key, id, _) in s.index.after(after).take(SCAN_MAX) {
+                    if is_known(&s, key) && (!in_doubt || is_in_doubt(&s, key)) {
+                        keys.push((id, key));
+                    }
+                    from = Some(id).filter(|_| keys.len() < limit);
+                    if from.is_none() {
+                        break;
+                    }
                 }
-                from = Some(id).filter(|_| keys.len() < limit);
             }
-            drop(s);
             yield_now().await;
         }
         let next = if keys.len() == limit { keys.last().map(|k| self.queue_id(k.0)) } else { None };
@@ -218,7 +226,9 @@ impl<R: Runtime> Desk<R> {
         if let Which::One(id) = which {
             let key = self.key_of(*id)?;
             self.make_rich(&[key], change).await?;
-            return self.change_all(&[key], change).await.map(Response::Done);
+            let changed = self.change_all(&[key], change).await;
+            self.settle_down(&[key]);
+            return changed.map(Response::Done);
         }
         let mut after = MessageId(0);
         let mut count = 0;
@@ -237,11 +247,13 @@ impl<R: Runtime> Desk<R> {
             for keys in keys.chunks(TOGETHER) {
                 self.make_rich(keys, change).await?;
                 // Of those that were read back it is known now where they go.
-                let keys: Vec<Key> = {
+                let meant: Vec<Key> = {
                     let s = self.0.state.borrow();
                     keys.iter().copied().filter(|k| matches(&s, *k, which)).collect()
                 };
-                count += self.change_all(&keys, change).await?;
+                let changed = self.change_all(&meant, change).await;
+                self.settle_down(keys);
+                count += changed?;
             }
             yield_now().await;
         }
@@ -249,7 +261,7 @@ impl<R: Runtime> Desk<R> {
 
     /// Reads parked messages back that `change` is about; a flush needs only their stubs.
     async fn make_rich(&self, keys: &[Key], change: Change<'_>) -> Result<(), ControlError> {
-        loop {
+        for _ in 0..TRIES {
             let parked: Vec<Key> = {
                 let s = self.0.state.borrow();
                 let several = |k: &Key| s.index.stub(*k).is_some_and(|stub| stub.destination == SEVERAL);
@@ -260,12 +272,31 @@ impl<R: Runtime> Desk<R> {
             if parked.is_empty() {
                 return Ok(());
             }
-            let read = together(parked.iter().map(|key| self.bring(*key))).await;
-            if read.contains(&false) {
-                return Err(ControlError::Unreadable);
+            let read = together(parked.iter().map(|key| self.recall(*key))).await;
+            let all = read.iter().all(Option::is_some);
+            {
+                let mut s = self.0.state.borrow_mut();
+                let s = &mut *s;
+                let now = self.0.rt.now();
+                for (key, _) in parked.iter().zip(read).filter(|(_, read)| read.is_some()) {
+                    self.lead(s, *key, now);
+                    s.arm(*key);
+                }
             }
-            // Some may have been parked again while others were read.
+            if !all {
+                // Others may be reading it back at this moment.
+                self.0.rt.sleep_until(self.0.rt.now().after(TRY_AGAIN)).await;
+            }
         }
+        self.settle_down(keys);
+        Err(ControlError::Unreadable)
+    }
+
+    /// Parks again what was read back and has not changed.
+    fn settle_down(&self, keys: &[Key]) {
+        let now = self.0.rt.now();
+        let mut s = self.0.state.borrow_mut();
+        keys.iter().for_each(|key| s.park(*key, now));
     }
 
     /// Changes these messages; gives how many, once that is on stable storage.

@@ -91,11 +91,8 @@ impl<R: Runtime> Desk<R> {
         let timer = s.timers.next().map(start_of);
         let look = s.schedule.next_look(now);
         let sweep = self.next_sweep(s, now);
-        [timer, look, sweep]
-            .into_iter()
-            .flatten()
-            .fold(idle, Mono::min)
-            .max(now.after(Duration::from_millis(1)))
+        let first = [timer, look, sweep].into_iter().flatten().fold(idle, Mono::min);
+        first.max(now.after(Duration::from_millis(1)))
     }
 
     /// The timer of a message has fired.

@@ -177,15 +177,18 @@ impl<R: Runtime> Desk<R> {
             (Some(door.hop.clone()), door.reason.clone())
         };
         let late = s.index.change(key, |e| {
-            e.switches.warned = true;
             let at = e.recipients.iter().enumerate();
             let at = at.filter(|(_, r)| r.phase == Phase::Ready && r.destination == d);
             let reports: Vec<_> = at.map(|(i, _)| Report { index: i as u32, reply: reply.clone() }).collect();
+            (e.switches.warned, e.switches.telling) = (true, !reports.is_empty());
             (e.id, reports)
         });
         let Some((id, reports)) = late.filter(|l| !l.1.is_empty()) else { return 0 };
         let count = reports.len();
-        self.notify(s, Notice { key, id, effect: Effect::Warned, reports, payload: None, written: false, hop });
+        self.notify(
+            s,
+            Notice { key, id, effect: Effect::Warned, reports, payload: None, written: false, hop },
+        );
         count
     }
 
@@ -212,7 +215,10 @@ impl<R: Runtime> Desk<R> {
         let Some((id, reports)) = given_up.filter(|g| !g.1.is_empty()) else { return 0 };
         let count = reports.len();
         self.metrics().bounced.increment(count as u64);
-        self.notify(s, Notice { key, id, effect: Effect::Failed, reports, payload: None, written: false, hop });
+        self.notify(
+            s,
+            Notice { key, id, effect: Effect::Failed, reports, payload: None, written: false, hop },
+        );
         count
     }
 }

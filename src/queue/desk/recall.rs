@@ -17,8 +17,6 @@ use crate::queue::stub::{Marks, Stub};
 use crate::runtime::Runtime;
 use crate::runtime::table::Table;
 use crate::storage::archive::Place;
-use std::future::poll_fn;
-use std::task::Poll;
 
 /// Where the record of a message is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -86,28 +84,6 @@ impl<R: Runtime> Desk<R> {
             }
         });
         Some(payload)
-    }
-
-    /// Sees to it that a message is not parked, whoever reads it. `false`: it cannot be read now.
-    pub(crate) async fn bring(&self, key: Key) -> bool {
-        while self.recall(key).await.is_none() {
-            let recalling = |s: &State| s.index.stub(key).is_some_and(|stub| stub.marks.has(Marks::RECALLING));
-            let mut waited = false;
-            poll_fn(|cx| {
-                let mut s = self.0.state.borrow_mut();
-                if !recalling(&s) {
-                    return Poll::Ready(());
-                }
-                waited = true;
-                s.crowd.join(cx);
-                Poll::Pending
-            })
-            .await;
-            if !waited {
-                return self.0.state.borrow().index.stub(key).is_none();
-            }
-        }
-        true
     }
 
     /// Row and body of a parked message.
@@ -255,7 +231,8 @@ impl State {
         // With its body in memory it is about to be sent, if it can be.
         let sent = |r: &Recipient| r.phase == Phase::Ready && !self.schedule.is_paused(r.destination, now);
         let wanted = e.payload.is_some() && !e.switches.held && e.recipients.iter().any(sent);
-        if !kept || !idle || wanted || e.switches.loading || e.switches.moving || e.is_done() {
+        let busy = e.switches.loading || e.switches.moving || e.switches.telling;
+        if !kept || !idle || wanted || busy || e.is_done() {
             return;
         }
         self.drop_body(key);
@@ -264,4 +241,3 @@ impl State {
         self.archived -= 1;
     }
 }
-

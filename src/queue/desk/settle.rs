@@ -9,9 +9,9 @@ use crate::base::time::{Mono, Wall};
 use crate::delivery::relay::{Outcome, RecipientResult};
 use crate::message::body::BodyFlags;
 use crate::message::envelope::{EnvelopeView, Notify};
-use crate::queue::desk::{Desk, DoubleBounce};
 use crate::queue::desk::indexing::LAG_MAX;
 use crate::queue::desk::recall::Source;
+use crate::queue::desk::{Desk, DoubleBounce};
 use crate::queue::index::{Cover, DestId, Entry, Key, Phase, Presence};
 use crate::queue::record::{self, Effect, Fate, MessageView, Reply, State as Stored};
 use crate::queue::schedule::Gate;
@@ -242,14 +242,24 @@ impl<R: Runtime> Desk<R> {
         s.arm(key);
     }
 
-    /// Waits until there may be work for `d`: `true`; `false` after `until`, or when stopping.
+    /// A connection has taken all that it can for now: what is left may call another.
+    pub fn pass_on(&self, d: DestId) {
+        let mut s = self.0.state.borrow_mut();
+        if s.schedule.backlog(d) > 0 {
+            let now = self.0.rt.now();
+            s.call(d, now);
+        }
+    }
+
+    /// Waits until there may be work for `d`: `true`; `false` after `until`, or when stopping. Who is
+    /// told `true` takes what there is, or passes it on.
     pub async fn wait(&self, d: DestId, until: Mono) -> bool {
         let number = {
             let mut s = self.0.state.borrow_mut();
             s.next_idle += 1;
             s.next_idle
         };
-        let _idle = Idle::new(self, d, number);
+        let mut idle = Idle::new(self, d, number);
         let mut sleep = pin!(self.0.rt.sleep_until(until));
         poll_fn(|cx| {
             let mut s = self.0.state.borrow_mut();
@@ -257,6 +267,7 @@ impl<R: Runtime> Desk<R> {
             if s.schedule.is_stopped() {
                 return Poll::Ready(false);
             }
+            s.doors[d as usize].woken.retain(|n| *n != number);
             if std::mem::take(&mut s.doors[d as usize].breather) {
                 cx.waker().wake_by_ref();
                 return Poll::Pending;
@@ -264,6 +275,7 @@ impl<R: Runtime> Desk<R> {
             let room =
                 s.unsettled.len() < self.0.options.limits.unsettled && s.loads < self.0.options.limits.loads;
             if room && s.schedule.backlog(d) > 0 && s.schedule.gate(d, now) == Gate::Open {
+                idle.served = true;
                 return Poll::Ready(true);
             }
             let waiters = &mut s.doors[d as usize].idle;
@@ -467,7 +479,7 @@ impl<R: Runtime> Desk<R> {
         let Some(e) = s.index.get(key) else { return };
         if late && !sum.deferred.is_empty() && !e.switches.warned && !c.null_sender {
             let reports = delayed(item, &sum.deferred, states);
-            s.index.change(key, |e| e.switches.warned = true);
+            s.index.change(key, |e| (e.switches.warned, e.switches.telling) = (true, !reports.is_empty()));
             if !reports.is_empty() {
                 notices.push(notice(Effect::Warned, reports, hop()));
             }
@@ -557,12 +569,14 @@ struct Idle<'a, R: Runtime> {
     desk: &'a Desk<R>,
     d: DestId,
     number: u64,
+    /// It has been told of the work there is.
+    served: bool,
 }
 
 impl<'a, R: Runtime> Idle<'a, R> {
     fn new(desk: &'a Desk<R>, d: DestId, number: u64) -> Self {
         desk.0.state.borrow_mut().schedule.idle(d, true);
-        Idle { desk, d, number }
+        Idle { desk, d, number, served: false }
     }
 }
 
@@ -570,8 +584,10 @@ impl<R: Runtime> Drop for Idle<'_, R> {
     fn drop(&mut self) {
         let mut s = self.desk.0.state.borrow_mut();
         s.schedule.idle(self.d, false);
-        s.doors[self.d as usize].idle.retain(|w| w.0 != self.number);
-        if s.schedule.backlog(self.d) > 0 {
+        let door = &mut s.doors[self.d as usize];
+        door.idle.retain(|w| w.0 != self.number);
+        door.woken.retain(|n| *n != self.number);
+        if !self.served && s.schedule.backlog(self.d) > 0 {
             // It may have been woken for work that it will not take.
             let now = self.desk.0.rt.now();
             s.call(self.d, now);

@@ -174,7 +174,10 @@ proptest! {
         for op in ops {
             match op {
                 Op::Push(d) => { s.push(d as DestId, k[pushed], now); pushed += 1; }
-                Op::Open => if let Some(d) = s.open_next(now) { open.push(d); },
+                Op::Open => match s.open_next(now) {
+                    Some(d) => open.push(d),
+                    None => prop_assert!(nobody_is_overlooked(&s, now)),
+                },
                 Op::Take(n) if !open.is_empty() => {
                     let d = open[n % open.len()];
                     if let Some(key) = s.take(d, now) {
@@ -194,6 +197,8 @@ proptest! {
                 prop_assert!(open.iter().filter(|o| **o == d).count() <= d as usize + 1);
             }
             prop_assert_eq!(s.backlog_all() + taken.len(), pushed);
+            let paused = (0..4).map(|d| s.view(d)).filter(|v| v.paused.is_some());
+            prop_assert_eq!(s.backlog_paused(), paused.map(|v| v.ready).sum::<usize>());
         }
         for (i, t) in times.iter().enumerate() {
             prop_assert!(times[i..].iter().filter(|u| u.since(*t) < rate.per).count() <= 5);

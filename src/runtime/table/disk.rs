@@ -16,7 +16,7 @@ use tokio::sync::{mpsc, oneshot};
 /// Jobs that wait for a thread; who asks more waits before.
 const WAITING: usize = 64;
 
-enum Job {
+pub(super) enum Job {
     Do(Box<dyn FnOnce(&Arc<Store>) + Send>),
     End(oneshot::Sender<io::Result<()>>),
 }
@@ -24,7 +24,7 @@ enum Job {
 /// A table in a file. Clones are handles of the same one.
 #[derive(Clone)]
 pub struct DiskTable {
-    commits: mpsc::Sender<Job>,
+    pub(super) commits: mpsc::Sender<Job>,
     reads: mpsc::Sender<Job>,
     space: Arc<super::space::Space>,
 }
@@ -34,7 +34,7 @@ fn gone() -> io::Error {
 }
 
 /// Does `work` on the thread behind `queue`.
-async fn ask<T: Send + 'static>(
+pub(super) async fn ask<T: Send + 'static>(
     queue: &mpsc::Sender<Job>,
     work: impl FnOnce(&Arc<Store>) -> io::Result<T> + Send + 'static,
 ) -> io::Result<T> {

@@ -30,6 +30,8 @@ use std::time::Duration;
 /// How long the lock of a process that is being killed is waited for, in tries and between them.
 const LOCK_TRIES: u32 = 600;
 const LOCK_PAUSE: Duration = Duration::from_millis(50);
+/// Twice the pages that redb allocates at once in a commit, for its own lists.
+const FEW: u64 = 64 << 10;
 
 /// A table's file.
 #[derive(Debug)]
@@ -42,8 +44,31 @@ pub(super) struct Space {
     trying: AtomicBool,
     /// They did not fit.
     full: AtomicBool,
+    /// The table has failed: nothing touches the file any more.
+    dead: AtomicBool,
     /// Bytes on the disk as of the last commit.
     bytes: AtomicU64,
+    #[cfg(test)]
+    pub(super) faults: Faults,
+}
+
+/// What goes wrong with the disk of a test.
+#[cfg(test)]
+#[derive(Debug)]
+pub(super) struct Faults {
+    /// Its size.
+    pub(super) size: AtomicU64,
+    /// Writes fail.
+    pub(super) writes: AtomicBool,
+    /// Syncs fail.
+    pub(super) syncs: AtomicBool,
+}
+
+#[cfg(test)]
+impl Default for Faults {
+    fn default() -> Self {
+        Faults { size: AtomicU64::new(u64::MAX), writes: false.into(), syncs: false.into() }
+    }
 }
 
 #[derive(Debug)]
@@ -56,8 +81,6 @@ struct Marks {
     allocated: u64,
     /// Pages of a transaction that does not fit.
     overflow: BTreeMap<u64, Vec<u8>>,
-    /// Tests: the size of the disk.
-    limit: u64,
 }
 
 impl Space {
@@ -77,7 +100,7 @@ impl Space {
         let (length, bytes) = (meta.len(), meta.blocks() * 512);
         // What is there is allocated; holes, which a crash may have left, are filled by the first
         // transaction or make it fail.
-        let marks = Marks { length, real: length, allocated: 0, overflow: BTreeMap::new(), limit: u64::MAX };
+        let marks = Marks { length, real: length, allocated: 0, overflow: BTreeMap::new() };
         Ok(Arc::new(Space {
             file,
             reserve: options.reserve_bytes,
@@ -85,7 +108,10 @@ impl Space {
             marks: Mutex::new(marks),
             trying: AtomicBool::new(false),
             full: AtomicBool::new(false),
+            dead: AtomicBool::new(false),
             bytes: AtomicU64::new(bytes),
+            #[cfg(test)]
+            faults: Faults::default(),
         }))
     }
 
@@ -96,12 +122,6 @@ impl Space {
     /// Bytes that the file takes on the disk.
     pub(super) fn bytes(&self) -> u64 {
         self.bytes.load(Ordering::Relaxed)
-    }
-
-    /// Sets the size of the disk as it seems to this table.
-    #[cfg(test)]
-    pub(super) fn set_limit(&self, limit: u64) {
-        self.marks().limit = limit;
     }
 
     /// Changes begin that may be given up.
@@ -133,8 +153,7 @@ impl Space {
             return Err(io::ErrorKind::StorageFull.into());
         }
         let mut marks = self.marks();
-        let reserve = if leave_reserve { self.reserve } else { 0 };
-        let end = marks.length + self.growth(marks.length) + reserve;
+        let end = if leave_reserve { self.with_reserve(marks.length) } else { self.grown(marks.length) };
         self.allocate(&mut marks, end)?;
         self.trying.store(false, Ordering::Relaxed);
         Ok(())
@@ -146,6 +165,15 @@ impl Space {
         self.trying.store(false, Ordering::Relaxed);
     }
 
+    /// The table has failed: what redb wants to write when it is dropped is not wanted.
+    pub(super) fn abandon(&self) {
+        self.dead.store(true, Ordering::Relaxed);
+    }
+
+    fn alive(&self) -> io::Result<()> {
+        if self.dead.load(Ordering::Relaxed) { Err(io::Error::other("abandoned")) } else { Ok(()) }
+    }
+
     /// A commit is done.
     pub(super) fn measure(&self) {
         if let Ok(meta) = self.file.metadata() {
@@ -153,17 +181,24 @@ impl Space {
         }
     }
 
-    /// The most that redb grows its file by at once: it doubles up to one region, then it fills
-    /// the last one and adds one.
-    fn growth(&self, length: u64) -> u64 {
-        length.min(2 * self.region)
+    /// The length after redb has grown the file once for a few pages, at most: it doubles up to one
+    /// region, then it fills the last one, or (if that is not enough) adds one.
+    fn grown(&self, length: u64) -> u64 {
+        length + length.max(FEW).min(self.region + FEW)
+    }
+
+    /// What is allocated if the reserve is: it is of use only if redb can grow into it.
+    fn with_reserve(&self, length: u64) -> u64 {
+        let grown = self.grown(length);
+        (grown + self.reserve).max(self.grown(grown))
     }
 
     fn allocate(&self, marks: &mut Marks, end: u64) -> io::Result<()> {
         if end <= marks.allocated {
             return Ok(());
         }
-        if end > marks.limit {
+        #[cfg(test)]
+        if end > self.faults.size.load(Ordering::Relaxed) {
             return Err(io::ErrorKind::StorageFull.into());
         }
         match self.fallocate(libc::FALLOC_FL_KEEP_SIZE, marks.allocated, end) {
@@ -209,6 +244,7 @@ impl Space {
 
     /// Sets redb's length. What is new reads as zeros.
     fn resize(&self, to: u64) -> io::Result<()> {
+        self.alive()?;
         let mut marks = self.marks();
         if to < marks.length {
             marks.length = to;
@@ -240,9 +276,9 @@ impl Space {
 
     /// Gives back what is far beyond the reserve.
     fn trim(&self, marks: &mut Marks) -> io::Result<()> {
-        let keep = marks.length + self.growth(marks.length) + self.reserve;
+        let keep = self.with_reserve(marks.length);
         if marks.real.max(marks.allocated) > keep + 4 * self.region {
-            self.file.set_len(keep.max(marks.length))?;
+            self.file.set_len(keep)?;
             marks.real = keep;
             marks.allocated = marks.allocated.min(keep);
         }
@@ -250,6 +286,7 @@ impl Space {
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.alive()?;
         if self.is_full()
             && let Some(page) = self.marks().overflow.get(&offset)
         {
@@ -261,6 +298,7 @@ impl Space {
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.alive()?;
         let mut marks = self.marks();
         let end = offset + data.len() as u64;
         if end > marks.allocated {
@@ -271,6 +309,10 @@ impl Space {
             self.allocate(&mut marks, end)?;
         }
         drop(marks);
+        #[cfg(test)]
+        if self.faults.writes.load(Ordering::Relaxed) {
+            return Err(io::Error::from_raw_os_error(libc::EIO));
+        }
         self.file.write_all_at(data, offset)
     }
 }
@@ -293,6 +335,11 @@ impl redb::StorageBackend for Backend {
     }
 
     fn sync_data(&self) -> io::Result<()> {
+        self.0.alive()?;
+        #[cfg(test)]
+        if self.0.faults.syncs.load(Ordering::Relaxed) {
+            return Err(io::Error::from_raw_os_error(libc::EIO));
+        }
         self.0.file.sync_data()
     }
 

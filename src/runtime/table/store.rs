@@ -23,7 +23,7 @@ const COPY: usize = 200_000;
 
 /// An open table.
 pub(super) struct Store {
-    db: Database,
+    db: Option<Database>,
     pub(super) space: Arc<Space>,
     options: TableOptions,
     failed: AtomicBool,
@@ -75,7 +75,7 @@ impl Store {
             db.begin_read().map_err(told)?.open_table(ROWS).map_err(told)?;
             Ok(db)
         })?;
-        Ok(Store { db, space, options, failed: AtomicBool::new(false) })
+        Ok(Store { db: Some(db), space, options, failed: AtomicBool::new(false) })
     }
 
     /// Runs `work` on it unless it has failed; notes if that fails it.
@@ -88,13 +88,18 @@ impl Store {
             && !matches!(e.kind(), io::ErrorKind::StorageFull | io::ErrorKind::AlreadyExists)
         {
             self.failed.store(true, Ordering::Relaxed);
+            self.space.abandon();
         }
         result
     }
 
+    pub(super) fn db(&self) -> &Database {
+        self.db.as_ref().expect("there until closed or dropped")
+    }
+
     pub(super) fn commit(&self, changes: &Changes) -> io::Result<()> {
         self.space.begin()?;
-        let transaction = self.db.begin_write().map_err(told)?;
+        let transaction = self.db().begin_write().map_err(told)?;
         let provided = self.change(&transaction, changes).and_then(|more_rows| {
             // Rows that go make room, those that stay need none.
             self.space.provide(more_rows > 0)
@@ -111,7 +116,7 @@ impl Store {
     }
 
     /// Makes the changes in a transaction; says how many more rows there are then.
-    fn change(&self, transaction: &WriteTransaction, changes: &Changes) -> io::Result<i64> {
+    pub(super) fn change(&self, transaction: &WriteTransaction, changes: &Changes) -> io::Result<i64> {
         let mut rows = transaction.open_table(ROWS).map_err(told)?;
         let mut more_rows = 0;
         for change in changes.sorted() {
@@ -133,7 +138,7 @@ impl Store {
     }
 
     fn rows(&self) -> io::Result<ReadOnlyTable<&'static [u8], &'static [u8]>> {
-        self.db.begin_read().map_err(told)?.open_table(ROWS).map_err(told)
+        self.db().begin_read().map_err(told)?.open_table(ROWS).map_err(told)
     }
 
     pub(super) fn get_many(&self, keys: &[Vec<u8>]) -> io::Result<Vec<Option<Vec<u8>>>> {
@@ -178,7 +183,15 @@ impl Store {
     }
 
     /// Closes the file, with what lets it be opened without a repair.
-    pub(super) fn close(self) -> io::Result<()> {
-        caught(|| self.db.close().map_err(told))
+    pub(super) fn close(mut self) -> io::Result<()> {
+        let db = self.db.take().expect("closed once");
+        caught(|| db.close().map_err(told))
+    }
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        // Nobody waits for the result, and a damaged file must not end the thread.
+        drop(caught(|| Ok(drop(self.db.take()))));
     }
 }

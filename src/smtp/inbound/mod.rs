@@ -398,4 +398,10 @@ impl Session {
     pub fn is_idle(&self) -> bool {
         matches!(self.state, State::Fresh | State::Command) && self.transaction.is_none()
     }
+
+    /// True while the bytes of a message are what comes next.
+    #[must_use]
+    pub fn in_message(&self) -> bool {
+        matches!(self.state, State::Data | State::Chunk(_))
+    }
 }

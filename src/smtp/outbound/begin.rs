@@ -2,16 +2,34 @@
 //!
 //! A message that this server cannot take without being changed is refused here, honestly and
 //! before a word is sent; nothing is converted.
+//!
+//! Four ways to say it. One command at a time. All at once up to DATA. With CHUNKING: all at once
+//! up to RCPT, so that the message leaves only for recipients that were taken; or whole, message
+//! and all, behind others that have not been answered. The first message of a connection, and the
+//! first after a silence, asks with an empty chunk instead: a server that does not know BDAT after
+//! all would take the message for commands, and of a dead connection nothing has been risked.
 
-use super::Begun;
 use super::command::{self, MailFacts};
 use super::dialogue::{Dialogue, Expected};
 use super::transaction::{Outcome, Phase, Transaction};
+use super::{Begun, Framing};
 use crate::base::time::Mono;
 use crate::message::body::BodyFlags;
 use crate::message::envelope::{EnvelopeView, Recipient};
 use crate::smtp::reply_in::Enhanced;
 use std::mem;
+use std::time::Duration;
+
+/// Largest message that leaves with its envelope: of a larger one it is worth a round trip to know
+/// first that it is wanted.
+pub const WHOLE_MAX: u64 = 128 * 1024;
+/// Most bytes of messages without their last reply, but for a single larger one.
+const OUTSTANDING_MAX: u64 = 256 * 1024;
+/// Most replies waited for behind which another transaction is begun: while we send, nobody reads
+/// them, and they must fit into the buffers on their way.
+const REPLIES_MAX: usize = 200;
+/// A connection that was silent for so long may be dead.
+const SILENCE: Duration = Duration::from_secs(1);
 
 /// A message for some of its recipients.
 #[derive(Clone, Copy, Debug)]
@@ -24,14 +42,17 @@ pub struct Request<'a> {
     pub flags: BodyFlags,
     /// Size of the whole message in bytes, without added dots.
     pub size: u64,
+    /// The message is at hand and may leave at once: nothing is to be done before its end of data.
+    pub at_once: bool,
 }
 
 impl Dialogue {
     pub fn begin(&mut self, now: Mono, request: &Request<'_>, out: &mut Vec<u8>) -> Begun {
-        let ready = self.is_open() && self.in_flight == 0 && self.expected.is_empty();
+        let ready = self.is_open() && self.open.is_empty() && self.expected.is_empty();
         assert!(ready || self.can_follow(), "no transaction can be begun now");
-        let mut tx = mem::take(if self.in_flight == 0 { &mut self.current } else { &mut self.next });
+        let mut tx = self.spare.pop().unwrap_or_default();
         tx.clear(self.caps.dsn);
+        self.choose_form(now, request, &mut tx);
         let mut script = mem::take(&mut self.script);
         script.clear();
         self.script_at = 0;
@@ -50,7 +71,7 @@ impl Dialogue {
         if !sent {
             // `settled` is free: its results were read before this call.
             mem::swap(&mut self.settled, &mut tx);
-            self.put(tx);
+            self.spare.push(tx);
             return Begun::Refused;
         }
         if !at_once {
@@ -58,13 +79,45 @@ impl Dialogue {
         }
         self.begun += 1;
         tx.conn_use = self.begun;
-        self.put(tx);
-        self.in_flight += 1;
-        Begun::Sent
+        let whole = tx.whole;
+        self.bytes += tx.size;
+        self.open.push_back(tx);
+        if whole { Begun::Whole } else { Begun::Sent }
     }
 
-    fn put(&mut self, tx: Transaction) {
-        *(if self.in_flight == 0 { &mut self.current } else { &mut self.next }) = tx;
+    fn choose_form(&self, now: Mono, r: &Request<'_>, tx: &mut Transaction) {
+        tx.size = r.size;
+        if !self.chunked() {
+            return;
+        }
+        tx.framing = Framing::Counted;
+        // What the replies leave of a transaction that failed differs from server to server.
+        tx.unclosed = true;
+        let fits = r.size <= WHOLE_MAX && self.bytes + r.size <= OUTSTANDING_MAX;
+        tx.asks = self.must_ask(now);
+        tx.whole = r.at_once && fits && self.options.outstanding > 1 && !tx.asks;
+    }
+
+    /// True if an empty chunk is to show whether the server is there and knows BDAT.
+    fn must_ask(&self, now: Mono) -> bool {
+        self.open.is_empty() && (!self.chunks_known || now.since(self.since) > SILENCE)
+    }
+
+    /// RFC 2920 §3.1: the last lines of a message and the next commands may go together.
+    pub fn can_follow(&self) -> bool {
+        let open = self.open.len();
+        if !self.pipelined() || !self.has_room() || open == 0 {
+            return false;
+        }
+        // The end of the message before it must be on its way.
+        if self.expected.back() != Some(&Expected::FinalDot) || self.body_wanted {
+            return false;
+        }
+        if !self.chunked() {
+            return open == 1 && self.expected.len() == 1;
+        }
+        let few = (open as u32) < self.options.outstanding.max(2) && self.expected.len() <= REPLIES_MAX;
+        few && (open == 1 || self.bytes <= OUTSTANDING_MAX - WHOLE_MAX)
     }
 
     /// Why no recipient can be served, if so.
@@ -117,19 +170,40 @@ impl Dialogue {
         if tx.waiting() == 0 {
             return false;
         }
-        text.extend_from_slice(b"DATA\r\n");
-        self.expect(Expected::Data, now);
+        self.write_end(now, tx, text);
         true
     }
 
     fn write_mail(&mut self, now: Mono, r: &Request<'_>, smtputf8: bool, text: &mut Vec<u8>) {
-        if self.needs_reset {
+        // Behind one that is not answered: whatever becomes of it, this one must begin afresh, or
+        // its recipients could be taken for the transaction before (RFC 3030 §2 wants RSET too).
+        let unsure = self.open.back().is_some_and(|before| before.framing == Framing::Counted);
+        if self.needs_reset || unsure {
             text.extend_from_slice(b"RSET\r\n");
             self.expect(Expected::Reset, now);
         }
         let facts = MailFacts { size: r.size, flags: r.flags, smtputf8 };
         command::mail(&r.envelope, facts, &self.caps, text);
         self.expect(Expected::Mail, now);
+    }
+
+    /// Writes what comes behind the recipients.
+    fn write_end(&mut self, now: Mono, tx: &Transaction, text: &mut Vec<u8>) {
+        match tx.framing {
+            Framing::Dots => {
+                text.extend_from_slice(b"DATA\r\n");
+                self.expect(Expected::Data, now);
+            }
+            Framing::Counted if tx.whole => {
+                command::last_chunk(tx.size, text);
+                self.expect(Expected::FinalDot, now);
+            }
+            Framing::Counted if tx.asks => {
+                text.extend_from_slice(b"BDAT 0\r\n");
+                self.expect(Expected::Chunk, now);
+            }
+            Framing::Counted => {}
+        }
     }
 }
 

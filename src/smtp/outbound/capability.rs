@@ -18,7 +18,7 @@ pub struct Capabilities {
     pub dsn: bool,
     /// ENHANCEDSTATUSCODES (RFC 2034); such codes are also understood without it.
     pub enhanced_status_codes: bool,
-    /// CHUNKING (RFC 3030); noted, DATA is used.
+    /// CHUNKING (RFC 3030).
     pub chunking: bool,
     /// STARTTLS (RFC 3207); noted for the day that there is TLS.
     pub starttls: bool,

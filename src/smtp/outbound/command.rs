@@ -106,6 +106,13 @@ pub fn rcpt(recipient: &Recipient<'_>, caps: &Capabilities, out: &mut Vec<u8>) {
     out.extend_from_slice(b"\r\n");
 }
 
+/// Appends BDAT for a message that goes in one chunk (RFC 3030 §2).
+pub fn last_chunk(size: u64, out: &mut Vec<u8>) {
+    out.extend_from_slice(b"BDAT ");
+    put_number(out, size);
+    out.extend_from_slice(b" LAST\r\n");
+}
+
 /// RFC 3461 §4.1: NEVER stands alone.
 fn notify(n: Notify, out: &mut Vec<u8>) {
     if n.0 & 0b1111 == 0 {

@@ -2,14 +2,15 @@
 //!
 //! Replies come in the order of the commands, so a queue of what is expected is the whole state of
 //! the dialogue. Two ways to send a transaction: all commands at once (PIPELINING), or one by one
-//! out of `script`.
+//! out of `script`. With CHUNKING the message may be among them; replies belong to the oldest open
+//! transaction until the one to its end of data, or the one that lets it end before.
 
 use super::capability::Capabilities;
 use super::command;
 use super::transaction::{Outcome, Phase, Results, Transaction};
-use super::{Ending, Options, Step};
+use super::{Ending, Framing, Options, Step};
 use crate::base::time::Mono;
-use crate::smtp::reply_in::{Reply, ReplyError, TEXT_MAX};
+use crate::smtp::reply_in::{Enhanced, Reply, ReplyError, TEXT_MAX};
 use std::collections::VecDeque;
 use std::mem;
 use std::time::Duration;
@@ -53,6 +54,9 @@ pub(super) enum Expected {
     Mail,
     Rcpt(usize),
     Data,
+    /// The reply to an empty chunk that is not the last.
+    Chunk,
+    /// The reply to the end of data: the final dot, or the last chunk.
     FinalDot,
     /// The reply to a final dot without a message: DATA was taken though no recipient was.
     EmptyDot,
@@ -66,7 +70,7 @@ impl Expected {
             Expected::Ehlo | Expected::Helo => Phase::Hello,
             Expected::Reset | Expected::Mail => Phase::Mail,
             Expected::Rcpt(_) => Phase::Rcpt,
-            Expected::Data | Expected::EmptyDot => Phase::Data,
+            Expected::Data | Expected::Chunk | Expected::EmptyDot => Phase::Data,
             Expected::FinalDot => Phase::FinalDot,
             Expected::Quit => Phase::Idle,
         }
@@ -78,7 +82,7 @@ impl Expected {
             Expected::Ehlo | Expected::Helo => o.hello,
             Expected::Reset | Expected::Mail => o.mail,
             Expected::Rcpt(_) => o.rcpt,
-            Expected::Data => o.data,
+            Expected::Data | Expected::Chunk => o.data,
             Expected::FinalDot | Expected::EmptyDot => o.final_dot,
             Expected::Quit => o.quit,
         }
@@ -90,22 +94,29 @@ pub(super) struct Dialogue {
     pub(super) options: Options,
     pub(super) caps: Capabilities,
     pub(super) expected: VecDeque<Expected>,
-    /// Since when the front of `expected` is expected.
-    since: Mono,
+    /// Since when the front of `expected` is expected; if none is, when the last reply came.
+    pub(super) since: Mono,
     /// Commands not yet sent, where they go one by one: one line for each of `expected` but the
     /// first. Empty where they go all at once.
     pub(super) script: Vec<u8>,
     pub(super) script_at: usize,
     /// EHLO or HELO has been answered.
-    open: bool,
-    /// DATA has been answered: the message is to be sent.
-    body_wanted: bool,
+    greeted: bool,
+    /// The recipients have been answered, and DATA: the message is to be sent.
+    pub(super) body_wanted: bool,
+    /// BDAT has been answered as it should.
+    pub(super) chunks_known: bool,
+    /// BDAT has been answered as by a server that does not know it.
+    chunks_broken: bool,
     /// The server has a transaction open that no end of data has closed: RSET before the next.
     pub(super) needs_reset: bool,
-    /// Transactions open: 0, 1 (`current`), 2 (`next` behind it).
-    pub(super) in_flight: u8,
-    pub(super) current: Transaction,
-    pub(super) next: Transaction,
+    /// Transactions that are not settled, oldest first. A message that has not left with its
+    /// envelope is the last one, until its end of data.
+    pub(super) open: VecDeque<Transaction>,
+    /// Bytes of their messages.
+    pub(super) bytes: u64,
+    /// For transactions to come; at most as many as were open at once.
+    pub(super) spare: Vec<Transaction>,
     /// The one that was settled last.
     pub(super) settled: Transaction,
     /// Transactions begun.
@@ -116,7 +127,8 @@ pub(super) struct Dialogue {
 
 impl Dialogue {
     pub fn new(options: Options, now: Mono) -> Self {
-        assert!(options.recipients_max > 0 && options.transactions_max > 0, "limits of at least one");
+        let least = options.recipients_max.min(options.transactions_max).min(options.outstanding);
+        assert!(least > 0, "limits of at least one");
         Dialogue {
             options,
             caps: Capabilities::default(),
@@ -124,12 +136,14 @@ impl Dialogue {
             since: now,
             script: Vec::new(),
             script_at: 0,
-            open: false,
+            greeted: false,
             body_wanted: false,
+            chunks_known: false,
+            chunks_broken: false,
             needs_reset: false,
-            in_flight: 0,
-            current: Transaction::default(),
-            next: Transaction::default(),
+            open: VecDeque::new(),
+            bytes: 0,
+            spare: Vec::new(),
             settled: Transaction::default(),
             begun: 0,
             close: None,
@@ -142,7 +156,7 @@ impl Dialogue {
     }
 
     pub fn is_open(&self) -> bool {
-        self.open
+        self.greeted
     }
 
     pub fn options(&self) -> &Options {
@@ -186,13 +200,32 @@ impl Dialogue {
         self.caps.pipelining && self.options.pipelining
     }
 
-    /// RFC 2920 §3.1: the last lines of a message and the next commands may go together.
-    pub fn can_follow(&self) -> bool {
-        self.pipelined()
-            && self.has_room()
-            && self.in_flight == 1
-            && self.expected.len() == 1
-            && self.expected[0] == Expected::FinalDot
+    /// Messages go by BDAT. Only where the client need not wait: alone, BDAT saves nothing.
+    pub fn chunked(&self) -> bool {
+        self.caps.chunking && self.options.chunking && self.pipelined() && !self.chunks_broken
+    }
+
+    pub fn is_chunking_broken(&self) -> bool {
+        self.chunks_broken
+    }
+
+    pub fn in_doubt(&self) -> usize {
+        let sent = self.open.iter().filter(|tx| tx.whole).count();
+        sent + usize::from(sent == 0 && self.phase() == Phase::FinalDot)
+    }
+
+    pub fn open_body(&self, out: &mut Vec<u8>) -> Framing {
+        assert!(self.body_wanted, "no message is wanted");
+        let tx = &self.open[0];
+        if tx.framing == Framing::Counted {
+            command::last_chunk(tx.size, out);
+        }
+        tx.framing
+    }
+
+    /// The oldest open transaction: the one that is being answered.
+    fn current(&mut self) -> &mut Transaction {
+        self.open.front_mut().expect("a reply to a transaction that is open")
     }
 
     /// All input has been taken: what now? `midway`: a part of a reply has arrived.
@@ -225,7 +258,10 @@ impl Dialogue {
     }
 
     pub fn quit(&mut self, now: Mono, out: &mut Vec<u8>) {
-        assert!(self.open && self.expected.is_empty() && !self.body_wanted, "QUIT in the midst of something");
+        assert!(
+            self.greeted && self.expected.is_empty() && !self.body_wanted,
+            "QUIT in the midst of something"
+        );
         out.extend_from_slice(b"QUIT\r\n");
         self.expect(Expected::Quit, now);
     }
@@ -251,8 +287,9 @@ impl Dialogue {
             Expected::Data => self.on_data(now, reply, out),
             Expected::FinalDot => Some(self.on_final_dot(reply)),
             // RFC 2920 §3.1: whatever is said to a message for nobody, nobody got it.
+            Expected::Chunk => self.on_chunk(reply),
             Expected::EmptyDot => {
-                self.current.mail_taken = false;
+                self.current().unclosed = false;
                 Some(self.settle())
             }
         };
@@ -280,11 +317,11 @@ impl Dialogue {
             }
             (Expected::Ehlo, 2) => {
                 self.caps = Capabilities::read(reply);
-                self.open = true;
+                self.greeted = true;
                 None
             }
             (Expected::Helo, 2) => {
-                self.open = true;
+                self.greeted = true;
                 None
             }
             (_, 4 | 5) => Some(self.end(Close::Refused(reply.code), reply)),
@@ -294,53 +331,68 @@ impl Dialogue {
 
     /// 421: the rest of the replies will not come.
     fn on_closing(&mut self, what: Expected, reply: &Reply<'_>) -> Step {
-        // Said to the first command of a connection that has worked before, it says nothing about
-        // this message: it is given back, see `lost`.
-        let stale =
-            self.begun_before() && !self.current.heard && matches!(what, Expected::Mail | Expected::Reset);
-        if self.in_flight > 0 && !stale {
-            self.current.heard = true;
-            let v = self.current.said(Outcome::Deferred, reply, what.phase());
-            self.current.decide_rest(&v);
+        if let Some(tx) = self.open.front_mut() {
+            // Said to the first command of a connection that has worked before, it says nothing about
+            // this message: it is given back, see `lost`; unless the message is out.
+            let first = !tx.heard && matches!(what, Expected::Mail | Expected::Reset);
+            if !first || tx.whole || tx.conn_use <= 1 {
+                tx.heard = true;
+                let v = tx.said(Outcome::Deferred, reply, what.phase());
+                tx.decide_rest(&v);
+            }
         }
         self.end(Close::ServerClosing, reply)
     }
 
     fn on_mail(&mut self, reply: &Reply<'_>) -> Option<Step> {
-        self.current.heard = true;
+        if reply.class() == 3 {
+            self.current().heard = true;
+            return Some(self.end(Close::Unexpected(reply.code), reply));
+        }
+        let tx = self.current();
+        tx.heard = true;
         let Some(outcome) = refusal(reply) else {
-            if reply.class() == 3 {
-                return Some(self.end(Close::Unexpected(reply.code), reply));
-            }
-            self.current.mail_taken = true;
+            tx.unclosed = true;
             return None;
         };
-        let v = self.current.said(outcome, reply, Phase::Mail);
-        self.current.decide_rest(&v);
+        let v = tx.said(outcome, reply, Phase::Mail);
+        tx.decide_rest(&v);
         self.stop_script()
     }
 
     fn on_rcpt(&mut self, slot: usize, reply: &Reply<'_>) -> Option<Step> {
+        if reply.class() == 3 {
+            return Some(self.end(Close::Unexpected(reply.code), reply));
+        }
+        let tx = self.current();
         match refusal(reply) {
-            None if reply.class() == 3 => return Some(self.end(Close::Unexpected(reply.code), reply)),
-            None => self.current.accept(slot),
-            Some(_) if is_full(reply) && self.current.accepted() > 0 => {
-                let v = self.current.said(Outcome::NotTried, reply, Phase::Rcpt);
-                self.current.decide(slot, v);
+            None => tx.accept(slot),
+            Some(_) if is_full(reply) && tx.accepted() > 0 => {
+                let v = tx.said(Outcome::NotTried, reply, Phase::Rcpt);
+                tx.decide(slot, v);
             }
             Some(outcome) => {
                 // RFC 5321 §4.5.3.1.10: 552 for too many recipients is temporary.
                 let outcome = if is_full(reply) { Outcome::Deferred } else { outcome };
-                let v = self.current.said(outcome, reply, Phase::Rcpt);
-                self.current.decide(slot, v);
+                let v = tx.said(outcome, reply, Phase::Rcpt);
+                tx.decide(slot, v);
             }
         }
-        let last = self.expected.front() == Some(&Expected::Data);
-        if last && self.current.accepted() == 0 { self.stop_script() } else { None }
+        let nobody = tx.accepted() == 0;
+        match self.expected.front() {
+            Some(Expected::Data) if nobody => self.stop_script(),
+            // The message was held back until now.
+            None if nobody => Some(self.settle()),
+            None => {
+                self.body_wanted = true;
+                None
+            }
+            Some(_) => None,
+        }
     }
 
     fn on_data(&mut self, now: Mono, reply: &Reply<'_>, out: &mut Vec<u8>) -> Option<Step> {
-        let someone = self.current.accepted() > 0;
+        let someone = self.current().accepted() > 0;
         match refusal(reply) {
             None if reply.class() != 3 => Some(self.end(Close::Unexpected(reply.code), reply)),
             None if someone => {
@@ -353,22 +405,59 @@ impl Dialogue {
                 self.expect(Expected::EmptyDot, now);
                 None
             }
-            Some(outcome) => {
-                let v = self.current.said(outcome, reply, Phase::Data);
-                self.current.decide_rest(&v);
-                Some(self.settle())
-            }
+            Some(outcome) => Some(self.refused(outcome, reply)),
         }
+    }
+
+    /// The reply to the empty chunk.
+    fn on_chunk(&mut self, reply: &Reply<'_>) -> Option<Step> {
+        let someone = self.current().accepted() > 0;
+        match refusal(reply) {
+            None if reply.class() == 3 => Some(self.end(Close::Unexpected(reply.code), reply)),
+            // With nobody to send to, any answer is right and says nothing about BDAT.
+            _ if !someone => Some(self.settle()),
+            None => {
+                self.chunks_known = true;
+                self.body_wanted = true;
+                None
+            }
+            Some(_) if knows_no_bdat(reply) => Some(self.take_again(reply, Phase::Data)),
+            Some(outcome) => Some(self.refused(outcome, reply)),
+        }
+    }
+
+    fn refused(&mut self, outcome: Outcome, reply: &Reply<'_>) -> Step {
+        let tx = self.current();
+        let v = tx.said(outcome, reply, Phase::Data);
+        tx.decide_rest(&v);
+        self.settle()
+    }
+
+    /// BDAT was offered, but is not known: no fault of the message. From now on DATA is used.
+    fn take_again(&mut self, reply: &Reply<'_>, phase: Phase) -> Step {
+        self.chunks_broken = true;
+        let tx = self.current();
+        let v = tx.said(Outcome::NotTried, reply, phase);
+        tx.decide_rest(&v);
+        self.settle()
     }
 
     fn on_final_dot(&mut self, reply: &Reply<'_>) -> Step {
         if reply.class() == 3 {
             return self.end(Close::Unexpected(reply.code), reply);
         }
+        let tx = self.current();
+        let counted = tx.framing == Framing::Counted;
+        // RFC 3030 §2: after a chunk that was refused, the state is anybody's guess.
+        tx.unclosed = counted && reply.class() != 2;
+        if counted && tx.accepted() > 0 && knows_no_bdat(reply) {
+            return self.take_again(reply, Phase::FinalDot);
+        }
+        // Of a message that left whole all recipients may have been refused: nothing is left to be
+        // decided then, whatever is said to its chunk.
         let outcome = refusal(reply).unwrap_or(Outcome::Delivered);
-        let v = self.current.said(outcome, reply, Phase::FinalDot);
-        self.current.decide_rest(&v);
-        self.current.mail_taken = false;
+        let v = tx.said(outcome, reply, Phase::FinalDot);
+        tx.decide_rest(&v);
         self.settle()
     }
 
@@ -392,16 +481,17 @@ impl Dialogue {
 
     fn settle(&mut self) -> Step {
         // Without an end of data the server keeps the transaction open (RFC 5321 §4.1.1.5).
-        self.needs_reset |= self.current.mail_taken;
+        self.needs_reset |= self.current().unclosed;
         self.retire();
         Step::Settled
     }
 
-    /// The current transaction becomes the settled one, the next the current.
-    pub fn retire(&mut self) {
-        mem::swap(&mut self.settled, &mut self.current);
-        mem::swap(&mut self.current, &mut self.next);
-        self.in_flight -= 1;
+    /// The oldest transaction becomes the settled one.
+    fn retire(&mut self) {
+        let tx = self.open.pop_front().expect("a transaction is open");
+        self.bytes -= tx.size;
+        let before = mem::replace(&mut self.settled, tx);
+        self.spare.push(before);
     }
 
     fn end(&mut self, close: Close, reply: &Reply<'_>) -> Step {
@@ -411,46 +501,46 @@ impl Dialogue {
         Step::Close(close)
     }
 
-    /// True if another transaction was begun on this connection before the current one.
-    fn begun_before(&self) -> bool {
-        self.current.conn_use > 1
-    }
-
     pub fn lost(&mut self, why: Loss) -> Option<Ending> {
-        if self.in_flight == 0 {
-            return None;
-        }
+        let phase = self.phase();
+        let tx = self.open.front_mut()?;
+        // Of a message that left whole the server may have it all, whatever it has said so far.
+        let phase = if tx.whole { Phase::FinalDot } else { phase };
         // Before the reply to end of data nothing has been said about the one behind it; and to one
         // that is not the first, silence may be due to the connection's age. Anything else counts
         // as an attempt of this message: else one that kills its connection would go round for ever.
-        let untouched = !self.current.heard && (self.begun_before() || why == Loss::GivenUp);
-        if untouched || (why == Loss::GivenUp && self.phase() != Phase::FinalDot) {
-            self.retire();
-            self.expected.clear();
-            self.body_wanted = false;
-            return Some(Ending::GiveBack);
-        }
-        let phase = self.phase();
-        let text: &[u8] = match (why, phase) {
-            (Loss::Deadline, Phase::FinalDot) => b"timed out after end of data; message may have been taken",
-            (_, Phase::FinalDot) => b"connection lost after end of data; message may have been taken",
-            (Loss::Deadline, _) => b"timed out",
-            (Loss::Protocol, _) => b"next hop's replies make no sense",
-            (Loss::Unreadable, _) => b"message could not be read here",
-            (Loss::Connection | Loss::GivenUp, _) => b"connection lost",
+        let untouched = !tx.heard && (tx.conn_use > 1 || why == Loss::GivenUp);
+        let ending = if phase != Phase::FinalDot && (untouched || why == Loss::GivenUp) {
+            Ending::GiveBack
+        } else {
+            let (enhanced, text) = explain(why, phase);
+            let v = tx.own(Outcome::Deferred, enhanced, text, phase);
+            tx.decide_rest(&v);
+            Ending::Settled
         };
-        let enhanced = match why {
-            Loss::Protocol => [4, 5, 0],
-            Loss::Unreadable => [4, 3, 0],
-            Loss::Connection | Loss::Deadline | Loss::GivenUp => [4, 4, 2],
-        };
-        let v = self.current.own(Outcome::Deferred, enhanced, text, phase);
-        self.current.decide_rest(&v);
         self.retire();
         self.expected.clear();
         self.body_wanted = false;
-        Some(Ending::Settled)
+        Some(ending)
     }
+}
+
+/// What is said of a message whose connection is lost.
+fn explain(why: Loss, phase: Phase) -> (Enhanced, &'static [u8]) {
+    let text: &[u8] = match (why, phase) {
+        (Loss::Deadline, Phase::FinalDot) => b"timed out after end of data; message may have been taken",
+        (_, Phase::FinalDot) => b"connection lost after end of data; message may have been taken",
+        (Loss::Deadline, _) => b"timed out",
+        (Loss::Protocol, _) => b"next hop's replies make no sense",
+        (Loss::Unreadable, _) => b"message could not be read here",
+        (Loss::Connection | Loss::GivenUp, _) => b"connection lost",
+    };
+    let enhanced = match why {
+        Loss::Protocol => [4, 5, 0],
+        Loss::Unreadable => [4, 3, 0],
+        Loss::Connection | Loss::Deadline | Loss::GivenUp => [4, 4, 2],
+    };
+    (enhanced, text)
 }
 
 /// What a 4xx or 5xx means for those it concerns; `None` for 2xx and 3xx.
@@ -460,6 +550,11 @@ fn refusal(reply: &Reply<'_>) -> Option<Outcome> {
         5 => Some(Outcome::Failed),
         _ => None,
     }
+}
+
+/// The server does not know BDAT, or not here (RFC 5321 §4.2.2).
+fn knows_no_bdat(reply: &Reply<'_>) -> bool {
+    matches!(reply.code, 500..=504)
 }
 
 /// The server takes no more recipients in this transaction: 452, or 552 from servers of old, unless

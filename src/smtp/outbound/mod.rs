@@ -1,12 +1,14 @@
 //! L2: the client side of SMTP as a state machine without IO.
 //!
 //! Bytes of the server and the time go in; commands go into a buffer; a [`Step`] says what the
-//! shell is to do next. Two transactions may be open: while the first waits for the reply to its
-//! final dot, MAIL, RCPT and DATA of the second are on their way (RFC 2920 §3.1).
+//! shell is to do next. With DATA two transactions may be open: while the first waits for the reply
+//! to its final dot, MAIL, RCPT and DATA of the second are on their way (RFC 2920 §3.1). Where
+//! CHUNKING is offered too (RFC 3030), whole messages follow one another, up to
+//! [`Options::outstanding`]; see `begin` for when a body may go along with its envelope.
 //!
 //! Knows nothing of queues, retries, sockets or routes. It trusts no server: replies are bounded,
 //! every wait has a deadline, a reply that nobody asked for ends the connection. A recipient is
-//! `Delivered` only by a 2xx to the final dot of its own transaction.
+//! `Delivered` only by a 2xx to the end of data of its own transaction.
 
 mod begin;
 pub mod capability;
@@ -39,6 +41,11 @@ pub struct Options {
     pub transactions_max: u32,
     /// False: one command at a time even where PIPELINING is offered.
     pub pipelining: bool,
+    /// False: DATA even where CHUNKING is offered.
+    pub chunking: bool,
+    /// Most messages without their last reply, where CHUNKING and PIPELINING are offered; at least
+    /// 1. 1: no body leaves before its recipients have been answered.
+    pub outstanding: u32,
     /// Wait for the greeting.
     pub banner: Duration,
     /// Wait for the reply to EHLO or HELO.
@@ -66,6 +73,8 @@ impl Options {
             recipients_max: 50,
             transactions_max: 100,
             pipelining: true,
+            chunking: true,
+            outstanding: 16,
             banner: Duration::from_secs(300),
             hello: Duration::from_secs(300),
             mail: Duration::from_secs(300),
@@ -85,7 +94,8 @@ pub enum Step {
     NeedInput,
     /// No transaction is open: [`Client::begin`] or [`Client::quit`].
     Ready,
-    /// Send the message of the oldest transaction; with the last piece [`Client::end_body`].
+    /// [`Client::open_body`], and send the message of the oldest transaction; with the last piece
+    /// [`Client::end_body`].
     SendBody,
     /// The oldest transaction is over: [`Client::results`], before the next call of anything else.
     Settled,
@@ -98,8 +108,21 @@ pub enum Step {
 pub enum Begun {
     /// Commands are in the buffer.
     Sent,
+    /// Commands are in the buffer, and the message must follow them there as it is stored: it leaves
+    /// with them, its end of data included.
+    Whole,
     /// No recipient can be sent to this server; nothing was written. [`Client::results`] now.
     Refused,
+}
+
+/// How the end of a message is marked.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Framing {
+    /// DATA: by a lone dot; lines that begin with one get another ([`stuffing`]).
+    #[default]
+    Dots,
+    /// BDAT: by its size, which has been said; the message goes as it is.
+    Counted,
 }
 
 /// What is to become of a transaction whose connection is lost.
@@ -166,7 +189,7 @@ impl Client {
         self.dialogue.begin(now, request, out)
     }
 
-    /// True if the next transaction may be begun behind the message that is being sent.
+    /// True if the next transaction may be begun behind the messages that are being sent.
     #[must_use]
     pub fn can_follow(&self) -> bool {
         self.dialogue.can_follow()
@@ -176,6 +199,24 @@ impl Client {
     #[must_use]
     pub fn has_room(&self) -> bool {
         self.dialogue.has_room()
+    }
+
+    /// The message of the oldest transaction is about to be sent: appends the command that comes
+    /// before it, if there is one. Only after [`Step::SendBody`]; panics otherwise.
+    pub fn open_body(&mut self, out: &mut Vec<u8>) -> Framing {
+        self.dialogue.open_body(out)
+    }
+
+    /// True if the server offers CHUNKING and has shown that it does not know BDAT.
+    #[must_use]
+    pub fn is_chunking_broken(&self) -> bool {
+        self.dialogue.is_chunking_broken()
+    }
+
+    /// Messages that have been handed over with their end of data and not been answered.
+    #[must_use]
+    pub fn in_doubt(&self) -> usize {
+        self.dialogue.in_doubt()
     }
 
     /// The last piece of the message is about to be sent, and the end of data with it.

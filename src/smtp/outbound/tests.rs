@@ -1,6 +1,8 @@
 //! Dialogues as text: `S: ` what the server says, `C: ` what the client must have said by then.
 //! Each is played with the server's bytes whole, byte by byte, and split at every place.
 
+mod chunks;
+
 use super::stuffing::Stuffer;
 use super::*;
 use crate::message::body::BodyFlags;
@@ -40,7 +42,12 @@ struct Shell {
     out: Vec<u8>,
     results: Vec<String>,
     end: Option<Close>,
+    /// Mails that something must be done for before they leave.
+    held: Vec<usize>,
 }
+
+/// What a [`Mail`] holds, as it goes in a chunk.
+const CONTENT: &[u8] = b"Hi!!\r\n";
 
 impl Shell {
     fn new(options: &Options, mails: &[Mail]) -> Self {
@@ -52,6 +59,7 @@ impl Shell {
             out: Vec::new(),
             results: Vec::new(),
             end: None,
+            held: Vec::new(),
         }
     }
 
@@ -66,19 +74,25 @@ impl Shell {
                     if !self.client.has_room() || !self.begin() {
                         self.client.quit(T0, &mut self.out);
                     }
+                    self.follow();
                 }
                 Step::SendBody => {
                     assert!(input.is_empty());
-                    self.out.extend_from_slice(b"Hi!\r\n.\r\n");
-                    self.client.end_body(T0);
-                    if self.client.can_follow() {
-                        self.begin();
+                    match self.client.open_body(&mut self.out) {
+                        Framing::Dots => self.out.extend_from_slice(b"Hi!\r\n.\r\n"),
+                        Framing::Counted => self.out.extend_from_slice(CONTENT),
                     }
+                    self.client.end_body(T0);
+                    self.follow();
                 }
                 Step::Settled => self.settle(),
                 Step::Close(close) => self.end = Some(close),
             }
         }
+    }
+
+    fn follow(&mut self) {
+        while self.client.can_follow() && self.begin() {}
     }
 
     /// Begins the next mail that can be begun.
@@ -90,9 +104,16 @@ impl Shell {
                 recipients: &m.recipients,
                 flags: m.flags,
                 size: m.size,
+                at_once: !self.held.contains(&(self.begun - 1)),
             };
             match self.client.begin(T0, &request, &mut self.out) {
                 Begun::Sent => {
+                    self.flight.push(self.begun - 1);
+                    return true;
+                }
+                Begun::Whole => {
+                    assert!(!self.held.contains(&(self.begun - 1)));
+                    self.out.extend_from_slice(CONTENT);
                     self.flight.push(self.begun - 1);
                     return true;
                 }
@@ -203,6 +224,7 @@ fn options() -> Options {
 }
 
 const PIPE: &str = "S: 220 hi\nC: EHLO mx.example\nS: 250-hi\nS: 250-PIPELINING\nS: 250 8BITMIME\n";
+const CHUNKS: &str = "S: 220 hi\nC: EHLO mx.example\nS: 250-hi\nS: 250-PIPELINING\nS: 250 CHUNKING\n";
 const PLAIN: &str = "S: 220 hi\nC: EHLO mx.example\nS: 250 hi\n";
 
 fn piped(mails: &[Mail], rest: &str) -> Vec<String> {

@@ -3,6 +3,7 @@
 //! A recipient is decided once; a second decision is passed over, so that no dialogue, however
 //! odd, gives two results. Buffers are reused from transaction to transaction.
 
+use super::Framing;
 use crate::smtp::reply_in::{Enhanced, Reply, TEXT_MAX};
 use smallvec::SmallVec;
 use std::fmt;
@@ -17,8 +18,9 @@ pub enum Outcome {
     Deferred,
     /// Never.
     Failed,
-    /// Nothing was said or risked for this one (the transaction was full): take it again at once,
-    /// no attempt is counted. A transaction decides at least one recipient otherwise.
+    /// Nothing was said or risked for this one (the transaction was full, or the server turned out
+    /// not to know BDAT): take it again at once, no attempt is counted. A transaction decides at
+    /// least one recipient otherwise, but for the one that finds out about BDAT.
     NotTried,
 }
 
@@ -35,11 +37,11 @@ pub enum Phase {
     Mail,
     /// RCPT.
     Rcpt,
-    /// DATA.
+    /// DATA, or the empty chunk that asks for the same.
     Data,
-    /// Sending the message, before the final dot.
+    /// Sending the message, before the end of data.
     Body,
-    /// After the final dot. With reply code 0: in doubt, the next hop may have the message.
+    /// After the end of data. With reply code 0: in doubt, the next hop may have the message.
     FinalDot,
     /// QUIT, or nothing going on.
     Idle,
@@ -113,8 +115,15 @@ pub(super) struct Transaction {
     waiting: u32,
     /// Some reply of this transaction has come.
     pub heard: bool,
-    /// MAIL got a 2xx: the server has a transaction open until end of data or RSET.
-    pub mail_taken: bool,
+    /// The server may have a transaction open until end of data or RSET.
+    pub unclosed: bool,
+    pub framing: Framing,
+    /// An empty chunk stands behind the recipients.
+    pub asks: bool,
+    /// The message has left with its envelope.
+    pub whole: bool,
+    /// Bytes of the message.
+    pub size: u64,
     pub conn_use: u32,
     pub dsn: bool,
 }

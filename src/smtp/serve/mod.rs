@@ -6,6 +6,7 @@
 //! receive buffer only while bytes are on their way: an idle one gives it back.
 
 mod collect;
+mod gather;
 mod session;
 
 use crate::base::time::Mono;
@@ -98,8 +99,6 @@ pub struct Context<R: Runtime> {
     date: RefCell<DateCache>,
     /// Bytes of unfinished bodies.
     held: Cell<usize>,
-    /// Memory of bodies that are done, for the next ones.
-    spare: RefCell<Vec<Vec<u8>>>,
     stopping: Cell<bool>,
     live: RefCell<Live<R::Stream>>,
 }
@@ -137,7 +136,6 @@ impl<R: Runtime> Context<R> {
             pool: Pool::new(1024),
             date: RefCell::default(),
             held: Cell::new(0),
-            spare: RefCell::default(),
             stopping: Cell::new(false),
             live,
         })

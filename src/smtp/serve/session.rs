@@ -35,6 +35,7 @@ pub(super) async fn run<R: Runtime>(
         buf: Vec::new(),
         at: 0,
         shown: 0,
+        bulk: false,
         out: Vec::new(),
         trace: Vec::new(),
     };
@@ -62,6 +63,8 @@ struct Talk<'a, R: Runtime> {
     at: usize,
     /// Where the input of the last look of the machine began.
     shown: usize,
+    /// The last body was a long one, so the next may be.
+    bulk: bool,
     /// Replies not yet sent.
     out: Vec<u8>,
     trace: Vec<u8>,
@@ -81,8 +84,10 @@ impl<R: Runtime> Talk<'_, R> {
                 }
             }
             Step::Ask(question) => self.ask(question).await,
-            Step::Body(run) => self.body.here(self.shown + run.start..self.shown + run.end),
-            Step::BodyStatic(bytes) => self.body.inserted(bytes),
+            Step::Body(run) => {
+                self.body.here(self.shown + run.start..self.shown + run.end, &self.buf);
+            }
+            Step::BodyStatic(bytes) => self.body.inserted(bytes, &self.buf),
             Step::EndOfMessage => self.end_of_message().await,
             Step::Abandoned => self.body.clear(),
             Step::Yield => {
@@ -116,9 +121,18 @@ impl<R: Runtime> Talk<'_, R> {
     /// Sends the replies and receives more. `None`: the session has ended; `Some(Some(step))`: do
     /// this instead.
     async fn fill(&mut self) -> Option<Option<Step>> {
-        self.body.save(&self.buf).await;
-        self.buf.drain(..self.at);
-        self.at = 0;
+        if self.body.settle(&self.buf).await {
+            self.buf.drain(..self.at);
+            self.at = 0;
+        } else if self.buf.capacity() - self.buf.len() < self.buf.capacity() / 8 {
+            // Full of the body, which stays there. What is not consumed is a few bytes.
+            self.bulk = self.buf.capacity() >= pool::LARGE;
+            let full = std::mem::take(&mut self.buf);
+            self.take_buffer();
+            self.buf.extend_from_slice(&full[self.at..]);
+            self.at = 0;
+            self.body.keep(full);
+        }
         self.handle.idle.set(self.machine.is_idle());
         let ended = self.receive_more().await;
         self.now = self.ctx.rt.now();
@@ -190,17 +204,28 @@ impl<R: Runtime> Talk<'_, R> {
     }
 
     /// Has a buffer to receive into: a small one for commands, so that many sessions that wake at
-    /// once cost little; a large one within a transaction, or for a line that needs it.
+    /// once cost little; a large one within a transaction, or for a line that needs it; a huge one
+    /// for bodies that fill it, so that they come in few pieces.
     fn take_buffer(&mut self) {
         let pool = &self.ctx.pool;
-        if self.buf.capacity() == 0 {
-            self.buf = if self.machine.is_idle() { pool.small() } else { pool.large() };
-        } else if self.buf.capacity() < pool::LARGE
-            && (!self.machine.is_idle() || self.buf.len() > pool::SMALL / 2)
-        {
+        let huge = self.bulk && self.machine.in_message() && self.ctx.held.get() <= self.ctx.options.memory;
+        let has = self.buf.capacity();
+        if self.buf.is_empty() && (has == 0 || huge != (has >= pool::HUGE)) {
+            let want = if huge {
+                pool.huge()
+            } else if self.machine.is_idle() {
+                pool.small()
+            } else {
+                pool.large()
+            };
+            pool.give(std::mem::replace(&mut self.buf, want));
+        } else if has < pool::LARGE && (!self.machine.is_idle() || self.buf.len() > pool::SMALL / 2) {
             let mut large = pool.large();
             large.extend_from_slice(&self.buf);
             pool.give(std::mem::replace(&mut self.buf, large));
+        } else if self.buf.len() == has {
+            // A command line that may be longer than a large buffer.
+            self.buf.reserve(pool::LARGE);
         }
     }
 
@@ -273,6 +298,7 @@ impl<R: Runtime> Talk<'_, R> {
 
     /// Makes the message safe and answers for it.
     async fn end_of_message(&mut self) {
+        self.bulk = self.machine.body_facts().len > (pool::LARGE / 2) as u64;
         let result = self.store().await;
         self.now = self.ctx.rt.now();
         let now = self.now;
@@ -314,7 +340,7 @@ impl<R: Runtime> Talk<'_, R> {
                 SideError::Poisoned => Reply::STORAGE_FAILED,
             })?);
         }
-        let patience = ctx.rt.now().after(ctx.options.busy);
+        let mut patience = None;
         let trace = &self.trace[..];
         loop {
             let of = |body| Submission { id, arrival, envelope, trace, body, facts };
@@ -327,7 +353,11 @@ impl<R: Runtime> Talk<'_, R> {
             };
             match submitted {
                 // The client has sent the whole message: better a wait than to have it sent again.
-                Err(IntakeError::Busy) if ctx.rt.now() < patience => ctx.intake.progress().await,
+                Err(IntakeError::Busy)
+                    if ctx.rt.now() < *patience.get_or_insert(self.now.after(ctx.options.busy)) =>
+                {
+                    ctx.intake.progress().await;
+                }
                 submitted => return submitted.map_err(refusal)?.await.map_err(refusal),
             }
         }

@@ -61,7 +61,11 @@ impl Found {
     /// has) and ends with `last` (from [`last_page`] on).
     #[must_use]
     pub fn new(number: u32, bytes: u64, start: &[u8], last: &[u8]) -> Self {
-        let (copy, bad_copies) = Head::decode(start);
+        let (copy, mut bad_copies) = Head::decode(start);
+        if bytes <= u64::from(HEAD_BYTES) {
+            // A crash while it was begun may leave one copy; nothing depends on the other.
+            bad_copies = 0;
+        }
         let kind = match copy {
             Copy::Good(head) if head.number == number && u32::try_from(bytes).is_ok() => Kind::Segment(head),
             Copy::Later(version) => Kind::Later(version),

@@ -3,7 +3,7 @@
 
 use crate::base::aligned::PAGE;
 use crate::base::time::Wall;
-use crate::storage::archive::format::{Copy, ENTRY, HEAD_BYTES, HEAD_COPY, Head, MARK, Trailer, mark};
+use crate::storage::archive::format::{Copy, HEAD_BYTES, HEAD_COPY, Head, Trailer};
 use crate::storage::archive::found::{self, Found, Kind};
 use crate::storage::archive::scan::{Scan, Step};
 use crate::storage::archive::shelf::Shelf;
@@ -170,7 +170,6 @@ pub fn fuzz_entry(data: &[u8]) {
     if let Some(trailer) = Trailer::decode(data, len, &keys) {
         let _ = trailer.entries(data, &keys);
     }
-    assert!(data.get(..MARK) != Some(&mark(HEAD_BYTES, &keys)[..]) || data.len() >= MARK);
     let (script, flips) = data.split_at(data.len() - data.len() / 4);
     let image = build(ops(script));
     let (head, clean) = read(&image.bytes, false).expect("a segment");
@@ -196,15 +195,14 @@ pub fn fuzz_entry(data: &[u8]) {
     }
 }
 
-const _: () = assert!(ENTRY < PAGE);
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::storage::archive::format::{MARK, mark};
     use proptest::prelude::*;
 
     fn small() -> Image {
-        let lens = [700, 0, 5000, 3, 9000, 40, 41];
+        let lens = [700, 0, 5000, 40];
         let runs = lens.iter().flat_map(|&n| [Op::Append(n), Op::Append(n / 2 + 1), Op::Sync]);
         build(runs.chain([Op::Append(60), Op::Seal]))
     }
@@ -212,7 +210,7 @@ mod tests {
     #[test]
     fn all_is_read_sealed_or_not() {
         let image = small();
-        assert!(image.sealed && image.records.len() == 15);
+        assert!(image.sealed && image.records.len() == 9);
         let (_, sealed) = read(&image.bytes, true).unwrap();
         assert_eq!(sealed.records, image.records);
         let end = image.records.keys().map(|at| at.offset + at.len).max().unwrap() as usize;
@@ -220,39 +218,32 @@ mod tests {
         assert_eq!(open, Reading { records: image.records, ..Reading::default() });
     }
 
-    /// Whatever single byte is wrong: one record at most is not read where it lies, none is read
-    /// wrong; and what a scan does not find it tells.
+    /// Whatever single byte is wrong: the record that it belongs to is not read, none is read wrong,
+    /// and what a scan does not find it tells.
     #[test]
     fn every_byte_flipped() {
         let image = small();
         let keys = image.head.keys();
+        let last_run = image.records.keys().map(|at| at.offset).max().unwrap() / PAGE as u32 * PAGE as u32;
         let end = image.records.keys().map(|at| at.offset + at.len).max().unwrap() as usize;
         let unsealed = image.bytes[..end.next_multiple_of(PAGE)].to_vec();
-        let last_run = image.records.keys().map(|at| at.offset).max().unwrap() / PAGE as u32 * PAGE as u32;
         for (mut bytes, sealed) in [(image.bytes.clone(), true), (unsealed, false)] {
             for at in 0..bytes.len() {
+                let here = |p: &&Place| (p.offset..p.offset + p.len).contains(&(at as u32));
+                let hit = image.records.keys().find(here);
                 bytes[at] ^= 1 << (at % 8);
-                let lost = |(place, record): &(&Place, &(u64, Vec<u8>))| match read_one(&bytes, **place, &keys)
-                {
-                    None => true,
-                    Some(found) => {
-                        assert_eq!(found, **record, "byte {at}");
-                        false
-                    }
-                };
-                let lost: Vec<&Place> = image.records.iter().filter(lost).map(|r| r.0).collect();
-                let here = |p: &Place| (p.offset..p.offset + p.len).contains(&(at as u32));
-                assert!(lost.iter().all(|p| here(p)), "byte {at}");
-                let (_, found) = read(&bytes, false).expect("one copy of the head is left");
-                assert!(found.records.iter().all(|r| image.records.get(r.0) == Some(r.1)), "byte {at}");
-                let missing: Vec<&Place> =
-                    image.records.keys().filter(|p| !found.records.contains_key(p)).collect();
-                if sealed {
-                    assert_eq!(missing, lost, "byte {at}: the footer leads past it");
+                assert!(hit.is_none_or(|p| read_one(&bytes, *p, &keys).is_none()), "byte {at}");
+                // A scan reads all of it: of the bulk of a payload not every byte is tried.
+                if at % 37 == 0 || hit.is_none_or(|p| (at as u32) < p.offset + 24) && at % 4096 < 3000 {
+                    let (_, found) = read(&bytes, false).expect("one copy of the head is left");
+                    assert!(found.records.iter().all(|r| image.records.get(r.0) == Some(r.1)), "byte {at}");
+                    let missing: Vec<&Place> =
+                        image.records.keys().filter(|p| !found.records.contains_key(p)).collect();
+                    // The footer leads past it; without one, the run may be lost.
+                    assert!(missing.len() <= 2 && (!sealed || missing == Vec::from_iter(hit)), "byte {at}");
+                    let told = !found.damages.is_empty() || found.torn && at as u32 >= last_run;
+                    assert!(missing.is_empty() || told, "byte {at}: {found:?}");
                 }
-                assert!(missing.len() <= 2, "byte {at}: a run at most");
-                let told = !found.damages.is_empty() || found.torn && at as u32 >= last_run;
-                assert!(missing.is_empty() || told, "byte {at}: {found:?}");
                 bytes[at] ^= 1 << (at % 8);
             }
         }
@@ -289,22 +280,23 @@ mod tests {
         };
         assert_eq!(lost(places[3].offset + 100), 1, "in a payload");
         assert_eq!(lost(places[3].offset + 5), 3, "in a length");
-        assert_eq!(lost(places[3].offset - MARK as u32), 3, "in the mark itself");
+        assert_eq!(lost(places[3].offset - MARK as u32), 0, "in the mark itself");
+        assert_eq!(lost(places[3].offset - MARK as u32 + 5), 3, "in its length");
     }
 
     #[test]
     fn a_body_full_of_records_is_not_read_as_such() {
         // The sender knows the format but not the secret of the segment.
-        let forged = build([Op::Append(60), Op::Sync, Op::Append(60), Op::Sync].into_iter());
-        let mut state_bytes = forged.bytes.clone();
+        let image = build([Op::Append(60), Op::Sync, Op::Append(60), Op::Sync].into_iter());
+        let mut bytes = image.bytes.clone();
         let keys = Keys::new([7; 16]);
-        let body = [mark(HEAD_BYTES, &keys).to_vec(), forged.bytes[HEAD_BYTES as usize..].to_vec()].concat();
+        let body = [mark(HEAD_BYTES, &keys).to_vec(), image.bytes[HEAD_BYTES as usize..].to_vec()].concat();
         let head = RecordHead { kind: 1, version: 0, flags: 0, id: 9 };
         let record = [&record::encode_head(head, &body, &keys)[..], &body].concat();
-        state_bytes.extend_from_slice(&record);
-        state_bytes.resize(state_bytes.len().next_multiple_of(PAGE), 0);
-        let (_, found) = read(&state_bytes, true).unwrap();
-        assert!(found.records == forged.records && found.torn && found.damages.is_empty());
+        bytes.extend_from_slice(&record);
+        bytes.resize(bytes.len().next_multiple_of(PAGE), 0);
+        let (_, found) = read(&bytes, true).unwrap();
+        assert!(found.records == image.records && found.torn && found.damages.is_empty());
     }
 
     proptest! {

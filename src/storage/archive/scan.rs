@@ -75,7 +75,7 @@ enum Doing {
         next: u32,
     },
     /// Damage up to the next mark: whether it stands here.
-    ToMark {
+    SeekMark {
         probe: u32,
     },
 }
@@ -104,7 +104,7 @@ impl Scan {
                 Doing::Records => self.records(window),
                 Doing::Search { probe, dirt } => self.search(window, probe, dirt),
                 Doing::Try { next } => self.try_next(window, next),
-                Doing::ToMark { probe } => self.to_mark(window, probe),
+                Doing::SeekMark { probe } => self.seek_mark(window, probe),
             };
             match result {
                 Ok(Some(step)) => return step,
@@ -168,7 +168,7 @@ impl Scan {
     }
 
     fn next_mark(&self) -> Doing {
-        Doing::ToMark { probe: (self.at + 1).next_multiple_of(PAGE as u32) }
+        Doing::SeekMark { probe: (self.at + 1).next_multiple_of(PAGE as u32) }
     }
 
     fn search<'a>(
@@ -200,14 +200,14 @@ impl Scan {
     }
 
     /// One of the marks before `vouched`, or that itself.
-    fn to_mark<'a>(&mut self, window: Window<'a>, probe: u32) -> Result<Option<Step<'a>>, (u32, u32)> {
+    fn seek_mark<'a>(&mut self, window: Window<'a>, probe: u32) -> Result<Option<Step<'a>>, (u32, u32)> {
         if probe >= self.vouched {
             return Ok(Some(self.damage(self.vouched)));
         }
         if self.is_mark(self.get(window, probe, MARK as u32)?, probe) {
             return Ok(Some(self.damage(probe)));
         }
-        self.doing = Doing::ToMark { probe: probe + PAGE as u32 };
+        self.doing = Doing::SeekMark { probe: probe + PAGE as u32 };
         Ok(None)
     }
 

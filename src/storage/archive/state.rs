@@ -318,16 +318,13 @@ impl State {
 
     /// A record is no longer needed; see [`Shelf::dead`].
     pub fn dead(&mut self, at: Place, now: Wall) {
-        match (&mut self.open, self.shelf.get(at.segment)) {
-            (_, None) => return,
-            (Some(open), Some(_)) if open.number == at.segment => {
-                if at.offset >= open.durable {
-                    open.early_dead.push(at.offset);
-                }
+        let Some(end) = self.shelf.get(at.segment).map(|v| v.end) else { return };
+        if at.offset >= end {
+            match self.open.as_mut().filter(|open| open.number == at.segment) {
+                Some(open) => open.early_dead.push(at.offset),
+                // Never durable, and taken off when the segment was given up.
+                None => return,
             }
-            // Never durable, and taken off when the segment was given up.
-            (_, Some(v)) if at.offset >= v.end => return,
-            _ => {}
         }
         self.shelf.dead(at, now);
     }

@@ -4,9 +4,7 @@
 use crate::base::aligned::{AlignedBuf, PAGE, SharedBytes};
 use crate::base::time::{Mono, Wall};
 use crate::runtime::double::{MemTable, Never, NoListener, Stored};
-use crate::runtime::{
-    Clock, Disk, Entropy, File, Lent, Net, OpenAs, Runtime, TableOptions, yield_now,
-};
+use crate::runtime::{Clock, Disk, Entropy, File, Lent, Net, OpenAs, Runtime, TableOptions, yield_now};
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::{Future, poll_fn};

@@ -18,7 +18,7 @@ pub struct Mail {
     pub from: String,
     /// Everything behind `RCPT TO:`, of the recipients that were accepted.
     pub to: Vec<String>,
-    /// As it went over the wire, without the final dot.
+    /// As it went over the wire by DATA, without the final dot; what came by BDAT has the same form.
     pub wire: Vec<u8>,
 }
 
@@ -180,7 +180,7 @@ fn serve(stream: TcpStream, shared: &Shared) -> std::io::Result<()> {
         Ok(reply.first().is_some_and(|b| matches!(b, b'2' | b'3')))
     };
     say(&mut out, "", "220 hop.test ESMTP\r\n")?;
-    let (mut from, mut to) = (String::new(), Vec::new());
+    let (mut from, mut to, mut chunks) = (String::new(), Vec::new(), Vec::new());
     loop {
         let mut line = Vec::new();
         if (&mut input).take(1 << 20).read_until(b'\n', &mut line)? == 0 {
@@ -192,7 +192,10 @@ fn serve(stream: TcpStream, shared: &Shared) -> std::io::Result<()> {
         let hello = shared.hello.lock().expect("no panic").clone();
         match verb.as_str() {
             "EHLO" | "HELO" => drop(say(&mut out, &line, &hello)?),
-            "MAIL" if say(&mut out, &line, "250 2.1.0 Ok\r\n")? => (from, to) = (rest, Vec::new()),
+            "MAIL" if say(&mut out, &line, "250 2.1.0 Ok\r\n")? => {
+                (from, to) = (rest, Vec::new());
+                chunks.clear();
+            }
             "RCPT" if say(&mut out, &line, "250 2.1.5 Ok\r\n")? => to.push(rest),
             "MAIL" | "RCPT" => {}
             "DATA" if to.is_empty() => drop(say(&mut out, &line, "554 5.5.1 No recipients\r\n")?),
@@ -205,10 +208,54 @@ fn serve(stream: TcpStream, shared: &Shared) -> std::io::Result<()> {
                 }
             }
             "DATA" => {}
+            "BDAT" => {
+                let last = chunk(&line, &mut input, &mut chunks)?;
+                let usual: &str = match (to.is_empty(), last) {
+                    (true, _) => "554 5.5.1 No recipients\r\n",
+                    (_, true) => "250 2.0.0 Taken\r\n",
+                    _ => "250 2.0.0 Go on\r\n",
+                };
+                let good = say(&mut out, if last { "." } else { &line }, usual)?;
+                if last {
+                    let wire = stuffed(&std::mem::take(&mut chunks));
+                    let mail = Mail { from: from.clone(), to: std::mem::take(&mut to), wire };
+                    if good {
+                        shared.mails.lock().expect("no panic").push(mail);
+                        shared.changed.notify_all();
+                    }
+                }
+            }
+            "RSET" => {
+                to.clear();
+                chunks.clear();
+                say(&mut out, &line, "250 2.0.0 Ok\r\n")?;
+            }
             "QUIT" => return say(&mut out, &line, "221 2.0.0 Bye\r\n").map(drop),
             _ => drop(say(&mut out, &line, "250 2.0.0 Ok\r\n")?),
         }
     }
+}
+
+/// Reads the chunk of a BDAT command; true if it is the last.
+fn chunk(line: &str, input: &mut impl Read, chunks: &mut Vec<u8>) -> std::io::Result<bool> {
+    let mut words = line.split(' ').skip(1);
+    let size = words.next().and_then(|w| w.parse().ok()).unwrap_or(0);
+    let start = chunks.len();
+    chunks.resize(start + size, 0);
+    input.read_exact(&mut chunks[start..])?;
+    Ok(words.next() == Some("LAST"))
+}
+
+/// With a dot before each line that begins with one.
+fn stuffed(content: &[u8]) -> Vec<u8> {
+    let mut wire = Vec::with_capacity(content.len());
+    for line in content.split_inclusive(|b| *b == b'\n') {
+        if line.starts_with(b".") {
+            wire.push(b'.');
+        }
+        wire.extend_from_slice(line);
+    }
+    wire
 }
 
 /// Reads to CRLF.CRLF; gives what is before, with its last CRLF.

@@ -436,6 +436,6 @@ pub fn swarm(world: &World) -> DiskFaults {
         sync_error: some(5, 300),
         read_error: some(6, 100),
         capacity: (world.below(4) == 0).then(|| 500_000 + world.below(800_000)),
-        lying: false,
+        ..DiskFaults::default()
     }
 }

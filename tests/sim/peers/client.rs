@@ -44,6 +44,8 @@ impl Letter {
         let lines = match world.below(10) {
             0 => 0,
             1 => world.below(600),
+            // Longer than a receive buffer, at times than a huge one.
+            2 if world.below(4) == 0 => world.below(4000),
             _ => world.below(20),
         };
         for _ in 0..lines {
@@ -53,6 +55,28 @@ impl Letter {
             body.extend_from_slice(b"\r\n");
         }
         Letter { number, sender: format!("from{number}@{domain}"), recipients, body }
+    }
+}
+
+impl Letter {
+    /// A letter that takes space: nearly always several kilobytes, often to many at many domains.
+    pub fn bulky(world: &World, number: u64, domains: &[&str]) -> Self {
+        let mut letter = Letter::random(world, number, domains);
+        if world.chance(3_000) {
+            let count = 2 + world.below(9);
+            let to = |i| {
+                let domain = domains[world.below(domains.len() as u64) as usize];
+                format!("user{i}.{number}@{domain}")
+            };
+            letter.recipients = (0..count).map(to).collect();
+        }
+        let most = if world.chance(500) { 20_000 } else { 6_000 };
+        let bytes = 1_000 + world.below(most) as usize;
+        while letter.body.len() < bytes {
+            letter.body.extend_from_slice(&[b'a' + (number % 26) as u8; 70]);
+            letter.body.extend_from_slice(b"\r\n");
+        }
+        letter
     }
 }
 

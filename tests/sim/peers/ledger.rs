@@ -6,7 +6,7 @@
 use crate::rng::hash;
 use crate::world::SEC;
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 /// Shared handle to the ledger.
@@ -54,6 +54,30 @@ struct Crash {
     sound: bool,
 }
 
+/// One notification that reached the sender, about one recipient of a letter.
+struct Notice {
+    about: Owed,
+    /// Its Message-ID: the same one may arrive twice, as any letter.
+    id: String,
+    sent: u64,
+}
+
+/// The index of the server under test was lost.
+struct Loss {
+    at: u64,
+    /// So many letters may come again, it said.
+    told: Option<u64>,
+}
+
+/// What a start found in the queue, before anything was sent.
+struct Inspection {
+    at: u64,
+    in_doubt: BTreeSet<Owed>,
+}
+
+/// A letter and one of its recipients.
+pub type Owed = (u64, String);
+
 /// Until then an outcome has been staged and written, by a slow disk too.
 const NOTED: u64 = 5 * SEC;
 
@@ -62,9 +86,18 @@ const NOTED: u64 = 5 * SEC;
 pub struct Ledger {
     letters: BTreeMap<u64, Letter>,
     deliveries: Vec<Delivery>,
-    /// (letter, recipient) named as failed in a notification that reached the sender.
-    bounced: Vec<(u64, String)>,
+    /// All that was delivered.
+    delivered: BTreeSet<Owed>,
+    /// Named as failed in a notification that reached the sender.
+    bounces: Vec<Notice>,
+    bounced: BTreeSet<Owed>,
     crashes: Vec<Crash>,
+    losses: Vec<Loss>,
+    inspections: Vec<Inspection>,
+    /// Letters that an operator wants gone, and when that was confirmed.
+    deleted: BTreeMap<u64, Option<u64>>,
+    /// Letters are given up within the history.
+    expiring: bool,
     /// What notifications said that they must not say.
     odd: Vec<String>,
 }
@@ -103,16 +136,50 @@ impl Ledger {
         self.crashes.push(Crash { at, sound });
     }
 
+    /// From now on letters may be given up because their time is over.
+    pub fn expire(&mut self) {
+        self.expiring = true;
+    }
+
+    /// The index was lost at `at`.
+    pub fn index_lost(&mut self, at: u64) {
+        self.losses.push(Loss { at, told: None });
+    }
+
+    /// The server has made its index anew, and says that `count` letters may come again.
+    pub fn rebuilt(&mut self, count: u64) {
+        self.losses.iter_mut().filter(|l| l.told.is_none()).for_each(|l| l.told = Some(count));
+    }
+
+    /// An operator deletes a letter.
+    pub fn deleting(&mut self, number: u64) {
+        self.deleted.entry(number).or_default();
+    }
+
+    /// At `at` the server had said that the letter was deleted.
+    pub fn deleted(&mut self, number: u64, at: u64) {
+        self.deleted.entry(number).or_default().get_or_insert(at);
+    }
+
+    /// At a start, before anything was sent, the queue held these, and called those in doubt.
+    pub fn inspected(&mut self, at: u64, queued: &BTreeSet<Owed>, in_doubt: BTreeSet<Owed>) {
+        for (n, r) in self.owed().into_iter().filter(|o| !queued.contains(o)) {
+            self.odd.push(format!("lost: letter {n} for {r} is not in the queue after a start"));
+        }
+        self.inspections.push(Inspection { at, in_doubt });
+    }
+
     /// A remote server took `data`, sent to it at `sent`; gives the delivery numbers.
     pub fn deliver(&mut self, sender: &str, recipients: &[String], data: &[u8], sent: u64) -> Vec<usize> {
         let (traces, rest) = strip_traces(data);
         let number = letter_number(rest);
         if sender.is_empty() {
-            self.bounce(recipients, data);
+            self.bounce(recipients, data, sent);
             return Vec::new();
         }
         let hash = hash(rest);
         let first = self.deliveries.len();
+        self.delivered.extend(number.iter().flat_map(|n| recipients.iter().map(move |r| (*n, r.clone()))));
         self.deliveries.extend(recipients.iter().map(|r| {
             let recipient = r.clone();
             Delivery { number, recipient, hash, traces, sent, confirmed: None }
@@ -125,29 +192,37 @@ impl Ledger {
         deliveries.iter().for_each(|&i| self.deliveries[i].confirmed = Some(now));
     }
 
-    fn bounce(&mut self, recipients: &[String], data: &[u8]) {
-        let text = String::from_utf8_lossy(data);
-        let Some(number) = text.lines().find_map(|l| l.strip_prefix("X-Sim: ")?.trim().parse().ok()) else {
-            return;
-        };
-        // RFC 3463 3.5: delivery time expired. No history lasts as long as a letter is tried.
-        if text.lines().any(|l| l.trim() == "Status: 5.4.7") {
-            self.odd.push(format!("expired: letter {number}, before its time"));
+    fn bounce(&mut self, recipients: &[String], data: &[u8], sent: u64) {
+        let mut report = report(data);
+        if report.number == 0 {
+            // A body that cannot be read is not returned; who sent to whom tells letters apart, too.
+            let of = |l: &Letter| {
+                recipients.contains(&l.sender) && report.failed.iter().any(|r| l.recipients.contains(r))
+            };
+            report.number = self.letters.iter().find(|(_, l)| of(l)).map_or(0, |(&n, _)| n);
         }
-        let sender = self.letters.get(&number).map(|l| l.sender.as_str());
+        // RFC 3463 3.5: delivery time expired.
+        if report.expired && !self.expiring {
+            self.odd.push(format!("expired: letter {}, before its time", report.number));
+        }
+        let sender = self.letters.get(&report.number).map(|l| l.sender.as_str());
         if recipients.iter().any(|r| Some(r.as_str()) == sender) {
-            let named = text.lines().filter_map(|l| l.strip_prefix("Final-Recipient: rfc822;"));
-            self.bounced.extend(named.map(|r| (number, r.trim().to_owned())));
+            for failed in report.failed {
+                let about = (report.number, failed);
+                self.bounced.insert(about.clone());
+                self.bounces.push(Notice { about, id: report.id.clone(), sent });
+            }
         }
     }
 
-    /// What is still owed: acknowledged recipients neither delivered nor bounced.
-    pub fn owed(&self) -> Vec<(u64, String)> {
-        let acked = self.letters.iter().filter(|(_, l)| l.fate == Fate::Acked);
+    /// What is still owed: acknowledged recipients neither delivered nor bounced, of letters that
+    /// nobody has deleted.
+    pub fn owed(&self) -> Vec<Owed> {
+        let acked =
+            self.letters.iter().filter(|(n, l)| l.fate == Fate::Acked && !self.deleted.contains_key(n));
         acked
             .flat_map(|(&n, l)| l.recipients.iter().map(move |r| (n, r.clone())))
-            .filter(|(n, r)| !self.deliveries.iter().any(|d| d.number == Some(*n) && d.recipient == *r))
-            .filter(|owed| !self.bounced.contains(owed))
+            .filter(|owed| !self.delivered.contains(owed) && !self.bounced.contains(owed))
             .collect()
     }
 
@@ -173,7 +248,57 @@ impl Ledger {
             }
         }
         found.extend(self.odd.iter().cloned());
-        found.extend(self.duplicates());
+        let mut again = BTreeSet::new();
+        found.extend(self.duplicates(&mut again));
+        found.extend(self.risen(&mut again));
+        if self.losses.iter().all(|l| l.told.is_some()) {
+            let told: u64 = self.losses.iter().filter_map(|l| l.told).sum();
+            if again.len() as u64 > told {
+                found.push(format!("untold: {} letters came again, of {told} it was said", again.len()));
+            }
+        }
+        found
+    }
+
+    /// True if the index was lost between these times.
+    fn lost_between(&self, from: u64, to: u64) -> bool {
+        self.losses.iter().any(|l| from <= l.at && l.at <= to)
+    }
+
+    /// Letters that were over, deleted or reported as failed, and came all the same. `again`: those
+    /// that a lost index excuses.
+    fn risen(&self, again: &mut BTreeSet<u64>) -> Vec<String> {
+        let mut found = Vec::new();
+        let mut ended: BTreeMap<&Owed, &Notice> = BTreeMap::new();
+        for b in &self.bounces {
+            let first = *ended.entry(&b.about).or_insert(b);
+            if first.id == b.id {
+                continue;
+            }
+            if self.lost_between(first.sent.min(b.sent), first.sent.max(b.sent)) {
+                again.insert(b.about.0);
+            } else {
+                found.push(format!("risen: {:?} was reported as failed twice", b.about));
+            }
+        }
+        for d in &self.deliveries {
+            let Some(n) = d.number else { continue };
+            let mut over = |what: &str, from: u64| {
+                if self.lost_between(from, d.sent) {
+                    again.insert(n);
+                } else {
+                    found.push(format!("risen: letter {n} for {} was {what}, and came", d.recipient));
+                }
+            };
+            if let Some(b) = ended.get(&(n, d.recipient.clone())).filter(|b| b.sent < d.sent) {
+                over("reported as failed", b.sent);
+            }
+            // What was in flight when it was deleted ends with the process.
+            let deleted = self.deleted.get(&n).copied().flatten();
+            if let Some(at) = deleted.filter(|at| self.crashes.iter().any(|c| *at < c.at && c.at < d.sent)) {
+                over("deleted", at);
+            }
+        }
         found
     }
 
@@ -184,7 +309,10 @@ impl Ledger {
     /// Excuses, as the promise has them: the answer to the first was not read (the connection was
     /// lost after the final dot), or the memory of it was lost: by a crash before its outcome can
     /// have been written, or by any crash after an error of the journal.
-    fn duplicates(&self) -> Vec<String> {
+    ///
+    /// What a crash excuses must have been listed as in doubt by the start that followed. `again`: letters
+    /// that only a lost index excuses.
+    fn duplicates(&self, again: &mut BTreeSet<u64>) -> Vec<String> {
         let mut sent: Vec<&Delivery> = self.deliveries.iter().collect();
         sent.sort_by_key(|d| d.sent);
         let mut last: BTreeMap<(Option<u64>, &str), &Delivery> = BTreeMap::new();
@@ -192,14 +320,57 @@ impl Ledger {
         for d in sent {
             let Some(before) = last.insert((d.number, &d.recipient), d) else { continue };
             let Some(read) = before.confirmed else { continue };
+            let lost = self.lost_between(before.sent, d.sent);
             let forgotten =
                 |c: &&Crash| before.sent <= c.at && c.at <= d.sent && (!c.sound || c.at <= read + NOTED);
-            if !self.crashes.iter().any(|c| forgotten(&c)) {
-                found.push(format!("duplicate: letter {:?} for {}, no excuse", d.number, d.recipient));
+            match self.crashes.iter().find(forgotten) {
+                _ if lost => again.extend(d.number),
+                None => {
+                    found.push(format!("duplicate: letter {:?} for {}, no excuse", d.number, d.recipient))
+                }
+                Some(crash) => found.extend(self.unlisted(before, crash, d)),
             }
         }
         found
     }
+
+    fn unlisted(&self, before: &Delivery, crash: &Crash, d: &Delivery) -> Option<String> {
+        let after = |i: &&Inspection| crash.at < i.at && i.at < d.sent;
+        let inspection = self.inspections.iter().find(after)?;
+        let about = (d.number?, d.recipient.clone());
+        let told = inspection.in_doubt.contains(&about) || before.confirmed > Some(crash.at);
+        (!told).then(|| format!("duplicate: {about:?} was not listed as in doubt after the crash"))
+    }
+}
+
+/// What a notification says.
+pub struct Report {
+    /// Of which letter; 0: it does not say.
+    pub number: u64,
+    /// Its recipients that have failed.
+    pub failed: Vec<String>,
+    /// Its Message-ID.
+    id: String,
+    /// Because their time was over.
+    expired: bool,
+}
+
+/// Reads a notification.
+pub fn report(data: &[u8]) -> Report {
+    let text = String::from_utf8_lossy(data);
+    let number = text.lines().find_map(|l| l.strip_prefix("X-Sim: ")?.trim().parse().ok()).unwrap_or(0);
+    let id = text.lines().find_map(|l| l.strip_prefix("Message-ID:")).unwrap_or_default();
+    let mut out = Report { number, failed: Vec::new(), id: id.trim().to_owned(), expired: false };
+    let mut recipient = None;
+    for line in text.lines() {
+        if let Some(address) = line.strip_prefix("Final-Recipient: rfc822;") {
+            recipient = Some(address.trim().to_owned());
+        } else if line.trim() == "Action: failed" {
+            out.failed.extend(recipient.take());
+        }
+        out.expired |= line.trim() == "Status: 5.4.7";
+    }
+    out
 }
 
 /// Number of Received fields at the top, and what follows them.
@@ -249,7 +420,8 @@ mod tests {
         l.deliver("a@a.example", &to("b@b.example"), &traced, 5);
         assert_eq!(l.check(1), Vec::<String>::new());
         let mut l = acked();
-        let dsn = [b"Subject: x\r\n\r\nFinal-Recipient: rfc822; b@b.example\r\n\r\n", BODY].concat();
+        let dsn = [b"Subject: x\r\n\r\nFinal-Recipient: rfc822; b@b.example\r\nAction: failed\r\n\r\n", BODY]
+            .concat();
         l.deliver("", &to("someone@else.example"), &dsn, 5);
         assert_eq!(l.owed().len(), 1, "the notification went to somebody else");
         l.deliver("", &to("a@a.example"), &dsn, 5);

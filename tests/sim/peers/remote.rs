@@ -27,8 +27,12 @@ pub struct Manners {
     pub break_data: u64,
     /// The letter is taken and the connection closed without a word.
     pub silent_take: u64,
-    /// Pipelining is not offered.
+    /// Pipelining is not offered, nor chunking.
     pub plain: bool,
+    /// Chunking is not offered.
+    pub dots: bool,
+    /// Chunking is offered, and not known.
+    pub no_bdat: bool,
 }
 
 /// What a remote server does next with its connection.
@@ -50,6 +54,8 @@ struct Transaction {
     sender: Option<String>,
     recipients: Vec<String>,
     chunks: Vec<u8>,
+    /// RSET came right before it: the sender may not have read the replies before that.
+    behind: bool,
 }
 
 impl Remote {
@@ -108,8 +114,8 @@ impl Remote {
             return Ok(());
         }
         let mut t = Transaction::default();
-        // Deliveries whose 250 the client has not shown to have read yet.
-        let mut unconfirmed = Vec::new();
+        // Deliveries whose 250 the client has not shown to have read yet; by chunks.
+        let (mut unconfirmed, mut chunked) = (Vec::new(), false);
         loop {
             let line = wire.line().await?;
             let text = String::from_utf8_lossy(&line).into_owned();
@@ -118,10 +124,19 @@ impl Remote {
                 "EHLO" => self.ehlo(&wire).await?,
                 "HELO" | "NOOP" => drop(self.answer(&wire, None, "250 2.0.0 ok\r\n").await?),
                 "RSET" => {
-                    t = Transaction::default();
+                    t = Transaction { behind: true, ..Transaction::default() };
                     wire.send("250 2.0.0 ok\r\n").await?;
                 }
+                "MAIL" if t.sender.is_some() => {
+                    self.rt.world().violation("MAIL within a transaction".to_owned());
+                    wire.send("503 5.5.1 nested MAIL\r\n").await?;
+                }
                 "MAIL" => {
+                    // What is sent ahead behind a chunk begins with RSET; so this was not.
+                    if chunked && !std::mem::take(&mut t.behind) {
+                        self.ledger.borrow_mut().confirm(&unconfirmed, self.rt.world().now());
+                        unconfirmed.clear();
+                    }
                     t = Transaction::default();
                     let sender = path(&text);
                     if self.answer(&wire, Some(&sender), "250 2.1.0 ok\r\n").await? {
@@ -135,12 +150,13 @@ impl Remote {
                         // alone proves nothing, it may have been sent ahead (RFC 2920).
                         let now = self.rt.world().now();
                         self.ledger.borrow_mut().confirm(&unconfirmed, now);
-                        unconfirmed = self.take(&wire, &mut t).await?;
+                        (unconfirmed, chunked) = (self.take(&wire, &mut t).await?, false);
                     }
                 }
                 "BDAT" => {
                     if self.bdat(&mut wire, &mut t, &text).await? {
-                        unconfirmed = self.take(&wire, &mut t).await?;
+                        unconfirmed.extend(self.take(&wire, &mut t).await?);
+                        chunked = true;
                     }
                 }
                 "QUIT" => return wire.send("221 2.0.0 bye\r\n").await,
@@ -150,9 +166,12 @@ impl Remote {
     }
 
     async fn ehlo(&self, wire: &Wire) -> io::Result<()> {
-        let plain = self.manners.get().plain;
-        let good = if plain {
+        let m = self.manners.get();
+        let good = if m.plain {
             "250-remote.example\r\n250 8BITMIME\r\n"
+        } else if m.dots {
+            "250-remote.example\r\n250-PIPELINING\r\n250-8BITMIME\r\n250-SMTPUTF8\r\n\
+             250-ENHANCEDSTATUSCODES\r\n250 SIZE 1000000\r\n"
         } else {
             "250-remote.example\r\n250-PIPELINING\r\n250-8BITMIME\r\n250-SMTPUTF8\r\n\
              250-ENHANCEDSTATUSCODES\r\n250-CHUNKING\r\n250 SIZE 1000000\r\n"
@@ -209,14 +228,26 @@ impl Remote {
         let mut words = text.split(' ').skip(1);
         let size = words.next().and_then(|w| w.parse().ok()).ok_or(io::ErrorKind::InvalidData)?;
         let last = words.next().is_some_and(|w| w.eq_ignore_ascii_case("LAST"));
+        if size > 20 && self.rt.world().chance(self.manners.get().break_data) {
+            wire.exactly(20).await?;
+            wire.stream().abort();
+            return Err(io::ErrorKind::ConnectionAborted.into());
+        }
         let bytes = wire.exactly(size).await?;
+        if self.manners.get().no_bdat {
+            wire.send("502 5.5.1 not implemented\r\n").await?;
+            return Ok(false);
+        }
         if t.recipients.is_empty() {
             wire.send("503 5.5.1 no valid recipients\r\n").await?;
             return Ok(false);
         }
         t.chunks.extend_from_slice(&bytes);
+        if last && bare(&t.chunks) {
+            self.rt.world().violation("a bare CR or LF left the server".to_owned());
+        }
         if !last {
-            wire.send("250 2.0.0 chunk\r\n").await?;
+            self.answer(wire, t.sender.as_deref(), "250 2.0.0 chunk\r\n").await?;
         }
         Ok(last)
     }
@@ -247,6 +278,15 @@ impl Remote {
         wire.send("250 2.0.0 taken\r\n").await?;
         Ok(deliveries)
     }
+}
+
+/// True if a CR or LF stands alone.
+fn bare(bytes: &[u8]) -> bool {
+    bytes.iter().enumerate().any(|(i, b)| match b {
+        b'\n' => i == 0 || bytes[i - 1] != b'\r',
+        b'\r' => bytes.get(i + 1) != Some(&b'\n'),
+        _ => false,
+    })
 }
 
 /// What stands between the angle brackets.

@@ -19,6 +19,8 @@ fn rude(world: &World) -> Manners {
         break_data: some(500),
         silent_take: some(1_000),
         plain: world.chance(3_000),
+        dots: world.chance(3_000),
+        no_bdat: false,
     }
 }
 

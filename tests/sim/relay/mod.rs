@@ -1,25 +1,34 @@
 //! Histories of the whole relay: scripted clients before it, scripted servers behind it, a bad net,
 //! a bad disk, and crashes; then the faults stop, the queue must drain and the ledger balance.
 
+mod cases;
+mod inspect;
 mod node;
+mod waiting;
 
 use crate::disk::DiskFaults;
 use crate::journal::swarm;
-use crate::machine::Machine;
+use crate::machine::{Machine, SimRuntime};
 use crate::net::{NetFaults, SimNet};
 use crate::peers::client::{Client, Letter, Style};
 use crate::peers::ledger::{Fate, SharedLedger};
 use crate::peers::remote::{Manners, Remote};
 use crate::seeds::{self, History};
 use crate::world::{Death, MS, SEC, World};
+use inspect::Seen;
 use node::Tables;
+use ringpost::base::time::Mono;
+use ringpost::queue::desk::loading::Loaded;
+use ringpost::queue::desk::open::Recovery;
+use ringpost::queue::desk::{self, Desk};
 use ringpost::runtime::Runtime;
 use ringpost::storage;
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::time::Duration;
 
-const DOMAINS: &[&str] = &["a.example", "b.example"];
+const DOMAINS: &[&str] = &["a.example", "b.example", "c.example", "d.example"];
 
 /// Everything of one history.
 #[derive(Clone)]
@@ -28,62 +37,170 @@ struct Stage {
     net: SimNet,
     relay: Machine,
     clients: Machine,
+    behind: Rc<Vec<Machine>>,
+    domains: &'static [&'static str],
     remotes: Vec<Remote>,
     tables: Rc<Tables>,
     ledger: SharedLedger,
     next: Rc<Cell<u64>>,
+    storage: storage::Options,
+    options: desk::Options,
+    life: Rc<Life>,
+    /// The index may be missing, or of no use, at the next start.
+    harmed: Rc<Cell<bool>>,
+    /// The last process has ended in order, with nothing in flight.
+    clean: Rc<Cell<bool>>,
+    /// What the last look through the queue has found.
+    seen: Rc<RefCell<Option<Seen>>>,
+}
+
+/// Whether the queue of a new process is looked through.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Look {
+    /// No: it sends at once.
+    No,
+    /// Before anything is sent.
+    First,
+    /// And nothing is ever sent.
+    Only,
+}
+
+/// What is known of the process that runs.
+#[derive(Default)]
+struct Life {
+    desk: RefCell<Option<Desk<SimRuntime>>>,
+    /// It takes mail.
+    open: Cell<bool>,
+    /// It is to end in order, and has.
+    stop: Cell<bool>,
+    stopped: Cell<bool>,
+    /// What was found in the index.
+    loaded: Cell<Option<Loaded>>,
 }
 
 impl Stage {
-    fn new(world: &World) -> Self {
+    /// A relay before servers for the first `domains` domains.
+    fn new(world: &World, domains: usize, storage: storage::Options, options: desk::Options) -> Self {
         let net = SimNet::new(world);
         let ledger = SharedLedger::default();
-        let behind: Vec<Machine> = (2..4).map(|n| Machine::new(world, &net, n)).collect();
+        let domains = &DOMAINS[..domains];
+        let behind: Vec<Machine> =
+            (0..domains.len()).map(|n| Machine::new(world, &net, 10 + n as u32)).collect();
         let routes: Vec<(&'static str, SocketAddr)> =
-            DOMAINS.iter().zip(&behind).map(|(d, m)| (*d, SocketAddr::new(m.ip(), 25))).collect();
+            domains.iter().zip(&behind).map(|(d, m)| (*d, SocketAddr::new(m.ip(), 25))).collect();
         let remote = |m: &Machine| Remote::start(&m.boot(), &ledger, Manners::default());
         Stage {
             world: world.clone(),
             relay: Machine::new(world, &net, 1),
             clients: Machine::new(world, &net, 4),
             remotes: behind.iter().map(remote).collect(),
+            behind: Rc::new(behind),
+            domains,
             tables: Tables::new(&routes),
             net,
             ledger,
             next: Rc::new(Cell::new(1)),
+            storage,
+            options,
+            life: Rc::default(),
+            harmed: Rc::default(),
+            clean: Rc::default(),
+            seen: Rc::default(),
         }
     }
 
     /// A process of the relay; what goes wrong at its start is a violation when nothing is faulty.
-    fn boot(&self, calm: bool) {
+    fn boot(&mut self, calm: bool, look: Look) {
+        self.life = Rc::default();
         let rt = self.relay.boot();
-        let (me, task_rt) = (self.clone(), rt.clone());
+        let me = self.clone();
+        let task_rt = rt.clone();
         rt.spawn(async move {
-            let options = storage::Options::tiny();
-            match node::start(&me.relay, &task_rt, me.tables.clone(), options).await {
-                Ok((desk, recovery)) => {
-                    me.world.event("open", recovery.messages as u64, recovery.in_doubt as u64);
-                    let j = &recovery.journal;
-                    if j.damage_count > 0 || j.set_aside > 0 || !recovery.malformed.is_empty() {
-                        me.world.violation(format!("damage that nobody did: {recovery:?}"));
-                    }
-                    // The process lives as long as its queue is held.
-                    let _held = desk;
-                    me.world.pause(u64::MAX / 4).await;
-                }
+            let opened =
+                node::open(&task_rt, me.tables.clone(), me.storage.clone(), me.options.clone()).await;
+            match opened {
+                Ok((desk, recovery)) => me.live(&task_rt, desk, &recovery, look).await,
                 Err(e) if calm => me.world.violation(format!("does not start: {e}")),
                 Err(_) => {}
             }
         });
     }
 
+    async fn live(&self, rt: &SimRuntime, desk: Desk<SimRuntime>, recovery: &Recovery, look: Look) {
+        let life = &self.life;
+        self.world.event("open", recovery.messages as u64, recovery.in_doubt as u64);
+        let j = &recovery.journal;
+        if j.damage_count > 0 || j.set_aside > 0 || !recovery.malformed.is_empty() {
+            self.world.violation(format!("damage that nobody did: {recovery:?}"));
+        }
+        if recovery.index_lost {
+            if !self.harmed.get() {
+                self.world.violation(format!("an index was lost that nobody harmed: {recovery:?}"));
+            }
+            self.ledger.borrow_mut().index_lost(self.world.now());
+        }
+        *life.desk.borrow_mut() = Some(desk.clone());
+        if look != Look::No {
+            self.look_through(&desk).await;
+        }
+        if look == Look::Only {
+            return self.world.pause(u64::MAX / 4).await;
+        }
+        self.clean.set(false);
+        node::serve(&self.relay, rt, self.tables.clone(), &desk);
+        life.open.set(true);
+        self.heed_loading(&desk).await;
+        // The process lives as long as its queue is held.
+        while !life.stop.get() {
+            self.world.pause(20 * MS).await;
+        }
+        desk.stop();
+        let now = Mono(self.world.now());
+        let settled = desk.drained(now.after(Duration::from_secs(30))).await;
+        desk.close().await;
+        life.desk.take();
+        self.world.event("closed", u64::from(settled), 0);
+        self.clean.set(settled && !desk.is_dead());
+        life.stopped.set(true);
+    }
+
+    /// Waits until the index is read, and notes what that said.
+    async fn heed_loading(&self, desk: &Desk<SimRuntime>) {
+        let Some(loaded) = desk.loaded().await else { return };
+        self.world.event("loaded", loaded.parked, loaded.in_doubt);
+        self.life.loaded.set(Some(loaded));
+        if let Some(count) = loaded.rebuilt {
+            self.ledger.borrow_mut().rebuilt(count);
+            self.harmed.set(false);
+        }
+    }
+
+    /// The process ends, one way or another.
+    fn kill(&self, how: Death) {
+        self.relay.disk.count_crash();
+        let loading = self.life.desk.borrow().as_ref().is_some_and(|d| d.stats().loading);
+        if loading {
+            self.relay.disk.count("crash while loading");
+        }
+        // Before its tasks, which share it.
+        self.life.desk.take();
+        self.relay.kill(how);
+        let f = self.relay.disk.faults();
+        let sound = !f.lying && f.write_error + f.short_write + f.sync_error == 0 && f.capacity.is_none();
+        self.ledger.borrow_mut().crashed(self.world.now(), sound);
+    }
+
     /// One client session with some letters.
     fn session(&self, style: Style) {
-        let rt = self.clients.boot();
         let count = 1 + self.world.below(6);
         let first = self.next.replace(self.next.get() + count);
         let letters: Vec<Letter> =
-            (first..first + count).map(|n| Letter::random(&self.world, n, DOMAINS)).collect();
+            (first..first + count).map(|n| Letter::random(&self.world, n, self.domains)).collect();
+        self.send(letters, style);
+    }
+
+    fn send(&self, letters: Vec<Letter>, style: Style) {
+        let rt = self.clients.boot();
         let server = SocketAddr::new(self.relay.ip(), 25);
         let client = Client { rt: rt.clone(), ledger: self.ledger.clone(), server };
         rt.spawn(async move {
@@ -112,6 +229,8 @@ impl Stage {
                 break_data: some(500),
                 silent_take: some(500),
                 plain: world.chance(2_000),
+                dots: world.chance(3_000),
+                no_bdat: world.chance(1_000),
             });
         }
         self.set_clock(3_000);
@@ -130,29 +249,26 @@ impl Stage {
         }
     }
 
-    async fn rough_life(&self, lying: bool) {
-        let world = &self.world;
+    async fn rough_life(&mut self, lying: bool) {
+        let world = self.world.clone();
         if lying {
             self.relay.disk.set_faults(DiskFaults { lying, ..DiskFaults::default() });
         } else {
             self.misbehave();
         }
-        self.boot(false);
+        self.boot(false, Look::No);
         for _ in 0..world.below(8) {
             world.pause(world.below([3 * MS, 100 * MS, 5 * SEC][world.below(3) as usize])).await;
             self.set_clock(500);
-            self.session(if lying { Style::honest() } else { Style::random(world) });
+            self.session(if lying { Style::honest() } else { Style::random(&world) });
         }
         let long = [MS, 50 * MS, SEC, 60 * SEC];
         world.pause(world.below(long[world.below(if lying { 2 } else { 4 }) as usize])).await;
         let how = if lying || world.chance(5_000) { Death::Power } else { Death::Process };
-        self.relay.kill(how);
-        let f = self.relay.disk.faults();
-        let sound = !f.lying && f.write_error + f.short_write + f.sync_error == 0 && f.capacity.is_none();
-        self.ledger.borrow_mut().crashed(world.now(), sound);
+        self.kill(how);
     }
 
-    async fn calm_life(&self) {
+    async fn calm_life(&mut self) {
         self.net.set_faults(NetFaults::default());
         self.relay.disk.set_faults(DiskFaults::default());
         self.remotes.iter().for_each(|r| r.set_manners(Manners::default()));
@@ -160,7 +276,7 @@ impl Stage {
         self.set_clock(5_000);
         // Sessions of the rough days come to their end.
         self.world.pause(1_000 * SEC).await;
-        self.boot(true);
+        self.boot(true, Look::No);
         self.world.pause(2 * SEC).await;
         let before = self.ledger.borrow().count(Fate::Acked);
         self.session(Style::honest());
@@ -178,16 +294,18 @@ impl Stage {
 }
 
 fn history(world: &World, lying: bool) -> History {
-    let stage = Stage::new(world);
-    let (w, s) = (world.clone(), stage.clone());
+    let mut stage = Stage::new(world, 2, storage::Options::tiny(), node::options());
+    stage.harmed.set(lying);
+    let ledger = stage.ledger.clone();
+    let w = world.clone();
     world.block_on(async move {
         for _ in 0..1 + w.below(4) {
-            s.rough_life(lying).await;
+            stage.rough_life(lying).await;
             w.pause(w.below(3 * SEC)).await;
         }
-        s.calm_life().await;
+        stage.calm_life().await;
     });
-    stage.ledger.borrow().check(1).into_iter().for_each(|v| world.violation(v));
+    ledger.borrow().check(1).into_iter().for_each(|v| world.violation(v));
     History::of(world)
 }
 

@@ -25,7 +25,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 /// Where its queue is.
-const FOLDER: &str = "/data/queue/0000";
+pub const FOLDER: &str = "/data/queue/0000";
 
 /// Domains and the servers that have them; everybody may relay.
 pub struct Tables(Vec<(&'static str, Rc<Hop>)>);
@@ -76,35 +76,44 @@ impl Resolve for NoNames {
     }
 }
 
-/// Starts the relay on `machine` and lets it listen on port 25. `Err`: the queue cannot be opened.
-pub async fn start(
-    machine: &Machine,
-    rt: &SimRuntime,
-    tables: Rc<Tables>,
-    storage: storage::Options,
-) -> Result<(Desk<SimRuntime>, Recovery), String> {
-    let metrics = metrics::Core::new(&NoopRecorder, 0);
+/// How the relay works unless a history wants something else.
+pub fn options() -> desk::Options {
     let mut options = desk::Options::new("mx.example", "postmaster@a.example");
     options.retry = Backoff { first: Duration::from_secs(5), max: Duration::from_secs(60) };
     options.bounce_lifetime = Duration::from_secs(5 * 86_400);
     options.recipients_max = 5;
+    options.archive = storage::archive::Options::tiny();
+    options
+}
+
+/// Opens the queue on the machine of `rt`; nothing is sent yet.
+pub async fn open(
+    rt: &SimRuntime,
+    tables: Rc<Tables>,
+    storage: storage::Options,
+    options: desk::Options,
+) -> Result<(Desk<SimRuntime>, Recovery), String> {
     let parts = Parts {
         rt: rt.clone(),
         storage,
         poison: storage::Poison::new(),
         log: LogNumber(0),
         options,
-        metrics: metrics.clone(),
-        routing: tables.clone(),
+        metrics: metrics::Core::new(&NoopRecorder, 0),
+        routing: tables,
     };
-    let (desk, recovery) = Desk::open(Path::new(FOLDER), parts).await.map_err(|e| e.to_string())?;
-    bounce::start(&desk);
-    agent::start(&desk, Rc::new(NoNames), agent::Options::new("mx.example"));
+    Desk::open(Path::new(FOLDER), parts).await.map_err(|e| e.to_string())
+}
+
+/// Lets it send, and listen on port 25.
+pub fn serve(machine: &Machine, rt: &SimRuntime, tables: Rc<Tables>, desk: &Desk<SimRuntime>) {
+    bounce::start(desk);
+    agent::start(desk, Rc::new(NoNames), agent::Options::new("mx.example"));
     let mut sessions = serve::Options::new("mx.example");
-    // Small, so that bodies go beside and memory runs out.
-    (sessions.side_bytes, sessions.memory) = (8 << 10, 64 << 10);
-    let ctx = Context::new(rt.clone(), Intake::new(desk.clone()), tables, metrics, sessions);
+    // Small, so that memory runs out; bodies go beside as they come in, or are kept until their end.
+    sessions.side_bytes = if rt.world().below(2) == 0 { 8 << 10 } else { 1 << 20 };
+    sessions.memory = if rt.world().below(2) == 0 { 64 << 10 } else { 1 << 20 };
+    let ctx = Context::new(rt.clone(), Intake::new(desk.clone()), tables, desk.metrics().clone(), sessions);
     let listener = Rc::new(machine.boot().listen(25));
     rt.spawn(serve::accept(ctx, listener));
-    Ok((desk, recovery))
 }
