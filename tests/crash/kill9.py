@@ -98,7 +98,7 @@ class NextHop:
 def kill_and_restart(server, folder, rng, kills, doubt, seen):
     """One kill, at a random moment of the load, and the way back; gives the seconds it took."""
     time.sleep(rng.uniform(0.05, 1.2))
-    seen.append(server.metric("ringpost_queue_parked") or 0)
+    seen.append(server.parked_now())
     kills.append(server.kill())
     begin = time.time()
     if rng.random() < 0.2:
@@ -170,7 +170,7 @@ def main():
         for line in v["examples"]:
             print(line)
         text = f"{len(kills)} kills under load or in recovery, {archived} of them with mail in archive and "
-        text += f"index (up to {max(seen):.0f} messages), slowest way back {slowest:.2f} s; "
+        text += f"index (up to {max(seen)} messages), slowest way back {slowest:.2f} s; "
         text += f"{v['acknowledged']} acknowledged, {v['delivered']} delivered, {told} returned, "
         text += f"{v['lost']} lost, {v['invented']} invented, {v['altered']} altered, "
         text += f"{v['duplicates']} duplicates, {v['duplicates_unexcused']} of them without excuse, "

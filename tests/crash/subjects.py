@@ -274,6 +274,12 @@ class Server:
             time.sleep(0.5)
         return left
 
+    def parked_now(self):
+        """How many messages are in archive and index at this moment (the metric is a second old)."""
+        words = [self.binary, "queue", "stats", "--json", "-c", self.config]
+        out = subprocess.run(words, check=True, timeout=60, capture_output=True, text=True).stdout
+        return sum(json.loads(line)["parked"] for line in out.splitlines())
+
     def delete(self, ids):
         """Takes messages out of the queue; gives how many."""
         words = [self.binary, "queue", "delete", *ids, "--json", "-c", self.config]
