@@ -13,6 +13,6 @@ mod operator;
 mod queue;
 mod relay;
 mod source;
-mod table;
 mod storage;
+mod table;
 mod tidy;
