@@ -32,9 +32,8 @@ use crate::base::time::{Mono, Wall};
 use crate::message::body::BodyFlags;
 use crate::message::envelope::EnvelopeView;
 use crate::metrics;
-use crate::queue::age::Ages;
 use crate::queue::bodies::Bodies;
-use crate::queue::index::{Cover, DestId, Entry, Index, Key, Phase, Recipient};
+use crate::queue::index::{Cover, DestId, Entry, Key, Phase, Recipient};
 use crate::queue::ledger::Change;
 use crate::queue::limits::{Admission, Limits};
 use crate::queue::pace::Backoff;
@@ -187,51 +186,8 @@ impl<R: Runtime> Desk<R> {
     ) -> Self {
         let (now, wall) = (rt.now(), rt.wall());
         metrics.queue_loading.set(1.0);
-        let state = State {
-            index: Index::default(),
-            schedule: Schedule::new(options.rules),
-            bodies: Bodies::new(options.limits.body_bytes),
-            timers: crate::base::wheel::Wheel::new(state::tick_at(now)),
-            ages: Ages::new(now, wall, MessageId(0)),
-            doors: Vec::new(),
-            commits: Default::default(),
-            batches: 0,
-            staged_bytes: 0,
-            unsettled: Default::default(),
-            slips: Default::default(),
-            notices: Default::default(),
-            sweeps: Default::default(),
-            last_id: MessageId(0),
-            loads: 0,
-            flights: 0,
-            telling: 0,
-            next_idle: 0,
-            dead: false,
-            closing: false,
-            moving: false,
-            stirred: false,
-            ledger: Default::default(),
-            loaded: false,
-            found: None,
-            said: Default::default(),
-            journaled: Default::default(),
-            rows_sure: false,
-            orphans: Default::default(),
-            recalls: Default::default(),
-            archived: 0,
-            archived_through: 0,
-            hurry: false,
-            index_ended: false,
-            index_bell: Default::default(),
-            pulse_at: now,
-            commit_bell: Default::default(),
-            pulse_bell: Default::default(),
-            agent_bell: Default::default(),
-            notice_bell: Default::default(),
-            mover_bell: Default::default(),
-            crowd: Default::default(),
-            scratch: Vec::new(),
-        };
+        let schedule = Schedule::new(options.rules);
+        let state = State::new(schedule, Bodies::new(options.limits.body_bytes), now, wall);
         Desk(Rc::new(Inner {
             rt,
             keeper,

@@ -466,8 +466,8 @@ mod tests {
                         prop_assert_eq!(gone, (id, parked.is_some()));
                     }
                 }
-                let c = index.counters();
-                prop_assert_eq!((c.messages, c.active, c.bytes), (model.len(), model.len(), 10 * model.len() as u64));
+                let (c, n) = (index.counters(), model.len());
+                prop_assert_eq!((c.messages, c.active, c.bytes), (n, n, 10 * n as u64));
                 prop_assert_eq!(index.oldest().map(|i| i.0), model.keys().next().copied());
                 prop_assert_eq!(index.find(MessageId(id)), model.get(&id).map(|m| m.0));
             }

@@ -148,6 +148,21 @@ impl Found {
     }
 }
 
+/// What was found in the index.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Loaded {
+    /// Messages that wait, bodies in the archive.
+    pub parked: u64,
+    /// Recipients of them that may have been in flight.
+    pub in_doubt: u64,
+    /// Rows that could not be read. Their messages are in the archive still.
+    pub unreadable: u64,
+    /// The index was made anew: so many of the messages may have been sent before.
+    pub rebuilt: Option<u64>,
+    /// Side files that no message named.
+    pub orphans: u64,
+}
+
 /// Something that the log says of a message whose state is in the index.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Said {

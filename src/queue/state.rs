@@ -9,11 +9,10 @@ use crate::base::wheel::Wheel;
 use crate::queue::age::Ages;
 use crate::queue::bell::{Bell, Crowd, SlipNumber, Slips};
 use crate::queue::bodies::Bodies;
-use crate::queue::desk::loading::Loaded;
 use crate::queue::index::{DestId, Entry, Index, Key, Phase, Presence, Recipient, Resident};
 use crate::queue::ledger::Ledger;
 use crate::queue::record::{Effect, Reply, TEXT_MAX};
-use crate::queue::recover::Said;
+use crate::queue::recover::{Loaded, Said};
 use crate::queue::routing::Hop;
 use crate::queue::schedule::{Gate, Schedule};
 use crate::storage::archive::Place;
@@ -252,6 +251,55 @@ pub(crate) struct State {
 }
 
 impl State {
+    /// Of a queue that is empty, at `now`.
+    pub fn new(schedule: Schedule, bodies: Bodies, now: Mono, wall: Wall) -> Self {
+        State {
+            index: Index::default(),
+            schedule,
+            bodies,
+            timers: Wheel::new(tick_at(now)),
+            ages: Ages::new(now, wall, MessageId(0)),
+            doors: Vec::new(),
+            commits: Default::default(),
+            batches: 0,
+            staged_bytes: 0,
+            unsettled: Default::default(),
+            slips: Default::default(),
+            notices: Default::default(),
+            sweeps: Default::default(),
+            last_id: MessageId(0),
+            loads: 0,
+            flights: 0,
+            telling: 0,
+            next_idle: 0,
+            dead: false,
+            closing: false,
+            moving: false,
+            stirred: false,
+            ledger: Default::default(),
+            loaded: false,
+            found: None,
+            said: Default::default(),
+            journaled: Default::default(),
+            rows_sure: false,
+            orphans: Default::default(),
+            recalls: Default::default(),
+            archived: 0,
+            archived_through: 0,
+            hurry: false,
+            index_ended: false,
+            index_bell: Default::default(),
+            pulse_at: now,
+            commit_bell: Default::default(),
+            pulse_bell: Default::default(),
+            agent_bell: Default::default(),
+            notice_bell: Default::default(),
+            mover_bell: Default::default(),
+            crowd: Default::default(),
+            scratch: Vec::new(),
+        }
+    }
+
     /// Wakes whoever can send what has just come for `d`: an idle connection, or the agent. One that
     /// has been woken already takes several messages, and calls others if more are left.
     pub fn call(&mut self, d: DestId, now: Mono) {

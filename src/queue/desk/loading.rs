@@ -12,6 +12,7 @@ use crate::queue::desk::Desk;
 use crate::queue::index::{Archived, NOWHERE};
 use crate::queue::ledger::Change;
 use crate::queue::record::{self, Fate, MessageView, StatesView};
+pub use crate::queue::recover::Loaded;
 use crate::queue::recover::{self, Found, Said, Way};
 use crate::queue::row::{self, Meta, RowHead, RowRecipient, RowView};
 use crate::queue::state::{self, After, OwnedReply, State};
@@ -31,21 +32,6 @@ const SLICE: usize = 1024;
 /// The numbers of transactions of an index made anew are beyond those of all that were lost, so that
 /// an old copy that comes back is known for one.
 const REBUILT: u64 = 1 << 32;
-
-/// What was found in the index.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Loaded {
-    /// Messages that wait, bodies in the archive.
-    pub parked: u64,
-    /// Recipients of them that may have been in flight.
-    pub in_doubt: u64,
-    /// Rows that could not be read. Their messages are in the archive still.
-    pub unreadable: u64,
-    /// The index was made anew: so many of the messages may have been sent before.
-    pub rebuilt: Option<u64>,
-    /// Side files that no message named.
-    pub orphans: u64,
-}
 
 /// An index that has just been opened.
 pub(crate) struct OpenIndex<T> {
