@@ -234,8 +234,8 @@ async fn watch<L: Listener>(
         if desk.is_dead() {
             health.set(State::Poisoned);
             listeners.iter().for_each(|l| l.close());
-            let text = "a write to the journal, the archive or the index failed: no mail is accepted and none \
-                        is sent until a restart; look at the disk, then restart";
+            let text = "a write to the journal, the archive or the index failed: no mail is accepted and \
+                        none is sent until a restart; look at the disk, then restart";
             events.send(Level::Alarm, "journal_poisoned", text.into(), Some(number));
             return;
         }
