@@ -16,8 +16,10 @@ use tokio::sync::{mpsc, oneshot};
 /// Jobs that wait for a thread; who asks more waits before.
 const WAITING: usize = 64;
 
+type Work = Box<dyn FnOnce(&Arc<Store>) + Send>;
+
 pub(super) enum Job {
-    Do(Box<dyn FnOnce(&Arc<Store>) + Send>),
+    Do(Work),
     End(oneshot::Sender<io::Result<()>>),
 }
 

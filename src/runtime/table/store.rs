@@ -192,6 +192,10 @@ impl Store {
 impl Drop for Store {
     fn drop(&mut self) {
         // Nobody waits for the result, and a damaged file must not end the thread.
-        drop(caught(|| Ok(drop(self.db.take()))));
+        let db = self.db.take();
+        drop(caught(move || {
+            drop(db);
+            Ok(())
+        }));
     }
 }

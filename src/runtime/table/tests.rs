@@ -1,5 +1,7 @@
 //! The table on real files: what is kept, what is found out, what a full disk does.
 
+#![allow(clippy::disallowed_methods, reason = "tests damage files and run processes")]
+
 use super::disk::{DiskTable, ask};
 use super::store::Store;
 use super::{Changes, ScanLimit, Table, TableOptions, fresh};
