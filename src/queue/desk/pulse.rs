@@ -19,7 +19,7 @@ use std::time::Duration;
 
 const SECOND: Duration = Duration::from_secs(1);
 /// Timers that fire, or are moved, in one beat.
-const DUE_MAX: usize = 2000;
+const DUE_MAX: usize = 1000;
 
 impl<R: Runtime> Desk<R> {
     pub(crate) async fn pulse(self) {
