@@ -3,6 +3,7 @@
 # durable, each with the same generator and the same sink, in one run on one machine.
 #
 #   benches/relay.sh                      the whole matrix (several hours)
+#   benches/relay.sh --brief              the whole matrix, once, 2 s a cell (about half an hour)
 #   benches/relay.sh --quick              1 KiB, 20 sessions, three modes
 #   benches/relay.sh --only ringpost --sizes "1KiB 100KiB" --sessions "1 20" --modes pipelined
 #
@@ -15,9 +16,9 @@
 set -u -o pipefail
 cd "$(dirname "$0")/.." || exit 1
 
-usage() { sed -n '2,16p' "$0" | sed 's/^# \{0,1\}//'; cat <<'END'
-options: --quick  --only NAME[,NAME] (ringpost postfix floor)  --sizes "S ..."  --sessions "N ..."
-         --modes "M ..." (pipelined lockstep single)  --seconds N  --runs N  --profile dist|release
+usage() { sed -n '2,15p' "$0" | sed 's/^# \{0,1\}//'; cat <<'END'
+options: --quick --brief  --only NAME[,NAME] (ringpost postfix floor)  --sizes "S ..."  --sessions "N ..."
+         --modes "M ..." (pipelined lockstep single)  --seconds N  --warm N  --runs N  --profile dist|release
          --bin FILE (a built ringpost: no build)  --out DIR  --dir DIR (queues; a real disk)
          --server-cpus C --load-cpus C  --install  --keep
 environment: FLOOR (path of the floor program), FLOOR_ARGS (its arguments; @PORT@ @SINK@ @DIR@)
@@ -26,15 +27,17 @@ END
 
 ONLY="ringpost,postfix,floor" SIZES="1KiB 10KiB 100KiB" SESSIONS="1 20 100 1000"
 MODES="pipelined lockstep single" SECS=5 WARM=2 RUNS=3 PROFILE=dist BIN="" OUT=target/relay-bench
-DIR=${TMPDIR:-/var/tmp} SERVER_CPUS=0 LOAD_CPUS=1 INSTALL=no KEEP=no
+DIR=${TMPDIR:-/var/tmp} SERVER_CPUS=0 LOAD_CPUS=1 INSTALL=no KEEP=no PATIENCE=15
 while [ $# -gt 0 ]; do
     case $1 in
         --quick) SIZES=1KiB SESSIONS=20 SECS=3 WARM=1 RUNS=1 ;;
+        --brief) SECS=2 WARM=1 RUNS=1 PATIENCE=3 ;;
         --only) ONLY=$2; shift ;;
         --sizes) SIZES=$2; shift ;;
         --sessions) SESSIONS=$2; shift ;;
         --modes) MODES=$2; shift ;;
         --seconds) SECS=$2; shift ;;
+        --warm) WARM=$2; shift ;;
         --runs) RUNS=$2; shift ;;
         --profile) PROFILE=$2; shift ;;
         --bin) BIN=$2; shift ;;
@@ -103,10 +106,10 @@ machine_busy() {
     awk -v hz="$(getconf CLK_TCK)" '/^cpu / {printf "%.0f\n", ($2+$3+$4+$7+$8+$9)*1e9/hz}' /proc/stat
 }
 
-# Waits up to 30 s for a second in which the machine does nothing else.
+# Waits up to 30 s (6 s with --brief) for a second in which the machine does nothing else.
 quiet() {
     local a b
-    for _ in $(seq 15); do
+    for _ in $(seq "$PATIENCE"); do
         a=$(machine_busy); sleep 1; b=$(machine_busy)
         [ $(( (b - a) * 20 )) -lt $((1000000000 * $(nproc))) ] && return 0
         sleep 1
@@ -259,11 +262,11 @@ start_postfix() {
 }
 
 FLOOR=${FLOOR:-}
-[ -n "$FLOOR" ] || for f in "target/$PROFILE/floor" "target/$PROFILE/examples/floor"; do
-    [ -x "$f" ] && FLOOR=$f && break
-done
 FLOOR_ARGS=${FLOOR_ARGS:---listen 127.0.0.1:@PORT@ --sink 127.0.0.1:@SINK@ --file @DIR@/file}
-has_floor() { [ -n "$FLOOR" ] && [ -x "$FLOOR" ] || { say "the floor program is not built: skipped"; return 1; }; }
+has_floor() {
+    FLOOR=${FLOOR:-target/$PROFILE/examples/floor}
+    [ -x "$FLOOR" ] || { say "the floor program is not built: skipped"; return 1; }
+}
 start_floor() {
     local d=$WORK/floor args
     rm -rf "$d"; mkdir -p "$d"
@@ -372,7 +375,7 @@ machine() {
 # ---- the run ----
 
 if [ -z "$BIN" ]; then
-    cargo build --profile "$PROFILE" --bin ringpost >&2 || exit 1
+    cargo build --profile "$PROFILE" --bin ringpost --example floor >&2 || exit 1
     BIN=target/$PROFILE/ringpost
 fi
 BIN=$(realpath "$BIN") || exit 1
@@ -383,10 +386,14 @@ done
 [ -n "$SERVERS" ] || { say "nothing to measure"; exit 1; }
 
 : >"$ROWS"
-FAILED=0
+FAILED=0 CELL=0
+words() { echo $#; }
+# shellcheck disable=SC2086
+CELLS=$(($(words $SIZES) * $(words $MODES) * $(words $SESSIONS) * RUNS * $(words $SERVERS)))
 for size in $SIZES; do for mode in $MODES; do for sessions in $SESSIONS; do
     for run in $(seq "$RUNS"); do for server in $SERVERS; do   # servers alternate: minutes apart, not hours
-        say "$server: $size, $mode, $sessions sessions, run $run of $RUNS"
+        CELL=$((CELL + 1))
+        say "[$CELL of $CELLS, ${SECONDS} s] $server: $size, $mode, $sessions sessions, run $run of $RUNS"
         cell "$server" "$size" "$sessions" "$mode" || FAILED=$((FAILED + 1))
     done; done
 done; done; done

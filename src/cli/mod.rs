@@ -8,6 +8,7 @@ pub mod demo;
 pub mod load;
 pub mod queue;
 pub mod serve;
+pub mod storage;
 
 use clap::{Parser, Subcommand};
 use std::ffi::OsString;
@@ -24,6 +25,8 @@ pub enum Exit {
     Usage = 64,
     /// Wrong input data.
     Data = 65,
+    /// An input file is not there.
+    NoInput = 66,
     /// A service that is needed is not there.
     Unavailable = 69,
     /// A fault of ours.
@@ -78,6 +81,9 @@ enum Command {
     Check(check::Args),
     /// Look at the queue of a running server, and change it
     Queue(queue::QueueArgs),
+    /// Look at the files of the queue: what there is, whether it is sound
+    #[command(subcommand)]
+    Storage(storage::StorageCommand),
     /// Load a mail server, receive its mail, compare the two
     #[command(subcommand)]
     Load(load::LoadCommand),
@@ -90,6 +96,7 @@ impl Command {
             Command::Serve(args) => serve::run(&args),
             Command::Check(args) => check::run(&args, &mut std::io::stdout()).into(),
             Command::Queue(args) => args.run(),
+            Command::Storage(command) => command.run().into(),
             Command::Load(command) => command.run(),
         }
     }

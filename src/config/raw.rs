@@ -243,6 +243,8 @@ section! {
         delay_warning: Duration = Duration::s(0),
         /// What becomes of a bounce that cannot be delivered.
         double_bounce: DoubleBounce = DoubleBounce::Postmaster,
+        /// Messages in the queue of one core.
+        messages: u32 = 20_000_000,
     }
 
     /// `[destination]`: defaults for every destination.

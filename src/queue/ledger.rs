@@ -13,6 +13,9 @@ use crate::storage::record::Location;
 use smallvec::SmallVec;
 use std::collections::BTreeMap;
 
+/// Changes of a transaction on a full disk: few enough for the space that is set aside for them.
+const SHORT: usize = 512;
+
 /// What becomes of one message's row, and what is not needed any more then.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Change {
@@ -31,6 +34,10 @@ pub struct Change {
 }
 
 impl Change {
+    fn is_new_row(&self) -> bool {
+        self.new && self.row.is_some()
+    }
+
     fn merge(&mut self, later: Change) {
         self.row = later.row;
         self.new |= later.new;
@@ -103,6 +110,12 @@ impl Ledger {
         self.waiting.len()
     }
 
+    /// True if something waits that needs no more space than there is.
+    #[must_use]
+    pub fn frees_space(&self) -> bool {
+        self.waiting.values().any(|c| !c.is_new_row())
+    }
+
     /// Number of the last durable transaction.
     #[must_use]
     pub fn mark(&self) -> u64 {
@@ -149,7 +162,7 @@ impl Ledger {
 
     /// Takes everything that waits, for one transaction; gives its rows and names as keys with
     /// values (`None`: to be deleted), in order. [`Self::done`] or [`Self::failed`] must follow before
-    /// the next. `short`: the disk is, and new rows must wait.
+    /// the next. `short`: the disk is: new rows must wait, and it must be a small transaction.
     pub fn take(&mut self, short: bool, mut each: impl FnMut(&[u8], Option<&[u8]>)) {
         assert!(self.flying.is_empty(), "one transaction at a time");
         self.naming = self.named;
@@ -159,8 +172,11 @@ impl Ledger {
         self.named = self.list.len();
         self.flying = std::mem::take(&mut self.waiting);
         if short {
-            let new = self.flying.extract_if(.., |_, c| c.new && c.row.is_some());
+            let new = self.flying.extract_if(.., |_, c| c.is_new_row());
             self.waiting.extend(new);
+            if let Some(rest) = self.flying.keys().nth(SHORT).copied() {
+                self.waiting.append(&mut self.flying.split_off(&rest));
+            }
         }
         for (id, change) in &self.flying {
             each(&row::key(*id), change.row.as_deref());

@@ -14,6 +14,7 @@ use std::io;
 use std::path::Path;
 
 pub(crate) mod disk;
+mod extents;
 mod fresh;
 mod packed;
 mod space;

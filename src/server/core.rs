@@ -16,6 +16,7 @@ use crate::metrics;
 use crate::policy::sessions::Sessions;
 use crate::queue::control::{Request, Response};
 use crate::queue::desk::Desk;
+use crate::queue::desk::loading::Loaded;
 use crate::queue::desk::open::{Parts, Recovery};
 use crate::queue::limits::Admission;
 use crate::route::tables::Router;
@@ -37,6 +38,9 @@ use tokio::sync::oneshot;
 
 /// How long a host name may take to be resolved.
 const RESOLVE: Duration = Duration::from_secs(30);
+
+/// Names of files in one event.
+const NAMES_TOLD: usize = 5;
 
 /// What the control thread tells a core.
 pub enum Note {
@@ -175,6 +179,7 @@ pub async fn run(rt: Uring, seed: Seed) {
     let Seed { notes, health, events, started, number, .. } = seed;
     health.set(State::Ready);
     let _ = started.send(Ok(()));
+    rt.spawn(report_loaded(desk.clone(), events.clone(), number));
     rt.spawn(watch(rt.clone(), desk.clone(), health.clone(), listeners.clone(), events, number));
     let grace = obey(&rt, notes, &desk, &tables).await;
     health.set(State::Stopping);
@@ -229,8 +234,8 @@ async fn watch<L: Listener>(
         if desk.is_dead() {
             health.set(State::Poisoned);
             listeners.iter().for_each(|l| l.close());
-            let text = "a write to the journal failed: no mail is accepted and none is sent until a restart; \
-                        look at the disk, then restart";
+            let text = "a write to the journal, the archive or the index failed: no mail is accepted and none \
+                        is sent until a restart; look at the disk, then restart";
             events.send(Level::Alarm, "journal_poisoned", text.into(), Some(number));
             return;
         }
@@ -270,6 +275,46 @@ fn report(seed: &Seed, r: &Recovery) {
         );
         seed.say(Level::Alarm, "journal_damaged", text);
     }
+    let a = &r.archive;
+    if a.set_aside > 0 || a.bad_heads > 0 {
+        let text = format!(
+            "the archive is damaged: {} files set aside, {} damaged copies of heads; files: {:?}",
+            a.set_aside,
+            a.bad_heads,
+            &a.set_aside_names[..a.set_aside_names.len().min(NAMES_TOLD)]
+        );
+        seed.say(Level::Alarm, "archive_damaged", text);
+    }
+    if r.index_lost {
+        let text = "the index is not there, or not what the journal needs: it is being made anew from \
+                    archive and journal";
+        seed.say(Level::Warn, "index_lost", text.into());
+    }
+}
+
+/// Tells what was found in the index when all of it has been read, beside everything else.
+async fn report_loaded(desk: Desk<Uring>, events: Events, number: u16) {
+    let Some(loaded) = desk.loaded().await else { return };
+    let Loaded { parked, in_doubt, unreadable, rebuilt, orphans } = loaded;
+    if let Some(again) = rebuilt.filter(|n| *n > 0) {
+        let text = format!(
+            "the index was lost and has been made anew from the archive: {again} messages may be sent \
+             again; `ringpost queue list --in-doubt` has them until they are tried"
+        );
+        events.send(Level::Alarm, "index_rebuilt", text, Some(number));
+    }
+    if unreadable > 0 {
+        let text = format!(
+            "{unreadable} messages of the index cannot be found in the archive: they are not sent; their \
+             rows are kept"
+        );
+        events.send(Level::Alarm, "index_damaged", text, Some(number));
+    }
+    let text = format!(
+        "{parked} messages parked in the archive, {in_doubt} recipients of them in doubt; {orphans} bodies \
+         without a message removed"
+    );
+    events.send(Level::Info, "queue_loaded", text, Some(number));
 }
 
 /// The system's resolver (getaddrinfo), asked on a thread of its own, and the family to try first.

@@ -9,11 +9,17 @@ use crate::delivery::{agent, relay};
 use crate::queue::desk::{self, DoubleBounce};
 use crate::queue::pace::{Backoff, Rate};
 use crate::queue::schedule::Limits;
+use crate::runtime::table::TableOptions;
 use crate::smtp::data::{self, BareNewline, NulBytes};
 use crate::smtp::{inbound, outbound, serve};
-use crate::storage;
+use crate::storage::{self, archive};
 use std::rc::Rc;
 use std::time::Duration;
+
+/// Bytes that are allocated to the index beforehand: enough for the deletes of many messages, and
+/// no more than is of use.
+const INDEX_RESERVE_MIN: u64 = 4 << 20;
+const INDEX_RESERVE_MAX: u64 = 64 << 20;
 
 /// A day short of what timers can hold; stands for "no limit".
 const NEVER: Duration = Duration::from_secs(100 * 365 * 86_400);
@@ -63,6 +69,14 @@ pub fn desk(c: &Config, cores: usize) -> desk::Options {
     options.recipients_max = count(c.destination.recipients_per_message) as usize;
     options.commit_wait = time(c.timeouts.commit);
     options.limits.body_bytes = share(c, cores);
+    options.limits.messages = c.queue.messages as usize;
+    let segment = u32::try_from(c.storage.segment_size.0).expect("checked by the configuration");
+    // The last space is for the more urgent: new mail leaves all of it, the archive, which takes mail
+    // out of a journal that would be full otherwise, a half, and the index has its own allocated.
+    options.archive =
+        archive::Options { disk_free_min: c.storage.free_min.0 / 2, ..archive::Options::production(segment) };
+    let reserve_bytes = (c.storage.free_min.0 / 16).clamp(INDEX_RESERVE_MIN, INDEX_RESERVE_MAX);
+    options.table = TableOptions { reserve_bytes, ..options.table };
     options
 }
 

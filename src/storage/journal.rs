@@ -422,17 +422,26 @@ impl Journal {
         self.retire_staged = oldest;
     }
 
+    /// Stages the mark as it is now; `None`: an opening would find it already.
+    pub fn stage_mark(&mut self) -> Result<Option<Staged>, StageError> {
+        if self.poison.is_set() {
+            return Err(StageError::Poisoned);
+        }
+        if self.mark <= self.mark_retired {
+            return Ok(None);
+        }
+        let waiting: usize = self.waiting.iter().map(|b| b.padded() + PAGE).sum();
+        let need = (RETIRE_LEN + BATCH_HEAD + PAGE) as u64;
+        self.space.admit(Urgency::Outcome, need, waiting as u64)?;
+        // It retires what has been retired before.
+        self.put_retirement(self.retire_staged.max(self.space.oldest()));
+        Ok(self.fence())
+    }
+
     /// What is freed from now on is covered by the owner's index as of `mark`: it goes into every
     /// retirement, and tells at the next opening how old the index may be at most. Never falls.
     pub fn set_mark(&mut self, mark: u64) {
         self.mark = self.mark.max(mark);
-    }
-
-    /// Stages a record that says the mark, if no durable one does: a retirement of nothing.
-    pub fn stage_mark(&mut self) {
-        if self.mark > self.mark_retired && !self.poison.is_set() {
-            self.put_retirement(self.retire_staged.max(self.space.oldest()));
-        }
     }
 
     /// The mark of the last durable retirement: an index older than that lacks what is gone.

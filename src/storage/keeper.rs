@@ -243,12 +243,14 @@ impl<R: Runtime> Keeper<R> {
         self.inner().with(|j| j.set_mark(mark));
     }
 
-    /// Waits until it is on stable storage that an index older than the mark is of no use: before
-    /// something is destroyed, outside of the journal, that only an older index would ask for.
-    pub async fn mark_kept(&self) -> Result<(), CommitError> {
-        self.inner().with(|j| j.stage_mark());
+    /// Makes the mark durable, for what is given up for the index's sake outside of the journal.
+    pub async fn keep_mark(&self) -> Result<(), StageError> {
+        let staged = self.inner().with(|j| j.stage_mark())?;
         self.inner().commit.ring();
-        self.fence().await
+        match staged {
+            None => Ok(()),
+            Some(staged) => self.committed(staged).await.map(drop).map_err(|_| StageError::Poisoned),
+        }
     }
 
     /// An index that lacks transaction `mark` lacks what has been retired.

@@ -92,7 +92,10 @@ class Recording:
         self.log = WriteLog(log)
         flushes = self.log.flushes(self.first, self.last)
         print(f"recorded ({options}) {self.last - self.first} entries, {flushes} of them flushes;"
-              f" {len(subject.acked)} acknowledged, {len(self.owed)} owed some time", flush=True)
+              f" {len(subject.acked)} acknowledged, {len(self.owed)} owed some time,"
+              f" up to {subject.parked:.0f} in archive and index", flush=True)
+        if subject.archives and subject.parked < 100:
+            raise SystemExit("FAIL blockreplay: archive and index were hardly used")
 
 
 class Replay:

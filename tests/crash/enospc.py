@@ -3,14 +3,18 @@
 
     tests/crash/enospc.py
 
-A file system of 64 MiB, a next hop that is away, and mail of all sizes. Then
- 1. the disk is filled to its last block by somebody else: the server must answer 452 4.3.1 before
-    long, say so (event `queue_full`, 503 on /readyz), and never acknowledge what it cannot keep;
+A file system of 128 MiB, a next hop that is away, and mail of all sizes, most of it in archive and
+index. Then
+ 1. the disk is filled to its last block by somebody else, while mail is taken and archived: the server
+    must answer 452 4.3.1 before long, say so (event `queue_full`, 503 on /readyz), and never
+    acknowledge what it cannot keep;
  2. half of that is removed again: new mail must be taken within the time of its next look;
  3. the disk is filled again, and the server killed and restarted on the full disk;
- 4. the next hop comes back: the queue must drain, outcomes and all, on the full disk;
- 5. the other files go: new mail of any size must be taken.
-Nothing may be lost, altered or invented in all this. Exit 0 if so. About a minute.
+ 4. operators delete messages, and what has waited longer than its lifetime is returned: both must be
+    possible on the full disk;
+ 5. the next hop comes back: the queue must drain, outcomes, index and all, on the full disk;
+ 6. the other files go: new mail of any size must be taken.
+Nothing may be lost, altered or invented in all this. Exit 0 if so. About two minutes.
 """
 
 import argparse
@@ -70,8 +74,16 @@ def fill(mount, name):
     return os.statvfs(mount).f_bavail
 
 
-def run(server, mount):
-    """All five steps; gives (what is wrong, what was seen)."""
+def wait_returned(server, seconds):
+    """Waits until there are notifications of what was given up; gives how many."""
+    end = time.time() + seconds
+    while not (n := sum(not m["sender"] for m in server.listed())) and time.time() < end:
+        time.sleep(1)
+    return n
+
+
+def run(server, mount, deleted):
+    """All steps; gives what is wrong. The ids of deleted messages go into `deleted`."""
     wrong, seen = [], []
 
     def expect(what, found, good):
@@ -80,8 +92,10 @@ def run(server, mount):
         wrong.extend([] if good else [f"{what}: {found}"])
 
     server.start(mount)
-    server.load(600)
-    time.sleep(3)
+    server.load(600, rate=800)
+    time.sleep(6)
+    parked = server.metric("ringpost_queue_parked")
+    expect("messages in archive and index", parked, parked > 500)
     reply = final_reply(server)
     expect("before", reply, reply.startswith("250"))
     expect("free blocks", free := fill(mount, "filler-1"), free == 0)
@@ -100,11 +114,20 @@ def run(server, mount):
     server.kill()
     fill(mount, "filler-3")
     server.start(mount)
-    waiting = len(server.queue())
-    expect("queue after a restart on the full disk", waiting, waiting > 100)
+    waiting = sorted(server.queue())
+    expect("queue after a restart on the full disk", len(waiting), len(waiting) > 1000)
     reply = final_reply(server)
     expect("full after the restart", reply, reply.startswith("452 4.3.1"))
     server.end_load()
+    # Whether there is more space after the deletes is of no interest: it is not to be used.
+    deleted.update(waiting[: len(waiting) // 10 : 2])
+    done = server.delete(sorted(deleted))
+    expect("deleted", done, 0 < done <= len(deleted))
+    left = server.queue() & deleted
+    expect("deleted, and in the queue", len(left), not left)
+    fill(mount, "filler-4")
+    returned = wait_returned(server, 60)
+    expect("notifications made on the full disk", returned, returned > 0)
     server.sink()
     left = server.drain(90)
     expect("left of it with the next hop back", len(left), not left)
@@ -124,29 +147,34 @@ def main():
     """See the head of this file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.parse_args()
-    rig.prepare(400)
+    rig.prepare(600)
     folder = tempfile.mkdtemp(prefix="enospc-")
-    server = Server(folder, journal=48, free=0)
+    server, deleted = Server(folder, journal=48, free=0, window=2, lifetime="30s"), set()
     image = os.path.join(folder, "image")
     with open(image, "wb") as f:
-        f.truncate(64 << 20)
+        f.truncate(128 << 20)
     try:
         with rig.mounted(image, os.path.join(folder, "mount"), format_it=True) as mount:
             try:
-                wrong = run(server, mount)
+                wrong = run(server, mount, deleted)
             finally:
                 server.kill()
         server.tools[-1].send_signal(signal.SIGINT)
         server.tools[-1].wait(30)
-        v = server.audit()
+        queued = os.path.join(folder, "deleted")
+        with open(queued, "w") as f:
+            f.writelines(f"{i}\n" for i in sorted(deleted))
+        # What an operator has deleted is not lost.
+        v = server.audit(queued=queued)
         wrong += [f"{v[k]} {k}" for k in ("lost", "altered") if v[k]]
+        wrong += server.said("journal_poisoned") * ["the journal is poisoned"]
         # The messages of this script itself are in no source's ledger.
         own = sum(words[5] == "b@b.example" for words in ledger_lines(server.taken))
         wrong += [f"{v['invented'] - own} invented"] if v["invented"] != own else []
         if wrong:
             print(server.last_words())
         text = f"{v['acknowledged']} acknowledged, {v['delivered']} delivered, {v['lost']} lost, "
-        text += f"{v['altered']} altered, {v['refused_delivered']} delivered although refused, "
+        text += f"{v['notified']} returned, {len(deleted)} deleted, {v['altered']} altered, {v['refused_delivered']} delivered although refused, "
         return rig.verdict("enospc", wrong, text + f"{v['duplicates']} duplicates")
     finally:
         server.close()

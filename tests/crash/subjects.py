@@ -26,6 +26,7 @@ class Writer:
     """Appends numbered pages to a file of zeros and acknowledges each."""
 
     PAGES = 4096
+    archives, parked = False, 0
 
     def __init__(self, synced):
         self.synced, self.acked, self.gone = synced, {}, {}
@@ -90,6 +91,7 @@ access = 1
 [storage]
 segment_size = "1MiB"
 journal_limit = "{journal}MiB"
+journal_window = "{window}MiB"
 free_min = "{free}MiB"
 [[listener]]
 protocol = "smtp"
@@ -103,6 +105,7 @@ tls = "none"
 [queue]
 retry_first = "1s"
 retry_max = "5s"
+lifetime = "{lifetime}"
 [limits]
 sessions_per_address = 0
 [memory]
@@ -124,7 +127,9 @@ def free_port():
 class Server:
     """`ringpost serve` with its sources and sink; the binary is RINGPOST or target/release."""
 
-    def __init__(self, folder, journal=32, free=4):
+    archives = True
+
+    def __init__(self, folder, journal=32, free=4, window=2, lifetime="5d"):
         here = os.path.dirname(os.path.abspath(__file__))
         built = os.path.join(here, "../../target/release/ringpost")
         self.binary, self.folder = os.path.abspath(os.environ.get("RINGPOST", built)), folder
@@ -133,11 +138,12 @@ class Server:
         self.ports = {n: free_port() for n in ("smtp", "sink", "metrics")}
         # A next hop that takes connections and says nothing: no attempt ever ends.
         self.silent = socket.create_server(("127.0.0.1", 0), backlog=64)
-        self.sizes = {"journal": journal, "free": free}
+        # Mail that outlives the window of the journal goes into archive and index.
+        self.sizes = {"journal": journal, "free": free, "window": window, "lifetime": lifetime}
         self.config, self.log = (os.path.join(folder, n) for n in ("ringpost.toml", "server.log"))
         self.sent, self.taken = (os.path.join(folder, n) for n in ("sent.ledger", "taken.ledger"))
         self.sources, self.tools = [], []
-        self.process, self.acked, self.gone = None, {}, {}
+        self.process, self.acked, self.gone, self.parked = None, {}, {}, 0
         rig.before_unmount.append(self.kill)
 
     def spawn(self, mount, silent=False):
@@ -223,10 +229,10 @@ class Server:
         with open(self.sent, "w") as f:
             f.writelines(lines)
 
-    def sink(self):
+    def sink(self, *options, ledger=None):
         """Starts the next hop, and waits until it listens."""
         words = [self.binary, "load", "sink", "--listen", f"127.0.0.1:{self.ports['sink']}"]
-        tool = self.tool([*words, "--ledger", self.taken], "sink.log")
+        tool = self.tool([*words, "--ledger", ledger or self.taken, *options], "sink.log")
         end = time.time() + 10
         while not self.listens("sink") and time.time() < end:
             time.sleep(0.02)
@@ -249,11 +255,15 @@ class Server:
         self.silent.close()
         rig.before_unmount.remove(self.kill)
 
-    def queue(self, *options):
-        """Queue ids of all waiting messages; with `--in-doubt`, of those."""
+    def listed(self, *options):
+        """All waiting messages; with `--in-doubt`, those."""
         words = [self.binary, "queue", "list", *options, "--json", "-c", self.config]
         out = subprocess.run(words, check=True, timeout=60, capture_output=True, text=True).stdout
-        return {json.loads(line)["queue_id"] for line in out.splitlines() if line.strip()}
+        return [json.loads(line) for line in out.splitlines() if line.strip()]
+
+    def queue(self, *options):
+        """Their queue ids."""
+        return {message["queue_id"] for message in self.listed(*options)}
 
     def drain(self, seconds):
         """Waits until the queue is empty; gives what is left in it. Destinations that were away are
@@ -264,15 +274,28 @@ class Server:
             time.sleep(0.5)
         return left
 
+    def parked_now(self):
+        """How many messages are in archive and index at this moment (the metric is a second old)."""
+        words = [self.binary, "queue", "stats", "--json", "-c", self.config]
+        out = subprocess.run(words, check=True, timeout=60, capture_output=True, text=True).stdout
+        return sum(json.loads(line)["parked"] for line in out.splitlines())
+
+    def delete(self, ids):
+        """Takes messages out of the queue; gives how many."""
+        words = [self.binary, "queue", "delete", *ids, "--json", "-c", self.config]
+        out = subprocess.run(words, check=True, timeout=60, capture_output=True, text=True).stdout
+        return sum(json.loads(line)["changed"] for line in out.splitlines())
+
     def flush(self):
         """Ends all pauses and waits."""
         words = [self.binary, "queue", "flush", "--all", "-c", self.config]
         subprocess.run(words, check=True, timeout=60, capture_output=True)
 
-    def audit(self, in_doubt=None):
+    def audit(self, in_doubt=None, queued=None):
         """The verdict of the product's own audit."""
         words = [self.binary, "load", "audit", self.sent, self.taken, "--json"]
         words += ["--in-doubt", in_doubt] if in_doubt else []
+        words += ["--queued", queued] if queued else []
         done = subprocess.run(words, timeout=120, capture_output=True, text=True, check=False)
         if not done.stdout.startswith("{"):
             raise RuntimeError(f"no audit: {done.stderr}")
@@ -310,16 +333,17 @@ class Server:
                 self.gone.setdefault(ids[words[0]], int(words[2]))
 
     def run(self, mount, seconds):
-        """Takes load on `mount`, with a next hop that stands still two thirds of the time: so there is
-        a queue, and there are deliveries."""
+        """Takes load on `mount`, with a next hop that stands still most of the time: so there is a queue,
+        with a part of it in archive and index, and there are deliveries from both."""
         self.start(mount)
         sink, end = self.sink(), time.time() + seconds
         self.load(seconds)
         while time.time() < end:
             sink.send_signal(signal.SIGSTOP)
-            time.sleep(1.0)
+            time.sleep(2.0)
+            self.parked = max(self.parked, self.metric("ringpost_queue_parked") or 0)
             sink.send_signal(signal.SIGCONT)
-            time.sleep(0.3)
+            time.sleep(0.5)
         self.end_load(interrupt=False)
         self.kill()
         sink.send_signal(signal.SIGINT)

@@ -161,7 +161,7 @@ fn a_write_error_stops_the_promises() {
         None => {}
         Some(reply) => assert!(matches!(reply.code(), 421 | 451 | 452), "{reply:?}"),
     }
-    server.event_with("journal_poisoned", "a write to the journal failed");
+    server.event_with("journal_poisoned", "a write to the journal, the archive or the index failed");
     let (status, why) = server.page("/readyz");
     assert_eq!((status, why.contains("write error")), (503, true), "{why}");
     assert_eq!(server.page("/healthz").0, 200);

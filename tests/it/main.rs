@@ -1,5 +1,6 @@
 //! Tests of the whole: the rules of the source tree, and black-box tests of the real binary.
 
+mod backlog;
 mod bounces;
 mod crash;
 mod demo;
@@ -12,5 +13,6 @@ mod operator;
 mod queue;
 mod relay;
 mod source;
+mod storage;
 mod table;
 mod tidy;

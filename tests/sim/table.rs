@@ -182,6 +182,8 @@ fn land(disk: &SimDisk, inode: &Rc<Inode>, id: u64, whole: bool) {
     }
     let pending = body.pending.take().expect("just seen");
     let (description, world) = (pending.description, disk.world());
+    // A killed process has written some of it, or all.
+    let whole = whole && (!body.closed.contains(&description) || world.chance(5_000));
     if whole {
         let old = body.durable.clone();
         body.history.push(old);

@@ -5,6 +5,7 @@
 //! messages that wait are parked. A disk without space makes new rows wait; any other error of the
 //! index poisons like a failed write of the journal.
 
+use crate::base::time::Mono;
 use crate::queue::desk::Desk;
 use crate::queue::index::{Cover, Entry, Key, NOWHERE, Phase, Recipient};
 use crate::queue::ledger::Change;
@@ -39,21 +40,40 @@ impl<R: Runtime> Desk<R> {
     }
 
     async fn write_changes(&self) {
-        let mut short = false;
+        // While the disk is full new rows wait until then, and others go in small transactions.
+        let mut full_until: Option<Mono> = None;
         while self.changed().await {
             self.gather().await;
-            match self.write_index(short).await {
-                Ok(()) => short = false,
-                Err(e) if matches!(e.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) => {
-                    self.0.state.borrow_mut().ledger.failed();
-                    if short && self.0.state.borrow().closing {
+            let now = self.0.rt.now();
+            let full = full_until.filter(|until| now < *until);
+            if let Some(until) = full {
+                let s = self.0.state.borrow();
+                if !s.ledger.frees_space() {
+                    if s.closing {
                         // The journal still has it all.
                         return;
                     }
-                    if short {
-                        self.0.rt.sleep_until(self.0.rt.now().after(SPACE_WAIT)).await;
+                    drop(s);
+                    self.rest(until, true).await;
+                    continue;
+                }
+            }
+            match self.write_index(full.is_some()).await {
+                Ok(()) => {}
+                Err(e) if matches!(e.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) => {
+                    let closing = {
+                        let mut s = self.0.state.borrow_mut();
+                        s.ledger.failed();
+                        s.closing
+                    };
+                    let until = self.0.rt.now().after(SPACE_WAIT);
+                    if full.is_some() {
+                        if closing {
+                            return;
+                        }
+                        self.rest(until, false).await;
                     }
-                    short = true;
+                    full_until = Some(until.after(SPACE_WAIT));
                 }
                 Err(_) => {
                     self.0.poison.set();
@@ -61,6 +81,24 @@ impl<R: Runtime> Desk<R> {
                 }
             }
         }
+    }
+
+    /// Waits until `until`, or the end; not longer than until something frees space, if `freed`.
+    async fn rest(&self, until: Mono, freed: bool) {
+        let mut sleep = pin!(self.0.rt.sleep_until(until));
+        poll_fn(|cx| {
+            let mut s = self.0.state.borrow_mut();
+            loop {
+                if s.dead || s.closing || freed && s.ledger.frees_space() {
+                    return Poll::Ready(());
+                }
+                if s.index_bell.poll(cx).is_pending() {
+                    drop(s);
+                    return sleep.as_mut().poll(cx);
+                }
+            }
+        })
+        .await;
     }
 
     /// Waits for changes. `false`: there will be none.

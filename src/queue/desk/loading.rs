@@ -28,6 +28,9 @@ use std::path::Path;
 /// Rows read at a time, and rows that take their places before others may run.
 const PAGE: ScanLimit = ScanLimit { rows: 16_384, bytes: 4 << 20 };
 const SLICE: usize = 1024;
+/// The numbers of transactions of an index made anew are beyond those of all that were lost, so that
+/// an old copy that comes back is known for one.
+const REBUILT: u64 = 1 << 32;
 
 /// What was found in the index.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -203,28 +206,32 @@ impl<R: Runtime> Desk<R> {
             if s.ledger.row(id).is_some() || s.index.find(id).is_some() {
                 continue;
             }
-            if !self.0.vault.keep(view.place) {
-                loaded.unreadable += 1;
-                continue;
-            }
+            let there = self.0.vault.keep(view.place);
             if view.side != 0 {
                 sides.insert(view.side);
             }
             let Some(said) = s.said.remove(&id) else {
-                self.take_place(s, id, &view, s.rows_sure, loaded);
+                match there {
+                    true => self.take_place(s, id, &view, s.rows_sure, loaded),
+                    false => loaded.unreadable += 1,
+                }
                 continue;
             };
             let outcomes = said.iter().filter_map(|said| said.at).collect();
             let Some(row) = renewed(&view, &said, s.rows_sure) else {
-                let dead = [view.place].into_iter().collect();
+                let dead = Some(view.place).filter(|_| there).into_iter().collect();
                 s.ledger.enter(id, Change { outcomes, dead, ..Change::default() });
                 sides.remove(&view.side);
                 continue;
             };
-            let view = RowView::parse(&row).expect("just written");
-            self.take_place(s, id, &view, false, loaded);
+            if there {
+                let view = RowView::parse(&row).expect("just written");
+                self.take_place(s, id, &view, false, loaded);
+            } else {
+                loaded.unreadable += 1;
+            }
             let key = s.index.find(id);
-            let row = Some(row.clone().into());
+            let row = Some(row.into());
             s.ledger.enter(id, Change { row, key, outcomes, ..Change::default() });
         }
         Ok(())
@@ -329,7 +336,7 @@ impl<R: Runtime> Desk<R> {
             for (number, name, sample) in s.ledger.names() {
                 changes.put(&row::name_key(number), &row::name_value(name, sample));
             }
-            let mark = s.ledger.mark() + 1;
+            let mark = s.ledger.mark() + REBUILT;
             Meta { log: self.0.keeper.log(), mark, last: s.last_id, through: u64::MAX }
         };
         changes.put(row::META, &meta.encode());

@@ -40,8 +40,12 @@ enum Change<'a> {
 }
 
 impl<R: Runtime> Desk<R> {
-    /// Serves an operator's request.
+    /// Serves an operator's request. After a start it waits until all messages are known, but for
+    /// counts: an answer must not leave out those that are still being read.
     pub async fn control(&self, request: &Request) -> Response {
+        if *request != Request::Stats {
+            self.loaded().await;
+        }
         let result = match request {
             Request::List { after, limit, in_doubt } => self.list(*after, *limit, *in_doubt).await,
             Request::Show(id) => self.show(*id).await,

@@ -66,6 +66,7 @@ impl<R: Runtime> Desk<R> {
         let read = self.read_parked(id).await;
         let mut s = self.0.state.borrow_mut();
         let s = &mut *s;
+        s.crowd.wake_all();
         s.index.change_stub(key, |stub| stub.marks.set(Marks::RECALLING, false))?;
         let (row, payload) = read?;
         let view = RowView::parse(&row).ok()?;

@@ -34,16 +34,18 @@ impl<R: Runtime> Desk<R> {
     pub(crate) async fn tidy_archive(&self) {
         while let Some(victim) = self.0.vault.victim(self.0.rt.wall()) {
             let done = match victim {
-                Victim::Empty(segment) => {
-                    // Rows of an older index may still name what is in it.
-                    self.0.keeper.mark_kept().await.is_ok() && self.0.vault.remove(segment).await.is_ok()
-                }
+                Victim::Empty(segment) => self.remove_empty(segment).await,
                 Victim::Copy(segment) => self.clean(segment).await,
             };
             if !done || self.is_closed() {
                 return;
             }
         }
+    }
+
+    /// An index that still names bodies in the segment, an old copy, must be known for one from now on.
+    async fn remove_empty(&self, segment: u32) -> bool {
+        self.0.keeper.keep_mark().await.is_ok() && self.0.vault.remove(segment).await.is_ok()
     }
 
     /// Copies what lives in `segment`. `false`: not now.

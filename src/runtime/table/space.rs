@@ -17,6 +17,7 @@
 #![allow(unsafe_code, clippy::disallowed_methods)]
 
 use super::TableOptions;
+use super::extents::allocated;
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
@@ -98,9 +99,8 @@ impl Space {
         let region = region(&file)?;
         let meta = file.metadata()?;
         let (length, bytes) = (meta.len(), meta.blocks() * 512);
-        // What is there is allocated; holes, which a crash may have left, are filled by the first
-        // transaction or make it fail.
-        let marks = Marks { length, real: length, allocated: 0, overflow: BTreeMap::new() };
+        // Holes, which copying a file may make, are filled by the first transaction, or it fails.
+        let marks = Marks { length, real: length, allocated: allocated(&file), overflow: BTreeMap::new() };
         Ok(Arc::new(Space {
             file,
             reserve: options.reserve_bytes,

@@ -223,6 +223,9 @@ impl<R: Runtime> Talk<'_, R> {
             let mut large = pool.large();
             large.extend_from_slice(&self.buf);
             pool.give(std::mem::replace(&mut self.buf, large));
+        } else if self.buf.len() == has {
+            // A command line that may be longer than a large buffer.
+            self.buf.reserve(pool::LARGE);
         }
     }
 
@@ -337,7 +340,7 @@ impl<R: Runtime> Talk<'_, R> {
                 SideError::Poisoned => Reply::STORAGE_FAILED,
             })?);
         }
-        let patience = ctx.rt.now().after(ctx.options.busy);
+        let mut patience = None;
         let trace = &self.trace[..];
         loop {
             let of = |body| Submission { id, arrival, envelope, trace, body, facts };
@@ -350,7 +353,11 @@ impl<R: Runtime> Talk<'_, R> {
             };
             match submitted {
                 // The client has sent the whole message: better a wait than to have it sent again.
-                Err(IntakeError::Busy) if ctx.rt.now() < patience => ctx.intake.progress().await,
+                Err(IntakeError::Busy)
+                    if ctx.rt.now() < *patience.get_or_insert(self.now.after(ctx.options.busy)) =>
+                {
+                    ctx.intake.progress().await;
+                }
                 submitted => return submitted.map_err(refusal)?.await.map_err(refusal),
             }
         }

@@ -64,7 +64,9 @@ pub(in crate::storage) fn segment_path(dir: &Path, number: u32) -> PathBuf {
     dir.join(format!("{number:08}.segment"))
 }
 
-fn segment_number(name: &str) -> Option<u32> {
+/// Number in the name of a segment file.
+#[must_use]
+pub fn segment_number(name: &str) -> Option<u32> {
     let digits = name.strip_suffix(".segment").filter(|d| d.len() == 8)?;
     digits.bytes().all(|b| b.is_ascii_digit()).then(|| digits.parse().ok())?
 }

@@ -21,7 +21,7 @@ use std::rc::Rc;
 use std::task::{Poll, Waker};
 
 /// Bytes of a block with its head.
-const BLOCK: usize = 64 << 10;
+pub const BLOCK: usize = 64 << 10;
 /// Bytes of a block's head: CRC over the rest, length of the data, name, index.
 const HEAD: usize = 24;
 
@@ -63,7 +63,9 @@ fn path(journal: &Path, name: u64) -> PathBuf {
     dir(journal).join(format!("{name:016x}.side"))
 }
 
-fn name_of(file: &str) -> Option<u64> {
+/// Name in the name of a side file.
+#[must_use]
+pub fn name_of(file: &str) -> Option<u64> {
     let digits = file.strip_suffix(".side").filter(|d| d.len() == 16)?;
     u64::from_str_radix(digits, 16).ok()
 }
@@ -76,6 +78,14 @@ fn block_head(name: u64, index: u64, data: &[u8]) -> [u8; HEAD] {
     let crc = crc32c(PLAIN, &[&head[4..], data]);
     head[..4].copy_from_slice(&crc.to_le_bytes());
     head
+}
+
+/// The data of the block `index` of the side file `name` that `bytes` begins with, if it is intact.
+#[must_use]
+pub fn block(name: u64, index: u64, bytes: &[u8]) -> Option<&[u8]> {
+    let (head, rest) = bytes.split_at_checked(HEAD)?;
+    let data = rest.get(..u32_at(head, 4) as usize)?;
+    (u64_at(head, 8) == name && block_head(name, index, data) == *head).then_some(data)
 }
 
 impl<R: Runtime> Keeper<R> {
@@ -280,10 +290,8 @@ impl<R: Runtime> SideReader<R> {
         let (result, buf) = self.file.read_at(buf, self.blocks * BLOCK as u64).await;
         result.map_err(ReadError::Io)?;
         let bytes = SharedBytes::whole(Rc::new(buf));
-        let (head, rest) = bytes.split_at_checked(HEAD).ok_or(ReadError::Damaged)?;
-        let data = rest.get(..want).ok_or(ReadError::Damaged)?;
-        let fits = u32_at(head, 4) as usize == want && u64_at(head, 8) == self.side.name;
-        if !fits || block_head(self.side.name, self.blocks, data) != *head {
+        let data = block(self.side.name, self.blocks, &bytes);
+        if data.is_none_or(|data| data.len() != want) {
             return Err(ReadError::Damaged);
         }
         self.blocks += 1;

@@ -44,6 +44,8 @@ impl Letter {
         let lines = match world.below(10) {
             0 => 0,
             1 => world.below(600),
+            // Longer than a receive buffer, at times than a huge one.
+            2 if world.below(4) == 0 => world.below(4000),
             _ => world.below(20),
         };
         for _ in 0..lines {

@@ -232,7 +232,8 @@ impl Ledger {
     /// What is still owed: acknowledged recipients neither delivered nor bounced, of letters that
     /// nobody has deleted.
     pub fn owed(&self) -> Vec<Owed> {
-        let acked = self.letters.iter().filter(|(n, l)| l.fate == Fate::Acked && !self.deleted.contains_key(n));
+        let acked =
+            self.letters.iter().filter(|(n, l)| l.fate == Fate::Acked && !self.deleted.contains_key(n));
         acked
             .flat_map(|(&n, l)| l.recipients.iter().map(move |r| (n, r.clone())))
             .filter(|owed| !self.delivered.contains(owed) && !self.bounced.contains(owed))
@@ -339,7 +340,9 @@ impl Ledger {
                 |c: &&Crash| before.sent <= c.at && c.at <= d.sent && (!c.sound || c.at <= read + NOTED);
             match self.crashes.iter().find(forgotten) {
                 _ if lost => again.extend(d.number),
-                None => found.push(format!("duplicate: letter {:?} for {}, no excuse", d.number, d.recipient)),
+                None => {
+                    found.push(format!("duplicate: letter {:?} for {}, no excuse", d.number, d.recipient))
+                }
                 Some(crash) => found.extend(self.unlisted(before, crash, d)),
             }
         }
@@ -436,7 +439,8 @@ mod tests {
         l.deliver("a@a.example", &to("b@b.example"), &traced, 5);
         assert_eq!(l.check(1), Vec::<String>::new());
         let mut l = acked();
-        let dsn = [b"Subject: x\r\n\r\nFinal-Recipient: rfc822; b@b.example\r\nAction: failed\r\n\r\n", BODY].concat();
+        let dsn = [b"Subject: x\r\n\r\nFinal-Recipient: rfc822; b@b.example\r\nAction: failed\r\n\r\n", BODY]
+            .concat();
         l.deliver("", &to("someone@else.example"), &dsn, 5);
         assert_eq!(l.owed().len(), 1, "the notification went to somebody else");
         l.deliver("", &to("a@a.example"), &dsn, 5);

@@ -14,7 +14,11 @@ use std::time::Duration;
 
 /// A history of a backlog: some mail was sent, much waits in archive and index, some in the journal. Then
 /// the power goes, and `harm` is done; the queue is found to be the same twice, and drains.
-fn backlog(world: &World, harm: impl FnOnce(&Stage) + 'static, after: impl AsyncFnOnce(&mut Stage) + 'static) {
+fn backlog(
+    world: &World,
+    harm: impl FnOnce(&Stage) + 'static,
+    after: impl AsyncFnOnce(&mut Stage) + 'static,
+) {
     let mut stage = waiting::stage(world);
     stage.options.lifetime = Duration::from_secs(5 * 86_400);
     stage.storage.window = 2;

@@ -116,7 +116,8 @@ impl Stage {
         let me = self.clone();
         let task_rt = rt.clone();
         rt.spawn(async move {
-            let opened = node::open(&task_rt, me.tables.clone(), me.storage.clone(), me.options.clone()).await;
+            let opened =
+                node::open(&task_rt, me.tables.clone(), me.storage.clone(), me.options.clone()).await;
             match opened {
                 Ok((desk, recovery)) => me.live(&task_rt, desk, &recovery, look).await,
                 Err(e) if calm => me.world.violation(format!("does not start: {e}")),

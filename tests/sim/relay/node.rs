@@ -110,8 +110,9 @@ pub fn serve(machine: &Machine, rt: &SimRuntime, tables: Rc<Tables>, desk: &Desk
     bounce::start(desk);
     agent::start(desk, Rc::new(NoNames), agent::Options::new("mx.example"));
     let mut sessions = serve::Options::new("mx.example");
-    // Small, so that bodies go beside and memory runs out.
-    (sessions.side_bytes, sessions.memory) = (8 << 10, 64 << 10);
+    // Small, so that memory runs out; bodies go beside as they come in, or are kept until their end.
+    sessions.side_bytes = if rt.world().below(2) == 0 { 8 << 10 } else { 1 << 20 };
+    sessions.memory = if rt.world().below(2) == 0 { 64 << 10 } else { 1 << 20 };
     let ctx = Context::new(rt.clone(), Intake::new(desk.clone()), tables, desk.metrics().clone(), sessions);
     let listener = Rc::new(machine.boot().listen(25));
     rt.spawn(serve::accept(ctx, listener));

@@ -102,7 +102,8 @@ impl Stage {
     async fn rough_wait(&mut self, lying_table: bool) {
         let world = self.world.clone();
         self.some_away();
-        let faults = if lying_table { DiskFaults { lying_table, ..Default::default() } } else { self.faults() };
+        let faults =
+            if lying_table { DiskFaults { lying_table, ..Default::default() } } else { self.faults() };
         self.relay.disk.set_faults(faults);
         self.boot(false, if world.chance(5_000) { Look::First } else { Look::No });
         if world.chance(1_500) && !lying_table {
