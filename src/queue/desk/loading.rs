@@ -305,9 +305,10 @@ impl<R: Runtime> Desk<R> {
     /// sent since their bodies were copied is not known, but for what the log still says.
     async fn rebuild_rows(&self) -> io::Result<u64> {
         let mut count = 0;
+        let sides = self.0.keeper.sides().await?;
         for segment in self.0.vault.segments() {
             let mut changes = Changes::new();
-            let visit = |head, place, payload: &[u8]| self.row_again(&mut changes, head, place, payload);
+            let visit = |head, place, payload: &[u8]| self.row_again(&mut changes, &sides, head, place, payload);
             self.0.vault.scan(segment, visit).await.map_err(io::Error::other)?;
             if !changes.is_empty() {
                 count += changes.len() as u64;
@@ -337,7 +338,14 @@ impl<R: Runtime> Desk<R> {
 
 impl<R: Runtime> Desk<R> {
     /// Adds the row of an archived record, as far as its own states go.
-    fn row_again(&self, changes: &mut Changes, head: RecordHead, place: Place, payload: &[u8]) {
+    fn row_again(
+        &self,
+        changes: &mut Changes,
+        sides: &BTreeSet<u64>,
+        head: RecordHead,
+        place: Place,
+        payload: &[u8],
+    ) {
         let id = MessageId(head.id);
         if head.kind != record::MESSAGE || head.version != record::VERSION {
             return;
@@ -357,7 +365,8 @@ impl<R: Runtime> Desk<R> {
                 replies.insert(s.index, OwnedReply::from(s.reply));
             });
         }
-        if found.is_done() {
+        // Its side file goes when it has ended.
+        if found.is_done() || found.side != 0 && !sides.contains(&found.side) {
             return;
         }
         let head = RowHead {

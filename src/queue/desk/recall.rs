@@ -74,8 +74,14 @@ impl<R: Runtime> Desk<R> {
         let entry = self.entry_of(s, id, &view, &payload, doubt)?;
         let stub = s.index.recall(key, entry)?;
         s.archived += 1;
+        let (now, wall) = (self.0.rt.now(), self.0.rt.wall());
+        let passed = view.recipients().any(|r| r.fate == Fate::Deferred && r.due <= wall);
         s.index.change(key, |e| {
             e.timer = stub.timer;
+            if stub.timer.is_none() && !stub.held && !passed {
+                // It has fired all the same: the clock was set back meanwhile.
+                be_due(e, now);
+            }
             // The stub knows of a timer that has fired since.
             for r in e.recipients.iter_mut().filter(|r| r.phase == Phase::Waiting) {
                 if stub.ready && stub.destination == r.destination {
@@ -217,6 +223,17 @@ impl<R: Runtime> Desk<R> {
                 s.loads -= 1;
                 desk.recall_due(&mut s);
             });
+        }
+    }
+}
+
+/// The next recipient of `e` that waits is due now, and the others so much earlier, too.
+fn be_due(e: &mut Entry, now: Mono) {
+    let Some(early) = e.next_due().map(|due| due.since(now)) else { return };
+    for r in e.recipients.iter_mut().filter(|r| r.phase == Phase::Waiting) {
+        match r.due.since(now).checked_sub(early) {
+            Some(left) if !left.is_zero() => r.due = now.after(left),
+            _ => r.phase = Phase::Ready,
         }
     }
 }

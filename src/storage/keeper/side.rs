@@ -124,6 +124,13 @@ impl<R: Runtime> Keeper<R> {
         inner.upkeep.ring();
     }
 
+    /// Names of all side files there are.
+    pub async fn sides(&self) -> io::Result<BTreeSet<u64>> {
+        let inner = self.inner();
+        let files = inner.rt.list(&dir(&inner.dir)).await?;
+        Ok(files.iter().filter_map(|(file, _)| name_of(file)).collect())
+    }
+
     /// After recovery: removes all side files of earlier runs that are not named in `live`. Returns
     /// how many.
     pub async fn remove_orphan_sides(&self, live: &BTreeSet<u64>) -> io::Result<u64> {

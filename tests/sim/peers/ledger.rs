@@ -91,6 +91,8 @@ pub struct Ledger {
     /// Named as failed in a notification that reached the sender.
     bounces: Vec<Notice>,
     bounced: BTreeSet<Owed>,
+    /// Named as late in one.
+    warnings: BTreeMap<Owed, String>,
     crashes: Vec<Crash>,
     losses: Vec<Loss>,
     inspections: Vec<Inspection>,
@@ -124,6 +126,11 @@ impl Ledger {
     /// The letter has come so far.
     pub fn set_fate(&mut self, number: u64, fate: Fate) {
         self.letters.get_mut(&number).expect("begun").fate = fate;
+    }
+
+    /// How many recipients were reported as late.
+    pub fn warned(&self) -> usize {
+        self.warnings.len()
     }
 
     /// How many letters have this fate.
@@ -205,6 +212,13 @@ impl Ledger {
         if report.expired && !self.expiring {
             self.odd.push(format!("expired: letter {}, before its time", report.number));
         }
+        for about in report.delayed.drain(..).map(|r| (report.number, r)) {
+            if self.warnings.insert(about.clone(), report.id.clone()).is_some_and(|id| id != report.id)
+                && self.losses.is_empty()
+            {
+                self.odd.push(format!("warned: {about:?} was reported as late twice"));
+            }
+        }
         let sender = self.letters.get(&report.number).map(|l| l.sender.as_str());
         if recipients.iter().any(|r| Some(r.as_str()) == sender) {
             for failed in report.failed {
@@ -275,7 +289,8 @@ impl Ledger {
             if first.id == b.id {
                 continue;
             }
-            if self.lost_between(first.sent.min(b.sent), first.sent.max(b.sent)) {
+            // Either may have been made long before it was sent.
+            if self.lost_between(0, first.sent.max(b.sent)) {
                 again.insert(b.about.0);
             } else {
                 found.push(format!("risen: {:?} was reported as failed twice", b.about));
@@ -349,6 +364,8 @@ pub struct Report {
     pub number: u64,
     /// Its recipients that have failed.
     pub failed: Vec<String>,
+    /// Those that are late.
+    delayed: Vec<String>,
     /// Its Message-ID.
     id: String,
     /// Because their time was over.
@@ -360,13 +377,15 @@ pub fn report(data: &[u8]) -> Report {
     let text = String::from_utf8_lossy(data);
     let number = text.lines().find_map(|l| l.strip_prefix("X-Sim: ")?.trim().parse().ok()).unwrap_or(0);
     let id = text.lines().find_map(|l| l.strip_prefix("Message-ID:")).unwrap_or_default();
-    let mut out = Report { number, failed: Vec::new(), id: id.trim().to_owned(), expired: false };
+    let mut out = Report { number, failed: Vec::new(), delayed: Vec::new(), id: id.trim().to_owned(), expired: false };
     let mut recipient = None;
     for line in text.lines() {
         if let Some(address) = line.strip_prefix("Final-Recipient: rfc822;") {
             recipient = Some(address.trim().to_owned());
         } else if line.trim() == "Action: failed" {
             out.failed.extend(recipient.take());
+        } else if line.trim() == "Action: delayed" {
+            out.delayed.extend(recipient.take());
         }
         out.expired |= line.trim() == "Status: 5.4.7";
     }

@@ -247,6 +247,8 @@ fn the_index_is_ahead_of_the_journal() {
         let (ledger, w) = (stage.ledger.clone(), world.clone());
         world.block_on(async move {
             fill(&mut stage).await;
+            // Notifications that had to wait for the journal are made.
+            w.pause(400 * SEC).await;
             let before = stage.relay.disk.snapshot();
             let known = stage.next.get();
             stage.bulk(20 + w.below(40));

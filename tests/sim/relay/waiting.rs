@@ -36,6 +36,9 @@ pub fn stage(world: &World) -> Stage {
     if world.chance(3_000) {
         options.lifetime = Duration::from_secs(3_600 + world.below(7_200));
     }
+    if world.chance(5_000) {
+        options.delay_warning = Duration::from_secs(300 + world.below(1_800));
+    }
     options.archive.clean_share = [50, 80, 90][world.below(3) as usize];
     options.limits.body_bytes = 64 << 10;
     let stage = Stage::new(world, 4, storage, options.clone());
@@ -254,7 +257,9 @@ fn history(world: &World, lying_table: bool) -> (History, BTreeMap<&'static str,
         stage.calm_wait().await;
     });
     ledger.borrow().check(1).into_iter().for_each(|v| world.violation(v));
-    (History::of(world), disk.tally())
+    let mut tally = disk.tally();
+    tally.insert("warned", ledger.borrow().warned() as u64);
+    (History::of(world), tally)
 }
 
 /// Mail that waits, and that all there is to happen to it does happen.
@@ -289,6 +294,7 @@ const PATHS: &[&str] = &[
     "crash between commit and retirement",
     "crash while loading",
     "clean stop",
+    "warned",
     "operated while some were parked",
 ];
 
