@@ -1,4 +1,4 @@
-//! L4: the queue of one core: takes messages, keeps them safe, knows when each is due.
+//! L4: the queue of one log: takes messages, keeps them safe, knows when each is due.
 //!
 //! Owns the journal (through its keeper), the index and the schedule; runs the tasks that follow
 //! commits, time, notifications and the copying forward. Knows no SMTP: what to send is taken by
@@ -17,7 +17,7 @@ mod reach;
 pub mod settle;
 
 #[cfg(test)]
-mod double;
+pub(crate) mod double;
 #[cfg(test)]
 mod tests;
 
@@ -28,6 +28,7 @@ use crate::message::envelope::EnvelopeView;
 use crate::metrics;
 use crate::queue::age::Ages;
 use crate::queue::bodies::Bodies;
+use crate::queue::desk::open::Parts;
 use crate::queue::index::{Cover, DestId, Entry, Index, Key, Phase, Recipient};
 use crate::queue::limits::{Admission, Limits};
 use crate::queue::pace::Backoff;
@@ -121,7 +122,7 @@ pub(crate) struct Inner<R: Runtime> {
     pub state: RefCell<State>,
 }
 
-/// The queue of one core. A handle; cloning counts.
+/// The queue of one log. A handle; cloning counts.
 pub struct Desk<R: Runtime>(pub(crate) Rc<Inner<R>>);
 
 impl<R: Runtime> Clone for Desk<R> {
@@ -152,19 +153,12 @@ pub(crate) struct NewMessage<'a> {
 }
 
 impl<R: Runtime> Desk<R> {
-    pub(crate) fn assemble(
-        rt: R,
-        keeper: Keeper<R>,
-        payload_max: usize,
-        log: LogNumber,
-        options: Options,
-        metrics: metrics::Core,
-        routing: Rc<dyn Routing>,
-    ) -> Self {
+    pub(crate) fn assemble(keeper: Keeper<R>, parts: Parts<R>) -> Self {
+        let Parts { rt, storage, log, options, metrics, routing, shares, .. } = parts;
         let (now, wall) = (rt.now(), rt.wall());
         let state = State {
             index: Index::default(),
-            schedule: Schedule::new(options.rules),
+            schedule: Schedule::new(options.rules, shares),
             bodies: Bodies::new(options.limits.body_bytes),
             timers: crate::base::wheel::Wheel::new(state::tick_at(now)),
             ages: Ages::new(now, wall, MessageId(0)),
@@ -196,7 +190,7 @@ impl<R: Runtime> Desk<R> {
         Desk(Rc::new(Inner {
             rt,
             keeper,
-            payload_max,
+            payload_max: storage.payload_max(),
             log,
             options,
             metrics,
@@ -261,6 +255,31 @@ impl<R: Runtime> Desk<R> {
     pub fn is_closed(&self) -> bool {
         let s = self.0.state.borrow();
         s.dead || s.closing
+    }
+
+    /// True once nothing is left to be done: no message, no outcome that is not settled, no
+    /// notification in the making. Where no mail is accepted any more, it stays so.
+    #[must_use]
+    pub fn is_spent(&self) -> bool {
+        let s = self.0.state.borrow();
+        s.index.counters().messages == 0
+            && s.flights == 0
+            && s.telling == 0
+            && s.notices.is_empty()
+            && s.unsettled.is_empty()
+            && s.commits.is_empty()
+    }
+
+    /// Number of its log.
+    #[must_use]
+    pub fn log(&self) -> LogNumber {
+        self.0.log
+    }
+
+    /// No id up to this one is free.
+    #[must_use]
+    pub fn last_id(&self) -> MessageId {
+        self.0.state.borrow().last_id
     }
 
     /// The destination of an address.

@@ -6,12 +6,15 @@
 //!
 //! A connection takes work of its own destination only, in order of arrival. Destinations that want
 //! a connection are served in turn. Few connections with full pipelines beat many: another one is
-//! opened only when none is idle and the backlog is deep or has waited.
+//! opened only when none is idle and the backlog is deep or has waited. Limits hold for all queues of
+//! a core together ([`Shares`]).
 
 use crate::base::time::Mono;
 use crate::queue::index::{DestId, Key};
-use crate::queue::pace::{Backoff, Pace, Rate};
+use crate::queue::pace::{Backoff, Rate};
+use crate::queue::shares::{SLICE, Share, Shares};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::rc::Rc;
 use std::time::Duration;
 
 /// Limits of one destination.
@@ -68,7 +71,10 @@ struct Work {
 struct Destination {
     key: Box<str>,
     limits: Limits,
-    pace: Pace,
+    /// What all queues of this core have together.
+    share: Rc<Share>,
+    /// Stands in line there.
+    starving: bool,
     ready: VecDeque<Work>,
     /// Opening or open.
     connections: u32,
@@ -83,6 +89,17 @@ struct Destination {
     listed: bool,
     /// Messages taken since the last look at the speed.
     taken: u32,
+}
+
+impl Destination {
+    /// Whether it stands in line for a connection that another queue of this core gives up.
+    fn starve(&mut self, starving: bool, member: u32) {
+        match (std::mem::replace(&mut self.starving, starving), starving) {
+            (false, true) => self.share.starve(member),
+            (true, false) => self.share.feed(member),
+            _ => {}
+        }
+    }
 }
 
 /// What stands in the way of a destination.
@@ -113,10 +130,13 @@ pub struct View {
     pub paused: Option<Mono>,
 }
 
-/// All destinations of one core.
+/// All destinations of one queue.
 #[derive(Debug)]
 pub struct Schedule {
     rules: Rules,
+    shares: Rc<Shares>,
+    /// Our number among those that share.
+    member: u32,
     names: BTreeMap<Box<str>, DestId>,
     destinations: Vec<Destination>,
     /// Destinations with work that may want a connection, in turn.
@@ -133,9 +153,11 @@ pub struct Schedule {
 impl Schedule {
     /// No destinations yet.
     #[must_use]
-    pub fn new(rules: Rules) -> Self {
+    pub fn new(rules: Rules, shares: Rc<Shares>) -> Self {
         Schedule {
             rules,
+            member: shares.join(),
+            shares,
             names: BTreeMap::new(),
             destinations: Vec::new(),
             ring: VecDeque::new(),
@@ -157,7 +179,8 @@ impl Schedule {
         self.destinations.push(Destination {
             key: key.into(),
             limits,
-            pace: Pace::new(limits.rate),
+            share: self.shares.share(key, limits.rate),
+            starving: false,
             ready: VecDeque::new(),
             connections: 0,
             idle: 0,
@@ -205,29 +228,43 @@ impl Schedule {
         match dest.paused {
             _ if self.stopped => Gate::Stopped,
             Some(until) if until > now => Gate::Paused(until),
-            _ if dest.pace.earliest() > now => Gate::Rate(dest.pace.earliest()),
-            _ => Gate::Open,
+            _ => match dest.share.earliest(self.member) {
+                at if at > now => Gate::Rate(at),
+                _ => Gate::Open,
+            },
         }
     }
 
     /// The next message for `d`, if the limits allow; counts against the rate. If it turns out to
     /// have nothing to send, say so with [`Self::not_sent`].
     pub fn take(&mut self, d: DestId, now: Mono) -> Option<Key> {
-        if self.gate(d, now) != Gate::Open {
+        if !self.may_send(d, now) {
             return None;
         }
+        let member = self.member;
         let dest = self.dest(d);
         let work = dest.ready.pop_front()?;
-        assert!(dest.pace.pass(now), "an open gate lets pass");
+        dest.share.pass(member, now);
         dest.taken += 1;
         self.ready -= 1;
         Some(work.key)
     }
 
+    /// Whether the gate is open. If only the rate is in the way, other queues learn that we wait.
+    fn may_send(&self, d: DestId, now: Mono) -> bool {
+        let gate = self.gate(d, now);
+        let dest = &self.destinations[d as usize];
+        if matches!(gate, Gate::Rate(_)) && !dest.ready.is_empty() {
+            dest.share.refuse(self.member);
+        }
+        gate == Gate::Open
+    }
+
     /// What was taken last for `d` is not sent now: it does not count against the rate.
     pub fn not_sent(&mut self, d: DestId) {
+        let member = self.member;
         let dest = self.dest(d);
-        dest.pace.give_back();
+        dest.share.give_back(member);
         dest.taken = dest.taken.saturating_sub(1);
     }
 
@@ -261,25 +298,52 @@ impl Schedule {
         }
         self.wake(now);
         for _ in 0..self.ring.len() {
-            if self.connections >= self.rules.connections {
+            if self.shares.open() >= self.rules.connections {
                 return None;
             }
             let d = self.ring.pop_front()?;
-            let dest = &self.destinations[d as usize];
+            let dest = &mut self.destinations[d as usize];
             if dest.ready.is_empty() || dest.paused.is_some() {
-                self.dest(d).listed = false;
+                dest.listed = false;
+                dest.starve(false, self.member);
                 continue;
             }
             self.ring.push_back(d);
-            if self.wants(d, now) {
-                let dest = self.dest(d);
+            if self.wants(d, now) && self.has_place(d) {
+                let dest = &mut self.destinations[d as usize];
                 dest.connections += 1;
                 dest.opened = now;
                 self.connections += 1;
+                self.shares.enter(&dest.share);
                 return Some(d);
             }
         }
         None
+    }
+
+    /// Whether the limit of all queues together lets `d` have one more connection. Without any, it
+    /// gets in line.
+    fn has_place(&mut self, d: DestId) -> bool {
+        let member = self.member;
+        let dest = self.dest(d);
+        let free = dest.share.open() < dest.limits.connections.max(1) && dest.share.is_next(member);
+        if dest.connections == 0 {
+            dest.starve(!free, member);
+        }
+        free
+    }
+
+    /// Whether a connection to `d` is to end because another queue of this core has none and
+    /// waits. Whoever ends one for that says so with [`Self::pay`].
+    #[must_use]
+    pub fn owes(&self, d: DestId, now: Mono) -> bool {
+        let dest = &self.destinations[d as usize];
+        dest.share.is_owed() && dest.connections > 0 && now.since(dest.opened) >= SLICE
+    }
+
+    /// A connection to `d` ends for the sake of another queue.
+    pub fn pay(&mut self, d: DestId) {
+        self.dest(d).share.pay();
     }
 
     /// Pauses that are over end.
@@ -301,7 +365,7 @@ impl Schedule {
     fn wants(&self, d: DestId, now: Mono) -> bool {
         let dest = &self.destinations[d as usize];
         let Some(first) = dest.ready.front() else { return false };
-        if self.gate(d, now) != Gate::Open {
+        if !self.may_send(d, now) {
             return false;
         }
         if dest.connections == 0 {
@@ -329,9 +393,10 @@ impl Schedule {
 
     /// A connection that was opening or open has ended.
     pub fn closed(&mut self, d: DestId) {
-        let dest = self.dest(d);
+        let dest = &mut self.destinations[d as usize];
         dest.connections -= 1;
         self.connections -= 1;
+        self.shares.leave(&dest.share);
         self.list(d);
     }
 
@@ -394,9 +459,12 @@ impl Schedule {
 
     /// Goes through the list of `d` and takes out the messages that `keep` does not want.
     pub fn retain(&mut self, d: DestId, mut keep: impl FnMut(Key) -> bool) {
-        let dest = self.dest(d);
+        let dest = &mut self.destinations[d as usize];
         let before = dest.ready.len();
         dest.ready.retain(|w| keep(w.key));
+        if dest.ready.is_empty() {
+            dest.starve(false, self.member);
+        }
         self.ready -= before - self.destinations[d as usize].ready.len();
     }
 
@@ -446,15 +514,14 @@ impl Schedule {
     pub fn set_limits(&mut self, d: DestId, limits: Limits) {
         let dest = self.dest(d);
         dest.window = dest.window.clamp(1, limits.connections.max(1));
-        if dest.limits.rate != limits.rate {
-            dest.pace = Pace::new(limits.rate);
-        }
+        dest.share.set_rate(limits.rate);
         dest.limits = limits;
     }
 
     /// Starts nothing any more.
     pub fn stop(&mut self) {
         self.stopped = true;
+        self.destinations.iter_mut().for_each(|dest| dest.starve(false, self.member));
     }
 
     /// True after [`Self::stop`].
@@ -522,7 +589,7 @@ mod tests {
 
     #[test]
     fn connections_are_few_until_the_backlog_is_deep_or_has_waited() {
-        let mut s = Schedule::new(Rules::default());
+        let mut s = Schedule::new(Rules::default(), Rc::default());
         let d = s.destination("a", || limits(3)).0;
         let k = keys(200);
         s.push(d, k[0], secs(1));
@@ -541,7 +608,7 @@ mod tests {
 
     #[test]
     fn a_dead_destination_is_left_alone_longer_each_time_and_probed_by_one() {
-        let mut s = Schedule::new(Rules::default());
+        let mut s = Schedule::new(Rules::default(), Rc::default());
         let d = s.destination("a", Limits::default).0;
         keys(200).iter().for_each(|&k| s.push(d, k, secs(0)));
         assert_eq!(s.open_next(secs(1)), Some(d));
@@ -563,7 +630,7 @@ mod tests {
 
     #[test]
     fn destinations_take_turns() {
-        let mut s = Schedule::new(Rules { connections: 4, ..Rules::default() });
+        let mut s = Schedule::new(Rules { connections: 4, ..Rules::default() }, Rc::default());
         let k = keys(1000);
         let d: Vec<_> = ["a", "b", "c"].iter().map(|n| s.destination(n, Limits::default).0).collect();
         k[..998].iter().for_each(|&k| s.push(d[0], k, secs(0)));
@@ -606,7 +673,7 @@ mod tests {
         fn limits_hold_and_nothing_is_lost_or_starved(ops in proptest::collection::vec(op(), 1..400)) {
             let rate = Rate { count: 5, per: Duration::from_secs(10) };
             let rules = Rules { connections: 6, deep: 2, ..Rules::default() };
-            let mut s = Schedule::new(rules);
+            let mut s = Schedule::new(rules, Rc::default());
             let names = ["a", "b", "c", "d"];
             for (i, n) in names.iter().enumerate() {
                 let rate = if i == 0 { rate } else { Rate::default() };

@@ -12,6 +12,7 @@ use crate::queue::index::{Cover, DestId, Entry, Phase, Recipient};
 use crate::queue::record::{self, Fate};
 use crate::queue::recover::{Found, Rebuild, Way};
 use crate::queue::routing::Routing;
+use crate::queue::shares::Shares;
 use crate::queue::state::{self, State};
 use crate::runtime::Runtime;
 use crate::storage;
@@ -40,6 +41,7 @@ pub struct Recovery {
 }
 
 /// What a queue is made of.
+#[derive(Clone)]
 pub struct Parts<R: Runtime> {
     /// The core's runtime.
     pub rt: R,
@@ -49,52 +51,55 @@ pub struct Parts<R: Runtime> {
     pub poison: Poison,
     /// Number of the log.
     pub log: LogNumber,
+    /// Ids of new messages come after this one, as after all that are in the log.
+    pub after: MessageId,
     /// How the queue works.
     pub options: Options,
     /// Series of the core.
     pub metrics: metrics::Core,
     /// Tables.
     pub routing: Rc<dyn Routing>,
+    /// What it has together with the other queues of the core.
+    pub shares: Rc<Shares>,
 }
 
 impl<R: Runtime> Desk<R> {
     /// Opens the queue in `dir` (absolute; made if it is not there) and starts its tasks.
     /// Connections are opened by `delivery::agent`, notifications made by `delivery::bounce`.
     pub async fn open(dir: &Path, parts: Parts<R>) -> Result<(Self, Recovery), OpenError> {
-        let Parts { rt, storage, poison, log, options, metrics, routing } = parts;
+        let Parts { rt, storage, poison, after, routing, .. } = parts.clone();
         let mut rebuild = Rebuild::default();
-        let payload_max = storage.payload_max();
         let plan = |address: &[u8]| routing.plan(address);
-        let opened = Keeper::open(rt.clone(), dir, storage, poison, |r| rebuild.visit(&r, &plan)).await;
+        let opened = Keeper::open(rt, dir, storage, poison, |r| rebuild.visit(&r, &plan)).await;
         let (keeper, journal) = opened?;
         let sides: BTreeSet<u64> = rebuild.messages.values().map(|f| f.side).filter(|s| *s != 0).collect();
         let orphans =
             keeper.remove_orphan_sides(&sides).await.map_err(|e| OpenError::Io(dir.join("side"), e))?;
         rebuild.messages.values().for_each(|f| keeper.keep(f.at));
-        observe(&keeper, &metrics);
-        let desk = Desk::assemble(rt, keeper, payload_max, log, options, metrics, routing.clone());
+        observe(&keeper, &parts.metrics);
+        let desk = Desk::assemble(keeper, parts);
         let malformed = std::mem::take(&mut rebuild.malformed);
-        let (messages, in_doubt) = desk.adopt(rebuild);
+        let (messages, in_doubt) = desk.take_over(rebuild, after);
         desk.start();
         Ok((desk, Recovery { journal, messages, in_doubt, malformed, orphans }))
     }
 
-    fn adopt(&self, rebuild: Rebuild) -> (usize, usize) {
+    fn take_over(&self, rebuild: Rebuild, after: MessageId) -> (usize, usize) {
         let mut s = self.0.state.borrow_mut();
         let s = &mut *s;
-        s.last_id = rebuild.last;
+        s.last_id = rebuild.last.max(after);
         s.ages = Ages::new(self.0.rt.now(), self.0.rt.wall(), rebuild.last);
         let doors: Vec<DestId> = rebuild.hops.into_iter().map(|hop| self.door(s, hop)).collect();
         let (mut messages, mut in_doubt) = (0, 0);
         for (id, found) in rebuild.messages {
             messages += 1;
             in_doubt += found.recipients.iter().filter(|r| r.in_doubt && !r.fate.is_done()).count();
-            self.adopt_one(s, id, &found, &doors);
+            self.take_over_one(s, id, &found, &doors);
         }
         (messages, in_doubt)
     }
 
-    fn adopt_one(&self, s: &mut State, id: MessageId, found: &Found, doors: &[DestId]) {
+    fn take_over_one(&self, s: &mut State, id: MessageId, found: &Found, doors: &[DestId]) {
         let (now, wall) = (self.0.rt.now(), self.0.rt.wall());
         let mut e = Entry::new(id, found.size, found.body);
         e.at = found.at;

@@ -78,6 +78,9 @@ impl<R: Runtime> Desk<R> {
             return None;
         }
         let now = self.0.rt.now();
+        if s.schedule.owes(d, now) {
+            return None;
+        }
         loop {
             let Some(key) = s.schedule.take(d, now) else {
                 if let (Gate::Rate(at), true) = (s.schedule.gate(d, now), s.schedule.backlog(d) > 0) {
@@ -230,6 +233,10 @@ impl<R: Runtime> Desk<R> {
             let mut s = self.0.state.borrow_mut();
             let now = self.0.rt.now();
             if s.schedule.is_stopped() {
+                return Poll::Ready(false);
+            }
+            if s.schedule.owes(d, now) {
+                s.schedule.pay(d);
                 return Poll::Ready(false);
             }
             let room =

@@ -255,6 +255,31 @@ impl Disk for Double {
             .collect())
     }
 
+    async fn list_dirs(&self, dir: &Path) -> io::Result<Vec<String>> {
+        let files = self.world.files.borrow();
+        let below = files.keys().filter_map(|p| p.strip_prefix(dir).ok());
+        let parts = below.filter(|p| p.components().count() > 1).filter_map(|p| p.iter().next());
+        let names: BTreeSet<_> = parts.map(|p| p.to_str().expect("text").to_owned()).collect();
+        Ok(names.into_iter().collect())
+    }
+
+    async fn rename_dir(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.world.log.borrow_mut().push(format!("rename {} {}", from.display(), to.display()));
+        let mut files = self.world.files.borrow_mut();
+        let below: Vec<PathBuf> = files.keys().filter(|p| p.starts_with(from)).cloned().collect();
+        for path in below {
+            let node = files.remove(&path).expect("just listed");
+            files.insert(to.join(path.strip_prefix(from).expect("is below")), node);
+        }
+        Ok(())
+    }
+
+    async fn remove_dir(&self, path: &Path) -> io::Result<()> {
+        self.world.log.borrow_mut().push(format!("remove {}", path.display()));
+        let empty = self.world.files.borrow().keys().all(|p| !p.starts_with(path));
+        if empty { Ok(()) } else { Err(io::ErrorKind::DirectoryNotEmpty.into()) }
+    }
+
     async fn remove(&self, path: &Path) -> io::Result<()> {
         self.world.log.borrow_mut().push(format!("remove {}", path.display()));
         self.world.files.borrow_mut().remove(path).map(drop).ok_or(io::ErrorKind::NotFound.into())
