@@ -1,5 +1,6 @@
 //! Histories of the whole relay: scripted clients before it, scripted servers behind it, a bad net,
-//! a bad disk, and crashes; then the faults stop, the queue must drain and the ledger balance.
+//! a bad disk, and crashes; then the faults stop, the queue must drain and the ledger balance. In
+//! some histories each process has another number of cores than the one before.
 
 mod node;
 
@@ -12,11 +13,14 @@ use crate::peers::ledger::{Fate, SharedLedger};
 use crate::peers::remote::{Manners, Remote};
 use crate::seeds::{self, History};
 use crate::world::{Death, MS, SEC, World};
-use node::Tables;
-use ringpost::runtime::Runtime;
+use node::{Place, Tables};
+use ringpost::delivery::logs::{Kept, News};
+use ringpost::queue::desk::open::Recovery;
+use ringpost::runtime::{Disk, Runtime};
 use ringpost::storage;
 use std::cell::Cell;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::rc::Rc;
 
 const DOMAINS: &[&str] = &["a.example", "b.example"];
@@ -32,6 +36,9 @@ struct Stage {
     tables: Rc<Tables>,
     ledger: SharedLedger,
     next: Rc<Cell<u64>>,
+    /// The number of cores may change.
+    cores_change: bool,
+    cores: Rc<Cell<u16>>,
 }
 
 impl Stage {
@@ -51,30 +58,65 @@ impl Stage {
             net,
             ledger,
             next: Rc::new(Cell::new(1)),
+            cores_change: world.chance(4_000),
+            cores: Rc::new(Cell::new(1)),
         }
     }
 
     /// A process of the relay; what goes wrong at its start is a violation when nothing is faulty.
     fn boot(&self, calm: bool) {
+        if self.cores_change {
+            self.cores.set([1, 2, 4, 8][self.world.below(4) as usize]);
+        }
+        let (rt, cores, poison) = (self.relay.boot(), self.cores.get(), storage::Poison::new());
+        for core in 0..cores {
+            let place = Place { core, cores };
+            rt.spawn(self.clone().core(place, poison.clone(), calm));
+        }
+    }
+
+    async fn core(self, place: Place, poison: storage::Poison, calm: bool) {
         let rt = self.relay.boot();
-        let (me, task_rt) = (self.clone(), rt.clone());
-        rt.spawn(async move {
-            let options = storage::Options::tiny();
-            match node::start(&me.relay, &task_rt, me.tables.clone(), options).await {
-                Ok((desk, recovery)) => {
-                    me.world.event("open", recovery.messages as u64, recovery.in_doubt as u64);
-                    let j = &recovery.journal;
-                    if j.damage_count > 0 || j.set_aside > 0 || !recovery.malformed.is_empty() {
-                        me.world.violation(format!("damage that nobody did: {recovery:?}"));
-                    }
-                    // The process lives as long as its queue is held.
-                    let _held = desk;
-                    me.world.pause(u64::MAX / 4).await;
-                }
-                Err(e) if calm => me.world.violation(format!("does not start: {e}")),
-                Err(_) => {}
+        let me = self.clone();
+        let tell = move |news: &News<'_>| me.hear(news, calm);
+        let storage = (storage::Options::tiny(), poison);
+        match node::start(&self.relay, &rt, self.tables.clone(), storage, place, tell).await {
+            Ok((logs, recovery)) => {
+                self.opened(&recovery);
+                // The process lives as long as its queues are held.
+                let _held = logs;
+                self.world.pause(u64::MAX / 4).await;
             }
-        });
+            Err(e) if calm => self.world.violation(format!("does not start: {e}")),
+            Err(_) => {}
+        }
+    }
+
+    fn opened(&self, recovery: &Recovery) {
+        self.world.event("open", recovery.messages as u64, recovery.in_doubt as u64);
+        if recovery.is_damaged() {
+            self.world.violation(format!("damage that nobody did: {recovery:?}"));
+        }
+    }
+
+    fn hear(&self, news: &News<'_>, calm: bool) {
+        let violation = |text: String| self.world.violation(text);
+        match news {
+            News::Adopted(_, recovery) => self.opened(recovery),
+            News::Removed(log) => self.world.event("removed", u64::from(log.0), 0),
+            News::NotAdopted(_, e) if calm => violation(format!("an adopted log does not open: {e}")),
+            News::Kept(_, Kept::Failed(_)) if !calm => {}
+            News::Kept(log, why) => violation(format!("log {} is not removed: {why:?}", log.0)),
+            News::NotAdopted(..) => {}
+        }
+    }
+
+    /// Folders of logs that are no core's own.
+    async fn strange_folders(&self) -> Vec<String> {
+        let own: Vec<String> = (0..self.cores.get()).map(|n| format!("{n:04}")).collect();
+        let mut dirs = self.relay.disk.list_dirs(Path::new(node::FOLDER)).await.unwrap_or_default();
+        dirs.retain(|d| !own.contains(d));
+        dirs
     }
 
     /// One client session with some letters.
@@ -84,7 +126,8 @@ impl Stage {
         let first = self.next.replace(self.next.get() + count);
         let letters: Vec<Letter> =
             (first..first + count).map(|n| Letter::random(&self.world, n, DOMAINS)).collect();
-        let server = SocketAddr::new(self.relay.ip(), 25);
+        let core = self.world.below(u64::from(self.cores.get())) as u16;
+        let server = SocketAddr::new(self.relay.ip(), node::PORT + core);
         let client = Client { rt: rt.clone(), ledger: self.ledger.clone(), server };
         rt.spawn(async move {
             // How it went is in the ledger.
@@ -166,10 +209,15 @@ impl Stage {
         self.session(Style::honest());
         for _ in 0..360 {
             self.world.pause(20 * SEC).await;
+            let strange = self.strange_folders().await;
             let ledger = self.ledger.borrow();
-            if ledger.owed().is_empty() && ledger.count(Fate::Acked) > before {
+            if ledger.owed().is_empty() && ledger.count(Fate::Acked) > before && strange.is_empty() {
                 return;
             }
+        }
+        let strange = self.strange_folders().await;
+        if !strange.is_empty() {
+            self.world.violation(format!("logs without mail stay: {strange:?}"));
         }
         if self.ledger.borrow().count(Fate::Acked) == before {
             self.world.violation("nothing is taken any more".to_owned());

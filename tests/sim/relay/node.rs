@@ -1,14 +1,14 @@
-//! The relay as a process on a simulated machine: queue, notifications, sending and receiving, put
+//! One core of the relay on a simulated machine: queues, notifications, sending and receiving, put
 //! together as `server` does it, with tables that fit the simulated net.
 
 use crate::machine::{Machine, SimRuntime};
-use ringpost::base::ids::LogNumber;
+use ringpost::base::ids::{LogNumber, MessageId};
 use ringpost::delivery::agent::{self, Resolve, Resolved};
-use ringpost::delivery::bounce;
+use ringpost::delivery::logs::{Logs, News, Setup};
 use ringpost::intake::Intake;
 use ringpost::metrics::{self, NoopRecorder};
+use ringpost::queue::desk;
 use ringpost::queue::desk::open::{Parts, Recovery};
-use ringpost::queue::desk::{self, Desk};
 use ringpost::queue::pace::Backoff;
 use ringpost::queue::routing::{Hop, Plan, Routing, Target};
 use ringpost::queue::schedule::Limits;
@@ -19,13 +19,14 @@ use ringpost::storage;
 use std::future::Future;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::path::Path;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::time::Duration;
 
-/// Where its queue is.
-const FOLDER: &str = "/data/queue/0000";
+/// Where its queues are.
+pub const FOLDER: &str = "/data/queue";
+/// Where core 0 listens; the others behind it.
+pub const PORT: u16 = 25;
 
 /// Domains and the servers that have them; everybody may relay.
 pub struct Tables(Vec<(&'static str, Rc<Hop>)>);
@@ -76,13 +77,24 @@ impl Resolve for NoNames {
     }
 }
 
-/// Starts the relay on `machine` and lets it listen on port 25. `Err`: the queue cannot be opened.
+/// Which core of how many.
+#[derive(Clone, Copy)]
+pub struct Place {
+    /// From 0.
+    pub core: u16,
+    /// All.
+    pub cores: u16,
+}
+
+/// Starts a core of the relay on `machine` and lets it listen. `Err`: a queue cannot be opened.
 pub async fn start(
     machine: &Machine,
     rt: &SimRuntime,
     tables: Rc<Tables>,
-    storage: storage::Options,
-) -> Result<(Desk<SimRuntime>, Recovery), String> {
+    storage: (storage::Options, storage::Poison),
+    place: Place,
+    tell: impl Fn(&News<'_>) + 'static,
+) -> Result<(Logs<SimRuntime>, Recovery), String> {
     let metrics = metrics::Core::new(&NoopRecorder, 0);
     let mut options = desk::Options::new("mx.example", "postmaster@a.example");
     options.retry = Backoff { first: Duration::from_secs(5), max: Duration::from_secs(60) };
@@ -90,21 +102,31 @@ pub async fn start(
     options.recipients_max = 5;
     let parts = Parts {
         rt: rt.clone(),
-        storage,
-        poison: storage::Poison::new(),
-        log: LogNumber(0),
+        storage: storage.0,
+        poison: storage.1,
+        log: LogNumber(place.core),
+        after: MessageId(0),
         options,
         metrics: metrics.clone(),
         routing: tables.clone(),
+        shares: Rc::default(),
     };
-    let (desk, recovery) = Desk::open(Path::new(FOLDER), parts).await.map_err(|e| e.to_string())?;
-    bounce::start(&desk);
-    agent::start(&desk, Rc::new(NoNames), agent::Options::new("mx.example"));
+    let setup = Setup {
+        folder: FOLDER.into(),
+        cores: place.cores,
+        parts,
+        series: Box::new(|_| metrics::Core::new(&NoopRecorder, 0)),
+        resolver: Rc::new(NoNames),
+        agent: agent::Options::new("mx.example"),
+        tell: Box::new(tell),
+    };
+    let (logs, recovery) = Logs::open(setup).await.map_err(|(_, e)| e.to_string())?;
     let mut sessions = serve::Options::new("mx.example");
     // Small, so that bodies go beside and memory runs out.
     (sessions.side_bytes, sessions.memory) = (8 << 10, 64 << 10);
-    let ctx = Context::new(rt.clone(), Intake::new(desk.clone()), tables, metrics, sessions);
-    let listener = Rc::new(machine.boot().listen(25));
+    let ctx = Context::new(rt.clone(), Intake::new(logs.own().clone()), tables, metrics, sessions);
+    let listener = Rc::new(machine.boot().listen(PORT + place.core));
     rt.spawn(serve::accept(ctx, listener));
-    Ok((desk, recovery))
+    logs.adopt();
+    Ok((logs, recovery))
 }
