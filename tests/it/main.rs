@@ -1,6 +1,7 @@
 //! Tests of the whole: the rules of the source tree, and black-box tests of the real binary.
 
 mod bounces;
+mod cores;
 mod crash;
 mod demo;
 mod disk;
