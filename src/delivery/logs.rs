@@ -13,13 +13,15 @@
 //! wrong with any of them (in use, of a later version) is an error of the start. One that cannot be
 //! opened later is told of and tried again; one that is damaged is never removed.
 
-use crate::base::ids::QueueId;
+mod operate;
+#[cfg(test)]
+mod tests;
+
 use crate::base::ids::{LogNumber, MessageId};
 use crate::base::time::Mono;
 use crate::delivery::agent::{self, Resolve};
 use crate::delivery::bounce;
 use crate::metrics;
-use crate::queue::control::{ControlError, Request, Response, Which};
 use crate::queue::desk::Desk;
 use crate::queue::desk::open::{Parts, Recovery};
 use crate::queue::routing::Routing;
@@ -271,10 +273,10 @@ impl<R: Runtime> Logs<R> {
             state.adopted.insert(log, desk.clone());
         }
         (setup.tell)(&News::Adopted(log, &recovery));
+        self.send_from(&desk);
         if self.0.stopping.get() {
             return desk.stop();
         }
-        self.send_from(&desk);
         setup.parts.rt.spawn_critical(self.clone().watch(desk, recovery.is_damaged()));
     }
 
@@ -343,62 +345,6 @@ impl<R: Runtime> Logs<R> {
                 Err(e) => News::Kept(log, Kept::Failed(e)),
             };
             (self.0.setup.tell)(&news);
-        }
-    }
-}
-
-/// Requests of operators.
-impl<R: Runtime> Logs<R> {
-    /// Serves an operator's request, whichever of the logs it is about.
-    pub async fn control(&self, request: &Request) -> Response {
-        match request {
-            Request::List { after, limit, in_doubt } => self.list(*after, *limit, *in_doubt).await,
-            Request::Show(id) | Request::Cat { id, .. } => self.one(*id, request).await,
-            Request::Flush(which)
-            | Request::Hold { which, .. }
-            | Request::Release { which, .. }
-            | Request::Delete { which, .. } => match which {
-                Which::One(id) => self.one(*id, request).await,
-                Which::All | Which::Destination(_) => self.all(request).await,
-            },
-            Request::Stats => Response::Stats(self.desks().iter().map(Desk::stats).collect()),
-        }
-    }
-
-    async fn one(&self, id: QueueId, request: &Request) -> Response {
-        match self.desks().into_iter().find(|desk| desk.log() == id.log) {
-            Some(desk) => desk.control(request).await,
-            None if self.0.state.borrow().waiting.contains(&id.log) => Response::Error(ControlError::Opening),
-            None => Response::Error(ControlError::NotFound),
-        }
-    }
-
-    async fn all(&self, request: &Request) -> Response {
-        let mut changed = 0;
-        for desk in self.desks() {
-            match desk.control(request).await {
-                Response::Done(n) => changed += n,
-                // Nothing is left in it: it has been taken away meanwhile.
-                Response::Error(ControlError::Closed) if desk.is_spent() && !desk.is_dead() => {}
-                other => return other,
-            }
-        }
-        Response::Done(changed)
-    }
-
-    /// Log after log: after the last page of one comes the first of the next.
-    async fn list(&self, after: Option<QueueId>, limit: usize, in_doubt: bool) -> Response {
-        let mut desks = self.desks().into_iter().skip_while(|d| after.is_some_and(|a| d.log() < a.log));
-        let Some(desk) = desks.next() else {
-            return Response::Page { messages: Vec::new(), next: None };
-        };
-        let after = after.filter(|a| a.log == desk.log());
-        match desk.control(&Request::List { after, limit, in_doubt }).await {
-            Response::Page { messages, next: None } => {
-                let next = desks.next().map(|d| QueueId { message: MessageId(0), log: d.log() });
-                Response::Page { messages, next }
-            }
-            other => other,
         }
     }
 }
@@ -473,6 +419,3 @@ fn note(name: &str) -> Option<(LogNumber, MessageId)> {
     let id = u64::from_str_radix(id, 16).ok().filter(|_| id.len() == 16)?;
     Some((log_number(log)?, MessageId(id)))
 }
-
-#[cfg(test)]
-mod tests;

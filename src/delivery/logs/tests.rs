@@ -6,7 +6,7 @@ use crate::delivery::agent::Resolved;
 use crate::intake::{Body, Intake, Submission};
 use crate::message::body::BodyFacts;
 use crate::message::envelope::{Envelope, Notify, SenderOptions};
-use crate::queue::control::Listed;
+use crate::queue::control::{ControlError, Listed, Request, Response, Which};
 use crate::queue::desk;
 use crate::queue::desk::double::{Rig, Server};
 use crate::queue::pace::Rate;

@@ -14,7 +14,7 @@ use crate::queue::recover::{Found, Rebuild, Way};
 use crate::queue::routing::Routing;
 use crate::queue::shares::Shares;
 use crate::queue::state::{self, State};
-use crate::runtime::Runtime;
+use crate::runtime::{Runtime, yield_now};
 use crate::storage;
 use crate::storage::keeper::Keeper;
 use crate::storage::opening::OpenError;
@@ -24,6 +24,9 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
+
+/// Messages taken over before others run.
+const AT_ONCE: usize = 500;
 
 /// What was found in the log.
 #[derive(Debug)]
@@ -79,22 +82,27 @@ impl<R: Runtime> Desk<R> {
         observe(&keeper, &parts.metrics);
         let desk = Desk::assemble(keeper, parts);
         let malformed = std::mem::take(&mut rebuild.malformed);
-        let (messages, in_doubt) = desk.take_over(rebuild, after);
+        let (messages, in_doubt) = desk.take_over(rebuild, after).await;
         desk.start();
         Ok((desk, Recovery { journal, messages, in_doubt, malformed, orphans }))
     }
 
-    fn take_over(&self, rebuild: Rebuild, after: MessageId) -> (usize, usize) {
-        let mut s = self.0.state.borrow_mut();
-        let s = &mut *s;
-        s.last_id = rebuild.last.max(after);
-        s.ages = Ages::new(self.0.rt.now(), self.0.rt.wall(), rebuild.last);
-        let doors: Vec<DestId> = rebuild.hops.into_iter().map(|hop| self.door(s, hop)).collect();
+    /// Lets others run now and then: the core may be serving clients already.
+    async fn take_over(&self, rebuild: Rebuild, after: MessageId) -> (usize, usize) {
+        let doors: Vec<DestId> = {
+            let mut s = self.0.state.borrow_mut();
+            s.last_id = rebuild.last.max(after);
+            s.ages = Ages::new(self.0.rt.now(), self.0.rt.wall(), rebuild.last);
+            rebuild.hops.into_iter().map(|hop| self.door(&mut s, hop)).collect()
+        };
         let (mut messages, mut in_doubt) = (0, 0);
         for (id, found) in rebuild.messages {
             messages += 1;
             in_doubt += found.recipients.iter().filter(|r| r.in_doubt && !r.fate.is_done()).count();
-            self.take_over_one(s, id, &found, &doors);
+            self.take_over_one(&mut self.0.state.borrow_mut(), id, &found, &doors);
+            if messages % AT_ONCE == 0 {
+                yield_now().await;
+            }
         }
         (messages, in_doubt)
     }
