@@ -63,7 +63,7 @@ fn path(journal: &Path, name: u64) -> PathBuf {
     dir(journal).join(format!("{name:016x}.side"))
 }
 
-fn name_of(file: &str) -> Option<u64> {
+pub(in crate::storage) fn name_of(file: &str) -> Option<u64> {
     let digits = file.strip_suffix(".side").filter(|d| d.len() == 16)?;
     u64::from_str_radix(digits, 16).ok()
 }
