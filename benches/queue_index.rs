@@ -13,6 +13,7 @@ use ringpost::queue::index::{Entry, Index, Key, Phase, Recipient};
 use ringpost::queue::schedule::{Limits, Rules, Schedule};
 use ringpost::queue::stub::Stub;
 use std::hint::black_box;
+use std::rc::Rc;
 use std::time::Duration;
 
 const BLOCK: usize = 1000;
@@ -136,7 +137,7 @@ fn adopted(count: u64) {
 }
 
 fn listed(count: u64) {
-    let mut schedule = Schedule::new(Rules::default());
+    let mut schedule = Schedule::new(Rules::default(), Rc::default());
     let mut index = Index::default();
     let d = schedule.destination("a", Limits::default).0;
     let key = index.insert(entry(0));
@@ -155,7 +156,7 @@ fn listed(count: u64) {
 
 /// A message in each list, and one connection each for as many as are allowed.
 fn destinations(count: u64) {
-    let mut schedule = Schedule::new(Rules::default());
+    let mut schedule = Schedule::new(Rules::default(), Rc::default());
     let mut index = Index::default();
     let key = index.insert(entry(0));
     let numbers: Vec<u64> = (0..count).collect();

@@ -41,6 +41,18 @@ macro_rules! series {
     };
 }
 
+impl Core {
+    /// The queue has ended: what its gauges showed is no more.
+    pub fn clear_queue(&self) {
+        let queue = [&self.queue_messages, &self.queue_active, &self.queue_deferred, &self.queue_held];
+        let rest = [&self.queue_bytes, &self.queue_oldest, &self.journal_segments, &self.journal_live_ratio];
+        let archive = [&self.archive_bytes, &self.archive_live_bytes, &self.index_bytes, &self.index_lag];
+        let parked = [&self.queue_parked, &self.queue_loading];
+        let all = queue.into_iter().chain(rest).chain(archive).chain(parked);
+        all.for_each(|gauge| gauge.set(0.0));
+    }
+}
+
 trait Register {
     fn register(recorder: &impl Recorder, name: &'static str, labels: Vec<Label>, help: &'static str)
     -> Self;

@@ -215,9 +215,11 @@ impl<Q: Queues> Conversation<'_, Q> {
     async fn stats(&mut self) -> io::Result<()> {
         for queue in 0..self.queues.count() {
             match self.ask(queue, Request::Stats).await {
-                Response::Stats(stats) => {
-                    let value = serde_json::to_value(&stats).map_err(io::Error::other)?;
-                    self.out.line(&Line::Stats(value)).await?;
+                Response::Stats(queues) => {
+                    for stats in &queues {
+                        let value = serde_json::to_value(stats).map_err(io::Error::other)?;
+                        self.out.line(&Line::Stats(value)).await?;
+                    }
                 }
                 other => self.refuse(&other).await?,
             }

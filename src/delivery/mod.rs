@@ -2,5 +2,6 @@
 
 pub mod agent;
 pub mod bounce;
+pub mod logs;
 pub mod relay;
 mod side_cursor;

@@ -1,7 +1,8 @@
 //! L4: what operators ask of a queue and what they get: plain data that may cross threads.
 //!
-//! The desk answers on its own core ([`Desk::control`](crate::queue::desk::Desk::control)); how a
-//! request gets there is the composition's affair. Field names of a listed message are those of
+//! The desk answers on its own core ([`Desk::control`](crate::queue::desk::Desk::control)), for all
+//! logs of a core [`Logs::control`](crate::delivery::logs::Logs::control); how a request gets there is
+//! the composition's affair. Field names of a listed message are those of
 //! `postqueue -j`. Answers are bounded: lists come in pages, messages in pieces.
 
 use crate::base::ids::QueueId;
@@ -91,8 +92,8 @@ pub enum Response {
     },
     /// So many messages were changed, and the change is on stable storage.
     Done(u64),
-    /// Counts.
-    Stats(Stats),
+    /// Counts of each queue, by number of its log.
+    Stats(Vec<Stats>),
     /// It did not work.
     Error(ControlError),
 }
@@ -106,6 +107,8 @@ pub enum ControlError {
     Closed,
     /// The message could not be read from the disk.
     Unreadable,
+    /// The log of the message is still to be read.
+    Opening,
 }
 
 impl fmt::Display for ControlError {
@@ -114,6 +117,7 @@ impl fmt::Display for ControlError {
             ControlError::NotFound => "no such message in the queue",
             ControlError::Closed => "the queue is closed",
             ControlError::Unreadable => "the message cannot be read",
+            ControlError::Opening => "the log of this message is still being opened: try again",
         })
     }
 }
@@ -161,6 +165,8 @@ pub struct ListedRecipient {
 /// Counts of one queue.
 #[derive(Clone, PartialEq, Debug, Default, Serialize)]
 pub struct Stats {
+    /// Number of its log.
+    pub log: u16,
     /// All messages.
     pub messages: usize,
     /// Ready or in flight.

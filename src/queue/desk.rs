@@ -1,4 +1,4 @@
-//! L4: the queue of one core: takes messages, keeps them safe, knows when each is due.
+//! L4: the queue of one log: takes messages, keeps them safe, knows when each is due.
 //!
 //! Owns the journal (through its keeper), the index and the schedule; runs the tasks that follow
 //! commits, time, notifications and the copying forward. Knows no SMTP: what to send is taken by
@@ -23,7 +23,7 @@ pub mod settle;
 mod tidying;
 
 #[cfg(test)]
-mod double;
+pub(crate) mod double;
 #[cfg(test)]
 mod tests;
 
@@ -33,6 +33,7 @@ use crate::message::body::BodyFlags;
 use crate::message::envelope::EnvelopeView;
 use crate::metrics;
 use crate::queue::bodies::Bodies;
+use crate::queue::desk::open::Parts;
 use crate::queue::index::{Cover, DestId, Entry, Key, Phase, Recipient};
 use crate::queue::ledger::Change;
 use crate::queue::limits::{Admission, Limits};
@@ -143,7 +144,7 @@ pub(crate) struct Inner<R: Runtime> {
     pub state: RefCell<State>,
 }
 
-/// The queue of one core. A handle; cloning counts.
+/// The queue of one log. A handle; cloning counts.
 pub struct Desk<R: Runtime>(pub(crate) Rc<Inner<R>>);
 
 impl<R: Runtime> Clone for Desk<R> {
@@ -175,18 +176,13 @@ pub(crate) struct NewMessage<'a> {
 
 impl<R: Runtime> Desk<R> {
     pub(crate) fn assemble(
-        rt: R,
         (keeper, vault, table): (Keeper<R>, Archive<R>, R::Table),
-        poison: Poison,
-        payload_max: usize,
-        log: LogNumber,
-        options: Options,
-        metrics: metrics::Core,
-        routing: Rc<dyn Routing>,
+        parts: Parts<R>,
     ) -> Self {
+        let Parts { rt, storage, poison, log, options, metrics, routing, shares, .. } = parts;
         let (now, wall) = (rt.now(), rt.wall());
         metrics.queue_loading.set(1.0);
-        let schedule = Schedule::new(options.rules);
+        let schedule = Schedule::new(options.rules, shares);
         let state = State::new(schedule, Bodies::new(options.limits.body_bytes), now, wall);
         Desk(Rc::new(Inner {
             rt,
@@ -194,7 +190,7 @@ impl<R: Runtime> Desk<R> {
             vault,
             table,
             poison,
-            payload_max,
+            payload_max: storage.payload_max(),
             log,
             options,
             metrics,
@@ -260,6 +256,34 @@ impl<R: Runtime> Desk<R> {
     pub fn is_closed(&self) -> bool {
         let s = self.0.state.borrow();
         s.dead || s.closing
+    }
+
+    /// True once nothing is left to be done: no message, known or in the index still to be read, no
+    /// outcome that is not settled or that the index has not got, no notification in the making. Where no mail is accepted any more, it stays so.
+    #[must_use]
+    pub fn is_spent(&self) -> bool {
+        let s = self.0.state.borrow();
+        s.loaded
+            && s.index.counters().messages == 0
+            && s.ledger.is_empty()
+            && s.orphans.is_empty()
+            && s.flights == 0
+            && s.telling == 0
+            && s.notices.is_empty()
+            && s.unsettled.is_empty()
+            && s.commits.is_empty()
+    }
+
+    /// Number of its log.
+    #[must_use]
+    pub fn log(&self) -> LogNumber {
+        self.0.log
+    }
+
+    /// No id up to this one is free.
+    #[must_use]
+    pub fn last_id(&self) -> MessageId {
+        self.0.state.borrow().last_id
     }
 
     /// The destination of an address.

@@ -3,8 +3,9 @@
 //! * L1 [`record`]: the queue's records as bytes; L2 [`recover`]: what a log of them says.
 //! * L2 [`age`] (how old a message is), [`index`] (what is resident of each message) with [`entry`]
 //!   (of those at work), [`stub`] (of those that wait long) and [`order`] (their ids), [`bodies`]
-//!   (which are in memory), [`schedule`] with [`pace`] (who goes next), [`limits`] (when to take
-//!   more), [`routing`] (what is asked of routes), [`bell`] and [`state`] (what the desk's tasks share).
+//!   (which are in memory), [`schedule`] with [`pace`] (who goes next), [`shares`] (limits that several
+//!   queues have together), [`limits`] (when to take more), [`routing`] (what is asked of routes),
+//!   [`bell`] and [`state`] (what the desk's tasks share).
 //! * L4 [`desk`] drives them over a journal; [`control`]: what operators ask of it.
 
 pub mod age;
@@ -23,6 +24,7 @@ pub mod recover;
 pub mod routing;
 pub mod row;
 pub mod schedule;
+pub mod shares;
 pub mod state;
 pub mod stub;
 

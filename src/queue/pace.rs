@@ -44,6 +44,12 @@ impl Pace {
         Mono(self.next.0.saturating_sub(self.slack.as_nanos() as u64))
     }
 
+    /// Time from one message to the next.
+    #[must_use]
+    pub fn interval(&self) -> Duration {
+        self.interval
+    }
+
     /// Lets a message pass at `now` if the rate allows.
     pub fn pass(&mut self, now: Mono) -> bool {
         if self.interval.is_zero() {

@@ -7,6 +7,7 @@ use crate::message::body::BodyFlags;
 use crate::queue::index::{Entry, Index, Key, Phase, Recipient};
 use crate::queue::schedule::{Limits, Rules, Schedule};
 use crate::queue::stub::Stub;
+use std::rc::Rc;
 
 const COUNT: usize = 200_000;
 /// Bytes of memory for each waiting message at most.
@@ -27,7 +28,7 @@ struct Waiting {
 
 impl Waiting {
     fn new() -> Self {
-        let mut schedule = Schedule::new(Rules::default());
+        let mut schedule = Schedule::new(Rules::default(), Rc::default());
         let (d, _) = schedule.destination("a", Limits::default);
         assert_eq!(d, 0);
         Waiting { index: Index::default(), timers: Wheel::new(0), schedule }

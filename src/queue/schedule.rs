@@ -6,18 +6,21 @@
 //!
 //! A connection takes work of its own destination only, in order of arrival. Destinations that want
 //! a connection are served in turn. Few connections with full pipelines beat many: another one is
-//! opened only when none is idle and the backlog is deep or has waited.
+//! opened only when none is idle and the backlog is deep or has waited. Limits hold for all queues of
+//! a core together ([`Shares`]).
 //!
 //! No call costs more for a longer list, and none goes through all destinations but [`Schedule::view`]
-//! one by one: a destination is looked at when something has happened to it, or when the time has
-//! come that was noted at the last look.
+//! one by one: a destination is looked at when something has happened to it, when another queue has
+//! given back what it waited for, or when the time has come that was noted at the last look.
 
 use crate::base::chain::Chain;
 use crate::base::time::Mono;
 use crate::queue::index::{DestId, Key};
-use crate::queue::pace::{Backoff, Pace, Rate};
+use crate::queue::pace::{Backoff, Rate};
+use crate::queue::shares::{SLICE, Share, Shares};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Range;
+use std::rc::Rc;
 use std::time::Duration;
 
 /// Limits of one destination.
@@ -74,7 +77,12 @@ struct Work {
 struct Destination {
     key: Box<str>,
     limits: Limits,
-    pace: Pace,
+    /// What all queues of this core have together.
+    share: Rc<Share>,
+    /// Stands in line there.
+    starving: bool,
+    /// Is told there when a place may be free.
+    refused: bool,
     ready: Chain<Work, 512>,
     /// Opening or open.
     connections: u32,
@@ -95,6 +103,17 @@ struct Destination {
     measured: bool,
     /// Messages taken since the last look at the speed.
     taken: u32,
+}
+
+impl Destination {
+    /// Whether it stands in line for a connection that another queue of this core gives up.
+    fn starve(&mut self, starving: bool, shares: &Shares, member: u32) {
+        match (std::mem::replace(&mut self.starving, starving), starving) {
+            (false, true) => self.share.starve(member),
+            (true, false) => shares.feed(&self.share, member),
+            _ => {}
+        }
+    }
 }
 
 /// Does a destination want a connection?
@@ -134,10 +153,13 @@ pub struct View {
     pub paused: Option<Mono>,
 }
 
-/// All destinations of one core.
+/// All destinations of one queue.
 #[derive(Debug)]
 pub struct Schedule {
     rules: Rules,
+    shares: Rc<Shares>,
+    /// Our number among those that share.
+    member: u32,
     names: BTreeMap<Box<str>, DestId>,
     destinations: Vec<Destination>,
     /// Destinations with work that may want a connection, in turn. Who did not want one at the last
@@ -161,9 +183,11 @@ pub struct Schedule {
 impl Schedule {
     /// No destinations yet.
     #[must_use]
-    pub fn new(rules: Rules) -> Self {
+    pub fn new(rules: Rules, shares: Rc<Shares>) -> Self {
         Schedule {
             rules,
+            member: shares.join(),
+            shares,
             names: BTreeMap::new(),
             destinations: Vec::new(),
             ring: VecDeque::new(),
@@ -188,7 +212,9 @@ impl Schedule {
         self.destinations.push(Destination {
             key: key.into(),
             limits,
-            pace: Pace::new(limits.rate),
+            share: self.shares.share(key, limits.rate),
+            starving: false,
+            refused: false,
             ready: Chain::default(),
             connections: 0,
             idle: 0,
@@ -252,8 +278,10 @@ impl Schedule {
         match dest.paused {
             _ if self.stopped => Gate::Stopped,
             Some(until) if until > now => Gate::Paused(until),
-            _ if dest.pace.earliest() > now => Gate::Rate(dest.pace.earliest()),
-            _ => Gate::Open,
+            _ => match dest.share.earliest(self.member) {
+                at if at > now => Gate::Rate(at),
+                _ => Gate::Open,
+            },
         }
     }
 
@@ -263,7 +291,7 @@ impl Schedule {
         match self.gate(d, now) {
             Gate::Open => {}
             Gate::Rate(at) => {
-                self.look_by(d, at);
+                self.wait_for_rate(d, at);
                 return None;
             }
             Gate::Paused(_) | Gate::Stopped => return None,
@@ -273,8 +301,9 @@ impl Schedule {
             self.unpause(d);
         }
         let key = self.pop(d)?;
+        let member = self.member;
         let dest = self.dest(d);
-        assert!(dest.pace.pass(now), "an open gate lets pass");
+        dest.share.pass(member, now);
         dest.taken += 1;
         if !std::mem::replace(&mut dest.measured, true) {
             self.taking.push(d);
@@ -282,9 +311,21 @@ impl Schedule {
         Some(key)
     }
 
+    /// Only the rate is in the way of `d`, until `at`: other queues learn that it waits.
+    fn wait_for_rate(&mut self, d: DestId, at: Mono) {
+        let dest = &self.destinations[d as usize];
+        if !dest.ready.is_empty() {
+            dest.share.refuse(self.member);
+        }
+        self.look_by(d, at);
+    }
+
     fn pop(&mut self, d: DestId) -> Option<Key> {
-        let dest = self.dest(d);
+        let dest = &mut self.destinations[d as usize];
         let work = dest.ready.pop_front()?;
+        if dest.ready.is_empty() {
+            dest.starve(false, &self.shares, self.member);
+        }
         let older = dest.ready.front().is_some_and(|next| next.since < work.since);
         let paused = dest.paused.is_some();
         self.ready -= 1;
@@ -298,8 +339,9 @@ impl Schedule {
 
     /// What was taken last for `d` is not sent now: it does not count against the rate.
     pub fn not_sent(&mut self, d: DestId) {
+        let member = self.member;
         let dest = self.dest(d);
-        dest.pace.give_back();
+        dest.share.give_back(member);
         dest.taken = dest.taken.saturating_sub(1);
         self.list(d);
     }
@@ -339,7 +381,7 @@ impl Schedule {
         self.ready_paused
     }
 
-    /// Destinations with an idle connection that could take work now.
+    /// Destinations with an idle connection that could take work now, or is to be given up.
     pub fn could_work(&mut self, now: Mono) -> Vec<DestId> {
         let mut resting = std::mem::take(&mut self.resting);
         resting.retain(|&d| {
@@ -347,7 +389,8 @@ impl Schedule {
             dest.rests = dest.idle > 0;
             dest.rests
         });
-        let could = |d: &&DestId| self.backlog(**d) > 0 && self.gate(**d, now) == Gate::Open;
+        let could =
+            |d: &&DestId| self.backlog(**d) > 0 && self.gate(**d, now) == Gate::Open || self.owes(**d, now);
         let found = resting.iter().filter(could).copied().collect();
         self.resting = resting;
         found
@@ -359,19 +402,22 @@ impl Schedule {
             return None;
         }
         self.wake(now);
-        while self.connections < self.rules.connections {
+        while self.shares.open() < self.rules.connections {
             let d = self.ring.pop_front()?;
             self.dest(d).listed = false;
             match self.wish(d, now) {
+                Wish::Now if !self.has_place(d) => self.refuse(d),
                 Wish::Now => {
-                    let dest = self.dest(d);
+                    let dest = &mut self.destinations[d as usize];
                     dest.connections += 1;
                     dest.opened = now;
                     self.connections += 1;
+                    self.shares.enter(&dest.share);
                     // It may want yet another one.
                     self.list(d);
                     return Some(d);
                 }
+                Wish::At(at) if matches!(self.gate(d, now), Gate::Rate(_)) => self.wait_for_rate(d, at),
                 Wish::At(at) => self.look_by(d, at),
                 Wish::No => {}
             }
@@ -379,8 +425,44 @@ impl Schedule {
         None
     }
 
-    /// Looks at those whose time has come; pauses that are over end.
+    /// Whether the limit of all queues together lets `d` have one more connection. Without any, it
+    /// gets in line.
+    fn has_place(&mut self, d: DestId) -> bool {
+        let dest = &mut self.destinations[d as usize];
+        let free = dest.share.open() < dest.limits.connections.max(1) && dest.share.is_next(self.member);
+        if dest.connections == 0 {
+            dest.starve(!free, &self.shares, self.member);
+        }
+        free
+    }
+
+    /// There is no place for `d`: it is looked at again when there may be one.
+    fn refuse(&mut self, d: DestId) {
+        let dest = &mut self.destinations[d as usize];
+        if !std::mem::replace(&mut dest.refused, true) {
+            dest.share.wait(self.member, d);
+        }
+    }
+
+    /// Whether a connection to `d` is to end because another queue of this core has none and
+    /// waits. Whoever ends one for that says so with [`Self::pay`].
+    #[must_use]
+    pub fn owes(&self, d: DestId, now: Mono) -> bool {
+        let dest = &self.destinations[d as usize];
+        dest.share.is_owed() && dest.connections > 0 && now.since(dest.opened) >= SLICE
+    }
+
+    /// A connection to `d` ends for the sake of another queue.
+    pub fn pay(&mut self, d: DestId) {
+        self.dest(d).share.pay();
+    }
+
+    /// Looks at those whose time has come, or whose turn it may be; pauses that are over end.
     fn wake(&mut self, now: Mono) {
+        for d in self.shares.take_freed(self.member) {
+            self.dest(d).refused = false;
+            self.list(d);
+        }
         while let Some(&(at, d)) = self.looks.first().filter(|l| l.0 <= now) {
             self.looks.remove(&(at, d));
             self.dest(d).look = None;
@@ -452,9 +534,10 @@ impl Schedule {
 
     /// A connection that was opening or open has ended.
     pub fn closed(&mut self, d: DestId) {
-        let dest = self.dest(d);
+        let dest = &mut self.destinations[d as usize];
         dest.connections -= 1;
         self.connections -= 1;
+        self.shares.leave(&dest.share);
         self.list(d);
     }
 
@@ -494,7 +577,9 @@ impl Schedule {
             return None;
         }
         self.unpause(d);
-        let dest = self.dest(d);
+        let dest = &mut self.destinations[d as usize];
+        // Others need not wait for one that wants nothing.
+        dest.starve(false, &self.shares, self.member);
         dest.failures += 1;
         let until = now.after(pause.wait(dest.failures, random));
         dest.paused = Some(until);
@@ -563,9 +648,7 @@ impl Schedule {
     pub fn set_limits(&mut self, d: DestId, limits: Limits) {
         let dest = self.dest(d);
         dest.window = dest.window.clamp(1, limits.connections.max(1));
-        if dest.limits.rate != limits.rate {
-            dest.pace = Pace::new(limits.rate);
-        }
+        dest.share.set_rate(limits.rate);
         dest.limits = limits;
         self.list(d);
     }
@@ -573,6 +656,13 @@ impl Schedule {
     /// Starts nothing any more.
     pub fn stop(&mut self) {
         self.stopped = true;
+        for dest in &mut self.destinations {
+            dest.starve(false, &self.shares, self.member);
+            if std::mem::take(&mut dest.refused) {
+                dest.share.forget(self.member);
+            }
+        }
+        self.shares.forget(self.member);
     }
 
     /// True after [`Self::stop`].

@@ -215,6 +215,13 @@ pub trait Disk {
     fn create_dir(&self, path: &Path) -> impl Future<Output = io::Result<()>>;
     /// Names and lengths of the plain files in a directory, sorted by name.
     fn list(&self, dir: &Path) -> impl Future<Output = io::Result<Vec<(String, u64)>>>;
+    /// Names of the directories in a directory, sorted.
+    fn list_dirs(&self, dir: &Path) -> impl Future<Output = io::Result<Vec<String>>>;
+    /// Gives a directory another name beside the old one, durable. If the machine stops meanwhile,
+    /// it has the one name or the other. Fails if the new name is taken.
+    fn rename_dir(&self, from: &Path, to: &Path) -> impl Future<Output = io::Result<()>>;
+    /// Removes an empty directory, durable.
+    fn remove_dir(&self, path: &Path) -> impl Future<Output = io::Result<()>>;
     /// Removes a file, durable.
     fn remove(&self, path: &Path) -> impl Future<Output = io::Result<()>>;
     /// Makes the names in `dir` durable.

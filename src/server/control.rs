@@ -249,8 +249,11 @@ fn report(cores: &Rc<Cores>, events: &Events) {
     for core in 0..cores.count() {
         let (cores, events) = (cores.clone(), events.clone());
         tokio::task::spawn_local(async move {
-            if let Some(Response::Stats(s)) = cores.ask(core, Request::Stats).await {
-                events.info("report", format!("core {core}: {} messages, {} active", s.messages, s.active));
+            let Some(Response::Stats(queues)) = cores.ask(core, Request::Stats).await else { return };
+            for q in queues {
+                let text =
+                    format!("core {core}, log {:04}: {} messages, {} active", q.log, q.messages, q.active);
+                events.info("report", text);
             }
         });
     }

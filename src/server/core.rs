@@ -1,15 +1,15 @@
-//! One mta core: opens its queue, serves its listeners, sends its mail, ends in order.
+//! One mta core: opens its queues, serves its listeners, sends its mail, ends in order.
 //!
 //! Runs on the core's own thread and ring. An error of the start is told to the control thread; a
 //! poisoned journal closes the listeners, raises the alarm, and waits to be restarted.
 
 use super::settings;
 use super::tables::Tables;
-use crate::base::ids::LogNumber;
+use crate::base::ids::{LogNumber, MessageId};
 use crate::config::Config;
 use crate::config::raw::Prefer;
-use crate::delivery::agent::{self, Resolve, Resolved};
-use crate::delivery::bounce;
+use crate::delivery::agent::{Resolve, Resolved};
+use crate::delivery::logs::{self, Kept, Logs, News, Setup};
 use crate::events::{Events, Level};
 use crate::intake::Intake;
 use crate::metrics;
@@ -19,16 +19,18 @@ use crate::queue::desk::Desk;
 use crate::queue::desk::loading::Loaded;
 use crate::queue::desk::open::{Parts, Recovery};
 use crate::queue::limits::Admission;
+use crate::queue::routing::Routing;
 use crate::route::tables::Router;
 use crate::runtime::cross::Receiver;
 use crate::runtime::uring::Uring;
 use crate::runtime::{Clock, Listener, Runtime, listen};
 use crate::smtp::serve::{self, Context};
 use crate::storage::options::Poison;
+use metrics_exporter_prometheus::PrometheusRecorder;
 use std::future::Future;
 use std::net::{IpAddr, ToSocketAddrs};
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::Path;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -108,6 +110,8 @@ pub struct Seed {
     pub poison: Poison,
     /// Its series.
     pub metrics: metrics::Core,
+    /// Where series of logs that it adopts are registered.
+    pub recorder: Arc<PrometheusRecorder>,
     /// Its reserved sockets.
     pub sockets: Vec<OwnedFd>,
     /// From the control thread.
@@ -121,12 +125,47 @@ pub struct Seed {
 }
 
 impl Seed {
-    fn dir(&self) -> PathBuf {
-        self.config.data_dir.join("queue").join(format!("{:04}", self.number))
+    fn voice(&self) -> Voice {
+        Voice { events: self.events.clone(), number: self.number }
     }
+}
 
+/// The events of one core.
+#[derive(Clone)]
+struct Voice {
+    events: Events,
+    number: u16,
+}
+
+impl Voice {
     fn say(&self, level: Level, name: &'static str, text: String) {
         self.events.send(level, name, text, Some(self.number));
+    }
+}
+
+/// What the queues of the core are made of.
+fn setup(rt: &Uring, seed: &Seed, tables: &Rc<Tables>) -> Setup<Uring> {
+    let parts = Parts {
+        rt: rt.clone(),
+        storage: settings::storage(&seed.config),
+        poison: seed.poison.clone(),
+        log: LogNumber(seed.number),
+        after: MessageId::default(),
+        options: settings::desk(&seed.config, seed.cores),
+        metrics: seed.metrics.clone(),
+        routing: tables.clone(),
+        shares: Rc::default(),
+    };
+    let folder = seed.config.data_dir.join("queue");
+    let (recorder, voice, place) = (seed.recorder.clone(), seed.voice(), folder.clone());
+    Setup {
+        folder,
+        cores: u16::try_from(seed.cores).expect("numbers of logs are that short"),
+        parts,
+        series: Box::new(move |log| metrics::Core::new(&*recorder, usize::from(log.0))),
+        resolver: Rc::new(SystemResolver(seed.config.relay.prefer)),
+        agent: settings::agent(&seed.config),
+        tell: Box::new(move |news| tell(&voice, &place, news)),
     }
 }
 
@@ -135,32 +174,25 @@ pub async fn run(rt: Uring, seed: Seed) {
     let panics = seed.metrics.session_panics.clone();
     rt.on_panic(move || panics.increment(1));
     let tables = Tables::new(seed.config.clone(), seed.router.clone(), seed.sessions.clone());
-    let parts = Parts {
-        rt: rt.clone(),
-        storage: settings::storage(&seed.config),
-        poison: seed.poison.clone(),
-        log: LogNumber(seed.number),
-        options: settings::desk(&seed.config, seed.cores),
-        metrics: seed.metrics.clone(),
-        routing: tables.clone(),
-    };
-    let dir = seed.dir();
-    let desk = match Desk::open(&dir, parts).await {
-        Ok((desk, recovery)) => {
-            report(&seed, &recovery);
-            desk
+    let logs = match Logs::open(setup(&rt, &seed, &tables)).await {
+        Ok((logs, recovery)) => {
+            report(&seed.voice(), &recovery);
+            logs
         }
-        Err(e) => {
+        Err((dir, e)) => {
             // The control thread waits for it or has given up.
             let _ = seed.started.send(Err(format!("queue {}: {e}", dir.display())));
             return;
         }
     };
-    bounce::start(&desk);
-    agent::start(&desk, Rc::new(SystemResolver(seed.config.relay.prefer)), settings::agent(&seed.config));
     let options = settings::sessions(&seed.config, seed.cores);
-    let ctx =
-        Context::new(rt.clone(), Intake::new(desk.clone()), tables.clone(), seed.metrics.clone(), options);
+    let ctx = Context::new(
+        rt.clone(),
+        Intake::new(logs.own().clone()),
+        tables.clone(),
+        seed.metrics.clone(),
+        options,
+    );
     let mut listeners = Vec::new();
     for socket in &seed.sockets {
         let opened = listen::listen(socket).and_then(|()| rt.listener(socket.try_clone()?));
@@ -168,7 +200,7 @@ pub async fn run(rt: Uring, seed: Seed) {
             Ok(listener) => listeners.push(Rc::new(listener)),
             Err(e) => {
                 let _ = seed.started.send(Err(format!("cannot listen: {e}")));
-                desk.close().await;
+                logs.close().await;
                 return;
             }
         }
@@ -176,37 +208,41 @@ pub async fn run(rt: Uring, seed: Seed) {
     for listener in &listeners {
         rt.spawn(serve::accept(ctx.clone(), listener.clone()));
     }
-    let Seed { notes, health, events, started, number, .. } = seed;
+    let voice = seed.voice();
+    let Seed { notes, health, started, .. } = seed;
     health.set(State::Ready);
     let _ = started.send(Ok(()));
-    rt.spawn(report_loaded(desk.clone(), events.clone(), number));
-    rt.spawn(watch(rt.clone(), desk.clone(), health.clone(), listeners.clone(), events, number));
-    let grace = obey(&rt, notes, &desk, &tables).await;
+    rt.spawn(report_loaded(logs.own().clone(), voice.clone()));
+    // Behind the back of the sessions, however much there is.
+    logs.adopt();
+    rt.spawn(watch(rt.clone(), logs.clone(), health.clone(), listeners.clone(), voice));
+    let grace = obey(&rt, notes, &logs, &tables).await;
     health.set(State::Stopping);
     let until = rt.now().after(grace);
     listeners.iter().for_each(|l| l.close());
     ctx.stop();
-    desk.stop();
+    logs.stop();
     ctx.drained(until).await;
-    desk.drained(until).await;
-    desk.close().await;
+    logs.drained(until).await;
+    logs.close().await;
     health.set(State::Ended);
 }
 
 /// Does what the control thread says, until it says stop; gives the time for that.
-async fn obey(rt: &Uring, notes: Receiver<Note>, desk: &Desk<Uring>, tables: &Rc<Tables>) -> Duration {
+async fn obey(rt: &Uring, notes: Receiver<Note>, logs: &Logs<Uring>, tables: &Rc<Tables>) -> Duration {
+    let routing: Rc<dyn Routing> = tables.clone();
     let mut notes = notes.on_ring();
     loop {
         match notes.recv().await {
             Some(Note::Router(router)) => {
                 tables.set_router(router);
-                desk.set_routing(tables.clone());
+                logs.set_routing(&routing);
             }
             Some(Note::Control(request, answer)) => {
-                let desk = desk.clone();
+                let logs = logs.clone();
                 rt.spawn(async move {
                     // The asker may have gone.
-                    let _ = answer.send(desk.control(&request).await);
+                    let _ = answer.send(logs.control(&request).await);
                 });
             }
             Some(Note::Stop(grace)) => return grace,
@@ -216,14 +252,13 @@ async fn obey(rt: &Uring, notes: Receiver<Note>, desk: &Desk<Uring>, tables: &Rc
     }
 }
 
-/// Watches the queue: closes the door for good after a failed write, and says how things stand.
+/// Watches the queues: closes the door for good after a failed write, and says how things stand.
 async fn watch<L: Listener>(
     rt: Uring,
-    desk: Desk<Uring>,
+    logs: Logs<Uring>,
     health: Arc<Health>,
     listeners: Vec<Rc<L>>,
-    events: Events,
-    number: u16,
+    voice: Voice,
 ) {
     let mut full = false;
     loop {
@@ -231,15 +266,16 @@ async fn watch<L: Listener>(
         if health.state() == State::Stopping {
             return;
         }
-        if desk.is_dead() {
+        if logs.is_dead() {
             health.set(State::Poisoned);
             listeners.iter().for_each(|l| l.close());
             let text = "a write to the journal, the archive or the index failed: no mail is accepted and \
                         none is sent until a restart; look at the disk, then restart";
-            events.send(Level::Alarm, "journal_poisoned", text.into(), Some(number));
+            voice.say(Level::Alarm, "journal_poisoned", text.into());
             return;
         }
-        let is_full = desk.admission() == Admission::Full;
+        // Adopted logs take no mail: only the own one can be full.
+        let is_full = logs.own().admission() == Admission::Full;
         if is_full != full {
             full = is_full;
             let (level, text) = if full {
@@ -248,14 +284,14 @@ async fn watch<L: Listener>(
                 (Level::Info, "new mail is taken again")
             };
             health.set(if full { State::Full } else { State::Ready });
-            events.send(level, "queue_full", text.into(), Some(number));
+            voice.say(level, "queue_full", text.into());
         }
     }
 }
 
-fn report(seed: &Seed, r: &Recovery) {
+fn report(voice: &Voice, r: &Recovery) {
     let j = &r.journal;
-    seed.say(
+    voice.say(
         Level::Info,
         "queue_opened",
         format!(
@@ -264,57 +300,108 @@ fn report(seed: &Seed, r: &Recovery) {
             r.messages, r.in_doubt, j.segments, j.records, j.tears
         ),
     );
+    report_faults(voice, "", r);
+}
+
+/// What is wrong with a log; `of` says which, in front of each sentence.
+fn report_faults(voice: &Voice, of: &str, r: &Recovery) {
+    let j = &r.journal;
     if j.damage_count > 0 || j.set_aside > 0 || !r.malformed.is_empty() {
         let text = format!(
-            "the journal is damaged: {} places, {} files set aside, {} records unreadable; first: {:?} {:?}",
+            "{of}the journal is damaged: {} places, {} files set aside, {} records unreadable; first: {:?} {:?}",
             j.damage_count,
             j.set_aside,
             r.malformed.len(),
             j.damages.first(),
             r.malformed.first()
         );
-        seed.say(Level::Alarm, "journal_damaged", text);
+        voice.say(Level::Alarm, "journal_damaged", text);
     }
     let a = &r.archive;
     if a.set_aside > 0 || a.bad_heads > 0 {
         let text = format!(
-            "the archive is damaged: {} files set aside, {} damaged copies of heads; files: {:?}",
+            "{of}the archive is damaged: {} files set aside, {} damaged copies of heads; files: {:?}",
             a.set_aside,
             a.bad_heads,
             &a.set_aside_names[..a.set_aside_names.len().min(NAMES_TOLD)]
         );
-        seed.say(Level::Alarm, "archive_damaged", text);
+        voice.say(Level::Alarm, "archive_damaged", text);
     }
     if r.index_lost {
-        let text = "the index is not there, or not what the journal needs: it is being made anew from \
-                    archive and journal";
-        seed.say(Level::Warn, "index_lost", text.into());
+        let text = format!(
+            "{of}the index is not there, or not what the journal needs: it is being made anew from archive \
+             and journal"
+        );
+        voice.say(Level::Warn, "index_lost", text);
     }
 }
 
-/// Tells what was found in the index when all of it has been read, beside everything else.
-async fn report_loaded(desk: Desk<Uring>, events: Events, number: u16) {
-    let Some(loaded) = desk.loaded().await else { return };
+/// Tells what was found in the index of the core's own log when all of it has been read.
+async fn report_loaded(desk: Desk<Uring>, voice: Voice) {
+    if let Some(loaded) = desk.loaded().await {
+        tell_loaded(&voice, "", &loaded);
+    }
+}
+
+fn tell_loaded(voice: &Voice, of: &str, loaded: &Loaded) {
     let Loaded { parked, in_doubt, unreadable, rebuilt, orphans } = loaded;
     if let Some(again) = rebuilt.filter(|n| *n > 0) {
         let text = format!(
-            "the index was lost and has been made anew from the archive: {again} messages may be sent \
+            "{of}the index was lost and has been made anew from the archive: {again} messages may be sent \
              again; `ringpost queue list --in-doubt` has them until they are tried"
         );
-        events.send(Level::Alarm, "index_rebuilt", text, Some(number));
+        voice.say(Level::Alarm, "index_rebuilt", text);
     }
-    if unreadable > 0 {
+    if *unreadable > 0 {
         let text = format!(
-            "{unreadable} messages of the index cannot be found in the archive: they are not sent; their \
-             rows are kept"
+            "{of}{unreadable} messages of the index cannot be found in the archive: they are not sent; \
+             their rows are kept"
         );
-        events.send(Level::Alarm, "index_damaged", text, Some(number));
+        voice.say(Level::Alarm, "index_damaged", text);
     }
     let text = format!(
-        "{parked} messages parked in the archive, {in_doubt} recipients of them in doubt; {orphans} bodies \
-         without a message removed"
+        "{of}{parked} messages parked in the archive, {in_doubt} recipients of them in doubt; {orphans} \
+         bodies without a message removed"
     );
-    events.send(Level::Info, "queue_loaded", text, Some(number));
+    voice.say(Level::Info, "queue_loaded", text);
+}
+
+fn of_log(log: LogNumber) -> String {
+    format!("log {:04}: ", log.0)
+}
+
+/// What becomes of the logs of cores that are gone.
+fn tell(voice: &Voice, folder: &Path, news: &News<'_>) {
+    let core = voice.number;
+    match news {
+        News::Adopted(log, r) => {
+            let (log, messages, doubt) = (log.0, r.messages, r.in_doubt);
+            let text = format!(
+                "log {log:04} adopted by core {core}: {messages} messages, {doubt} recipients in doubt"
+            );
+            voice.say(Level::Info, "log_adopted", text);
+            report_faults(voice, &of_log(LogNumber(log)), r);
+        }
+        News::Loaded(log, loaded) => tell_loaded(voice, &of_log(*log), loaded),
+        News::NotAdopted(log, e) => {
+            let text =
+                format!("log {:04} cannot be opened, its mail waits; next try in a minute: {e}", log.0);
+            voice.say(Level::Alarm, "log_not_adopted", text);
+        }
+        News::Removed(log) => {
+            voice.say(Level::Info, "log_removed", format!("log {:04} is empty and removed", log.0));
+        }
+        News::Kept(log, why) => {
+            let dir = logs::directory(folder, *log);
+            let why = match why {
+                Kept::Damaged => "something in it could not be read; look at it, then remove it".to_owned(),
+                Kept::Holds(path) => format!("{} does not belong to it", path.display()),
+                Kept::Failed(e) => format!("it cannot be removed, the next start tries again: {e}"),
+            };
+            let text = format!("log {:04} is empty but stays in {}: {why}", log.0, dir.display());
+            voice.say(Level::Warn, "log_kept", text);
+        }
+    }
 }
 
 /// The system's resolver (getaddrinfo), asked on a thread of its own, and the family to try first.

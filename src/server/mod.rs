@@ -95,7 +95,7 @@ pub fn start(config: Arc<Config>) -> Result<Running, Failure> {
         reserved.events.0.warn("configuration", problem.to_string());
     }
     let Reserved { lock, cpus, smtp, sockets, metrics, admin, events } = reserved;
-    let recorder = metrics::exporter();
+    let recorder = Arc::new(metrics::exporter());
     let (cores, lines) = start_cores(&config, &router, &recorder, &cpus, sockets, &events.0)?;
     let (stop, stopped) = oneshot::channel();
     let metrics_address = metrics.as_ref().and_then(|s| s.local_addr().ok());
@@ -174,7 +174,7 @@ fn user_to_become(config: &Config) -> Result<Option<User>, Failure> {
 fn start_cores(
     config: &Arc<Config>,
     router: &Arc<Router>,
-    recorder: &PrometheusRecorder,
+    recorder: &Arc<PrometheusRecorder>,
     cpus: &[Option<usize>],
     sockets: Vec<Vec<OwnedFd>>,
     events: &Events,
@@ -194,7 +194,8 @@ fn start_cores(
             router: router.clone(),
             sessions: sessions.clone(),
             poison: poison.clone(),
-            metrics: metrics::Core::new(recorder, number),
+            metrics: metrics::Core::new(&**recorder, number),
+            recorder: recorder.clone(),
             sockets,
             notes,
             health: health.clone(),

@@ -7,6 +7,7 @@
 
 pub(in crate::storage) mod bell;
 pub mod opening;
+pub mod removal;
 pub mod side;
 
 use crate::base::aligned::{AlignedBuf, PAGE, SharedBytes};

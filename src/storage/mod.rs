@@ -7,7 +7,7 @@
 //! * L2 [`journal`] (stage, write, release) with [`space`] (which segment is needed by whom) and
 //!   [`group`] (who waits for a batch); [`recover`] and [`walk`] (what a log says after a crash).
 //! * L4 [`keeper`] drives a journal on a disk; [`side`] holds bodies too large for a batch;
-//!   [`opening`] is how a journal starts.
+//!   [`opening`] is how a journal starts, [`removal`] how one that is not needed any more ends.
 //! * [`model`] and [`oracle`]: a whole log in memory and its checker, for tests, fuzzing, benches.
 //!
 //! [`archive`] is for records that outlive the journal's window. The index (what must be found without
@@ -36,6 +36,6 @@ mod keeper_tests;
 
 #[cfg(test)]
 pub(crate) use keeper::double;
-pub use keeper::{opening, side};
+pub use keeper::{opening, removal, side};
 pub use options::{Options, Poison, Urgency};
 pub use record::{Location, RecordHead, Recovered};

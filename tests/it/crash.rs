@@ -13,7 +13,7 @@ const CYCLES: u64 = 5;
 const STEP: u64 = 300;
 
 /// The number in front of `what` in the text of an event.
-fn number(text: &str, what: &str) -> u64 {
+pub fn number(text: &str, what: &str) -> u64 {
     let before = text.split(what).next().expect("text").trim_end();
     before.rsplit(' ').next().and_then(|n| n.parse().ok()).unwrap_or_else(|| panic!("{what}: {text}"))
 }

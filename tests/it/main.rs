@@ -2,6 +2,7 @@
 
 mod backlog;
 mod bounces;
+mod cores;
 mod crash;
 mod demo;
 mod disk;

@@ -355,6 +355,26 @@ impl SimDisk {
         id
     }
 
+    /// Renames a directory with all that is in it, durable or not.
+    fn move_dir(&self, from: &Path, to: &Path) {
+        let moved = |path: &Path| path.strip_prefix(from).ok().map(|rest| to.join(rest));
+        let all = |names: &mut BTreeMap<PathBuf, Rc<Inode>>| {
+            let renamed = std::mem::take(names).into_iter();
+            *names = renamed.map(|(p, i)| (moved(&p).unwrap_or(p), i)).collect();
+        };
+        all(&mut self.0.names.borrow_mut());
+        all(&mut self.0.durable_names.borrow_mut());
+        for renaming in self.0.pending.borrow_mut().iter_mut() {
+            if let Some(path) = moved(&renaming.1) {
+                renaming.1 = path;
+            }
+        }
+        let mut dirs = self.0.dirs.borrow_mut();
+        // Joining nothing would leave a slash at the end.
+        let dir = |p: PathBuf| if p == from { to.to_owned() } else { moved(&p).unwrap_or(p) };
+        *dirs = std::mem::take(&mut *dirs).into_iter().map(dir).collect();
+    }
+
     fn settle_name(&self, id: u64) {
         let mut pending = self.0.pending.borrow_mut();
         if let Some(at) = pending.iter().position(|p| p.0 == id) {
@@ -443,6 +463,44 @@ impl Disk for SimDisk {
         let inside = names.iter().filter(|(p, _)| p.parent() == Some(dir));
         let name = |p: &Path| p.file_name().expect("a file").to_str().expect("ASCII").to_owned();
         Ok(inside.map(|(p, i)| (name(p), i.body.borrow().image.len() as u64)).collect())
+    }
+
+    async fn list_dirs(&self, dir: &Path) -> io::Result<Vec<String>> {
+        self.wait("list_dirs", 100 * US).await;
+        self.fits_dir(&dir.join("x"))?;
+        let dirs = self.0.dirs.borrow();
+        let inside = dirs.iter().filter(|p| p.parent() == Some(dir));
+        Ok(inside.map(|p| p.file_name().expect("a name").to_str().expect("ASCII").to_owned()).collect())
+    }
+
+    /// Durable in the middle: a crash before its end finds the one name or the other.
+    async fn rename_dir(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.wait("rename_dir", 500 * US).await;
+        if !self.0.dirs.borrow().contains(from) {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        if self.0.dirs.borrow().contains(to) || self.is_name(to) {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        self.move_dir(from, to);
+        self.wait("rename_dir", 500 * US).await;
+        Ok(())
+    }
+
+    async fn remove_dir(&self, path: &Path) -> io::Result<()> {
+        self.wait("remove_dir", 500 * US).await;
+        let inside = |p: &PathBuf| p.parent() == Some(path);
+        if self.0.names.borrow().keys().any(inside) || self.0.dirs.borrow().iter().any(inside) {
+            return Err(io::ErrorKind::DirectoryNotEmpty.into());
+        }
+        if !self.0.dirs.borrow_mut().remove(path) {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        // What was not durable of the names in it never will be.
+        self.0.pending.borrow_mut().retain(|p| !p.1.starts_with(path));
+        self.0.durable_names.borrow_mut().retain(|p, _| !p.starts_with(path));
+        self.wait("remove_dir", 500 * US).await;
+        Ok(())
     }
 
     async fn remove(&self, path: &Path) -> io::Result<()> {

@@ -213,3 +213,30 @@ fn errors_capacity_and_broken_contracts_show() {
     });
     assert_eq!(violations.len(), 3, "{violations:?}");
 }
+
+#[test]
+fn a_directory_that_is_renamed_has_one_name_or_the_other() {
+    let mut kinds = BTreeSet::new();
+    for seed in 0..60 {
+        let (found, violations) = run(seed, async |world, disk| {
+            let (from, to) = (Path::new("/q/a"), Path::new("/q/b"));
+            disk.create_dir(Path::new("/q/a/side")).await.unwrap();
+            drop(segment(&disk, "/q/a/1").await);
+            let d = disk.clone();
+            world.spawn(1, async move { d.rename_dir(from, to).await.unwrap() });
+            world.pause(world.below(2 * MS)).await;
+            world.kill(1, Death::Power);
+            disk.power_off();
+            let mut found = disk.list_dirs(Path::new("/q")).await.unwrap();
+            assert_eq!(found.len(), 1);
+            let dir = Path::new("/q").join(&found[0]);
+            assert_eq!(disk.list(&dir).await.unwrap().len(), 1, "with all that is in it");
+            assert_eq!(disk.list_dirs(&dir).await.unwrap(), ["side"]);
+            assert!(disk.remove_dir(&dir).await.is_err(), "not empty");
+            found.remove(0)
+        });
+        assert!(violations.is_empty(), "{violations:?}");
+        kinds.insert(found);
+    }
+    assert_eq!(kinds.into_iter().collect::<Vec<_>>(), ["a", "b"]);
+}

@@ -140,6 +140,18 @@ impl Disk for SimRuntime {
         self.0.disk.list(dir).await
     }
 
+    async fn list_dirs(&self, dir: &Path) -> io::Result<Vec<String>> {
+        self.0.disk.list_dirs(dir).await
+    }
+
+    async fn rename_dir(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.0.disk.rename_dir(from, to).await
+    }
+
+    async fn remove_dir(&self, path: &Path) -> io::Result<()> {
+        self.0.disk.remove_dir(path).await
+    }
+
     async fn remove(&self, path: &Path) -> io::Result<()> {
         self.0.disk.remove(path).await
     }

@@ -331,6 +331,15 @@ impl Disk for World {
     async fn list(&self, _: &Path) -> io::Result<Vec<(String, u64)>> {
         no()
     }
+    async fn list_dirs(&self, _: &Path) -> io::Result<Vec<String>> {
+        no()
+    }
+    async fn rename_dir(&self, _: &Path, _: &Path) -> io::Result<()> {
+        no()
+    }
+    async fn remove_dir(&self, _: &Path) -> io::Result<()> {
+        no()
+    }
     async fn remove(&self, _: &Path) -> io::Result<()> {
         no()
     }

@@ -156,6 +156,15 @@ impl Disk for Rig {
     fn list(&self, dir: &Path) -> impl Future<Output = io::Result<Vec<(String, u64)>>> {
         self.inner.list(dir)
     }
+    fn list_dirs(&self, dir: &Path) -> impl Future<Output = io::Result<Vec<String>>> {
+        self.inner.list_dirs(dir)
+    }
+    fn rename_dir(&self, from: &Path, to: &Path) -> impl Future<Output = io::Result<()>> {
+        self.inner.rename_dir(from, to)
+    }
+    fn remove_dir(&self, path: &Path) -> impl Future<Output = io::Result<()>> {
+        self.inner.remove_dir(path)
+    }
     fn remove(&self, path: &Path) -> impl Future<Output = io::Result<()>> {
         self.inner.remove(path)
     }

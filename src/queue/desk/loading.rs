@@ -308,7 +308,8 @@ impl<R: Runtime> Desk<R> {
         let sides = self.0.keeper.sides().await?;
         for segment in self.0.vault.segments() {
             let mut changes = Changes::new();
-            let visit = |head, place, payload: &[u8]| self.row_again(&mut changes, &sides, head, place, payload);
+            let visit =
+                |head, place, payload: &[u8]| self.row_again(&mut changes, &sides, head, place, payload);
             self.0.vault.scan(segment, visit).await.map_err(io::Error::other)?;
             if !changes.is_empty() {
                 count += changes.len() as u64;

@@ -15,15 +15,17 @@ use crate::queue::record::{self, Fate};
 use crate::queue::recover::{Found, Rebuild, Way};
 use crate::queue::routing::Routing;
 use crate::queue::row::{self, Meta};
+use crate::queue::shares::Shares;
 use crate::queue::state::{self, State};
-use crate::runtime::Runtime;
 use crate::runtime::table::{ScanLimit, Table};
+use crate::runtime::{Runtime, yield_now};
 use crate::storage;
 use crate::storage::archive::{Archive, ArchiveReport};
 use crate::storage::keeper::Keeper;
 use crate::storage::opening::OpenError;
 use crate::storage::options::Poison;
 use crate::storage::recover::RecoveryReport;
+use crate::storage::removal;
 use std::collections::BTreeMap;
 use std::future::poll_fn;
 use std::io;
@@ -31,6 +33,9 @@ use std::path::Path;
 use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
+
+/// Messages taken over before others run.
+const AT_ONCE: usize = 500;
 
 /// What was found in the log.
 #[derive(Debug)]
@@ -50,6 +55,7 @@ pub struct Recovery {
 }
 
 /// What a queue is made of.
+#[derive(Clone)]
 pub struct Parts<R: Runtime> {
     /// The core's runtime.
     pub rt: R,
@@ -59,12 +65,16 @@ pub struct Parts<R: Runtime> {
     pub poison: Poison,
     /// Number of the log.
     pub log: LogNumber,
+    /// Ids of new messages come after this one, as after all that are in the log.
+    pub after: MessageId,
     /// How the queue works.
     pub options: Options,
     /// Series of the core.
     pub metrics: metrics::Core,
     /// Tables.
     pub routing: Rc<dyn Routing>,
+    /// What it has together with the other queues of the core.
+    pub shares: Rc<Shares>,
 }
 
 impl<R: Runtime> Desk<R> {
@@ -72,9 +82,8 @@ impl<R: Runtime> Desk<R> {
     /// Connections are opened by `delivery::agent`, notifications made by `delivery::bounce`. What is
     /// parked in archive and index takes its place afterwards: [`Self::loaded`].
     pub async fn open(dir: &Path, parts: Parts<R>) -> Result<(Self, Recovery), OpenError> {
-        let Parts { rt, storage, poison, log, options, metrics, routing } = parts;
+        let Parts { rt, storage, poison, after, routing, .. } = parts.clone();
         let mut rebuild = Rebuild::default();
-        let payload_max = storage.payload_max();
         let plan = |address: &[u8]| routing.plan(address);
         let opened =
             Keeper::open(rt.clone(), dir, storage, poison.clone(), |r| rebuild.visit(&r, &plan)).await;
@@ -82,39 +91,34 @@ impl<R: Runtime> Desk<R> {
         rebuild.messages.values().for_each(|f| keeper.keep(f.at));
         let said = rebuild.archived.values().flatten();
         said.filter_map(|said| said.at).for_each(|at| keeper.keep(at));
-        observe(&keeper, &metrics);
-        let path = dir.join("index");
-        let index = open_index(&rt, &path, options.table, &keeper).await;
+        observe(&keeper, &parts.metrics);
+        let path = dir.join(removal::INDEX);
+        let index = open_index(&rt, &path, parts.options.table, &keeper).await;
         let OpenIndex { table, meta, lost } = index.map_err(|e| OpenError::Io(path.clone(), e))?;
-        let (vault, archive) = Archive::open(
-            rt.clone(),
-            &dir.join("archive"),
-            options.archive.clone(),
-            poison.clone(),
-            keeper.log(),
-        )
-        .await?;
-        let parts = (keeper, vault, table);
-        let desk = Desk::assemble(rt, parts, poison, payload_max, log, options, metrics, routing.clone());
+        let archive = parts.options.archive.clone();
+        let (vault, archive) =
+            Archive::open(rt, &dir.join(removal::ARCHIVE), archive, poison, keeper.log()).await?;
+        let desk = Desk::assemble((keeper, vault, table), parts);
         let malformed = std::mem::take(&mut rebuild.malformed);
         let failed = |e| OpenError::Io(path.clone(), e);
-        desk.know(&meta, lost, &rebuild).await.map_err(failed)?;
+        desk.know(&meta, lost, &rebuild, after).await.map_err(failed)?;
         let united = desk.find_archived(&rebuild.messages, meta.through).await.map_err(failed)?;
-        let (messages, in_doubt) = desk.adopt(rebuild, &united, lost);
+        let (messages, in_doubt) = desk.take_over(rebuild, &united, lost).await;
         desk.start();
         desk.0.rt.spawn_critical(desk.clone().load_index(lost));
         Ok((desk, Recovery { journal, archive, messages, in_doubt, malformed, index_lost: lost }))
     }
 
     /// Takes over what the index says of itself, and names of destinations.
-    async fn know(&self, meta: &Meta, lost: bool, rebuild: &Rebuild) -> io::Result<()> {
+    async fn know(&self, meta: &Meta, lost: bool, rebuild: &Rebuild, after: MessageId) -> io::Result<()> {
         let names = if lost { None } else { Some(read_names(&self.0.table).await?) };
         let mut s = self.0.state.borrow_mut();
         let s = &mut *s;
         s.ledger = Ledger::new(meta.mark);
         s.archived_through = meta.through;
-        s.last_id = rebuild.last.max(meta.last);
-        s.ages = Ages::new(self.0.rt.now(), self.0.rt.wall(), s.last_id);
+        let last = rebuild.last.max(meta.last);
+        s.last_id = last.max(after);
+        s.ages = Ages::new(self.0.rt.now(), self.0.rt.wall(), last);
         s.rows_sure = rebuild.stopped && !lost;
         self.0.keeper.set_mark(meta.mark);
         for (number, name, sample) in names.iter().flatten() {
@@ -129,22 +133,35 @@ impl<R: Runtime> Desk<R> {
         Ok(())
     }
 
-    fn adopt(&self, rebuild: Rebuild, united: &BTreeMap<MessageId, Box<[u8]>>, lost: bool) -> (usize, usize) {
-        let mut s = self.0.state.borrow_mut();
-        let s = &mut *s;
-        s.said = rebuild.archived;
-        if lost {
-            s.journaled = rebuild.messages.keys().copied().collect();
-        }
-        let hops = rebuild.hops.into_iter();
-        let doors: Vec<DestId> = hops.map(|(hop, sample)| self.door(s, hop, &sample)).collect();
+    /// Lets others run now and then: the core may be serving clients already.
+    async fn take_over(
+        &self,
+        rebuild: Rebuild,
+        united: &BTreeMap<MessageId, Box<[u8]>>,
+        lost: bool,
+    ) -> (usize, usize) {
+        let doors: Vec<DestId> = {
+            let mut s = self.0.state.borrow_mut();
+            s.said = rebuild.archived;
+            if lost {
+                s.journaled = rebuild.messages.keys().copied().collect();
+            }
+            let hops = rebuild.hops.into_iter();
+            hops.map(|(hop, sample)| self.door(&mut s, hop, &sample)).collect()
+        };
         let (mut messages, mut in_doubt) = (0, 0);
         for (id, found) in rebuild.messages {
             messages += 1;
             in_doubt += found.recipients.iter().filter(|r| r.in_doubt && !r.fate.is_done()).count();
-            self.adopt_one(s, id, &found, &doors);
-            if let Some(row) = united.get(&id) {
-                self.unite(s, id, row);
+            {
+                let mut s = self.0.state.borrow_mut();
+                self.take_over_one(&mut s, id, &found, &doors);
+                if let Some(row) = united.get(&id) {
+                    self.unite(&mut s, id, row);
+                }
+            }
+            if messages % AT_ONCE == 0 {
+                yield_now().await;
             }
         }
         (messages, in_doubt)
@@ -163,7 +180,7 @@ impl<R: Runtime> Desk<R> {
         .await
     }
 
-    fn adopt_one(&self, s: &mut State, id: MessageId, found: &Found, doors: &[DestId]) {
+    fn take_over_one(&self, s: &mut State, id: MessageId, found: &Found, doors: &[DestId]) {
         let (now, wall) = (self.0.rt.now(), self.0.rt.wall());
         let mut e = Entry::new(id, found.size, found.body);
         e.at = found.at;

@@ -54,7 +54,7 @@ impl<R: Runtime> Desk<R> {
             Request::Hold { which, note } => self.change(which, Change::Hold(note)).await,
             Request::Release { which, note } => self.change(which, Change::Release(note)).await,
             Request::Delete { which, note } => self.change(which, Change::Delete(note)).await,
-            Request::Stats => Ok(Response::Stats(self.stats())),
+            Request::Stats => Ok(Response::Stats(vec![self.stats()])),
         };
         result.unwrap_or_else(Response::Error)
     }
@@ -430,6 +430,7 @@ impl<R: Runtime> Desk<R> {
             }
         });
         Stats {
+            log: self.0.log.0,
             messages: c.messages,
             active: c.active - paused,
             deferred: c.deferred + paused,

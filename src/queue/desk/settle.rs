@@ -82,6 +82,9 @@ impl<R: Runtime> Desk<R> {
             return None;
         }
         let now = self.0.rt.now();
+        if s.schedule.owes(d, now) {
+            return None;
+        }
         for _ in 0..PASSED_MAX {
             let Some(key) = s.schedule.take(d, now) else {
                 if let (Gate::Rate(at), true) = (s.schedule.gate(d, now), s.schedule.backlog(d) > 0) {
@@ -268,6 +271,10 @@ impl<R: Runtime> Desk<R> {
                 return Poll::Ready(false);
             }
             s.doors[d as usize].woken.retain(|n| *n != number);
+            if s.schedule.owes(d, now) {
+                s.schedule.pay(d);
+                return Poll::Ready(false);
+            }
             if std::mem::take(&mut s.doors[d as usize].breather) {
                 cx.waker().wake_by_ref();
                 return Poll::Pending;

@@ -9,7 +9,7 @@ mod crash;
 mod returned;
 
 use super::{Desk, DoubleBounce, Options};
-use crate::base::ids::{LogNumber, QueueId};
+use crate::base::ids::{LogNumber, MessageId, QueueId};
 use crate::queue::control::{Request, Response, Which};
 use crate::queue::routing::{Hop, Plan, Routing, Target};
 use crate::queue::schedule::Limits;
@@ -109,9 +109,11 @@ impl Run {
             storage: self.storage.clone(),
             poison: Poison::new(),
             log: LogNumber(3),
+            after: MessageId(0),
             options: self.options.clone(),
             metrics: metrics::Core::new(&::metrics::NoopRecorder, 0),
             routing: self.table(),
+            shares: Rc::default(),
         };
         let (desk, recovery) = Desk::open(Path::new("/q"), parts).await.expect("opens");
         agent::start(&desk, Rc::new(NoNames), agent::Options::new("mx.example"));

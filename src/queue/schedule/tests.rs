@@ -21,7 +21,7 @@ fn limits(connections: u32) -> Limits {
 
 #[test]
 fn connections_are_few_until_the_backlog_is_deep_or_has_waited() {
-    let mut s = Schedule::new(Rules::default());
+    let mut s = Schedule::new(Rules::default(), Rc::default());
     let d = s.destination("a", || limits(3)).0;
     let k = keys(200);
     s.push(d, k[0], secs(1));
@@ -40,7 +40,7 @@ fn connections_are_few_until_the_backlog_is_deep_or_has_waited() {
 
 #[test]
 fn a_dead_destination_is_left_alone_longer_each_time_and_probed_by_one() {
-    let mut s = Schedule::new(Rules::default());
+    let mut s = Schedule::new(Rules::default(), Rc::default());
     let d = s.destination("a", Limits::default).0;
     keys(200).iter().for_each(|&k| s.push(d, k, secs(0)));
     assert_eq!(s.open_next(secs(1)), Some(d));
@@ -62,7 +62,7 @@ fn a_dead_destination_is_left_alone_longer_each_time_and_probed_by_one() {
 
 #[test]
 fn destinations_take_turns() {
-    let mut s = Schedule::new(Rules { connections: 4, ..Rules::default() });
+    let mut s = Schedule::new(Rules { connections: 4, ..Rules::default() }, Rc::default());
     let k = keys(1000);
     let d: Vec<_> = ["a", "b", "c"].iter().map(|n| s.destination(n, Limits::default).0).collect();
     k[..998].iter().for_each(|&k| s.push(d[0], k, secs(0)));
@@ -92,7 +92,7 @@ fn nobody_is_overlooked(s: &Schedule, now: Mono) -> bool {
 
 #[test]
 fn places_keep_their_numbers_and_the_first_can_be_dropped() {
-    let mut s = Schedule::new(Rules::default());
+    let mut s = Schedule::new(Rules::default(), Rc::default());
     let d = s.destination("a", Limits::default).0;
     let k = keys(1500);
     k[1..].iter().for_each(|&k| s.push(d, k, secs(0)));
@@ -115,7 +115,7 @@ fn places_keep_their_numbers_and_the_first_can_be_dropped() {
 
 #[test]
 fn who_rests_with_work_is_named() {
-    let mut s = Schedule::new(Rules::default());
+    let mut s = Schedule::new(Rules::default(), Rc::default());
     let rate = Rate { count: 1, per: Duration::from_secs(10) };
     let d = s.destination("a", || Limits { rate, ..Limits::default() }).0;
     let k = keys(3);
@@ -160,7 +160,7 @@ proptest! {
     fn limits_hold_and_nothing_is_lost_or_starved(ops in proptest::collection::vec(op(), 1..400)) {
         let rate = Rate { count: 5, per: Duration::from_secs(10) };
         let rules = Rules { connections: 6, deep: 2, ..Rules::default() };
-        let mut s = Schedule::new(rules);
+        let mut s = Schedule::new(rules, Rc::default());
         let names = ["a", "b", "c", "d"];
         for (i, n) in names.iter().enumerate() {
             let rate = if i == 0 { rate } else { Rate::default() };

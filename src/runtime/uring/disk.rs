@@ -192,6 +192,29 @@ impl crate::runtime::Disk for Uring {
         ask(Lane::Quick, move || list(&dir)).await
     }
 
+    async fn list_dirs(&self, dir: &Path) -> io::Result<Vec<String>> {
+        let dir = dir.to_path_buf();
+        ask(Lane::Quick, move || list_dirs(&dir)).await
+    }
+
+    async fn rename_dir(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let (from, to) = (from.to_path_buf(), to.to_path_buf());
+        ask(Lane::Quick, move || {
+            rename_new(&from, &to)?;
+            sync_dir(parent(&to))
+        })
+        .await
+    }
+
+    async fn remove_dir(&self, path: &Path) -> io::Result<()> {
+        let path = path.to_path_buf();
+        ask(Lane::Quick, move || {
+            fs::remove_dir(&path)?;
+            sync_dir(parent(&path))
+        })
+        .await
+    }
+
     async fn remove(&self, path: &Path) -> io::Result<()> {
         let path = path.to_path_buf();
         ask(Lane::Quick, move || {
@@ -266,6 +289,18 @@ fn list(dir: &Path) -> io::Result<Vec<(String, u64)>> {
     }
     files.sort();
     Ok(files)
+}
+
+fn list_dirs(dir: &Path) -> io::Result<Vec<String>> {
+    let mut dirs = Vec::new();
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        if let (true, Ok(name)) = (entry.file_type()?.is_dir(), entry.file_name().into_string()) {
+            dirs.push(name);
+        }
+    }
+    dirs.sort();
+    Ok(dirs)
 }
 
 fn open(path: &Path, how: OpenAs, wanted: WriteMethod) -> io::Result<(OwnedFd, Access)> {

@@ -283,6 +283,14 @@ impl File for MemFile {
     }
 }
 
+fn move_below<T>(names: &mut BTreeMap<PathBuf, T>, from: &Path, to: &Path) {
+    let below: Vec<PathBuf> = names.keys().filter(|p| p.starts_with(from)).cloned().collect();
+    for path in below {
+        let node = names.remove(&path).expect("just listed");
+        names.insert(to.join(path.strip_prefix(from).expect("is below")), node);
+    }
+}
+
 impl Disk for Double {
     type File = MemFile;
     type Table = MemTable;
@@ -329,6 +337,28 @@ impl Disk for Double {
         let mut here: Vec<_> = here.map(|(p, len)| (name(p), len)).collect();
         here.sort();
         Ok(here)
+    }
+
+    async fn list_dirs(&self, dir: &Path) -> io::Result<Vec<String>> {
+        let (files, tables) = (self.world.files.borrow(), self.world.tables.borrow());
+        let below = files.keys().chain(tables.keys()).filter_map(|p| p.strip_prefix(dir).ok());
+        let parts = below.filter(|p| p.components().count() > 1).filter_map(|p| p.iter().next());
+        let names: BTreeSet<_> = parts.map(|p| p.to_str().expect("text").to_owned()).collect();
+        Ok(names.into_iter().collect())
+    }
+
+    async fn rename_dir(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.world.log.borrow_mut().push(format!("rename {} {}", from.display(), to.display()));
+        move_below(&mut self.world.files.borrow_mut(), from, to);
+        move_below(&mut self.world.tables.borrow_mut(), from, to);
+        Ok(())
+    }
+
+    async fn remove_dir(&self, path: &Path) -> io::Result<()> {
+        self.world.log.borrow_mut().push(format!("remove {}", path.display()));
+        let (files, tables) = (self.world.files.borrow(), self.world.tables.borrow());
+        let empty = files.keys().chain(tables.keys()).all(|p| !p.starts_with(path));
+        if empty { Ok(()) } else { Err(io::ErrorKind::DirectoryNotEmpty.into()) }
     }
 
     async fn remove(&self, path: &Path) -> io::Result<()> {

@@ -78,19 +78,8 @@ pub(in crate::storage) async fn open<R: Runtime>(
     visit: impl FnMut(Recovered<'_>),
 ) -> Result<Opened<R::File>, OpenError> {
     options.check().map_err(OpenError::Options)?;
-    let at = |path: &Path| {
-        let path = path.to_owned();
-        move |e| OpenError::Io(path, e)
-    };
     rt.create_dir(&side::dir(dir)).await.map_err(at(dir))?;
-    let mut files = BTreeMap::new();
-    for (name, _) in rt.list(dir).await.map_err(at(dir))? {
-        let Some(number) = segment_number(&name) else { continue };
-        let path = dir.join(name);
-        let file = rt.open(&path, OpenAs::Segment).await.map_err(at(&path))?;
-        files.insert(number, Rc::new(file));
-    }
-    lock(rt, dir, options, &files).await?;
+    let mut files = take_files(rt, dir, options).await?;
     // A process killed while it made a segment leaves a name that is only in memory; what is written
     // into that segment from now on would be lost with the name.
     rt.sync_dir(dir).await.map_err(at(dir))?;
@@ -114,6 +103,36 @@ pub(in crate::storage) async fn open<R: Runtime>(
     let path = segment_path(dir, restart.file);
     write_head(&*files[&restart.file], &restart.head).await.map_err(at(&path))?;
     Ok(Opened { start: restart.start, report, files, next_file })
+}
+
+fn at(path: &Path) -> impl FnOnce(io::Error) -> OpenError + use<> {
+    let path = path.to_owned();
+    move |e| OpenError::Io(path, e)
+}
+
+/// Whether the journal in `dir` can be opened, as far as can be told without reading it: nobody else
+/// has it, and its format is known. It is free again afterwards.
+pub async fn probe<R: Runtime>(rt: &R, dir: &Path, options: &Options) -> Result<(), OpenError> {
+    let files = take_files(rt, dir, options).await?;
+    let (found, _) = heads(dir, &files).await?;
+    recover::Recovery::new(found).map(drop).map_err(OpenError::Later)
+}
+
+/// Opens and locks the segments.
+async fn take_files<R: Runtime>(
+    rt: &R,
+    dir: &Path,
+    options: &Options,
+) -> Result<BTreeMap<u32, Rc<R::File>>, OpenError> {
+    let mut files = BTreeMap::new();
+    for (name, _) in rt.list(dir).await.map_err(at(dir))? {
+        let Some(number) = segment_number(&name) else { continue };
+        let path = dir.join(name);
+        let file = rt.open(&path, OpenAs::Segment).await.map_err(at(&path))?;
+        files.insert(number, Rc::new(file));
+    }
+    lock(rt, dir, options, &files).await?;
+    Ok(files)
 }
 
 /// The lock of a file stays busy until the last write of a killed process has landed, so this is
@@ -151,12 +170,11 @@ pub(in crate::storage) async fn lock_file<R: Runtime>(
     Ok(true)
 }
 
-/// Reads the log. Also the length of each file.
-async fn recover<F: File>(
+/// Reads the heads. Also the length of each file.
+async fn heads<F: File>(
     dir: &Path,
     files: &BTreeMap<u32, Rc<F>>,
-    mut visit: impl FnMut(Recovered<'_>),
-) -> Result<(Outcome, BTreeMap<u32, u32>), OpenError> {
+) -> Result<(Vec<Found>, BTreeMap<u32, u32>), OpenError> {
     let mut found = Vec::new();
     let mut lengths = BTreeMap::new();
     for (&number, file) in files {
@@ -168,6 +186,16 @@ async fn recover<F: File>(
         found.push(Found::new(number, len, buf.bytes()));
         lengths.insert(number, len);
     }
+    Ok((found, lengths))
+}
+
+/// Reads the log. Also the length of each file.
+async fn recover<F: File>(
+    dir: &Path,
+    files: &BTreeMap<u32, Rc<F>>,
+    mut visit: impl FnMut(Recovered<'_>),
+) -> Result<(Outcome, BTreeMap<u32, u32>), OpenError> {
+    let (found, lengths) = heads(dir, files).await?;
     let mut recovery = recover::Recovery::new(found).map_err(OpenError::Later)?;
     let mut buf = AlignedBuf::with_capacity(PAGE);
     let (mut base, mut loaded) = (0, 0);

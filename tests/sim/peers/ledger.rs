@@ -377,7 +377,8 @@ pub fn report(data: &[u8]) -> Report {
     let text = String::from_utf8_lossy(data);
     let number = text.lines().find_map(|l| l.strip_prefix("X-Sim: ")?.trim().parse().ok()).unwrap_or(0);
     let id = text.lines().find_map(|l| l.strip_prefix("Message-ID:")).unwrap_or_default();
-    let mut out = Report { number, failed: Vec::new(), delayed: Vec::new(), id: id.trim().to_owned(), expired: false };
+    let mut out =
+        Report { number, failed: Vec::new(), delayed: Vec::new(), id: id.trim().to_owned(), expired: false };
     let mut recipient = None;
     for line in text.lines() {
         if let Some(address) = line.strip_prefix("Final-Recipient: rfc822;") {

@@ -2,6 +2,7 @@
 //! a bad disk, and crashes; then the faults stop, the queue must drain and the ledger balance.
 
 mod cases;
+mod cores;
 mod inspect;
 mod node;
 mod waiting;
@@ -43,6 +44,8 @@ struct Stage {
     tables: Rc<Tables>,
     ledger: SharedLedger,
     next: Rc<Cell<u64>>,
+    /// How many cores take mail.
+    cores: Rc<Cell<u16>>,
     storage: storage::Options,
     options: desk::Options,
     life: Rc<Life>,
@@ -100,6 +103,7 @@ impl Stage {
             net,
             ledger,
             next: Rc::new(Cell::new(1)),
+            cores: Rc::new(Cell::new(1)),
             storage,
             options,
             life: Rc::default(),
@@ -201,7 +205,11 @@ impl Stage {
 
     fn send(&self, letters: Vec<Letter>, style: Style) {
         let rt = self.clients.boot();
-        let server = SocketAddr::new(self.relay.ip(), 25);
+        let core = match self.cores.get() {
+            1 => 0,
+            cores => self.world.below(u64::from(cores)) as u16,
+        };
+        let server = SocketAddr::new(self.relay.ip(), node::PORT + core);
         let client = Client { rt: rt.clone(), ledger: self.ledger.clone(), server };
         rt.spawn(async move {
             // How it went is in the ledger.

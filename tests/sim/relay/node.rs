@@ -2,9 +2,10 @@
 //! together as `server` does it, with tables that fit the simulated net.
 
 use crate::machine::{Machine, SimRuntime};
-use ringpost::base::ids::LogNumber;
+use ringpost::base::ids::{LogNumber, MessageId};
 use ringpost::delivery::agent::{self, Resolve, Resolved};
 use ringpost::delivery::bounce;
+use ringpost::delivery::logs::{Logs, News, Setup};
 use ringpost::intake::Intake;
 use ringpost::metrics::{self, NoopRecorder};
 use ringpost::queue::desk::open::{Parts, Recovery};
@@ -24,8 +25,12 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::time::Duration;
 
-/// Where its queue is.
+/// Where its queues are.
+pub const FOLDERS: &str = "/data/queue";
+/// Where its queue is, if there is one.
 pub const FOLDER: &str = "/data/queue/0000";
+/// Where core 0 listens; the others behind it.
+pub const PORT: u16 = 25;
 
 /// Domains and the servers that have them; everybody may relay.
 pub struct Tables(Vec<(&'static str, Rc<Hop>)>);
@@ -98,22 +103,74 @@ pub async fn open(
         storage,
         poison: storage::Poison::new(),
         log: LogNumber(0),
+        after: MessageId(0),
         options,
         metrics: metrics::Core::new(&NoopRecorder, 0),
         routing: tables,
+        shares: Rc::default(),
     };
     Desk::open(Path::new(FOLDER), parts).await.map_err(|e| e.to_string())
 }
 
-/// Lets it send, and listen on port 25.
+/// Which core of how many.
+#[derive(Clone, Copy)]
+pub struct Place {
+    /// From 0.
+    pub core: u16,
+    /// All.
+    pub cores: u16,
+}
+
+/// Starts a core of several, with the logs that it adopts; it listens behind [`PORT`]. `Err`: a queue
+/// cannot be opened.
+pub async fn start_core(
+    machine: &Machine,
+    rt: &SimRuntime,
+    tables: Rc<Tables>,
+    (storage, poison): (storage::Options, storage::Poison),
+    options: desk::Options,
+    place: Place,
+    tell: impl Fn(&News<'_>) + 'static,
+) -> Result<(Logs<SimRuntime>, Recovery), String> {
+    let parts = Parts {
+        rt: rt.clone(),
+        storage,
+        poison,
+        log: LogNumber(place.core),
+        after: MessageId(0),
+        options,
+        metrics: metrics::Core::new(&NoopRecorder, 0),
+        routing: tables.clone(),
+        shares: Rc::default(),
+    };
+    let setup = Setup {
+        folder: FOLDERS.into(),
+        cores: place.cores,
+        parts,
+        series: Box::new(|_| metrics::Core::new(&NoopRecorder, 0)),
+        resolver: Rc::new(NoNames),
+        agent: agent::Options::new("mx.example"),
+        tell: Box::new(tell),
+    };
+    let (logs, recovery) = Logs::open(setup).await.map_err(|(_, e)| e.to_string())?;
+    listen(machine, rt, tables, logs.own(), PORT + place.core);
+    logs.adopt();
+    Ok((logs, recovery))
+}
+
+/// Lets it send, and listen.
 pub fn serve(machine: &Machine, rt: &SimRuntime, tables: Rc<Tables>, desk: &Desk<SimRuntime>) {
     bounce::start(desk);
     agent::start(desk, Rc::new(NoNames), agent::Options::new("mx.example"));
+    listen(machine, rt, tables, desk, PORT);
+}
+
+fn listen(machine: &Machine, rt: &SimRuntime, tables: Rc<Tables>, desk: &Desk<SimRuntime>, port: u16) {
     let mut sessions = serve::Options::new("mx.example");
     // Small, so that memory runs out; bodies go beside as they come in, or are kept until their end.
     sessions.side_bytes = if rt.world().below(2) == 0 { 8 << 10 } else { 1 << 20 };
     sessions.memory = if rt.world().below(2) == 0 { 64 << 10 } else { 1 << 20 };
     let ctx = Context::new(rt.clone(), Intake::new(desk.clone()), tables, desk.metrics().clone(), sessions);
-    let listener = Rc::new(machine.boot().listen(25));
+    let listener = Rc::new(machine.boot().listen(port));
     rt.spawn(serve::accept(ctx, listener));
 }

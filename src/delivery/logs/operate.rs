@@ -1,0 +1,65 @@
+//! L4: requests of operators, for all logs of a core.
+//!
+//! A request about one message goes to its log, the others to all logs, in the order of their numbers.
+//! Knows nothing of how a queue serves them. A log that is taken away meanwhile has nothing to say.
+
+use super::Logs;
+use crate::base::ids::{MessageId, QueueId};
+use crate::queue::control::{ControlError, Request, Response, Which};
+use crate::queue::desk::Desk;
+use crate::runtime::Runtime;
+
+impl<R: Runtime> Logs<R> {
+    /// Serves an operator's request, whichever of the logs it is about.
+    pub async fn control(&self, request: &Request) -> Response {
+        match request {
+            Request::List { after, limit, in_doubt } => self.list(*after, *limit, *in_doubt).await,
+            Request::Show(id) | Request::Cat { id, .. } => self.one(*id, request).await,
+            Request::Flush(which)
+            | Request::Hold { which, .. }
+            | Request::Release { which, .. }
+            | Request::Delete { which, .. } => match which {
+                Which::One(id) => self.one(*id, request).await,
+                Which::All | Which::Destination(_) => self.all(request).await,
+            },
+            Request::Stats => Response::Stats(self.desks().iter().map(Desk::stats).collect()),
+        }
+    }
+
+    async fn one(&self, id: QueueId, request: &Request) -> Response {
+        match self.desks().into_iter().find(|desk| desk.log() == id.log) {
+            Some(desk) => desk.control(request).await,
+            None if self.0.state.borrow().waiting.contains(&id.log) => Response::Error(ControlError::Opening),
+            None => Response::Error(ControlError::NotFound),
+        }
+    }
+
+    async fn all(&self, request: &Request) -> Response {
+        let mut changed = 0;
+        for desk in self.desks() {
+            match desk.control(request).await {
+                Response::Done(n) => changed += n,
+                // Nothing is left in it: it has been taken away meanwhile.
+                Response::Error(ControlError::Closed) if desk.is_spent() && !desk.is_dead() => {}
+                other => return other,
+            }
+        }
+        Response::Done(changed)
+    }
+
+    /// Log after log: after the last page of one comes the first of the next.
+    async fn list(&self, after: Option<QueueId>, limit: usize, in_doubt: bool) -> Response {
+        let mut desks = self.desks().into_iter().skip_while(|d| after.is_some_and(|a| d.log() < a.log));
+        let Some(desk) = desks.next() else {
+            return Response::Page { messages: Vec::new(), next: None };
+        };
+        let after = after.filter(|a| a.log == desk.log());
+        match desk.control(&Request::List { after, limit, in_doubt }).await {
+            Response::Page { messages, next: None } => {
+                let next = desks.next().map(|d| QueueId { message: MessageId(0), log: d.log() });
+                Response::Page { messages, next }
+            }
+            other => other,
+        }
+    }
+}
