@@ -505,7 +505,8 @@ mod tests {
         /// Whatever comes, in whatever segments: the same as read byte by byte.
         #[test]
         fn any_split_agrees_with_the_plain_reader(
-            wire in "(\r\n|\r\n\\.|\r|\n|\\.|a|\u{e9}|\0|bb{60,70}|x{990,1002}|Received:|: ){0,40}(\r\n\\.\r\n)?(MAIL)?",
+            wire in "(\r\n|\r\n\\.|\r|\n|\\.|a|\u{e9}|\0|bb{60,70}|x{990,1002}|Received:|: ){0,40}\
+                (\r\n\\.\r\n)?(MAIL)?",
             cut in 0usize..400, cut2 in 0usize..400,
         ) {
             let wire = wire.as_bytes();
