@@ -122,14 +122,20 @@ pub enum Original<'a> {
 
 impl<'a> Original<'a> {
     /// What is returned of a message that has failed: all of it up to `most` bytes, unless RET= asks
-    /// for the header; else the header (RFC 3461 §4.3 leaves it to us where RET is missing). `message`:
-    /// the first bytes of the message, at least [`HEADER_MAX`] and `most` if it has as many; `len`:
-    /// bytes of all of it.
+    /// for the header; else the header. Where RET= is missing, which RFC 3461 §4.3 leaves to us, a message
+    /// with 8-bit bytes is not returned either: not every server would take the report. `message`: the
+    /// first bytes of the message, at least [`HEADER_MAX`] and `most` if it has as many; `len`: bytes
+    /// of all of it.
     #[must_use]
     pub fn choose(ret: Option<Ret>, message: &'a [u8], len: u64, most: usize) -> Self {
         let whole = len == message.len() as u64 && message.len() <= most;
+        let wanted = match ret {
+            Some(Ret::Full) => true,
+            Some(Ret::Headers) => false,
+            None => message.is_ascii(),
+        };
         let short_lines = || message.split(|&b| b == b'\n').all(|l| l.len() <= LINE_MAX + 1);
-        if ret != Some(Ret::Headers) && whole && short_lines() {
+        if wanted && whole && short_lines() {
             return Original::Full(message);
         }
         Original::header(message)

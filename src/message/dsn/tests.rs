@@ -174,6 +174,9 @@ fn what_is_returned() {
     assert_eq!(Original::choose(Some(Ret::Full), ORIGINAL, len, size - 1), head, "above the limit");
     assert_eq!(Original::choose(None, ORIGINAL, len, 0), head, "none is wanted");
     assert_eq!(Original::choose(Some(Ret::Full), ORIGINAL, len + 1, size), head, "not all of it is here");
+    let high = [ORIGINAL, b"\xe9\r\n"].concat();
+    assert_eq!(Original::choose(Some(Ret::Full), &high, high.len() as u64, 5000), Original::Full(&high));
+    assert_eq!(Original::choose(None, &high, high.len() as u64, 5000), head, "not every server takes it");
     let long = [ORIGINAL, &[b'a'; 999], b"\r\n"].concat();
     assert_eq!(Original::choose(None, &long, long.len() as u64, 5000), head, "lines too long to send");
     let all_head = b"A: b\r\n".repeat(10_000);
