@@ -4,7 +4,7 @@
 //! one record at a time; a segment in which little lives any more is copied and removed. Every byte
 //! on disk is described in `docs/storage.md`.
 //!
-//! * L1 [`format`]: head, marks, footer, trailer.
+//! * L1 [`mod@format`]: head, marks, footer, trailer.
 //! * L2 [`state`]: what goes to the disk, in which order; [`shelf`]: what lives where and which
 //!   segment should go; [`scan`]: the records of a segment, over damage; [`found`]: what a file is.
 //! * L4 [`vault`]: [`Archive`], which drives it on a disk.
