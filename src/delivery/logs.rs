@@ -51,7 +51,7 @@ pub struct Setup<R: Runtime> {
     pub folder: PathBuf,
     /// How many cores there are.
     pub cores: u16,
-    /// Of the core's own queue. The memory for bodies is split among all queues of the core.
+    /// Of the core's own queue. The memory for bodies and for pages of indexes is split among all queues of the core.
     pub parts: Parts<R>,
     /// The series of an adopted log.
     pub series: Box<dyn Fn(LogNumber) -> metrics::Core>,
@@ -150,6 +150,7 @@ impl<R: Runtime> Logs<R> {
         }
         setup.parts.after = found.last;
         setup.parts.options.limits.body_bytes /= 1 + found.adopted.len();
+        setup.parts.options.table.cache_bytes /= 1 + found.adopted.len();
         let dir = directory(&setup.folder, own);
         let (desk, recovery) = Desk::open(&dir, setup.parts.clone()).await.map_err(|e| (dir, e))?;
         let state = State { adopted: BTreeMap::new(), waiting: found.adopted, removed: found.removed };

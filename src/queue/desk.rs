@@ -258,34 +258,6 @@ impl<R: Runtime> Desk<R> {
         s.dead || s.closing
     }
 
-    /// True once nothing is left to be done: no message, known or in the index still to be read, no
-    /// outcome that is not settled or that the index has not got, no notification in the making. Where no mail is accepted any more, it stays so.
-    #[must_use]
-    pub fn is_spent(&self) -> bool {
-        let s = self.0.state.borrow();
-        s.loaded
-            && s.index.counters().messages == 0
-            && s.ledger.is_empty()
-            && s.orphans.is_empty()
-            && s.flights == 0
-            && s.telling == 0
-            && s.notices.is_empty()
-            && s.unsettled.is_empty()
-            && s.commits.is_empty()
-    }
-
-    /// Number of its log.
-    #[must_use]
-    pub fn log(&self) -> LogNumber {
-        self.0.log
-    }
-
-    /// No id up to this one is free.
-    #[must_use]
-    pub fn last_id(&self) -> MessageId {
-        self.0.state.borrow().last_id
-    }
-
     /// The destination of an address.
     pub(crate) fn destination(&self, s: &mut State, address: &[u8]) -> DestId {
         match self.0.routing.borrow().plan(address) {

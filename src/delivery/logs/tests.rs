@@ -3,7 +3,7 @@
 use super::*;
 use crate::base::ids::QueueId;
 use crate::delivery::agent::Resolved;
-use crate::intake::{Body, Intake, Submission};
+use crate::intake::{Body, Intake, IntakeError, Submission};
 use crate::message::body::BodyFacts;
 use crate::message::envelope::{Envelope, Notify, SenderOptions};
 use crate::queue::control::{ControlError, Listed, Request, Response, Which};
@@ -134,18 +134,21 @@ fn run<T>(world: &Rc<World>, epoch: u64, main: impl AsyncFnOnce(&mut Run) -> T) 
 }
 
 async fn send(logs: &Logs<Rig>, to: &str) -> QueueId {
+    send_text(logs, to, "Subject: test\r\n\r\nhello\r\n").await.expect("accepted")
+}
+
+async fn send_text(logs: &Logs<Rig>, to: &str, text: &str) -> Result<QueueId, IntakeError> {
     let intake = Intake::new(logs.own().clone());
     let wall = logs.own().runtime().wall();
     let id = intake.next_id(wall);
     let mut envelope = Envelope::default();
     envelope.begin(b"me@from.example", SenderOptions::default(), b"");
     envelope.push(to.as_bytes(), Notify::DEFAULT, b"");
-    let text = b"Subject: test\r\n\r\nhello\r\n";
-    let slices = [&text[..]];
+    let slices = [text.as_bytes()];
     let facts = BodyFacts { len: text.len() as u64, ..BodyFacts::default() };
     let body = Body::Slices(&slices);
     let submission = Submission { id, arrival: wall, envelope: &envelope, trace: b"", body, facts };
-    intake.submit(submission).await.expect("accepted").id
+    intake.submit(submission).await.map(|receipt| receipt.id)
 }
 
 async fn stop(logs: &Logs<Rig>, rig: &Rig) {
@@ -324,6 +327,53 @@ fn adopted_logs_share_the_rate_of_the_core() {
             assert!(got.iter().filter(|to| to.starts_with(log)).count() >= 2, "{log}: {got:?}");
         }
     });
+}
+
+/// What is parked in the archive of an adopted log is sent, too; then archive and index go with it.
+#[test]
+fn parked_mail_of_an_adopted_log_is_sent_before_it_is_removed() {
+    // More than the journal's window holds.
+    const MANY: usize = 300;
+    let world = Rc::new(World::default());
+    run(&world, 1_000_000_000, async |r| {
+        r.server.up.set(false);
+        let logs = r.open(1, 2).await;
+        let text = "x".repeat(6000);
+        for n in 0..MANY {
+            while let Err(e) = send_text(&logs, &format!("{n:03}@x.example"), &text).await {
+                assert!(matches!(e, IntakeError::Busy | IntakeError::Full), "{e}");
+                r.sleep(1).await;
+            }
+        }
+        r.sleep(5).await;
+        assert!(logs.own().stats().parked > MANY / 2, "{:?}", logs.own().stats());
+        stop(&logs, &r.rig).await;
+    });
+    let is_there = |name: &str| {
+        let (files, tables) = (world.files.borrow(), world.tables.borrow());
+        files.keys().chain(tables.keys()).any(|p| p.starts_with(Path::new(FOLDER).join(name)))
+    };
+    assert!(is_there("0001/archive") && is_there("0001/index"));
+    run(&world, 1_100_000_000, async |r| {
+        r.server.up.set(false);
+        let logs = r.open(0, 1).await;
+        r.sleep(100).await;
+        assert_eq!(r.said().len(), 1, "adopted, and not removed while its mail is parked");
+        assert_eq!(listed(&logs, 200).await.len(), MANY);
+        r.server.up.set(true);
+        logs.control(&Request::Flush(Which::All)).await;
+        let mut waited = 0;
+        while r.folders().await.len() > 1 {
+            r.sleep(10).await;
+            waited += 1;
+            assert!(waited < 1_000, "not removed: {:?} {:?}", r.said(), logs.control(&Request::Stats).await);
+        }
+        let expected: Vec<String> = (0..MANY).map(|n| format!("{n:03}@x.example")).collect();
+        assert_eq!(receivers(&r.server), expected);
+        assert_eq!(r.said(), ["0001 removed"]);
+        stop(&logs, &r.rig).await;
+    });
+    assert!(!is_there("0001") && !is_there("0001.removed"));
 }
 
 /// A notification stays in the log of the message that it is about.

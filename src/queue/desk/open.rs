@@ -82,22 +82,37 @@ impl<R: Runtime> Desk<R> {
     /// Connections are opened by `delivery::agent`, notifications made by `delivery::bounce`. What is
     /// parked in archive and index takes its place afterwards: [`Self::loaded`].
     pub async fn open(dir: &Path, parts: Parts<R>) -> Result<(Self, Recovery), OpenError> {
-        let Parts { rt, storage, poison, after, routing, .. } = parts.clone();
+        let Parts { rt, storage, poison, routing, .. } = parts.clone();
         let mut rebuild = Rebuild::default();
         let plan = |address: &[u8]| routing.plan(address);
-        let opened =
-            Keeper::open(rt.clone(), dir, storage, poison.clone(), |r| rebuild.visit(&r, &plan)).await;
+        let opened = Keeper::open(rt, dir, storage, poison, |r| rebuild.visit(&r, &plan)).await;
         let (keeper, journal) = opened?;
         rebuild.messages.values().for_each(|f| keeper.keep(f.at));
         let said = rebuild.archived.values().flatten();
         said.filter_map(|said| said.at).for_each(|at| keeper.keep(at));
         observe(&keeper, &parts.metrics);
+        let opened = Self::open_over(dir, keeper.clone(), journal, rebuild, parts).await;
+        if opened.is_err() {
+            // It may be tried again: nobody must have the log then.
+            keeper.close().await;
+        }
+        opened
+    }
+
+    /// The rest of it, over the log that has been read.
+    async fn open_over(
+        dir: &Path,
+        keeper: Keeper<R>,
+        journal: RecoveryReport,
+        mut rebuild: Rebuild,
+        parts: Parts<R>,
+    ) -> Result<(Self, Recovery), OpenError> {
+        let Parts { rt, poison, after, options, .. } = parts.clone();
         let path = dir.join(removal::INDEX);
-        let index = open_index(&rt, &path, parts.options.table, &keeper).await;
+        let index = open_index(&rt, &path, options.table, &keeper).await;
         let OpenIndex { table, meta, lost } = index.map_err(|e| OpenError::Io(path.clone(), e))?;
-        let archive = parts.options.archive.clone();
-        let (vault, archive) =
-            Archive::open(rt, &dir.join(removal::ARCHIVE), archive, poison, keeper.log()).await?;
+        let archive = dir.join(removal::ARCHIVE);
+        let (vault, archive) = Archive::open(rt, &archive, options.archive, poison, keeper.log()).await?;
         let desk = Desk::assemble((keeper, vault, table), parts);
         let malformed = std::mem::take(&mut rebuild.malformed);
         let failed = |e| OpenError::Io(path.clone(), e);
@@ -178,6 +193,34 @@ impl<R: Runtime> Desk<R> {
             Poll::Pending
         })
         .await
+    }
+
+    /// True once nothing is left to be done: no message, known or in the index still to be read, no
+    /// outcome that is not settled or that the index has not got, no notification in the making. Where no mail is accepted any more, it stays so.
+    #[must_use]
+    pub fn is_spent(&self) -> bool {
+        let s = self.0.state.borrow();
+        s.loaded
+            && s.index.counters().messages == 0
+            && s.ledger.is_empty()
+            && s.orphans.is_empty()
+            && s.flights == 0
+            && s.telling == 0
+            && s.notices.is_empty()
+            && s.unsettled.is_empty()
+            && s.commits.is_empty()
+    }
+
+    /// Number of its log.
+    #[must_use]
+    pub fn log(&self) -> LogNumber {
+        self.0.log
+    }
+
+    /// No id up to this one is free.
+    #[must_use]
+    pub fn last_id(&self) -> MessageId {
+        self.0.state.borrow().last_id
     }
 
     fn take_over_one(&self, s: &mut State, id: MessageId, found: &Found, doors: &[DestId]) {
