@@ -194,7 +194,7 @@ fn nothing_is_lost_when_cores_come_and_go_under_load() {
 
     let verdict = audit::compare(&sent, &received, &audit::Excuses::default()).unwrap();
     let says = verdict.explain();
-    assert!(report.acknowledged >= 700, "{report:?}");
+    assert!(report.acknowledged >= 400, "{report:?}");
     assert_eq!((verdict.lost, verdict.invented, verdict.altered), (0, 0, 0), "{says}");
     // What was in flight at a kill may come twice, nothing else.
     assert!(verdict.duplicates <= in_doubt, "{} twice, {in_doubt} in doubt\n{says}", verdict.duplicates);
