@@ -51,7 +51,8 @@ pub struct Setup<R: Runtime> {
     pub folder: PathBuf,
     /// How many cores there are.
     pub cores: u16,
-    /// Of the core's own queue. The memory for bodies and for pages of indexes is split among all queues of the core.
+    /// Of the core's own queue. The memory for bodies and for pages of indexes is split among all queues
+    /// of the core.
     pub parts: Parts<R>,
     /// The series of an adopted log.
     pub series: Box<dyn Fn(LogNumber) -> metrics::Core>,

@@ -133,7 +133,7 @@ fn what_is_wrong_with_a_log_to_adopt_stops_the_start() {
     let out = std::process::Command::new(program).args(["serve", "-c"]).arg(&file).output().unwrap();
     let said = String::from_utf8_lossy(&out.stderr);
     assert_eq!(out.status.code(), Some(71), "{said}");
-    assert!(said.contains("queue/0001: the journal has format version 9"), "{said}");
+    assert!(said.contains("queue/0001: the data has format version 9"), "{said}");
 }
 
 /// Eight cores, four, eight, four, with a full queue, under load, and killed in between: the ledgers

@@ -196,7 +196,8 @@ impl<R: Runtime> Desk<R> {
     }
 
     /// True once nothing is left to be done: no message, known or in the index still to be read, no
-    /// outcome that is not settled or that the index has not got, no notification in the making. Where no mail is accepted any more, it stays so.
+    /// outcome that is not settled or that the index has not got, no notification in the making. Where
+    /// no mail is accepted any more, it stays so.
     #[must_use]
     pub fn is_spent(&self) -> bool {
         let s = self.0.state.borrow();
