@@ -26,7 +26,7 @@ use std::time::Duration;
 /// Messages read at a time.
 const TOGETHER: usize = 64;
 /// How often a message is read back, and how long to wait in between, before it counts as unreadable.
-const TRIES: usize = 50;
+const TRIES: usize = 1500;
 const TRY_AGAIN: Duration = Duration::from_millis(20);
 /// Messages looked at in one turn for a list of few.
 const SCAN_MAX: usize = 4000;
@@ -279,7 +279,7 @@ impl<R: Runtime> Desk<R> {
                 let s = &mut *s;
                 let now = self.0.rt.now();
                 for (key, _) in parked.iter().zip(read).filter(|(_, read)| read.is_some()) {
-                    self.lead(s, *key, now);
+                    self.lead_back(s, *key, now);
                     s.arm(*key);
                 }
             }

@@ -166,7 +166,7 @@ impl<R: Runtime> Desk<R> {
         match payload {
             Some(payload) => {
                 s.keep_body(key, payload, now);
-                self.lead(s, key, now);
+                self.lead_back(s, key, now);
                 s.arm(key);
                 let paused = |d: &DestId| s.schedule.is_paused(*d, now);
                 for d in s.wanted(key).into_iter().filter(paused).collect::<Vec<_>>() {
@@ -186,10 +186,15 @@ impl<R: Runtime> Desk<R> {
     pub(crate) fn lead(&self, s: &mut State, key: Key, now: Mono) {
         self.refuse_unroutable(s, key);
         s.enqueue_first(key, now);
+    }
+
+    /// As [`Self::lead`], for a message that was parked: nobody is making what it is owed.
+    pub(crate) fn lead_back(&self, s: &mut State, key: Key, now: Mono) {
         let owed = s.index.get(key).is_some_and(|e| e.recipients.iter().any(|r| r.phase == Phase::Owed));
         if owed {
             self.owe_again(s, key);
         }
+        self.lead(s, key, now);
     }
 
     /// A parked message cannot be read now: nothing is sent, nothing is lost; tried again later.
