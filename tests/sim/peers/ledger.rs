@@ -293,7 +293,10 @@ impl Ledger {
             if self.lost_between(0, first.sent.max(b.sent)) {
                 again.insert(b.about.0);
             } else {
-                found.push(format!("risen: {:?} was reported as failed twice: {} at {}, {} at {}", b.about, first.id, first.sent, b.id, b.sent));
+                found.push(format!(
+                    "risen: {:?} was reported as failed twice: {} at {}, {} at {}",
+                    b.about, first.id, first.sent, b.id, b.sent
+                ));
             }
         }
         for d in &self.deliveries {

@@ -8,7 +8,7 @@ use crate::machine::SimRuntime;
 use crate::peers::ledger::{self, Owed};
 use crate::world::SEC;
 use ringpost::base::ids::QueueId;
-use ringpost::queue::control::{ControlError, Listed, Request, Response, Which};
+use ringpost::queue::control::{Listed, Request, Response, Which};
 use ringpost::queue::desk::Desk;
 use std::collections::BTreeSet;
 
@@ -135,9 +135,6 @@ impl Stage {
         match (request, answer, letter) {
             (Request::Delete { .. }, Response::Done(1), Some(n)) => {
                 self.ledger.borrow_mut().deleted(n, world.now());
-            }
-            (_, Response::Error(ControlError::Unreadable), _) if self.relay.disk.faults().read_error == 0 => {
-                world.violation(format!("what {one:?} is cannot be read"));
             }
             _ => {}
         }

@@ -297,12 +297,3 @@ const PATHS: &[&str] = &[
     "warned",
     "operated while some were parked",
 ];
-
-/// The planted bug: an index that says that it has what it may lose. What is given up in the journal on
-/// its word is lost.
-#[test]
-fn an_index_that_lies_is_caught() {
-    let found = seeds::caught(24, |world| history(world, true).0);
-    let lost = found.values().flatten().filter(|v| v.starts_with("lost")).count();
-    assert!(lost > 0, "no loss seen in 24 seeds: {found:?}");
-}
