@@ -6,8 +6,8 @@
 //! [`Malformed`], never a panic and never an allocation that the bytes did not pay for.
 //!
 //! Row: `version u8 = 1, marks u8, body flags u8, archive segment, offset, length, size, count` (the
-//! last five as variable-length numbers), the side file `u64` if the mark [`SIDE`] is set, then per
-//! recipient `fate u8` and, unless it is done, `destination` and, with [`TRIED`], `attempts, due (ms),
+//! last five as variable-length numbers), the side file `u64` if the mark for that is set, then per
+//! recipient `fate u8` and, unless it is done, `destination` and, if it was tried, `attempts, due (ms),
 //! code, 3 enhanced, text length` (variable-length) and the text. Keys: `m` and the id, big endian
 //! (rows); `d` and a number (names of destinations); `x` ([`Meta`], one row).
 

@@ -446,7 +446,7 @@ impl Journal {
 
     /// The mark of the last durable retirement: an index older than that lacks what is gone.
     #[must_use]
-    pub fn mark(&self) -> u64 {
+    pub fn durable_mark(&self) -> u64 {
         self.mark_retired
     }
 

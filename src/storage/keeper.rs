@@ -257,7 +257,7 @@ impl<R: Runtime> Keeper<R> {
     /// An index that lacks transaction `mark` lacks what has been retired.
     #[must_use]
     pub fn mark(&self) -> u64 {
-        self.inner().with(|j| j.mark())
+        self.inner().with(|j| j.durable_mark())
     }
 
     /// The id of the log.

@@ -14,6 +14,9 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+/// What is done to the file of an index.
+type Harm<'a> = &'a dyn Fn(&Path);
+
 const FROM: &str = "a@client.test";
 const BODY: &[u8] = b"Subject: for the archive\r\n\r\n.dots stay\r\n";
 /// Bytes of a message of the load.
@@ -268,7 +271,7 @@ fn an_index_that_is_lost_is_made_anew() {
     kept.extend(acknowledged(&second));
     gone.iter().for_each(|id| assert!(kept.remove(id)));
 
-    let damage: [(&str, &dyn Fn(&Path)); 4] = [
+    let damage: [(&str, Harm<'_>); 4] = [
         ("deleted", &|index| std::fs::remove_file(index).expect("removed")),
         ("half", &|index| {
             let file = std::fs::OpenOptions::new().write(true).open(index).expect("a file");

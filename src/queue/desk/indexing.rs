@@ -47,13 +47,15 @@ impl<R: Runtime> Desk<R> {
             let now = self.0.rt.now();
             let full = full_until.filter(|until| now < *until);
             if let Some(until) = full {
-                let s = self.0.state.borrow();
-                if !s.ledger.frees_space() {
-                    if s.closing {
-                        // The journal still has it all.
-                        return;
-                    }
-                    drop(s);
+                let (frees, closing) = {
+                    let s = self.0.state.borrow();
+                    (s.ledger.frees_space(), s.closing)
+                };
+                if !frees && closing {
+                    // The journal still has it all.
+                    return;
+                }
+                if !frees {
                     self.rest(until, true).await;
                     continue;
                 }

@@ -18,8 +18,11 @@ pub const INDEX: &str = "index";
 /// What a file has behind its name until it is complete.
 const PARTIAL: &str = ".partial";
 
+/// Whether a file of that name is of a log.
+type Ours = fn(&str) -> bool;
+
 /// The folders in the directory of a log, and which files are of a log there.
-fn folders(dir: &Path) -> [(PathBuf, fn(&str) -> bool); 2] {
+fn folders(dir: &Path) -> [(PathBuf, Ours); 2] {
     [(side::dir(dir), is_side), (dir.join(ARCHIVE), is_archive)]
 }
 

@@ -132,11 +132,8 @@ impl Stage {
         let answer = desk.control(&request).await;
         world.event("operate", what, u64::from(matches!(answer, Response::Done(_))));
         self.relay.disk.count(if parked { "operated while some were parked" } else { "operated" });
-        match (request, answer, letter) {
-            (Request::Delete { .. }, Response::Done(1), Some(n)) => {
-                self.ledger.borrow_mut().deleted(n, world.now());
-            }
-            _ => {}
+        if let (Request::Delete { .. }, Response::Done(1), Some(n)) = (request, answer, letter) {
+            self.ledger.borrow_mut().deleted(n, world.now());
         }
     }
 
