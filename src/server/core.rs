@@ -308,7 +308,8 @@ fn report_faults(voice: &Voice, of: &str, r: &Recovery) {
     let j = &r.journal;
     if j.damage_count > 0 || j.set_aside > 0 || !r.malformed.is_empty() {
         let text = format!(
-            "{of}the journal is damaged: {} places, {} files set aside, {} records unreadable; first: {:?} {:?}",
+            "{of}the journal is damaged: {} places, {} files set aside, {} records unreadable; \
+             first: {:?} {:?}",
             j.damage_count,
             j.set_aside,
             r.malformed.len(),
