@@ -14,6 +14,7 @@ use ringpost::queue::pace::Backoff;
 use ringpost::queue::routing::{Hop, Plan, Routing, Target};
 use ringpost::queue::schedule::Limits;
 use ringpost::runtime::Runtime;
+use ringpost::runtime::TableOptions;
 use ringpost::smtp::reply::{Refusal, Reply};
 use ringpost::smtp::serve::{self, Context, Gate, Guest};
 use ringpost::storage;
@@ -88,6 +89,8 @@ pub fn options() -> desk::Options {
     options.bounce_lifetime = Duration::from_secs(5 * 86_400);
     options.recipients_max = 5;
     options.archive = storage::archive::Options::tiny();
+    // As small as the disks here: what an index keeps for itself must leave room for mail.
+    options.table = TableOptions { reserve_bytes: 256 << 10, grow_bytes: 64 << 10, cache_bytes: 64 << 10 };
     options
 }
 
