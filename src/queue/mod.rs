@@ -1,6 +1,7 @@
 //! The queue of waiting messages: records, index, schedule, limits (L2); `desk` is one core's queue (L4).
 //!
-//! * L1 [`record`]: the queue's records as bytes; L2 [`recover`]: what a log of them says.
+//! * L1 [`record`]: the queue's records as bytes; [`row`]: a message as a row of the index.
+//! * L2 [`recover`]: what a log of records says; [`ledger`]: what the index has not got yet.
 //! * L2 [`age`] (how old a message is), [`index`] (what is resident of each message) with [`entry`]
 //!   (of those at work), [`stub`] (of those that wait long) and [`order`] (their ids), [`bodies`]
 //!   (which are in memory), [`schedule`] with [`pace`] (who goes next), [`shares`] (limits that several
