@@ -1,4 +1,4 @@
-//! The storage engine: journal and archive (and later the index), used by the queue and by mailboxes.
+//! The storage engine: journal and archive, used by the queue and later by mailboxes.
 //!
 //! Knows records as kinds and bytes; not what a mail is. Every byte on disk is described in
 //! `docs/storage.md`.
@@ -10,9 +10,10 @@
 //!   [`opening`] is how a journal starts, [`removal`] how one that is not needed any more ends.
 //! * [`model`] and [`oracle`]: a whole log in memory and its checker, for tests, fuzzing, benches.
 //!
-//! [`archive`] is for records that outlive the journal's window. The index (what must be found without
-//! reading the journal) joins as a sibling; until then the owner of the records copies live ones
-//! forward ([`keeper::Keeper::pressure`]).
+//! [`archive`] is for records that outlive the journal's window: when the log is longer than that
+//! ([`keeper::Keeper::overflow`]) or space runs short ([`keeper::Keeper::pressure`]), the owner takes live
+//! records out of the oldest segment. What must be found without reading the journal is in the owner's
+//! index, a `runtime::table`; how the two are held together: `docs/decisions/0003-index-mark.md`.
 
 pub mod archive;
 pub mod batch;
