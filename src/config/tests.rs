@@ -78,7 +78,7 @@ fn example_as_it_is_gives_the_defaults() {
     let (config, problems) = Config::parse(EXAMPLE, "e").unwrap_or_else(|p| panic!("{p}"));
     let (bare, _) = Config::parse("[server]\nhostname = \"mx1.example.net\"\n", "b").unwrap();
     assert_eq!(Config { hash: 0, ..config }, Config { hash: 0, ..bare });
-    assert_eq!(problems.0.iter().map(|p| p.key.as_str()).collect::<Vec<_>>(), ["relay.smarthost"]);
+    assert_eq!(problems.0, []);
 }
 
 #[test]
@@ -113,7 +113,7 @@ fn agreed_interface_is_read_and_what_is_missing_is_said() {
     assert_eq!(report.finish(), Problems::default());
     let errors = errors(AGREED);
     let keys: Vec<&str> = errors.iter().map(|e| e.split(": ").next().unwrap()).collect();
-    let expected = ["listener[1].tls", "tls.certificate", "tls.key", "tls.sni", "domains.relay"];
+    let expected = ["listener[1].tls", "tls.certificate", "tls.key", "tls.sni"];
     assert_eq!(keys, expected, "{errors:?}");
 }
 
@@ -137,16 +137,35 @@ fn what_changes_security_is_never_ignored() {
         "[[listener]]\nprotocol = \"smtp\"\naddress = \"0.0.0.0:25\"\nproxy_protocol_from = [\"10.0.0.1\"]\n",
         "[[listener]]\nprotocol = \"submission\"\naddress = \"0.0.0.0:587\"\n",
         "[[route]]\ndomain = \"a.example\"\nnext_hop = \"b.example\"\ntls = \"dane\"\n",
-        "[[route]]\ndomain = \"a.example\"\nnext_hop = \"mx:b.example\"\n",
         "[[route]]\ndomain = \"a.example\"\nnext_hop = \"lmtp:b.example\"\n",
     ] {
         let errors = errors(&(SMALL.to_string() + addition));
         assert!(errors[0].contains("not available"), "{addition}: {errors:?}");
     }
     assert_eq!(
-        warnings(&(SMALL.to_string() + "[dns]\ndnssec = \"off\"\n[auth]\nallow_plaintext = true\n")),
-        ["dns", "auth"]
+        warnings(&(SMALL.to_string() + "[dns]\ndnssec = \"trust-ad\"\n[auth]\nallow_plaintext = true\n")),
+        ["dns.dnssec", "auth"]
     );
+}
+
+#[test]
+fn name_servers() {
+    let text = |servers: &str| format!("{SMALL}[dns]\nservers = [{servers}]\n");
+    let good = text("\"192.0.2.53\", \"127.0.0.1:5353\", \"2001:db8::53\", \"[::1]:54\", \"[::1]\"");
+    let (config, _) = Config::parse(&good, "t").unwrap();
+    let servers: Vec<String> = config.dns.servers.iter().map(ToString::to_string).collect();
+    assert_eq!(servers, ["192.0.2.53:53", "127.0.0.1:5353", "[2001:db8::53]:53", "[::1]:54", "[::1]:53"]);
+    for bad in ["\"ns.example\"", "\"\"", "\"192.0.2.53:0\"", "\"[192.0.2.53\""] {
+        assert!(errors(&text(bad))[0].contains("is not the address of a name server"), "{bad}");
+    }
+}
+
+#[test]
+fn domains_without_a_route_go_to_their_mx() {
+    let text = "[server]\nhostname = \"mx.example.net\"\n[domains]\nrelay = [\"c.example\"]\n\
+                [[route]]\ndomain = \"a.example\"\nnext_hop = \"mx:b.example\"\n";
+    let (config, problems) = Config::parse(text, "t").unwrap();
+    assert_eq!((problems.0.len(), config.routes[0].1.key.as_str()), (0, "mx:b.example"));
 }
 
 #[test]

@@ -6,6 +6,7 @@
 
 mod control;
 mod core;
+mod names;
 mod settings;
 mod tables;
 
