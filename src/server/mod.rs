@@ -6,8 +6,8 @@
 
 mod control;
 mod core;
-mod names;
-mod settings;
+pub mod names;
+pub mod settings;
 mod tables;
 
 use crate::config::Config;

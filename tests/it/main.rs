@@ -10,6 +10,7 @@ mod harness;
 mod hostile;
 mod hostile_hops;
 mod hostile_load;
+mod mx;
 mod operator;
 mod queue;
 mod relay;

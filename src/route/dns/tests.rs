@@ -4,7 +4,6 @@ use super::*;
 use crate::queue::desk::double::Rig;
 use crate::route::mx::{Found, Missing, Security};
 use crate::runtime::Clock;
-use crate::storage::double::World;
 use std::cell::Cell;
 
 /// Answers by name, after a time; counts the questions for MX records.
@@ -78,7 +77,7 @@ fn planner(rig: &Rig, options: Options) -> (Planner<Rig>, Rc<Script>) {
 }
 
 fn rig() -> Rig {
-    Rig::new(&World::new(), 1)
+    Rig::new(&Rc::default(), 1)
 }
 
 async fn sleep(rig: &Rig, seconds: u64) {
