@@ -56,7 +56,7 @@ fn all_that_was_known_is_forgotten() {
     let message = "MAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\nBDAT 3 LAST\r\nabc";
     assert_eq!(s.codes(message), "250 250 250");
     let m = &s.stored[0];
-    assert_eq!((m.sender.as_str(), m.recipients.len(), m.body.as_str()), ("a@b", 1, "abc"));
+    assert_eq!((m.sender.as_str(), m.recipients.len(), m.body.as_str()), ("a@b", 1, "abc\r\n"));
     assert_eq!(m.protocol, "ESMTPS");
     assert_eq!(s.codes("MAIL FROM:<a@b> SMTPUTF8\r\nRCPT TO:<c@d>\r\nBDAT 1 LAST\r\nx"), "250 250 250");
     assert_eq!(s.stored[1].protocol, "UTF8SMTPS");
