@@ -143,8 +143,11 @@ impl Secure {
             if !self.tls.is_handshaking() {
                 return Ok(());
             }
-            let sealed = self.output(pool);
-            match self.receive(stream, pool, pool::SMALL, sealed).await.0 {
+            let mut sealed = Vec::new();
+            self.output(pool, &mut sealed);
+            let (result, sealed) = self.receive(stream, pool, pool::SMALL, sealed).await;
+            pool.give(sealed);
+            match result {
                 Ok(1..) => {}
                 Err(e) if e.kind() == io::ErrorKind::TimedOut => return Err(HandshakeError::Late),
                 Ok(0) | Err(_) => return Err(HandshakeError::Gone),
@@ -179,13 +182,15 @@ impl Secure {
                 }
                 return (result.map(|()| n), out, buf);
             }
+            // What was opened may have an answer of its own: a refusal, a change of keys.
+            self.output(pool, &mut sealed);
             let (result, rest) = self.receive(stream, pool, buf.capacity(), sealed).await;
             if rest.is_empty() {
                 out.clear();
             }
             pool.give(rest);
             match result {
-                Ok(1..) => sealed = self.output(pool),
+                Ok(1..) => sealed = Vec::new(),
                 ended => return (ended, out, buf),
             }
         }
@@ -242,23 +247,24 @@ impl Secure {
         (result, sealed)
     }
 
-    /// `plain` sealed, behind what is to be sent anyway; without capacity if there is nothing.
+    /// `plain` sealed, behind what is to be sent anyway; without capacity if it is empty.
     fn seal(&mut self, pool: &Pool, plain: &[u8]) -> Vec<u8> {
         if plain.is_empty() {
-            return self.output(pool);
+            return Vec::new();
         }
         let mut sealed = if plain.len() < pool::SMALL / 2 { pool.small() } else { pool.large() };
         self.tls.write(plain, &mut sealed);
         sealed
     }
 
-    fn output(&mut self, pool: &Pool) -> Vec<u8> {
-        let mut sealed = Vec::new();
+    /// Appends what is to be sent anyway.
+    fn output(&mut self, pool: &Pool, sealed: &mut Vec<u8>) {
         if self.tls.has_output() {
-            sealed = pool.small();
-            self.tls.pull(&mut sealed);
+            if sealed.capacity() == 0 {
+                *sealed = pool.small();
+            }
+            self.tls.pull(sealed);
         }
-        sealed
     }
 
     /// Gives the receive buffer back, unless something lies in it.

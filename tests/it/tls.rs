@@ -34,8 +34,8 @@ impl Setup {
         let mut config = edit(Config::new(hop.address), dir.path());
         config.tail = format!(
             "[[listener]]\nprotocol = \"smtp\"\naddress = \"127.0.0.1:0\"\n\
-             [[listener]]\nprotocol = \"submissions\"\naddress = \"127.0.0.1:0\"\n\
-             [[listener]]\nprotocol = \"submission\"\naddress = \"127.0.0.1:0\"\ntls = \"required\"\n\
+             [[listener]]\nprotocol = \"submissions\"\naddress = \"127.0.0.2:0\"\n\
+             [[listener]]\nprotocol = \"submission\"\naddress = \"127.0.0.3:0\"\ntls = \"required\"\n\
              [tls]\n{}{}",
             main.lines(),
             config.tail
@@ -161,7 +161,9 @@ fn row_06_http_under_tls() {
     http.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     let error = Client::raw(setup.at(1)).handshake(&Arc::new(http), HOST).unwrap_err();
     assert!(error.to_string().contains("NoApplicationProtocol"), "{error}");
-    for request in ["GET / HTTP/1.1\r\nHost: x\r\n\r\n", "POST / HTTP/1.1\r\n\r\nEHLO a\r\nMAIL FROM:<a@b>\r\n"] {
+    for request in
+        ["GET / HTTP/1.1\r\nHost: x\r\n\r\n", "POST / HTTP/1.1\r\n\r\nEHLO a\r\nMAIL FROM:<a@b>\r\n"]
+    {
         let mut client = Client::raw(setup.at(1));
         client.handshake(&Arc::new(rules(BOTH)), HOST).expect("a handshake");
         client.reply().expect("220 ");
@@ -178,9 +180,14 @@ fn row_32_hostile_handshakes() {
     let setup = Setup::start();
     let oversized = [&[22, 3, 1, 0xff, 0xff][..], &[0; 5000]].concat();
     let many_empty: Vec<u8> = [22, 3, 1, 0, 0].repeat(1000);
-    for bytes in
-        [&b"EHLO client.test\r\n"[..], b"\r\n", b"GET / HTTP/1.1\r\n\r\n", &[0x80; 600], &oversized, &many_empty]
-    {
+    for bytes in [
+        &b"EHLO client.test\r\n"[..],
+        b"\r\n",
+        b"GET / HTTP/1.1\r\n\r\n",
+        &[0x80; 600],
+        &oversized,
+        &many_empty,
+    ] {
         let mut client = Client::raw(setup.at(1));
         client.try_send(bytes);
         let answer = read_all(&mut client);
@@ -204,7 +211,11 @@ fn row_32_hostile_handshakes() {
     client.tls = Some(Box::new(tls));
     client.reply().expect("220 ");
     // Garbage after the handshake.
-    client.stream.write_all(&[23, 3, 3, 0, 32]).and_then(|()| client.stream.write_all(&[7; 32])).expect("sent");
+    client
+        .stream
+        .write_all(&[23, 3, 3, 0, 32])
+        .and_then(|()| client.stream.write_all(&[7; 32]))
+        .expect("sent");
     assert!(client.tls.take().is_some());
     assert_eq!(read_all(&mut client).len(), 24, "one alert of TLS 1.3");
     // Half hellos and no more.
@@ -213,7 +224,8 @@ fn row_32_hostile_handshakes() {
         client.send(&hello[..part]);
     }
     until("the half handshakes to end", || {
-        (setup.server.metric("ringpost_tls_handshakes_failed_total", "reason=\"closed\"") == 4.0).then_some(())
+        (setup.server.metric("ringpost_tls_handshakes_failed_total", "reason=\"closed\"") == 4.0)
+            .then_some(())
     });
     still_serves(&setup.server, &setup.hop);
 }
@@ -330,7 +342,10 @@ fn check_names_file_and_remedy() {
     let (code, said, _) = check(a.lines());
     assert_eq!(code, Some(0), "{said}");
     let (code, said, _) = check(b.lines());
-    assert!(code == Some(0) && said.contains("warning: tls.certificate: the certificate is not for"), "{said}");
+    assert!(
+        code == Some(0) && said.contains("warning: tls.certificate: the certificate is not for"),
+        "{said}"
+    );
     let (code, said, _) = check(format!("certificate = {:?}\nkey = {:?}\n", a.certificate, b.key));
     assert_eq!(code, Some(78));
     assert!(said.contains("b.key: error: tls.key: the key does not belong to the certificate"), "{said}");
