@@ -17,3 +17,4 @@ mod source;
 mod storage;
 mod table;
 mod tidy;
+mod tls;
