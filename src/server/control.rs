@@ -6,6 +6,7 @@
 use super::Failure;
 use super::core::{Health, Note, State};
 use crate::admin::{self, control::Queues, http};
+use crate::config::certificates::Keeper;
 use crate::config::reload::Reloader;
 use crate::events::Events;
 use crate::metrics::Process;
@@ -13,6 +14,7 @@ use crate::queue::control::{Request, Response};
 use crate::runtime::cross::{SendError, Sender};
 use crate::runtime::privileges::User;
 use crate::runtime::signals::{self, Signals};
+use crate::runtime::uring;
 use metrics_exporter_prometheus::PrometheusHandle;
 use std::cell::RefCell;
 use std::io::{self, Write};
@@ -25,7 +27,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::oneshot;
 
-/// How often map files are looked at.
+/// How often map files and certificates are looked at.
 const RELOAD: Duration = Duration::from_secs(2);
 /// Beyond the grace time: for what is on its way to the disk.
 const LAST_RESORT: Duration = Duration::from_secs(10);
@@ -44,6 +46,8 @@ pub struct Control {
     pub lines: Vec<Line>,
     /// Map files.
     pub reloader: Reloader,
+    /// Files of certificates.
+    pub keeper: Option<Keeper>,
     /// Series of the cores.
     pub recorder: PrometheusHandle,
     /// Series of the process.
@@ -156,7 +160,8 @@ impl Queues for Cores {
 }
 
 async fn serve(control: Control) -> Result<(), Failure> {
-    let Control { lines, reloader, recorder, process, events, grace, metrics, admin, mut stopped } = control;
+    let Control { lines, reloader, keeper, recorder, process, events, grace, metrics, admin, mut stopped } =
+        control;
     let failed = |e: io::Error| Failure::new(71, format!("control thread: {e}"));
     let mut signals = Signals::take().map_err(failed)?;
     let health: Vec<_> = lines.iter().map(|l| l.health.clone()).collect();
@@ -170,7 +175,7 @@ async fn serve(control: Control) -> Result<(), Failure> {
         let listener = tokio::net::UnixListener::from_std(listener).map_err(failed)?;
         tokio::task::spawn_local(admin::control::serve(listener, cores.clone()));
     }
-    let mut reload = Reload { reloader, cores: cores.clone(), events: events.clone() };
+    let mut reload = Reload { reloader, keeper, cores: cores.clone(), events: events.clone() };
     let mut tick = tokio::time::interval(RELOAD);
     loop {
         let request = tokio::select! {
@@ -185,7 +190,7 @@ async fn serve(control: Control) -> Result<(), Failure> {
             signals::Request::Stop => break,
             signals::Request::Reload => {
                 reload.look();
-                events.info("reload", "map files are up to date; other keys need a restart");
+                events.info("reload", "maps and certificates are up to date; other keys need a restart");
             }
             signals::Request::Report => report(&cores, &events),
         }
@@ -218,12 +223,37 @@ async fn stop_again(signals: &mut Signals) {
 
 struct Reload {
     reloader: Reloader,
+    keeper: Option<Keeper>,
     cores: Rc<Cores>,
     events: Events,
 }
 
 impl Reload {
     fn look(&mut self) {
+        self.look_at_maps();
+        self.look_at_certificates();
+    }
+
+    fn look_at_certificates(&mut self) {
+        let Some(keeper) = &mut self.keeper else { return };
+        match keeper.poll(uring::wall_now()) {
+            None => {}
+            Some(Ok(news)) => {
+                for problem in &news.problems.0 {
+                    self.events.warn("certificate", problem.to_string());
+                }
+                if news.replaced {
+                    self.events.info("certificate", "new certificates are in use");
+                }
+            }
+            Some(Err(problems)) => {
+                let text = format!("the certificates are wrong, the old ones stay in use: {problems}");
+                self.events.alarm("certificate", text);
+            }
+        }
+    }
+
+    fn look_at_maps(&mut self) {
         match self.reloader.poll() {
             None => {}
             Some(Ok((router, problems))) => {

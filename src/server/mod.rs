@@ -11,6 +11,7 @@ pub mod settings;
 mod tables;
 
 use crate::config::Config;
+use crate::config::certificates::Keeper;
 use crate::config::reload::Reloader;
 use crate::config::units::Cores;
 use crate::events::{self, Events};
@@ -20,6 +21,7 @@ use crate::route::tables::Router;
 use crate::runtime::privileges::User;
 use crate::runtime::{self, checks, listen, privileges, uring};
 use crate::storage::options::Poison;
+use crate::tls::Certificates;
 use control::{Control, Line};
 use core::{Health, Seed};
 use metrics_exporter_prometheus::PrometheusRecorder;
@@ -92,19 +94,30 @@ pub fn start(config: Arc<Config>) -> Result<Running, Failure> {
     checks::ring(&uring::Options::production()).map_err(refuse)?;
     let (reloader, router, warnings) =
         Reloader::start(config.clone()).map_err(|problems| Failure::new(78, problems))?;
-    for problem in &warnings.0 {
+    let status = Arc::<metrics::CertificateStatus>::default();
+    let keeper = Keeper::start(config.clone(), status.clone(), uring::wall_now())
+        .map_err(|problems| Failure::new(78, problems))?;
+    let (keeper, of_certificates) = keeper.unzip();
+    for problem in warnings.0.iter().chain(of_certificates.iter().flat_map(|p| &p.0)) {
         reserved.events.0.warn("configuration", problem.to_string());
     }
+    let certificates = keeper.as_ref().map(Keeper::certificates);
     let Reserved { lock, cpus, smtp, sockets, metrics, admin, events } = reserved;
     let recorder = Arc::new(metrics::exporter());
-    let (cores, lines) = start_cores(&config, &router, &recorder, &cpus, sockets, &events.0)?;
+    let tables = First { router, certificates };
+    let (cores, lines) = start_cores(&config, &tables, &recorder, &cpus, sockets, &events.0)?;
     let (stop, stopped) = oneshot::channel();
     let metrics_address = metrics.as_ref().and_then(|s| s.local_addr().ok());
     let control = Control {
         lines,
         reloader,
+        keeper,
         recorder: recorder.handle(),
-        process: metrics::Process { started: uring::wall_now(), config_hash: config.hash },
+        process: metrics::Process {
+            started: uring::wall_now(),
+            config_hash: config.hash,
+            certificates: status,
+        },
         events: events.0.clone(),
         grace: config.stop_grace,
         metrics,
@@ -118,6 +131,12 @@ pub fn start(config: Arc<Config>) -> Result<Running, Failure> {
     let metrics_at = metrics_address.map_or(String::new(), |a| format!(", metrics on {a}"));
     events.0.info("started", format!("serving SMTP on {smtp:?} with {} cores{metrics_at}", cores.len()));
     Ok(Running { smtp, metrics: metrics_address, stop: Some(stop), control, cores, events, _lock: lock })
+}
+
+/// What the cores begin with, of what is read again later.
+struct First {
+    router: Arc<Router>,
+    certificates: Option<Certificates>,
 }
 
 /// What is taken while the process still may: the data directory, ports, sockets, the log.
@@ -174,7 +193,7 @@ fn user_to_become(config: &Config) -> Result<Option<User>, Failure> {
 /// Starts a core for each CPU planned, and waits until all serve.
 fn start_cores(
     config: &Arc<Config>,
-    router: &Arc<Router>,
+    first: &First,
     recorder: &Arc<PrometheusRecorder>,
     cpus: &[Option<usize>],
     sockets: Vec<Vec<OwnedFd>>,
@@ -192,7 +211,8 @@ fn start_cores(
             number: number as u16,
             cores: cpus.len(),
             config: config.clone(),
-            router: router.clone(),
+            router: first.router.clone(),
+            certificates: first.certificates.clone(),
             sessions: sessions.clone(),
             poison: poison.clone(),
             metrics: metrics::Core::new(&**recorder, number),

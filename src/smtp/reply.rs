@@ -54,6 +54,8 @@ macro_rules! replies {
 replies! {
     /// HELP.
     HELP = "214 2.0.0 EHLO HELO MAIL RCPT DATA BDAT RSET NOOP VRFY HELP QUIT: see RFC 5321";
+    /// STARTTLS (RFC 3207 §4).
+    START_TLS = "220 2.0.0 Ready to start TLS";
     /// QUIT.
     BYE = "221 2.0.0 Bye";
     /// NOOP, RSET and other commands that only succeed.
@@ -90,6 +92,8 @@ replies! {
     BUSY = "452 4.3.1 Too busy, try again later";
     /// RCPT above the limit (RFC 5321 §4.5.3.1.10).
     TOO_MANY_RECIPIENTS = "452 4.5.3 Too many recipients";
+    /// STARTTLS when TLS cannot be had (RFC 3207 §4).
+    TLS_UNAVAILABLE = "454 4.7.0 TLS not available due to temporary reason";
     /// No such command.
     UNKNOWN_COMMAND = "500 5.5.2 Command not recognized";
     /// A command line above the limit.
@@ -124,6 +128,8 @@ replies! {
     NOT_OFFERED = "502 5.5.1 Not offered here";
     /// A command out of order.
     BAD_SEQUENCE = "503 5.5.1 Bad sequence of commands";
+    /// STARTTLS under TLS.
+    TLS_IS_ON = "503 5.5.1 TLS is already on";
     /// MAIL before EHLO or HELO.
     NEED_HELO = "503 5.5.1 Say EHLO first";
     /// RCPT, DATA or BDAT before MAIL.
@@ -134,6 +140,8 @@ replies! {
     NESTED_MAIL = "503 5.5.1 Nested MAIL";
     /// DATA, MAIL or RCPT between chunks (RFC 3030 §3).
     WITHIN_CHUNKS = "503 5.5.1 Not between BDAT chunks";
+    /// Anything but EHLO, NOOP, QUIT before STARTTLS (RFC 3207 §4).
+    NEEDS_TLS = "530 5.7.0 Must issue a STARTTLS command first";
     /// The recipient does not exist.
     NO_SUCH_USER = "550 5.1.1 No such user here";
     /// The client may not send to that domain through us.

@@ -28,6 +28,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("route", &["base", "message", "route"]),
     ("policy", &["base", "message", "route", "policy"]),
     ("runtime", &["base", "runtime"]),
+    ("tls", &["base", "tls"]),
     ("metrics", &["base"]),
     ("events", &["base", "message"]),
 ];
@@ -40,6 +41,7 @@ const SHELLS: &[&str] = &[
     "storage/archive/vault",
     "queue/desk",
     "route/dns",
+    "channel",
     "intake",
     "delivery",
 ];

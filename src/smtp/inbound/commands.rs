@@ -63,6 +63,9 @@ impl Session {
         if more && awaits && self.options.refuse_bad_pipelining {
             return Some(self.close(Reply::BAD_PIPELINING, out));
         }
+        if let Some(refusal) = self.needs_tls(&command) {
+            return self.error(now, refusal, out);
+        }
         match command {
             Command::Mail(mail) => self.mail(now, &mail, out),
             Command::Rcpt(rcpt) => self.rcpt(now, &rcpt, out),
@@ -76,7 +79,8 @@ impl Session {
             Command::Help => self.junk(Reply::HELP, out),
             Command::Quit => Some(self.close(Reply::BYE, out)),
             Command::Expn(_) => self.error(now, Reply::NOT_IMPLEMENTED, out),
-            Command::StartTls | Command::Auth { .. } => self.error(now, Reply::NOT_OFFERED, out),
+            Command::StartTls => self.start_tls(now, out),
+            Command::Auth { .. } => self.error(now, Reply::NOT_OFFERED, out),
             Command::Lhlo => self.error(now, Reply::NOT_LMTP, out),
         }
     }
@@ -109,7 +113,11 @@ impl Session {
         self.helo.clear();
         self.helo.extend_from_slice(name);
         match hello {
-            Hello::Ehlo => extension::put_ehlo(out, &self.options.hostname, &self.options.offer()),
+            Hello::Ehlo => {
+                let mut offer = self.options.offer();
+                offer.starttls &= self.security.is_none();
+                extension::put_ehlo(out, &self.options.hostname, &offer);
+            }
             Hello::Helo | Hello::None => extension::put_helo(out, &self.options.hostname),
         }
         self.reset().then_some(Step::Abandoned)
@@ -174,7 +182,7 @@ impl Session {
         self.ask(now, Question::Recipient)
     }
 
-    fn ask(&mut self, now: Mono, question: Question) -> Option<Step> {
+    pub(super) fn ask(&mut self, now: Mono, question: Question) -> Option<Step> {
         self.state = State::Asking(Asking { question, since: now });
         Some(Step::Ask(question))
     }
@@ -188,7 +196,7 @@ impl Session {
         close
     }
 
-    fn count_junk(&mut self, out: &mut Vec<u8>) -> Option<Step> {
+    pub(super) fn count_junk(&mut self, out: &mut Vec<u8>) -> Option<Step> {
         self.counts.junk += 1;
         (self.counts.junk > self.options.junk_max).then(|| self.close(Reply::TOO_MANY_COMMANDS, out))
     }

@@ -15,12 +15,15 @@
 
 mod commands;
 mod options;
+mod starttls;
 #[cfg(test)]
 mod tests;
 mod transfer;
 
 pub use options::Options;
+pub use starttls::Tls;
 
+use crate::base::security::Security;
 use crate::base::time::Mono;
 use crate::message::body::BodyFacts;
 use crate::message::envelope::Envelope;
@@ -50,6 +53,9 @@ pub enum Step {
     Yield,
     /// Do not read or reply before this time; then send the replies and call again.
     Pause(Mono),
+    /// Send the replies, drop what was collected of a message and all input (it came in clear text),
+    /// do a TLS handshake (until the deadline); then [`Session::secured`], or close without a word.
+    StartTls,
     /// Send the replies, drop what was collected of a message, close.
     Close,
 }
@@ -61,6 +67,8 @@ pub enum Question {
     Sender,
     /// Is the recipient that was added last taken? (RCPT)
     Recipient,
+    /// Can there be a TLS handshake now? (STARTTLS)
+    Tls,
 }
 
 /// The answer to a [`Question`].
@@ -77,10 +85,10 @@ pub enum Answer<'a> {
 pub enum Protocol {
     /// After HELO.
     Smtp,
-    /// After EHLO (RFC 3848).
-    Esmtp,
-    /// With SMTPUTF8 (RFC 6531 §4.3).
-    Utf8Smtp,
+    /// After EHLO (RFC 3848); under TLS.
+    Esmtp(bool),
+    /// With SMTPUTF8 (RFC 6531 §4.3); under TLS.
+    Utf8Smtp(bool),
 }
 
 impl Protocol {
@@ -89,8 +97,10 @@ impl Protocol {
     pub fn text(self) -> &'static str {
         match self {
             Protocol::Smtp => "SMTP",
-            Protocol::Esmtp => "ESMTP",
-            Protocol::Utf8Smtp => "UTF8SMTP",
+            Protocol::Esmtp(false) => "ESMTP",
+            Protocol::Esmtp(true) => "ESMTPS",
+            Protocol::Utf8Smtp(false) => "UTF8SMTP",
+            Protocol::Utf8Smtp(true) => "UTF8SMTPS",
         }
     }
 }
@@ -105,6 +115,8 @@ pub struct Session {
     state: State,
     hello: Hello,
     helo: Vec<u8>,
+    /// What TLS has established.
+    security: Option<Rc<Security>>,
     envelope: Envelope,
     /// The transaction was begun with SMTPUTF8.
     smtputf8: bool,
@@ -133,6 +145,8 @@ enum State {
     Data,
     /// Within a chunk of BDAT.
     Chunk(Chunk),
+    /// The handshake is the shell's; the banner has not been written if `fresh`.
+    Securing { fresh: bool },
     /// The message is complete and the shell stores it.
     Ended(Ended),
     /// The last reply has been written.
@@ -186,6 +200,7 @@ impl Session {
             state: State::Fresh,
             hello: Hello::None,
             helo: Vec::new(),
+            security: None,
             envelope: Envelope::default(),
             smtputf8: false,
             declared_size: None,
@@ -227,6 +242,8 @@ impl Session {
                 State::Chunk(_) => self.chunk(now, rest, out),
                 State::Asking(a) => (0, Some(Step::Ask(a.question))),
                 State::Ended(_) => (0, Some(Step::EndOfMessage)),
+                // All that has come in clear text is gone with this (RFC 3207 §4.2).
+                State::Securing { .. } => (rest.len(), Some(Step::StartTls)),
                 State::Closing => (rest.len(), Some(Step::Close)),
             };
             let from = used;
@@ -235,7 +252,7 @@ impl Session {
                 None => {}
                 Some(Step::Body(run)) => return (used, Step::Body(run.start + from..run.end + from)),
                 Some(step) => {
-                    if matches!(step, Step::NeedInput | Step::Yield | Step::Pause(_)) {
+                    if matches!(step, Step::NeedInput | Step::Yield | Step::Pause(_) | Step::StartTls) {
                         self.counts.burst = 0;
                     }
                     return (used, step);
@@ -257,6 +274,10 @@ impl Session {
                 Reply::SENDER_OK.put(out);
             }
             (Question::Recipient, Answer::Accept) => Reply::RECIPIENT_OK.put(out),
+            (Question::Tls, Answer::Accept) => {
+                Reply::START_TLS.put(out);
+                self.state = State::Securing { fresh: false };
+            }
             (question, Answer::Refuse(refusal)) => {
                 if question == Question::Recipient {
                     self.envelope.pop();
@@ -308,6 +329,7 @@ impl Session {
         let transfer = self.transfer.as_ref().map_or(Mono(u64::MAX), |t| t.deadline(o));
         match self.state {
             State::Asking(_) | State::Ended(_) | State::Closing => Mono(u64::MAX),
+            State::Securing { .. } => self.since.after(o.tls_time),
             State::Data | State::Chunk(_) => self.since.after(o.block_time).min(transfer),
             State::Fresh | State::Command | State::LongLine => {
                 let envelope = self.transaction.filter(|_| self.transfer.is_none());
@@ -319,7 +341,13 @@ impl Session {
 
     /// Ends the session if its deadline has passed (RFC 5321 §4.5.3.2.7).
     pub fn expire(&mut self, now: Mono, out: &mut Vec<u8>) -> Step {
-        if now < self.deadline() { Step::NeedInput } else { self.close(Reply::TIMEOUT, out) }
+        if now < self.deadline() {
+            Step::NeedInput
+        } else if matches!(self.state, State::Securing { .. }) {
+            self.shutdown(out)
+        } else {
+            self.close(Reply::TIMEOUT, out)
+        }
     }
 
     /// Moves all deadlines: for so long it was not the peer who kept us waiting (the shell did not read).
@@ -338,6 +366,11 @@ impl Session {
         self.shutting_down = true;
         match self.state {
             State::Fresh | State::Command | State::LongLine => self.close(Reply::SHUTTING_DOWN, out),
+            // No reply can be read within a handshake.
+            State::Securing { .. } => {
+                self.state = State::Closing;
+                Step::Close
+            }
             State::Closing => Step::Close,
             State::Asking(_) | State::Data | State::Chunk(_) | State::Ended(_) => Step::NeedInput,
         }
@@ -380,8 +413,8 @@ impl Session {
     #[must_use]
     pub fn protocol(&self) -> Protocol {
         match self.hello {
-            Hello::Ehlo if self.smtputf8 => Protocol::Utf8Smtp,
-            Hello::Ehlo => Protocol::Esmtp,
+            Hello::Ehlo if self.smtputf8 => Protocol::Utf8Smtp(self.security.is_some()),
+            Hello::Ehlo => Protocol::Esmtp(self.security.is_some()),
             Hello::Helo | Hello::None => Protocol::Smtp,
         }
     }

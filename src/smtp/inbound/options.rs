@@ -1,5 +1,6 @@
 //! Limits and times of a session.
 
+use super::Tls;
 use crate::smtp::data::{BareNewline, Limits, NulBytes};
 use crate::smtp::extension::Offer;
 use std::time::Duration;
@@ -9,6 +10,10 @@ use std::time::Duration;
 pub struct Options {
     /// Our own name, in greeting and EHLO.
     pub hostname: String,
+    /// What the listener does with TLS.
+    pub tls: Tls,
+    /// Time for a TLS handshake.
+    pub tls_time: Duration,
     /// Limits of a message; its `size` is also what SIZE offers.
     pub message: Limits,
     /// Longest command line in bytes with CRLF (RFC 5321 §4.5.3.1.4: at least 512 plus extensions).
@@ -62,6 +67,8 @@ impl Options {
     pub fn production(hostname: &str) -> Self {
         Options {
             hostname: hostname.to_string(),
+            tls: Tls::Off,
+            tls_time: Duration::from_secs(30),
             message: Limits {
                 size: 50 << 20,
                 header: 1 << 20,
@@ -131,8 +138,8 @@ impl Options {
             size: if self.message.size >= u64::MAX >> 1 { 0 } else { self.message.size },
             recipients: self.recipients_max,
             transactions: self.transactions_max,
-            // Offered as soon as the session can do them.
-            starttls: false,
+            starttls: matches!(self.tls, Tls::Offered | Tls::Required),
+            // Offered as soon as the session can do it.
             auth: "",
         }
     }
