@@ -160,9 +160,8 @@ fn verdict(router: &Router, client: Client, address: &[u8]) -> String {
 async fn way(config: &Config, router: &Router, lookup: &dyn dns::Lookup, to: &[u8]) -> (Value, Exit) {
     let domain = split(to).1;
     let name = text(domain).to_ascii_lowercase();
-    let (rule, limits) = (router.rule(domain), |host: &str| {
-        settings::destination(&config.destination_for(host, &name))
-    });
+    let (rule, limits) =
+        (router.rule(domain), |host: &str| settings::destination(&config.destination_for(host, &name)));
     let head = |limits: Limits| json!({"recipient": text(to), "rule": rule, "limits": limits_of(limits)});
     let (mut value, exit) = match router.plan(domain) {
         Plan::Direct => mail_exchangers(config, lookup, &name, head(limits(""))).await,
@@ -291,7 +290,8 @@ fn print(report: &Value, out: &mut impl Write) -> std::io::Result<()> {
         for host in way["hosts"].as_array().map_or(&[][..], Vec::as_slice) {
             let addresses = host["addresses"].as_array().map_or(&[][..], Vec::as_slice);
             let addresses: Vec<String> = addresses.iter().map(word).collect();
-            let (preference, name, security) = (&host["preference"], word(&host["name"]), word(&host["security"]));
+            let (preference, name, security) =
+                (&host["preference"], word(&host["name"]), word(&host["security"]));
             writeln!(out, "  {preference:>5}  {name}  {}  {security}", addresses.join(" "))?;
         }
         let l = &way["limits"];
@@ -321,7 +321,8 @@ mod tests {
     fn run(tail: &str, address: &str, json: bool) -> (Exit, String) {
         let dir = tempfile::tempdir().unwrap();
         let config = dir.path().join("r.toml");
-        let head = "[server]\nhostname = \"mx.example.net\"\n[dns]\ndnssec = \"off\"\nservers = [\"127.0.0.1:9\"]\n";
+        let head =
+            "[server]\nhostname = \"mx.example.net\"\n[dns]\ndnssec = \"off\"\nservers = [\"127.0.0.1:9\"]\n";
         std::fs::write(&config, format!("{head}{tail}")).unwrap();
         let mut out = Vec::new();
         let file = ConfigFile { config };

@@ -47,9 +47,9 @@ pub fn servers<C: Clock>(clock: C, config: &Config, tell: Tell) -> Result<Server
 
 #[allow(clippy::disallowed_methods)] // read once, at the start, by the composition
 fn anchors(path: &Path) -> Result<String, String> {
-    let text = std::fs::read_to_string(path).map_err(|e| e.to_string()).and_then(|text| {
-        if text.trim().is_empty() { Err("it is empty".into()) } else { Ok(text) }
-    });
+    let text = std::fs::read_to_string(path)
+        .map_err(|e| e.to_string())
+        .and_then(|text| if text.trim().is_empty() { Err("it is empty".into()) } else { Ok(text) });
     text.map_err(|e| format!("dns.trust_anchors: {} cannot be used: {e}", path.display()))
 }
 

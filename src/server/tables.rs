@@ -75,7 +75,9 @@ impl Tables {
         let hop = hops.by_key.entry(key).or_insert_with_key(|key| {
             let required = matches!(next.tls, TlsPolicy::Required | TlsPolicy::Dane);
             let targets = match &next.target {
-                destination::Target::Mx(domain) => vec![Target::Mx(domain.clone(), self.config.relay.mx_port)],
+                destination::Target::Mx(domain) => {
+                    vec![Target::Mx(domain.clone(), self.config.relay.mx_port)]
+                }
                 _ => next.hosts().iter().map(target).collect(),
             };
             self.new_hop(key, targets, required, limits)

@@ -269,7 +269,10 @@ fn explain_says_each_step() {
         &format!("     10  first.a.test  {ip}  insecure"),
         "     20  second.a.test  2001:db8::5  insecure",
         "limits        connections 7, messages per connection 100, rate none",
-        &format!("now           SMTP to first.a.test ({}), then second.a.test ([2001:db8::5]:2525)", hop.address),
+        &format!(
+            "now           SMTP to first.a.test ({}), then second.a.test ([2001:db8::5]:2525)",
+            hop.address
+        ),
     ] {
         assert!(text.lines().any(|l| l == line), "{line:?} is not in\n{text}");
     }

@@ -9,7 +9,9 @@ use crate::base::time::Mono;
 use crate::route::dns::{Asked, Lookup};
 use crate::route::mx::{Answer, Found, Missing, Mx, Security, Why};
 use crate::runtime::Clock;
-use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolveHosts, ResolverConfig, ResolverOpts};
+use hickory_resolver::config::{
+    ConnectionConfig, NameServerConfig, ResolveHosts, ResolverConfig, ResolverOpts,
+};
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::net::{DnsError, NetError};
 use hickory_resolver::proto::dnssec::{Proof, TrustAnchors};
