@@ -290,8 +290,8 @@ fn print(report: &Value, out: &mut impl Write) -> std::io::Result<()> {
         for host in way["hosts"].as_array().map_or(&[][..], Vec::as_slice) {
             let addresses = host["addresses"].as_array().map_or(&[][..], Vec::as_slice);
             let addresses: Vec<String> = addresses.iter().map(word).collect();
-            let (preference, name, security) =
-                (&host["preference"], word(&host["name"]), word(&host["security"]));
+            let preference = host["preference"].as_u64().unwrap_or(0);
+            let (name, security) = (word(&host["name"]), word(&host["security"]));
             writeln!(out, "  {preference:>5}  {name}  {}  {security}", addresses.join(" "))?;
         }
         let l = &way["limits"];

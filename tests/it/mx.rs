@@ -149,8 +149,7 @@ fn a_backup_passes_mail_to_the_better_host_only() {
     config.tail = format!("[[listener]]\nprotocol = \"smtp\"\naddress = \"{own}\"\n");
     let server = Server::start(&config);
     let id = server.client().mail(FROM, &["r@backed.test"], BODY);
-    let m = server.listed(&id, |m| reason(m).contains("cannot connect to best.backed.test"));
-    assert!(reason(&m).starts_with("4.4.1 "), "{m}");
+    server.listed(&id, |m| reason(m).starts_with("cannot connect to best.backed.test"));
     let best = Hop::on(best);
     server.flushed();
     got(&best, "r@backed.test");
@@ -170,7 +169,7 @@ fn a_name_server_that_fails_defers_and_an_address_needs_none() {
     client.mail(FROM, &[&literal], BODY);
     got(&hop, &literal);
     let m = server.listed(&id, |m| !reason(m).is_empty());
-    assert!(reason(&m).starts_with("4.4.3 look-up of the recipient's domain failed"), "{m}");
+    assert!(reason(&m).starts_with("look-up of the recipient's domain failed: "), "{m}");
     assert!(server.metric("ringpost_dns_lookups_total", "result=\"failed\"") >= 1.0);
     let out = server.run(&["explain", "route", "r@broken.test"]);
     assert_eq!(out.status.code(), Some(75));
@@ -210,7 +209,7 @@ fn signed_answers_are_secure_and_forged_ones_defer() {
     client.mail(FROM, &["r@signed.test"], BODY);
     got(&hop, "r@signed.test");
     let m = server.listed(&id, |m| !reason(m).is_empty());
-    assert!(reason(&m).starts_with("4.4.3 ") && reason(&m).contains("DNSSEC"), "{m}");
+    assert!(reason(&m).contains("DNSSEC signatures of forged.test are wrong"), "{m}");
     assert!(server.metric("ringpost_dns_lookups_total", "result=\"bogus\"") >= 1.0);
     assert_eq!((evil.mails().len(), server.metric("ringpost_dnssec_off", "")), (0, 0.0));
     server.stop();

@@ -49,7 +49,9 @@ impl NameServer {
         zone.add_zone_signing_key_mut(signer).expect("a key");
         zone.secure_zone_mut().expect("it can be signed");
         let (_, sets) = parse(forged);
-        for record in sets.values().flat_map(|set| set.records_without_rrsigs()) {
+        let records = sets.values().flat_map(|set| set.records_without_rrsigs());
+        // Without the head, which every zone has.
+        for record in records.filter(|r| r.name.to_ascii().ends_with(".test.")) {
             assert!(zone.upsert_mut(record.clone(), 9), "{record} is new");
         }
         NameServer { address: serve(zone), anchors }
