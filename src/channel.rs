@@ -223,17 +223,10 @@ impl Secure {
     ) -> Lent<usize, Vec<u8>> {
         self.wire.clear();
         self.at = 0;
-        let want = match room {
-            ..pool::LARGE => pool::SMALL,
-            pool::LARGE..pool::HUGE => pool::LARGE,
-            pool::HUGE.. => pool::HUGE,
-        };
+        // Two records at once; more would be memory for each session that receives a long body.
+        let want = if room < pool::LARGE { pool::SMALL } else { pool::LARGE };
         if !(want..2 * want).contains(&self.wire.capacity()) {
-            let other = match want {
-                pool::SMALL => pool.small(),
-                pool::LARGE => pool.large(),
-                _ => pool.huge(),
-            };
+            let other = if want == pool::SMALL { pool.small() } else { pool.large() };
             pool.give(std::mem::replace(&mut self.wire, other));
         }
         let wire = std::mem::take(&mut self.wire);
