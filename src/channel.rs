@@ -185,10 +185,13 @@ impl Secure {
             // What was opened may have an answer of its own: a refusal, a change of keys.
             self.output(pool, &mut sealed);
             let (result, rest) = self.receive(stream, pool, buf.capacity(), sealed).await;
-            if rest.is_empty() {
-                out.clear();
-            }
+            let unsent = !rest.is_empty();
             pool.give(rest);
+            if unsent {
+                // A record may have been cut in two: nothing can follow it, whatever the error was.
+                return (Err(io::ErrorKind::BrokenPipe.into()), out, buf);
+            }
+            out.clear();
             match result {
                 Ok(1..) => sealed = Vec::new(),
                 ended => return (ended, out, buf),
