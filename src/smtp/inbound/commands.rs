@@ -115,7 +115,7 @@ impl Session {
         match hello {
             Hello::Ehlo => {
                 let mut offer = self.options.offer();
-                offer.starttls &= self.security.is_none();
+                offer.starttls = self.offers_tls();
                 extension::put_ehlo(out, &self.options.hostname, &offer);
             }
             Hello::Helo | Hello::None => extension::put_helo(out, &self.options.hostname),
