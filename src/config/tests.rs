@@ -132,7 +132,6 @@ fn what_changes_security_is_never_ignored() {
     for addition in [
         "[tls]\ncertificate = \"/x\"\n",
         "[[listener]]\nprotocol = \"smtp\"\naddress = \"0.0.0.0:25\"\ntls = \"required\"\n",
-        "[[listener]]\nprotocol = \"smtp\"\naddress = \"0.0.0.0:25\"\nauth = \"required\"\n",
         "[[listener]]\nprotocol = \"smtp\"\naddress = \"0.0.0.0:25\"\nxclient_from = [\"10.0.0.0/8\"]\n",
         "[[listener]]\nprotocol = \"smtp\"\naddress = \"0.0.0.0:25\"\nproxy_protocol_from = [\"10.0.0.1\"]\n",
         "[[listener]]\nprotocol = \"submission\"\naddress = \"0.0.0.0:587\"\n",
@@ -144,8 +143,8 @@ fn what_changes_security_is_never_ignored() {
         assert!(errors[0].contains("not available"), "{addition}: {errors:?}");
     }
     assert_eq!(
-        warnings(&(SMALL.to_string() + "[dns]\ndnssec = \"off\"\n[auth]\nallow_plaintext = true\n")),
-        ["dns", "auth"]
+        warnings(&(SMALL.to_string() + "[dns]\ndnssec = \"off\"\n[mailbox]\nquota = \"1GiB\"\n")),
+        ["dns", "mailbox"]
     );
 }
 

@@ -4,12 +4,14 @@
 
 use crate::config::Config;
 use crate::config::raw;
+use crate::config::resolve::Listener;
 use crate::config::units::{Duration as Span, Size};
 use crate::delivery::{agent, relay};
 use crate::queue::desk::{self, DoubleBounce};
 use crate::queue::pace::{Backoff, Rate};
 use crate::queue::schedule::Limits;
 use crate::runtime::table::TableOptions;
+use crate::smtp::inbound::AuthMode;
 use crate::smtp::data::{self, BareNewline, NulBytes};
 use crate::smtp::{inbound, outbound, serve};
 use crate::storage::{self, archive};
@@ -102,6 +104,19 @@ pub fn sessions(c: &Config, cores: usize) -> serve::Options {
     }
 }
 
+/// How each listening socket lets clients in, in the order of the sockets of a core.
+pub fn doors(c: &Config) -> Vec<Rc<serve::Door>> {
+    let door = |l: &Listener| {
+        let auth = match l.auth {
+            raw::AuthMode::Offered => AuthMode::Offered,
+            raw::AuthMode::Required => AuthMode::Required,
+            raw::AuthMode::Off | raw::AuthMode::Auto => AuthMode::Off,
+        };
+        Rc::new(serve::Door { auth })
+    };
+    c.listeners.iter().flat_map(|l| vec![door(l); l.addresses.len()]).collect()
+}
+
 fn inbound(c: &Config) -> inbound::Options {
     let (l, t) = (&c.limits, &c.timeouts);
     inbound::Options {
@@ -119,6 +134,8 @@ fn inbound(c: &Config) -> inbound::Options {
         },
         // The receive buffer must hold a line.
         line_max: usize::try_from(bytes(l.command_line)).unwrap_or(usize::MAX).min(16 << 10),
+        auth_line: usize::try_from(bytes(l.auth_line)).unwrap_or(usize::MAX).min(16 << 10),
+        auth_failures_max: count(l.auth_failures),
         recipients_max: count(l.recipients),
         recipients_overshoot: count(l.recipients_overshoot),
         transactions_max: count(l.messages_per_session),

@@ -13,12 +13,14 @@
 //! [`Step::Close`], so that pipelined commands are answered by one write (RFC 2920 §3.2). When
 //! [`Session::deadline`] passes: [`Session::expire`].
 
+mod auth;
 mod commands;
 mod options;
 #[cfg(test)]
 mod tests;
 mod transfer;
 
+pub use auth::{AuthMode, AuthOffer, AuthSaid};
 pub use options::Options;
 
 use crate::base::time::Mono;
@@ -61,6 +63,8 @@ pub enum Question {
     Sender,
     /// Is the recipient that was added last taken? (RCPT)
     Recipient,
+    /// What becomes of an authentication? (AUTH; what the client said is in [`Session::auth_said`])
+    Auth,
 }
 
 /// The answer to a [`Question`].
@@ -70,6 +74,8 @@ pub enum Answer<'a> {
     Accept,
     /// No, with this reply. 421 also ends the session.
     Refuse(Refusal<'a>),
+    /// To [`Question::Auth`]: the client must answer this first.
+    Challenge(&'a [u8]),
 }
 
 /// The protocol of a message, for the `with` of Received.
@@ -77,10 +83,10 @@ pub enum Answer<'a> {
 pub enum Protocol {
     /// After HELO.
     Smtp,
-    /// After EHLO (RFC 3848).
-    Esmtp,
-    /// With SMTPUTF8 (RFC 6531 §4.3).
-    Utf8Smtp,
+    /// After EHLO (RFC 3848); authenticated.
+    Esmtp(bool),
+    /// With SMTPUTF8 (RFC 6531 §4.3); authenticated.
+    Utf8Smtp(bool),
 }
 
 impl Protocol {
@@ -89,8 +95,10 @@ impl Protocol {
     pub fn text(self) -> &'static str {
         match self {
             Protocol::Smtp => "SMTP",
-            Protocol::Esmtp => "ESMTP",
-            Protocol::Utf8Smtp => "UTF8SMTP",
+            Protocol::Esmtp(false) => "ESMTP",
+            Protocol::Esmtp(true) => "ESMTPA",
+            Protocol::Utf8Smtp(false) => "UTF8SMTP",
+            Protocol::Utf8Smtp(true) => "UTF8SMTPA",
         }
     }
 }
@@ -111,6 +119,7 @@ pub struct Session {
     declared_size: Option<u64>,
     transaction: Option<Transaction>,
     transfer: Option<Transfer>,
+    auth: auth::Auth,
     counts: Counts,
     /// Since when the peer has been owing us something.
     since: Mono,
@@ -125,8 +134,10 @@ enum State {
     Fresh,
     /// At the start of a command line.
     Command,
-    /// Within a command line that is too long.
-    LongLine,
+    /// Within a line that is too long; the reply to it.
+    LongLine(Reply),
+    /// At the start of a line that answers a challenge.
+    Auth,
     /// A question waits for its answer.
     Asking(Asking),
     /// Within the message of DATA.
@@ -191,6 +202,7 @@ impl Session {
             declared_size: None,
             transaction: None,
             transfer: None,
+            auth: auth::Auth::default(),
             counts: Counts::default(),
             since: now,
             paused_until: None,
@@ -222,7 +234,8 @@ impl Session {
                     (0, Some(step).filter(|step| *step == Step::Close))
                 }
                 State::Command => self.command(now, rest, out),
-                State::LongLine => self.long_line(now, rest, out),
+                State::LongLine(reply) => self.long_line(now, reply, rest, out),
+                State::Auth => self.auth_line(now, rest, out),
                 State::Data => self.data(now, rest, out),
                 State::Chunk(_) => self.chunk(now, rest, out),
                 State::Asking(a) => (0, Some(Step::Ask(a.question))),
@@ -257,6 +270,10 @@ impl Session {
                 Reply::SENDER_OK.put(out);
             }
             (Question::Recipient, Answer::Accept) => Reply::RECIPIENT_OK.put(out),
+            (Question::Auth, Answer::Accept) => self.authenticated(out),
+            (Question::Auth, Answer::Challenge(challenge)) => self.challenge(challenge, out),
+            (_, Answer::Challenge(_)) => panic!("a challenge without AUTH"),
+            (Question::Auth, Answer::Refuse(refusal)) => self.not_authenticated(now, &refusal, out),
             (question, Answer::Refuse(refusal)) => {
                 if question == Question::Recipient {
                     self.envelope.pop();
@@ -309,7 +326,7 @@ impl Session {
         match self.state {
             State::Asking(_) | State::Ended(_) | State::Closing => Mono(u64::MAX),
             State::Data | State::Chunk(_) => self.since.after(o.block_time).min(transfer),
-            State::Fresh | State::Command | State::LongLine => {
+            State::Fresh | State::Command | State::LongLine(_) | State::Auth => {
                 let envelope = self.transaction.filter(|_| self.transfer.is_none());
                 let envelope = envelope.map_or(Mono(u64::MAX), |t| t.began.after(o.envelope_time));
                 command.min(transfer).min(envelope)
@@ -337,7 +354,9 @@ impl Session {
     pub fn shutdown(&mut self, out: &mut Vec<u8>) -> Step {
         self.shutting_down = true;
         match self.state {
-            State::Fresh | State::Command | State::LongLine => self.close(Reply::SHUTTING_DOWN, out),
+            State::Fresh | State::Command | State::LongLine(_) | State::Auth => {
+                self.close(Reply::SHUTTING_DOWN, out)
+            }
             State::Closing => Step::Close,
             State::Asking(_) | State::Data | State::Chunk(_) | State::Ended(_) => Step::NeedInput,
         }
@@ -380,8 +399,8 @@ impl Session {
     #[must_use]
     pub fn protocol(&self) -> Protocol {
         match self.hello {
-            Hello::Ehlo if self.smtputf8 => Protocol::Utf8Smtp,
-            Hello::Ehlo => Protocol::Esmtp,
+            Hello::Ehlo if self.smtputf8 => Protocol::Utf8Smtp(self.auth.authenticated),
+            Hello::Ehlo => Protocol::Esmtp(self.auth.authenticated),
             Hello::Helo | Hello::None => Protocol::Smtp,
         }
     }
@@ -396,7 +415,7 @@ impl Session {
     /// True at a command boundary outside of a transaction: the session can be ended without harm.
     #[must_use]
     pub fn is_idle(&self) -> bool {
-        matches!(self.state, State::Fresh | State::Command) && self.transaction.is_none()
+        matches!(self.state, State::Fresh | State::Command | State::Auth) && self.transaction.is_none()
     }
 
     /// True while the bytes of a message are what comes next.

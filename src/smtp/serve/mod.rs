@@ -5,10 +5,12 @@
 //! of the socket ends the session; our own trouble (disk, space) becomes a 4xx. A session holds a
 //! receive buffer only while bytes are on their way: an idle one gives it back.
 
+mod auth;
 mod collect;
 mod gather;
 mod session;
 
+use crate::auth::service::Logins;
 use crate::base::time::Mono;
 use crate::intake::Intake;
 use crate::message::date::DateCache;
@@ -17,7 +19,7 @@ use crate::runtime::pool::Pool;
 use crate::runtime::{Listener, Runtime, Stream};
 use crate::smtp::inbound;
 use crate::smtp::reply::{Refusal, Reply};
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
@@ -28,8 +30,21 @@ pub trait Gate {
     /// A client has connected: is it one of those that may relay anywhere? `Err`: it is refused.
     fn admit(&self, client: IpAddr) -> Result<Guest, Reply>;
 
-    /// May a `trusted` client (or any) send to this recipient through us?
+    /// May a `trusted` client, an authenticated one (or any) send to this recipient through us?
     fn recipient(&self, trusted: bool, address: &[u8]) -> Result<(), Refusal<'static>>;
+
+    /// A client has proved to be this user. What is counted for it is given back on drop. `Err`: not
+    /// now.
+    fn login(&self, _login: &str) -> Result<Box<dyn std::any::Any>, Reply> {
+        Ok(Box::new(()))
+    }
+}
+
+/// How a listener lets clients in.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Door {
+    /// What it does with AUTH.
+    pub auth: inbound::AuthMode,
 }
 
 /// A client that has been let in. What was counted for it is given back when this is dropped.
@@ -100,6 +115,8 @@ pub struct Context<R: Runtime> {
     /// Bytes of unfinished bodies.
     held: Cell<usize>,
     stopping: Cell<bool>,
+    /// None: there are no users.
+    logins: OnceCell<Rc<Logins<R>>>,
     live: RefCell<Live<R::Stream>>,
 }
 
@@ -137,8 +154,18 @@ impl<R: Runtime> Context<R> {
             date: RefCell::default(),
             held: Cell::new(0),
             stopping: Cell::new(false),
+            logins: OnceCell::new(),
             live,
         })
+    }
+
+    /// Sessions may authenticate here. To be called once, before connections are accepted.
+    pub fn set_logins(&self, logins: Rc<Logins<R>>) {
+        assert!(self.logins.set(logins).is_ok(), "there is one desk for logins");
+    }
+
+    fn logins(&self) -> Option<&Rc<Logins<R>>> {
+        self.logins.get()
     }
 
     /// Sessions that are open.
@@ -191,7 +218,11 @@ impl<R: Runtime> Context<R> {
 }
 
 /// Accepts connections until the listener is closed.
-pub async fn accept<R: Runtime, L: Listener<Stream = R::Stream>>(ctx: Rc<Context<R>>, listener: Rc<L>) {
+pub async fn accept<R: Runtime, L: Listener<Stream = R::Stream>>(
+    ctx: Rc<Context<R>>,
+    listener: Rc<L>,
+    door: Rc<Door>,
+) {
     loop {
         let (stream, peer) = match listener.accept().await {
             Ok(connection) => connection,
@@ -210,7 +241,7 @@ pub async fn accept<R: Runtime, L: Listener<Stream = R::Stream>>(ctx: Rc<Context
             }
         };
         let ctx2 = ctx.clone();
-        ctx.rt.spawn(serve(ctx2, stream, peer, guest));
+        ctx.rt.spawn(serve(ctx2, stream, peer, guest, door.clone()));
     }
 }
 
@@ -221,11 +252,17 @@ async fn turn_away<R: Runtime>(ctx: Rc<Context<R>>, stream: R::Stream, reply: Re
 }
 
 /// Serves one connection to its end.
-async fn serve<R: Runtime>(ctx: Rc<Context<R>>, stream: R::Stream, peer: SocketAddr, guest: Guest) {
+async fn serve<R: Runtime>(
+    ctx: Rc<Context<R>>,
+    stream: R::Stream,
+    peer: SocketAddr,
+    guest: Guest,
+    door: Rc<Door>,
+) {
     let (place, handle) = ctx.enter(stream);
     // On drop, so that a session that panics leaves, too.
     let _place = Place { ctx: ctx.clone(), place };
-    session::run(&ctx, &handle, peer, &guest).await;
+    session::run(&ctx, &handle, peer, &guest, &door).await;
 }
 
 struct Place<R: Runtime> {

@@ -1,7 +1,8 @@
 //! L4: one session: the loop between socket, machine, gate and intake.
 
+use super::auth::Login;
 use super::collect::Collector;
-use super::{Context, Guest, Handle};
+use super::{Context, Door, Guest, Handle};
 use crate::base::time::Mono;
 use crate::intake::{Accepted, Body, IntakeError, Submission};
 use crate::message::received::{self, Trace};
@@ -20,6 +21,7 @@ pub(super) async fn run<R: Runtime>(
     handle: &Handle<R::Stream>,
     peer: SocketAddr,
     guest: &Guest,
+    door: &Door,
 ) {
     let options = if guest.trusted { &ctx.options.trusted } else { &ctx.options.others };
     let now = ctx.rt.now();
@@ -31,6 +33,7 @@ pub(super) async fn run<R: Runtime>(
         peer,
         trusted: guest.trusted,
         machine: Session::new(options.clone(), now),
+        login: Login::default(),
         body: Collector::new(ctx.clone()),
         buf: Vec::new(),
         at: 0,
@@ -39,6 +42,8 @@ pub(super) async fn run<R: Runtime>(
         out: Vec::new(),
         trace: Vec::new(),
     };
+    talk.machine.set_auth(door.auth);
+    talk.offer_auth();
     let mut step = talk.machine.banner(now, false, &mut talk.out);
     while let Some(next) = talk.obey(step).await {
         step = next;
@@ -47,26 +52,27 @@ pub(super) async fn run<R: Runtime>(
 }
 
 /// The state of a session beyond its machine.
-struct Talk<'a, R: Runtime> {
+pub(super) struct Talk<'a, R: Runtime> {
     /// The time of the last wake-up: reading the clock at each step would cost as much as a command.
-    now: Mono,
+    pub(super) now: Mono,
     /// When the session has lasted long enough.
     ends: Mono,
-    ctx: &'a Rc<Context<R>>,
+    pub(super) ctx: &'a Rc<Context<R>>,
     handle: &'a Handle<R::Stream>,
-    peer: SocketAddr,
+    pub(super) peer: SocketAddr,
     trusted: bool,
-    machine: Session,
+    pub(super) machine: Session,
+    pub(super) login: Login,
     body: Collector<R>,
     /// What has been received; consumed up to `at`.
-    buf: Vec<u8>,
-    at: usize,
+    pub(super) buf: Vec<u8>,
+    pub(super) at: usize,
     /// Where the input of the last look of the machine began.
-    shown: usize,
+    pub(super) shown: usize,
     /// The last body was a long one, so the next may be.
     bulk: bool,
     /// Replies not yet sent.
-    out: Vec<u8>,
+    pub(super) out: Vec<u8>,
     trace: Vec<u8>,
 }
 
@@ -277,6 +283,7 @@ impl<R: Runtime> Talk<'_, R> {
 
     async fn ask(&mut self, question: Question) {
         let answer = match question {
+            Question::Auth => return self.ask_auth().await,
             Question::Sender => {
                 let room = self.ctx.intake.room().await;
                 self.now = self.ctx.rt.now();
@@ -287,7 +294,8 @@ impl<R: Runtime> Talk<'_, R> {
             }
             Question::Recipient => {
                 let last = self.machine.envelope().last().expect("the question is about a recipient");
-                match self.ctx.gate.recipient(self.trusted, last.address) {
+                let may_relay = self.trusted || self.machine.is_authenticated();
+                match self.ctx.gate.recipient(may_relay, last.address) {
                     Ok(()) => Answer::Accept,
                     Err(refusal) => Answer::Refuse(refusal),
                 }
@@ -304,6 +312,7 @@ impl<R: Runtime> Talk<'_, R> {
         let now = self.now;
         match result {
             Ok(accepted) => {
+                self.tell_taken(&accepted.id.text());
                 self.machine.accepted(now, &accepted.id.text(), accepted.ticket, &mut self.out);
             }
             Err(reply) => self.machine.refused(now, Refusal::Fixed(reply), &mut self.out),

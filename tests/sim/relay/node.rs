@@ -175,5 +175,5 @@ fn listen(machine: &Machine, rt: &SimRuntime, tables: Rc<Tables>, desk: &Desk<Si
     sessions.memory = if rt.world().below(2) == 0 { 64 << 10 } else { 1 << 20 };
     let ctx = Context::new(rt.clone(), Intake::new(desk.clone()), tables, desk.metrics().clone(), sessions);
     let listener = Rc::new(machine.boot().listen(port));
-    rt.spawn(serve::accept(ctx, listener));
+    rt.spawn(serve::accept(ctx, listener, Rc::default()));
 }
