@@ -104,14 +104,7 @@ impl<T> Fair<T> {
     #[must_use]
     pub fn new(most: usize, seed: u64) -> Self {
         let failures = vec![0; CELLS].into_boxed_slice();
-        Fair {
-            lanes: [Lane::new(), Lane::new()],
-            most,
-            turn: 0,
-            failures,
-            seed,
-            forgotten: Mono(0),
-        }
+        Fair { lanes: [Lane::new(), Lane::new()], most, turn: 0, failures, seed, forgotten: Mono(0) }
     }
 
     /// Jobs that wait.

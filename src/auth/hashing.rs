@@ -146,10 +146,8 @@ impl<R: Runtime> Hashing<R> {
     /// A core's queue to `threads`.
     #[must_use]
     pub fn new(rt: R, threads: Threads, limits: Limits, metrics: metrics::Core) -> Self {
-        let state = State {
-            waiting: Fair::new(limits.waiting, rt.random()),
-            in_hand: vec![0; threads.0.len()],
-        };
+        let state =
+            State { waiting: Fair::new(limits.waiting, rt.random()), in_hand: vec![0; threads.0.len()] };
         Hashing(Rc::new(Inner { rt, threads, limits, metrics, state: RefCell::new(state) }))
     }
 

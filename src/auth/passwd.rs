@@ -191,7 +191,8 @@ impl Users {
         // Half of the places at least are free, users are spread over all: few steps, unless most of
         // them are locked out.
         let places = (0..=mask.min(OTHERS_MAX)).map(|step| self.table[(first + step) & mask]);
-        let entries = places.filter(|&at| at != FREE).filter_map(|at| Credential::parse(self.entry(at).1).ok());
+        let entries =
+            places.filter(|&at| at != FREE).filter_map(|at| Credential::parse(self.entry(at).1).ok());
         entries.into_iter().find(|c| !matches!(c, Credential::Locked))
     }
 
@@ -222,7 +223,8 @@ impl Store for std::sync::Arc<Users> {
 mod tests {
     use super::*;
 
-    const KEYS: &str = "WG5d8oPm3OtcPnkdi4Uo7BkeZkBFzpcXkuLmtbsT4qY=:wfPLwcE6nTWhTAmQ7tl2KeoiWGPlZqQxSrmfPwDl2dU=";
+    const KEYS: &str =
+        "WG5d8oPm3OtcPnkdi4Uo7BkeZkBFzpcXkuLmtbsT4qY=:wfPLwcE6nTWhTAmQ7tl2KeoiWGPlZqQxSrmfPwDl2dU=";
 
     fn users(text: &str) -> (Users, Vec<String>) {
         let (users, bad) = Users::parse(text.as_bytes(), [7; 32]);
@@ -236,7 +238,10 @@ mod tests {
             ("a@b.c:{PLAIN}x:1:2:g:/h:/s:nologin\r", ("a@b.c", "{PLAIN}x", "1:2:g:/h:/s:nologin")),
             ("a:$6$s$h:19000:0:99999:7:::", ("a", "$6$s$h", "19000:0:99999:7:::")),
             ("a:SCRAM-SHA-256$4096:s$k:v:1:2", ("a", "SCRAM-SHA-256$4096:s$k:v", "1:2")),
-            ("a:{SCRAM-SHA-256}SCRAM-SHA-256$4096:s$k:v", ("a", "{SCRAM-SHA-256}SCRAM-SHA-256$4096:s$k:v", "")),
+            (
+                "a:{SCRAM-SHA-256}SCRAM-SHA-256$4096:s$k:v",
+                ("a", "{SCRAM-SHA-256}SCRAM-SHA-256$4096:s$k:v", ""),
+            ),
             ("a:{scram-sha-1}4096:s$k:v:1", ("a", "{scram-sha-1}4096:s$k:v", "1")),
             ("a:{SCRAM-SHA-256}4096,s,k,v:1", ("a", "{SCRAM-SHA-256}4096,s,k,v", "1")),
             ("a:", ("a", "", "")),

@@ -151,12 +151,10 @@ impl<R: Runtime> Logins<R> {
                 Turn::Done => break Ok(()),
                 Turn::Failed(Failure::Malformed) => break Err(Why::Malformed),
                 Turn::Failed(Failure::Refused) => break Err(Why::Refused),
-                Turn::Password => {
-                    match self.check(exchange.login(), exchange.password(), client).await {
-                        Ok(good) => exchange.checked(good),
-                        Err(why) => break Err(why),
-                    }
-                }
+                Turn::Password => match self.check(exchange.login(), exchange.password(), client).await {
+                    Ok(good) => exchange.checked(good),
+                    Err(why) => break Err(why),
+                },
                 Turn::Account => match self.lookup(exchange.login()).await {
                     Ok(account) => exchange.checked(matches!(account, Account::Known(_))),
                     Err(why) => break Err(why),

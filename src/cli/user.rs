@@ -133,8 +133,7 @@ impl UserArgs {
         if let Some(path) = &self.file {
             return Ok(UsersFile::new(path, None));
         }
-        let (config, _) =
-            Config::load(&self.config).map_err(|e| Failure(Exit::Config, e.to_string()))?;
+        let (config, _) = Config::load(&self.config).map_err(|e| Failure(Exit::Config, e.to_string()))?;
         match config.auth.users {
             Some(path) => Ok(UsersFile::new(&path, config.user.as_deref())),
             None => failed(Exit::Config, "auth.users names no password file; name one with --file"),
@@ -204,7 +203,8 @@ fn list(file: &UsersFile, json: bool, out: &mut impl Write) -> Outcome {
         };
         let locked = matches!(credential, Credential::Locked);
         let serves = if locked { Vec::new() } else { credential.serves().iter().collect() };
-        let names: Vec<&str> = serves.into_iter().map(|m| m.name()).filter(|n| !n.ends_with("PLUS")).collect();
+        let names: Vec<&str> =
+            serves.into_iter().map(|m| m.name()).filter(|n| !n.ends_with("PLUS")).collect();
         let scheme = credential.scheme();
         if json {
             let object = serde_json::json!({

@@ -5,8 +5,8 @@
 //! at the start; later, and also when it has lost all its users, the old users stay.
 
 use super::diagnose::{Problem, Problems, Report, Severity};
-use super::resolve::Config;
 use super::raw::{self, AuthMode, ListenerTls, Protocol, Raw};
+use super::resolve::Config;
 use crate::auth::mechanism::{Mechanism, Set};
 use crate::auth::passwd::{BadLine, Users};
 use crate::auth::store::Store;
@@ -114,9 +114,9 @@ pub fn load(path: &Path, secret: [u8; 32]) -> Result<Loaded, Problems> {
     let fatal = |message: String, help: &str| {
         Problems(vec![Problem::of_file(Severity::Error, &name, None, message, help)])
     };
-    let text = std::fs::read(path)
-        .map(zeroize::Zeroizing::new)
-        .map_err(|e| fatal(format!("the password file cannot be read: {e}"), "make it readable for server.user"))?;
+    let text = std::fs::read(path).map(zeroize::Zeroizing::new).map_err(|e| {
+        fatal(format!("the password file cannot be read: {e}"), "make it readable for server.user")
+    })?;
     let (users, bad) = Users::parse(&text, secret);
     if users.count() == 0 && !bad.is_empty() {
         let first = &bad[0];
@@ -259,7 +259,7 @@ mod tests {
         );
         assert_eq!(
             keys("[auth]\nusers = \"/u\"\nmechanisms = [\"plain\", \"NTLM\"]\n"),
-            ["error auth.mechanisms[2]", "warning listener[1].auth"]
+            ["warning listener[1].auth", "error auth.mechanisms[2]"]
         );
         assert_eq!(keys("[auth]\nusers = \"u\"\nhash_threads = 0\n").len(), 3);
     }

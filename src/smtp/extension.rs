@@ -89,7 +89,8 @@ mod tests {
     fn another_implementation_reads_it() {
         use smtp_proto::{EXT_8BIT_MIME, EXT_CHUNKING, EXT_DSN, EXT_ENHANCED_STATUS_CODES, EXT_PIPELINING};
         use smtp_proto::{EXT_SIZE, EXT_SMTP_UTF8, EXT_START_TLS, EhloResponse};
-        let text = lines(&Offer { size: 77, recipients: 5, transactions: 0, starttls: false, auth: "".into() });
+        let text =
+            lines(&Offer { size: 77, recipients: 5, transactions: 0, starttls: false, auth: "".into() });
         let read = EhloResponse::parse(&mut text.as_bytes().iter()).unwrap();
         for want in [
             EXT_8BIT_MIME,

@@ -50,7 +50,8 @@ impl Digested {
         // base64 of theirs has.
         let is_hex = coding == "HEX" || (coding.is_empty() && !salted && text.len() == 2 * len);
         let bytes = if is_hex { hex(text) } else { prepare::decode(text.as_bytes()) };
-        let bytes = bytes.filter(|b| if salted { b.len() > len && b.len() <= len + 64 } else { b.len() == len });
+        let bytes =
+            bytes.filter(|b| if salted { b.len() > len && b.len() <= len + 64 } else { b.len() == len });
         let mut digest = bytes.ok_or("the digest is not in base64 or hexadecimal, or has a wrong length")?;
         let salt = digest.split_off(len);
         Ok(Digested { kind, scheme, digest, salt })

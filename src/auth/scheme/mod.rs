@@ -178,20 +178,18 @@ fn scram(hash: Option<Hash>, text: &str) -> Result<Credential, BadScheme> {
         (Some(hash), None, None) => (hash, text),
         _ => return Err("the hash of the verifier is not that of its scheme"),
     };
-    let parts: Vec<&str> = if body.contains('$') {
-        body.split(['$', ':']).collect()
-    } else {
-        body.split(',').collect()
-    };
+    let parts: Vec<&str> =
+        if body.contains('$') { body.split(['$', ':']).collect() } else { body.split(',').collect() };
     let [iterations, salt, stored, server] = parts[..] else { return Err(FORM) };
     let iterations: u32 = iterations.parse().map_err(|_| FORM)?;
     let bytes = |text: &str| prepare::decode(text.as_bytes()).ok_or(FORM);
     let (salt, stored_key, server_key) = (bytes(salt)?, bytes(stored)?, bytes(server)?);
-    // RFC 5802 section 5.1 asks for 4096; less is let through, for the clients decide to go on or not.
+    // RFC 5802 §5.1 asks for 4096; less is let through, for the clients decide to go on or not.
     if iterations == 0 || iterations > ITERATIONS_MAX {
         return Err("iterations must be from 1 to 2000000");
     }
-    if salt.is_empty() || salt.len() > 64 || [&stored_key, &server_key].iter().any(|k| k.len() != hash.len()) {
+    if salt.is_empty() || salt.len() > 64 || [&stored_key, &server_key].iter().any(|k| k.len() != hash.size())
+    {
         return Err("a key or the salt of the verifier has not the right length");
     }
     Ok(Credential::Scram(Verifier { hash, iterations, salt, stored_key, server_key }))

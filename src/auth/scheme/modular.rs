@@ -149,7 +149,9 @@ fn sha(text: &str, kind: Kind, len: usize) -> Result<Kind, BadScheme> {
         parts.remove(0);
     }
     match parts[..] {
-        [salt, hash] if !salt.is_empty() && salt.len() <= 16 && hash.len() == len && is_itoa(hash) => Ok(kind),
+        [salt, hash] if !salt.is_empty() && salt.len() <= 16 && hash.len() == len && is_itoa(hash) => {
+            Ok(kind)
+        }
         _ => Err("not a SHA-crypt hash"),
     }
 }
@@ -168,7 +170,8 @@ fn yescrypt_form(text: &str) -> Result<Kind, BadScheme> {
     if !is_itoa(parameters) || !is_itoa(salt) || !is_itoa(hash) || hash.len() != 43 {
         return Err("not a yescrypt hash");
     }
-    let params: yescrypt::Params = parameters.parse().map_err(|_| "parameters that yescrypt does not take")?;
+    let params: yescrypt::Params =
+        parameters.parse().map_err(|_| "parameters that yescrypt does not take")?;
     let memory = params.n().saturating_mul(128 * u64::from(params.r()));
     // Longer than flags, N and r: time or parallelism beyond the defaults.
     if memory > u64::from(ARGON2_MEMORY_MAX) << 10 || parameters.len() > 3 {

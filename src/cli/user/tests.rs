@@ -36,7 +36,8 @@ fn lists_and_changes() {
     assert_eq!(text, "ann\tPLAIN\tSCRAM-SHA-256 SCRAM-SHA-1 CRAM-MD5 PLAIN LOGIN\nbob\tlocked\t\n");
     let mut out = Vec::new();
     assert!(list(&file, true, &mut out).is_ok());
-    let first: serde_json::Value = serde_json::from_slice(out.split(|b| *b == b'\n').next().unwrap()).unwrap();
+    let first: serde_json::Value =
+        serde_json::from_slice(out.split(|b| *b == b'\n').next().unwrap()).unwrap();
     assert_eq!((first["login"].as_str(), first["locked"].as_bool()), (Some("ann"), Some(false)));
     assert!(remove(&file, "Bob").is_ok());
     assert!(remove(&file, "bob").is_err_and(|f| f.0 == Exit::NoUser));

@@ -72,8 +72,14 @@ fn dialogue() {
 #[test]
 fn row_11_responses_that_are_not_base64() {
     let mut s = offered();
-    for bad in ["A", "AA", "AAA", "AB==", "AA=A", "A===", "====", "AA==AA==", "A A=", "*A==", "A-_=", "\u{e9}AA="] {
-        assert_eq!(s.say(&format!("AUTH PLAIN {bad}\r\n")), "501 5.5.2 Cannot decode the response\r\n", "{bad}");
+    for bad in
+        ["A", "AA", "AAA", "AB==", "AA=A", "A===", "====", "AA==AA==", "A A=", "*A==", "A-_=", "\u{e9}AA="]
+    {
+        assert_eq!(
+            s.say(&format!("AUTH PLAIN {bad}\r\n")),
+            "501 5.5.2 Cannot decode the response\r\n",
+            "{bad}"
+        );
         assert_eq!(s.say("AUTH PLAIN\r\n"), "334 \r\n");
         assert_eq!(s.say(&format!("{bad}\r\n")), "501 5.5.2 Cannot decode the response\r\n", "{bad}");
         assert_eq!(s.codes("NOOP\r\n"), "250", "the exchange is over");
@@ -95,7 +101,10 @@ fn row_11_long_lines() {
         let good = format!("{prefix}{}\r\n", most(before));
         assert_eq!(s.codes(&good).split(' ').next_back(), Some("535"), "{prefix:?}");
         let long = format!("{prefix}{}AAAA\r\n", most(before));
-        assert!(s.say(&long).ends_with("500 5.5.6 Authentication exchange line is too long\r\n"), "{prefix:?}");
+        assert!(
+            s.say(&long).ends_with("500 5.5.6 Authentication exchange line is too long\r\n"),
+            "{prefix:?}"
+        );
         assert_eq!(s.codes("NOOP\r\n"), "250");
     }
     // Without end and in pieces: constant memory.
@@ -135,7 +144,8 @@ fn in_clear_text_nothing_is_offered() {
 
 #[test]
 fn required_comes_before_everything_else() {
-    let (mut s, _) = shell(Options { errors_hard: 9, ..Options::tiny() }, AuthMode::Required, "PLAIN", "PLAIN");
+    let (mut s, _) =
+        shell(Options { errors_hard: 9, ..Options::tiny() }, AuthMode::Required, "PLAIN", "PLAIN");
     assert_eq!(s.say("MAIL FROM:<a@b>\r\n"), "530 5.7.0 Authentication required\r\n");
     assert_eq!(s.codes("RCPT TO:<a@b>\r\nVRFY x\r\nBDAT 6 LAST\r\nQUIT\r\n"), "530 530 503");
     assert_eq!(s.codes("NOOP\r\nRSET\r\nHELP\r\nEHLO y\r\n").replace(' ', ""), "250250214250");
@@ -145,7 +155,8 @@ fn required_comes_before_everything_else() {
 
 #[test]
 fn guessing_ends_the_session() {
-    let (mut s, _) = shell(Options { errors_hard: 9, ..Options::tiny() }, AuthMode::Offered, "PLAIN", "PLAIN");
+    let (mut s, _) =
+        shell(Options { errors_hard: 9, ..Options::tiny() }, AuthMode::Offered, "PLAIN", "PLAIN");
     assert_eq!(s.codes("AUTH PLAIN AHRpbQB4\r\nAUTH PLAIN AHRpbQB4\r\n"), "535 535");
     assert_eq!(s.codes("AUTH PLAIN AHRpbQB4\r\n"), "535 421");
     assert!(s.closed);
