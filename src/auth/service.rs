@@ -284,3 +284,7 @@ fn refused(m: &metrics::Core, mechanism: Mechanism) -> &metrics::Counter {
         Mechanism::External => &m.auth_no_external,
     }
 }
+
+#[cfg(test)]
+#[path = "service_tests.rs"]
+mod tests;

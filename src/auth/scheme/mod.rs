@@ -112,7 +112,9 @@ impl Credential {
     /// The mechanisms that it can serve.
     #[must_use]
     pub fn serves(&self) -> Set {
-        let passwords = Set::NONE.with(Mechanism::Plain).with(Mechanism::Login);
+        // A certificate needs no password.
+        let any = Set::NONE.with(Mechanism::External);
+        let passwords = any.with(Mechanism::Plain).with(Mechanism::Login);
         match self {
             Credential::Plain(_) => {
                 let scram = passwords.with(Mechanism::ScramSha1).with(Mechanism::ScramSha1Plus);

@@ -150,9 +150,12 @@ fn each_serves_what_it_can() {
     let serves = |field: &str| Credential::parse(field).unwrap().serves().names();
     assert_eq!(
         serves("{PLAIN}x"),
-        "SCRAM-SHA-256-PLUS SCRAM-SHA-256 SCRAM-SHA-1-PLUS SCRAM-SHA-1 CRAM-MD5 PLAIN LOGIN"
+        "SCRAM-SHA-256-PLUS SCRAM-SHA-256 SCRAM-SHA-1-PLUS SCRAM-SHA-1 EXTERNAL CRAM-MD5 PLAIN LOGIN"
     );
-    assert_eq!(serves(MADE_BY_OTHERS[8].1), "PLAIN LOGIN");
+    assert_eq!(serves(MADE_BY_OTHERS[8].1), "EXTERNAL PLAIN LOGIN");
     let scram = Maker { scheme: "SCRAM-SHA-1".into(), iterations: 1, salt: [1; 16] };
-    assert_eq!(serves(&scram.make(&"x".into()).unwrap()), "SCRAM-SHA-1-PLUS SCRAM-SHA-1 PLAIN LOGIN");
+    assert_eq!(
+        serves(&scram.make(&"x".into()).unwrap()),
+        "SCRAM-SHA-1-PLUS SCRAM-SHA-1 EXTERNAL PLAIN LOGIN"
+    );
 }
