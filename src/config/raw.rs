@@ -381,7 +381,7 @@ section! {
         hash_threads: u32 = 2,
         /// Passwords that wait for them, on all cores together.
         hash_waiting: u32 = 500,
-        /// How long one waits.
+        /// How long one may take, the wait included.
         hash_time: Duration = Duration::s(5),
         /// Recent successes that each core keeps.
         cache: u32 = 20_000,

@@ -29,7 +29,7 @@ pub struct Auth {
     pub hash_threads: usize,
     /// Passwords that wait for them, on all cores together.
     pub hash_waiting: usize,
-    /// How long one waits.
+    /// How long one may take, the wait included; and a look-up in the store.
     pub hash_time: Duration,
     /// Successes that each core keeps; 0: none.
     pub cache: usize,
@@ -45,6 +45,9 @@ pub(super) fn mode(listener: &raw::Listener) -> AuthMode {
         (written, _) => written,
     }
 }
+
+/// A time that does not come; timers can hold it.
+const NEVER: Duration = Duration::from_secs(100 * 365 * 86_400);
 
 /// The rules.
 pub(super) fn resolve(raw: &Raw, users: Option<PathBuf>, report: &mut Report<'_>) -> Auth {
@@ -92,7 +95,7 @@ pub(super) fn resolve(raw: &Raw, users: Option<PathBuf>, report: &mut Report<'_>
         allow_plaintext: a.allow_plaintext,
         hash_threads: a.hash_threads as usize,
         hash_waiting: most(a.hash_waiting),
-        hash_time: a.hash_time.limit().unwrap_or(Duration::MAX),
+        hash_time: a.hash_time.limit().unwrap_or(NEVER),
         cache: a.cache as usize,
         cache_time: a.cache_time.0,
     }
