@@ -12,13 +12,16 @@
 //! * L2 [`route`]: which next hop a recipient has.
 //! * L2 [`policy`]: who may do what; how many sessions.
 //! * L3 [`runtime`]: the traits Disk, Net, Clock, Entropy, and the io_uring that implements them.
+//! * L3 [`tls`]: TLS on buffers of the caller; certificates.
 //! * L3 [`events`], [`metrics`]: alarms and series.
+//! * L4 [`channel`]: a connection in clear text or under TLS.
 //! * L4 [`intake`]: the only way in; [`delivery`]: the way out.
 //! * L5 [`config`], [`admin`], [`server`], [`load`], [`cli`]: composition.
 
 pub mod admin;
 pub mod auth;
 pub mod base;
+pub mod channel;
 pub mod cli;
 pub mod config;
 pub mod delivery;
@@ -34,3 +37,4 @@ pub mod runtime;
 pub mod server;
 pub mod smtp;
 pub mod storage;
+pub mod tls;

@@ -70,6 +70,7 @@ fn run(wire: &[u8], segment: usize) -> Run {
                 }
                 Step::Abandoned => body.clear(),
                 Step::Pause(until) => now = until,
+                Step::StartTls => unreachable!("TLS is not offered here"),
                 Step::NeedInput | Step::Yield | Step::Close => {}
             }
             assert!(out.len() < 4096, "replies of one call are bounded");

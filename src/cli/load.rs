@@ -38,6 +38,12 @@ enum Switch {
     Off,
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Tls {
+    Starttls,
+    Implicit,
+}
+
 /// Arguments of `load smtp`.
 #[derive(Debug, Args)]
 pub struct SmtpArgs {
@@ -62,6 +68,12 @@ pub struct SmtpArgs {
     /// Use PIPELINING where offered: body, dot and the next envelope in one write.
     #[arg(long, value_enum, default_value = "on")]
     pipelining: Switch,
+    /// TLS after STARTTLS or from the first byte; any certificate will do.
+    #[arg(long, value_enum)]
+    tls: Option<Tls>,
+    /// Resume TLS sessions of earlier connections.
+    #[arg(long)]
+    tls_resume: bool,
     /// Recipients per message.
     #[arg(long, default_value_t = 1)]
     recipients: u32,
@@ -239,6 +251,11 @@ impl SmtpArgs {
             size: self.size,
             rate: self.rate,
             pipelining: self.pipelining == Switch::On,
+            tls: self.tls.map(|tls| match tls {
+                Tls::Starttls => source::secure::Tls::Starttls,
+                Tls::Implicit => source::secure::Tls::Implicit,
+            }),
+            tls_resume: self.tls_resume,
             recipients: self.recipients,
             from: self.from,
             recipient: self.rcpt,

@@ -140,6 +140,8 @@ section! {
         key: String = String::new(),
         /// Least version.
         minimum: String = "1.2".into(),
+        /// PEM file of the authorities whose certificates of clients are believed.
+        client_authorities: String = String::new(),
         /// `[[tls.sni]]`
         sni: Vec<Sni> = Vec::new(),
     }
@@ -349,6 +351,8 @@ section! {
         command: Duration = Duration::s(300),
         /// For the next bytes of a message.
         data_block: Duration = Duration::s(180),
+        /// For a TLS handshake.
+        tls: Duration = Duration::s(30),
         /// From MAIL to the beginning of the message.
         envelope: Duration = Duration::s(1800),
         /// For a whole message, beyond its size at `limits.data_rate_min`.

@@ -18,3 +18,4 @@ mod source;
 mod storage;
 mod table;
 mod tidy;
+mod tls;

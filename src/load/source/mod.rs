@@ -8,6 +8,7 @@
 mod connection;
 pub mod message;
 pub mod reply;
+pub mod secure;
 pub mod session;
 pub mod tally;
 
@@ -50,6 +51,10 @@ pub struct Options {
     pub rate: Option<f64>,
     /// Use PIPELINING if the server offers it.
     pub pipelining: bool,
+    /// Use TLS; any certificate will do.
+    pub tls: Option<secure::Tls>,
+    /// Resume TLS sessions of earlier connections.
+    pub tls_resume: bool,
     /// Recipients per message, 1..=1000.
     pub recipients: u32,
     /// Address in MAIL FROM.
@@ -93,6 +98,8 @@ impl Options {
             size: 1024,
             rate: None,
             pipelining: true,
+            tls: None,
+            tls_resume: false,
             recipients: 1,
             from: "sender@load.invalid".into(),
             recipient: "rcpt{r}@load.invalid".into(),
@@ -275,6 +282,7 @@ struct Shared {
 struct Worker {
     shared: Arc<Shared>,
     profile: Rc<Profile>,
+    secure: Arc<rustls::ClientConfig>,
     tally: RefCell<Tally>,
     scratch: RefCell<Vec<u8>>,
     returned: RefCell<Vec<u64>>,
@@ -331,6 +339,7 @@ fn thread_main(
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
     let worker = Rc::new(Worker {
         profile: Rc::new(profile(&shared)),
+        secure: secure::rules(shared.options.tls_resume)?,
         tally: RefCell::new(Tally { ledger, ..Tally::default() }),
         scratch: RefCell::new(vec![0; SCRATCH]),
         returned: RefCell::new(Vec::new()),
@@ -385,6 +394,7 @@ fn profile(shared: &Shared) -> Profile {
         from: o.from.clone(),
         recipient: o.recipient.clone(),
         recipients: o.recipients,
+        starttls: o.tls == Some(secure::Tls::Starttls),
         pipelining: o.pipelining,
         messages_per_session: o.messages_per_connection,
         hold_until: Mono(hold),

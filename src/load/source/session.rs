@@ -29,6 +29,8 @@ pub struct Profile {
     pub recipient: String,
     /// Recipients per message, 1 or more.
     pub recipients: u32,
+    /// Whether TLS begins with STARTTLS.
+    pub starttls: bool,
     /// Whether to use PIPELINING where the server offers it.
     pub pipelining: bool,
     /// Messages after which a session quits.
@@ -58,6 +60,8 @@ pub enum Step {
     Read,
     /// Nothing before then.
     Pause(Mono),
+    /// Do a TLS handshake.
+    StartTls,
     /// Close the connection; all is settled.
     Close,
 }
@@ -65,6 +69,8 @@ pub enum Step {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Stage {
     Greeting,
+    StartTls,
+    Handshake,
     Auth,
     Idle,
     Recipient(u32),
@@ -103,6 +109,8 @@ pub struct Session {
     taken_by: String,
     flying_to: String,
     pipelining: bool,
+    /// Under TLS, by STARTTLS.
+    secured: bool,
     closing: bool,
 }
 
@@ -127,6 +135,7 @@ impl Session {
             taken_by: String::new(),
             flying_to: String::new(),
             pipelining: false,
+            secured: false,
             closing: false,
         }
     }
@@ -147,13 +156,23 @@ impl Session {
             match self.stage {
                 Stage::Greeting => {
                     self.command(Phase::Ehlo, &[b"EHLO ", self.profile.clone().helo.as_bytes()]);
-                    self.stage = Stage::Auth;
+                    let secure = self.profile.starttls && !self.secured;
+                    self.stage = if secure { Stage::StartTls } else { Stage::Auth };
                 }
                 Stage::Auth => {
                     if let Some(auth) = &self.profile.clone().auth {
                         self.command(Phase::Auth, &[auth.expose()]);
                     }
                     self.stage = Stage::Idle;
+                }
+                Stage::StartTls => {
+                    self.command(Phase::StartTls, &[b"STARTTLS"]);
+                    self.stage = Stage::Handshake;
+                }
+                Stage::Handshake => {
+                    // RFC 3207 §4.2: EHLO again.
+                    (self.secured, self.pipelining, self.stage) = (true, false, Stage::Greeting);
+                    return Step::StartTls;
                 }
                 Stage::Idle => {
                     if let Some(until) = self.idle(now, feed) {
@@ -366,7 +385,7 @@ impl Session {
 
     fn settle(&mut self, phase: Phase, line: Line<'_>, good: bool, now: Mono, unix: u64, tally: &mut Tally) {
         match (phase, &mut self.current) {
-            (Phase::Connect | Phase::Ehlo | Phase::Auth, _) => self.closing |= !good,
+            (Phase::Connect | Phase::Ehlo | Phase::StartTls | Phase::Auth, _) => self.closing |= !good,
             (Phase::Mail, Some(c)) => c.mail = good,
             (Phase::Rcpt(index), Some(c)) if good => {
                 c.accepted += 1;

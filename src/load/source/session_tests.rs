@@ -33,6 +33,7 @@ fn session(pipelining: bool, recipients: u32, per_session: u64) -> Session {
         from: "a@load.test".into(),
         recipient: "b{r}-{n}@load.test".into(),
         recipients,
+        starttls: false,
         pipelining,
         messages_per_session: per_session,
         hold_until: Mono(0),

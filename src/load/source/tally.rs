@@ -16,6 +16,8 @@ pub enum Phase {
     Ehlo,
     /// AUTH.
     Auth,
+    /// STARTTLS.
+    StartTls,
     /// MAIL FROM.
     Mail,
     /// RCPT TO, number of the recipient within its message.
@@ -40,6 +42,7 @@ impl fmt::Display for Phase {
             Phase::Connect => "connect",
             Phase::Ehlo => "ehlo",
             Phase::Auth => "auth",
+            Phase::StartTls => "starttls",
             Phase::Mail => "mail",
             Phase::Rcpt(_) => "rcpt",
             Phase::Data => "data",

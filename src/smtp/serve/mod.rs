@@ -8,6 +8,7 @@
 mod auth;
 mod collect;
 mod gather;
+mod secure;
 mod session;
 
 use crate::auth::service::Logins;
@@ -19,6 +20,7 @@ use crate::runtime::pool::Pool;
 use crate::runtime::{Listener, Runtime, Stream};
 use crate::smtp::inbound;
 use crate::smtp::reply::{Refusal, Reply};
+use crate::tls::{Certificates, Connection};
 use std::cell::{Cell, OnceCell, RefCell};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -40,13 +42,6 @@ pub trait Gate {
     }
 }
 
-/// How a listener lets clients in.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Door {
-    /// What it does with AUTH.
-    pub auth: inbound::AuthMode,
-}
-
 /// A client that has been let in. What was counted for it is given back when this is dropped.
 pub struct Guest {
     /// It may relay anywhere.
@@ -55,14 +50,53 @@ pub struct Guest {
     pub permit: Box<dyn std::any::Any>,
 }
 
+/// A listening socket as its sessions see it.
+#[derive(Clone)]
+pub struct Port {
+    /// Limits of sessions of clients that may relay.
+    pub trusted: Rc<inbound::Options>,
+    /// Limits of all other sessions.
+    pub others: Rc<inbound::Options>,
+    /// Certificates for TLS; without them it cannot be had.
+    pub certificates: Option<Certificates>,
+    /// Clients are asked for a certificate, too.
+    pub ask_certificate: bool,
+    /// What it does with AUTH.
+    pub auth: inbound::AuthMode,
+}
+
+impl Port {
+    /// One without TLS and AUTH.
+    #[must_use]
+    pub fn plain(options: &Options) -> Self {
+        Port {
+            trusted: options.trusted.clone(),
+            others: options.others.clone(),
+            certificates: None,
+            ask_certificate: false,
+            auth: inbound::AuthMode::Off,
+        }
+    }
+
+    fn is_implicit(&self) -> bool {
+        self.others.tls == inbound::Tls::Implicit
+    }
+
+    /// Our end of a handshake.
+    fn begin_tls(&self) -> Option<Connection> {
+        let snapshot = self.certificates.as_ref()?.current();
+        Connection::accept(snapshot, self.ask_certificate).ok()
+    }
+}
+
 /// What can be set.
 #[derive(Clone)]
 pub struct Options {
     /// Our name in Received.
     pub hostname: String,
-    /// Limits of sessions of clients that may relay.
+    /// Limits of sessions of clients that may relay, in clear text.
     pub trusted: Rc<inbound::Options>,
-    /// Limits of all other sessions.
+    /// Limits of all other sessions, in clear text.
     pub others: Rc<inbound::Options>,
     /// A body longer than this many bytes goes to a side file as it comes in.
     pub side_bytes: usize,
@@ -221,7 +255,7 @@ impl<R: Runtime> Context<R> {
 pub async fn accept<R: Runtime, L: Listener<Stream = R::Stream>>(
     ctx: Rc<Context<R>>,
     listener: Rc<L>,
-    door: Rc<Door>,
+    port: Rc<Port>,
 ) {
     loop {
         let (stream, peer) = match listener.accept().await {
@@ -236,33 +270,36 @@ pub async fn accept<R: Runtime, L: Listener<Stream = R::Stream>>(
             refused => {
                 let reply = refused.err().unwrap_or(Reply::SHUTTING_DOWN);
                 ctx.metrics.sessions_refused.increment(1);
-                ctx.rt.spawn(turn_away(ctx.clone(), stream, reply));
+                // Where TLS comes first no words can be understood.
+                if !port.is_implicit() {
+                    ctx.rt.spawn(turn_away(ctx.clone(), stream, reply));
+                }
                 continue;
             }
         };
         let ctx2 = ctx.clone();
-        ctx.rt.spawn(serve(ctx2, stream, peer, guest, door.clone()));
+        ctx.rt.spawn(serve(ctx2, port.clone(), stream, peer, guest));
     }
 }
 
 /// Refuses a connection.
 async fn turn_away<R: Runtime>(ctx: Rc<Context<R>>, stream: R::Stream, reply: Reply) {
     let until = ctx.rt.now().after(Duration::from_secs(1));
-    session::last_words(&stream, reply.line().as_bytes().to_vec(), until).await;
+    session::last_words(&stream, reply.line().as_bytes().to_vec(), false, until).await;
 }
 
 /// Serves one connection to its end.
 async fn serve<R: Runtime>(
     ctx: Rc<Context<R>>,
+    port: Rc<Port>,
     stream: R::Stream,
     peer: SocketAddr,
     guest: Guest,
-    door: Rc<Door>,
 ) {
     let (place, handle) = ctx.enter(stream);
     // On drop, so that a session that panics leaves, too.
     let _place = Place { ctx: ctx.clone(), place };
-    session::run(&ctx, &handle, peer, &guest, &door).await;
+    session::run(&ctx, &port, &handle, peer, &guest).await;
 }
 
 struct Place<R: Runtime> {
