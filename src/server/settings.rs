@@ -12,6 +12,7 @@ use crate::queue::pace::{Backoff, Rate};
 use crate::queue::schedule::Limits;
 use crate::runtime::table::TableOptions;
 use crate::smtp::data::{self, BareNewline, NulBytes};
+use crate::smtp::inbound::AuthMode;
 use crate::smtp::{inbound, outbound, serve};
 use crate::storage::{self, archive};
 use crate::tls::Certificates;
@@ -112,6 +113,11 @@ pub fn doors(c: &Config, certificates: Option<&Certificates>) -> Vec<Rc<serve::D
             certificates: certificates.cloned(),
             // Where users log in; other servers have nothing to prove.
             ask_certificate: matches!(l.protocol, Protocol::Submission | Protocol::Submissions),
+            auth: match l.auth {
+                raw::AuthMode::Offered => AuthMode::Offered,
+                raw::AuthMode::Required => AuthMode::Required,
+                raw::AuthMode::Off | raw::AuthMode::Auto => AuthMode::Off,
+            },
         })
     };
     c.listeners.iter().flat_map(|l| vec![door(l); l.addresses.len()]).collect()
@@ -134,6 +140,8 @@ fn inbound(c: &Config) -> inbound::Options {
         },
         // The receive buffer must hold a line.
         line_max: usize::try_from(bytes(l.command_line)).unwrap_or(usize::MAX).min(16 << 10),
+        auth_line: usize::try_from(bytes(l.auth_line)).unwrap_or(usize::MAX).min(16 << 10),
+        auth_failures_max: count(l.auth_failures),
         recipients_max: count(l.recipients),
         recipients_overshoot: count(l.recipients_overshoot),
         transactions_max: count(l.messages_per_session),

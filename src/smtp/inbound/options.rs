@@ -2,6 +2,7 @@
 
 use crate::smtp::data::{BareNewline, Limits, NulBytes};
 use crate::smtp::extension::Offer;
+use std::rc::Rc;
 use std::time::Duration;
 
 /// What a session allows. Shared by the sessions of a listener.
@@ -16,6 +17,10 @@ pub struct Options {
     /// Longest command line in bytes with CRLF (RFC 5321 §4.5.3.1.4: at least 512 plus extensions).
     /// The input buffer of the shell must hold more than this.
     pub line_max: usize,
+    /// Longest line of an AUTH exchange in bytes with CRLF (RFC 4954 §4: 12,288).
+    pub auth_line: usize,
+    /// Failed authentications of a session that end it.
+    pub auth_failures_max: u32,
     /// Recipients of one message (RFC 5321 §4.5.3.1.8: at least 100).
     pub recipients_max: u32,
     /// Recipients above [`Self::recipients_max`] that are answered 452 before each counts as an error.
@@ -75,6 +80,8 @@ impl Options {
                 nul: NulBytes::Refuse,
             },
             line_max: 2048,
+            auth_line: 12_288,
+            auth_failures_max: 3,
             recipients_max: 1000,
             recipients_overshoot: 1000,
             envelope_max: 256 << 10,
@@ -136,7 +143,7 @@ impl Options {
             transactions: self.transactions_max,
             // The session knows these.
             starttls: false,
-            auth: "",
+            auth: Rc::from(""),
         }
     }
 }

@@ -5,7 +5,7 @@
 //! handshake. Nothing that was received in clear text outlives it: the machine consumes it all before
 //! the handshake, and forgets what it has learned from it (attack: injection of commands).
 
-use super::{Hello, Question, Session, State, Step};
+use super::{AuthOffer, Hello, Question, Session, State, Step};
 use crate::base::security::Security;
 use crate::base::time::Mono;
 use crate::smtp::command::Command;
@@ -58,6 +58,8 @@ impl Session {
         self.smtputf8 = false;
         self.declared_size = None;
         self.security = Some(security);
+        // The shell offers anew what can be used now.
+        self.offer_auth(AuthOffer::default());
         self.since = now;
         self.state = if fresh { State::Fresh } else { State::Command };
     }
@@ -83,7 +85,13 @@ impl Session {
     pub(super) fn needs_tls(&self, command: &Command<'_>) -> Option<Reply> {
         let may_come = matches!(
             command,
-            Command::Noop | Command::Ehlo(_) | Command::StartTls | Command::Quit | Command::Lhlo
+            Command::Noop
+                | Command::Ehlo(_)
+                | Command::StartTls
+                | Command::Quit
+                | Command::Lhlo
+                // RFC 3030 §2: its octets follow whatever the reply. It finds no transaction.
+                | Command::Bdat { .. }
         );
         let needed = self.tls == Tls::Required && self.security.is_none();
         (needed && !may_come).then_some(Reply::NEEDS_TLS)

@@ -5,11 +5,13 @@
 //! of the socket ends the session; our own trouble (disk, space) becomes a 4xx. A session holds a
 //! receive buffer only while bytes are on their way: an idle one gives it back.
 
+mod auth;
 mod collect;
 mod gather;
 mod secure;
 mod session;
 
+use crate::auth::service::Logins;
 use crate::base::time::Mono;
 use crate::intake::Intake;
 use crate::message::date::DateCache;
@@ -19,7 +21,7 @@ use crate::runtime::{Listener, Runtime, Stream};
 use crate::smtp::inbound;
 use crate::smtp::reply::{Refusal, Reply};
 use crate::tls::{Certificates, Connection};
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
@@ -30,8 +32,14 @@ pub trait Gate {
     /// A client has connected: is it one of those that may relay anywhere? `Err`: it is refused.
     fn admit(&self, client: IpAddr) -> Result<Guest, Reply>;
 
-    /// May a `trusted` client (or any) send to this recipient through us?
+    /// May a `trusted` client, an authenticated one (or any) send to this recipient through us?
     fn recipient(&self, trusted: bool, address: &[u8]) -> Result<(), Refusal<'static>>;
+
+    /// A client has proved to be this user. What is counted for it is given back on drop. `Err`: not
+    /// now.
+    fn login(&self, _login: &str) -> Result<Box<dyn std::any::Any>, Reply> {
+        Ok(Box::new(()))
+    }
 }
 
 /// A client that has been let in. What was counted for it is given back when this is dropped.
@@ -51,6 +59,8 @@ pub struct Door {
     pub certificates: Option<Certificates>,
     /// Clients are asked for a certificate, too.
     pub ask_certificate: bool,
+    /// What it does with AUTH.
+    pub auth: inbound::AuthMode,
 }
 
 impl Door {
@@ -125,6 +135,8 @@ pub struct Context<R: Runtime> {
     /// Bytes of unfinished bodies.
     held: Cell<usize>,
     stopping: Cell<bool>,
+    /// None: there are no users.
+    logins: OnceCell<Rc<Logins<R>>>,
     live: RefCell<Live<R::Stream>>,
 }
 
@@ -162,8 +174,18 @@ impl<R: Runtime> Context<R> {
             date: RefCell::default(),
             held: Cell::new(0),
             stopping: Cell::new(false),
+            logins: OnceCell::new(),
             live,
         })
+    }
+
+    /// Sessions may authenticate here. To be called once, before connections are accepted.
+    pub fn set_logins(&self, logins: Rc<Logins<R>>) {
+        assert!(self.logins.set(logins).is_ok(), "there is one desk for logins");
+    }
+
+    fn logins(&self) -> Option<&Rc<Logins<R>>> {
+        self.logins.get()
     }
 
     /// Sessions that are open.

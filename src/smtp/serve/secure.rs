@@ -41,6 +41,7 @@ impl<R: Runtime> Talk<'_, R> {
             (Ok(()), Some(security)) => {
                 self.counted = Some(Counted::new(&ctx.metrics, &security));
                 self.machine.secured(self.now, Rc::new(security));
+                self.offer_auth();
                 Some(())
             }
             (result, _) => {

@@ -87,6 +87,7 @@ fn mail_without_tls_is_refused_where_it_is_required() {
             "{line}"
         );
     }
+    assert_eq!(s.codes("BDAT 6 LAST\r\nQUIT\r\n"), "503", "its octets are no commands");
     assert_eq!(s.codes("NOOP\r\n"), "250");
     assert_eq!(s.codes("EHLO a\r\n"), "250");
     assert_eq!(s.codes("STARTTLS\r\n"), "220");
