@@ -1,10 +1,10 @@
-//! `ringpost check`: all problems of the configuration and its maps.
+//! `ringpost check`: all problems of the configuration, its maps and its password file.
 //!
 //! Owns their print-out. Changes nothing. Exit code 78 if there is an error, 0 otherwise.
 
 use super::{ConfigFile, Exit};
 use crate::config::resolve::EventTarget;
-use crate::config::{Config, Problem, Problems, Severity, certificates, reload};
+use crate::config::{Config, Problem, Problems, Severity, certificates, reload, users};
 use crate::runtime::{privileges, uring};
 use std::io::Write;
 
@@ -31,6 +31,7 @@ fn run_as(args: &Args, out: &mut impl Write, become_user: fn(&Config) -> Vec<Pro
         Ok((config, Problems(mut all))) => {
             all.extend(become_user(&config));
             all.extend(reload::router(&config).map_or_else(|errors| errors.0, |(_, warnings)| warnings.0));
+            all.extend(users::check(&config));
             let read = certificates::read(&config, uring::wall_now());
             all.extend(
                 read.map(|r| r.map_or_else(|errors| errors.0, |read| read.problems.0)).unwrap_or_default(),

@@ -5,6 +5,7 @@
 
 #![allow(clippy::disallowed_methods, reason = "a program for operators: pins itself and prints")]
 
+use crate::base::secret::Secret;
 use crate::load::sink::fault::{Fault, Kind, Phase};
 use crate::load::{Stop, audit, sink, source, units};
 use clap::{Args, Subcommand, ValueEnum};
@@ -112,6 +113,12 @@ pub struct SmtpArgs {
     /// Run id, the first part of message ids; default: a new one.
     #[arg(long)]
     run: Option<String>,
+    /// Log in as USER by AUTH PLAIN after EHLO.
+    #[arg(long, value_name = "USER", requires = "password_file")]
+    auth: Option<String>,
+    /// File with the password of --auth in its first line.
+    #[arg(long, value_name = "FILE", requires = "auth")]
+    password_file: Option<PathBuf>,
     /// One JSON object instead of text.
     #[arg(long)]
     json: bool,
@@ -221,9 +228,18 @@ impl SmtpArgs {
         let json = self.json;
         let stop = Stop::default();
         stop_on_signals(&stop)?;
-        let report = source::run(&self.options(), &stop)?;
+        let auth = self.login()?;
+        let report = source::run(&source::Options { auth, ..self.options() }, &stop)?;
         print(json, &report, || source_text(&report));
         Ok(report.complete())
+    }
+
+    /// Login and password of `--auth`.
+    fn login(&self) -> io::Result<Option<(String, Secret)>> {
+        let (Some(login), Some(file)) = (&self.auth, &self.password_file) else { return Ok(None) };
+        let text = Secret::new(std::fs::read(file)?);
+        let line = text.expose().split(|b| matches!(b, b'\r' | b'\n')).next().unwrap_or_default();
+        Ok(Some((login.clone(), line.into())))
     }
 
     fn options(self) -> source::Options {

@@ -10,6 +10,7 @@ pub mod load;
 pub mod queue;
 pub mod serve;
 pub mod storage;
+pub mod user;
 
 use clap::{Parser, Subcommand};
 use std::ffi::OsString;
@@ -28,6 +29,8 @@ pub enum Exit {
     Data = 65,
     /// An input file is not there.
     NoInput = 66,
+    /// There is no such user.
+    NoUser = 67,
     /// A service that is needed is not there.
     Unavailable = 69,
     /// A fault of ours.
@@ -85,6 +88,8 @@ enum Command {
     Explain(explain::ExplainCommand),
     /// Look at the queue of a running server, and change it
     Queue(queue::QueueArgs),
+    /// Look at the users of the password file, and change them
+    User(user::UserArgs),
     /// Look at the files of the queue: what there is, whether it is sound
     #[command(subcommand)]
     Storage(storage::StorageCommand),
@@ -101,6 +106,7 @@ impl Command {
             Command::Check(args) => check::run(&args, &mut std::io::stdout()).into(),
             Command::Explain(command) => command.run(&mut std::io::stdout()).into(),
             Command::Queue(args) => args.run(),
+            Command::User(args) => args.run().into(),
             Command::Storage(command) => command.run().into(),
             Command::Load(command) => command.run(),
         }

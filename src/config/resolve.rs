@@ -8,6 +8,7 @@ use super::diagnose::{Problem, Problems, Report, Severity};
 use super::raw::{self, AuthMode, Protocol, Raw, RouteTls};
 use super::tls;
 use super::units::{Cores, Listen};
+use super::users::{self, Auth};
 use crate::route::destination::{NextHop, Target, TlsPolicy, host_name};
 use crate::smtp::inbound;
 use ipnet::IpNet;
@@ -58,6 +59,8 @@ pub struct Config {
     pub timeouts: Timeouts,
     /// `[memory]`.
     pub memory: Memory,
+    /// `[auth]`.
+    pub auth: Auth,
     /// `metrics.address`.
     pub metrics: Option<SocketAddr>,
     /// `admin.socket`.
@@ -77,6 +80,8 @@ pub struct Listener {
     pub protocol: Protocol,
     /// Where; at least one.
     pub addresses: Vec<SocketAddr>,
+    /// What it does with AUTH; never [`AuthMode::Auto`].
+    pub auth: AuthMode,
     /// What it does with TLS.
     pub tls: inbound::Tls,
 }
@@ -214,7 +219,9 @@ fn resolve(raw: Raw, text: &str, report: &mut Report<'_>) -> Option<Config> {
     numbers(&raw, report);
     let tls = tls::resolve(&raw.tls, report);
     let have = tls.is_some() || !raw.tls.certificate.is_empty();
-    let listeners = listeners(&raw.listener, have, report);
+    let users = path(&raw.auth.users, "auth.users", report);
+    let auth = users::resolve(&raw, users, report);
+    let listeners = listeners(&raw.listener, have, auth.users.is_some(), report);
     let domains = domains(raw.domains, report);
     let relay = relay(raw.relay, hostname.as_deref().unwrap_or(""), report);
     let routes = routes(&raw.route, report);
@@ -245,6 +252,7 @@ fn resolve(raw: Raw, text: &str, report: &mut Report<'_>) -> Option<Config> {
         limits: raw.limits,
         timeouts: raw.timeouts,
         memory: raw.memory,
+        auth,
         metrics: raw.metrics.address.0,
         admin_socket: path(&raw.admin.socket, "admin.socket", report),
         event_format: raw.events.format,
@@ -309,10 +317,7 @@ fn unavailable(raw: &Raw, report: &mut Report<'_>) {
     for (key, set) in [
         ("cores.access", raw.cores.access != defaults.cores.access),
         ("cores.shards", raw.cores.shards != defaults.cores.shards),
-        ("auth", raw.auth != defaults.auth),
         ("mailbox", raw.mailbox != defaults.mailbox),
-        ("limits.sessions_per_user", raw.limits.sessions_per_user != defaults.limits.sessions_per_user),
-        ("limits.auth_line", raw.limits.auth_line != defaults.limits.auth_line),
     ] {
         if set {
             report.warning(key, format!("has no effect: its function is {MISSING}"), "");
@@ -329,10 +334,6 @@ fn unavailable_at_listeners(listeners: &[raw::Listener], report: &mut Report<'_>
                 let help = "\"smtp\", \"submission\" and \"submissions\" are";
                 report.error(&at("protocol"), format!("\"{p}\" is {MISSING}"), help);
             }
-        }
-        if matches!(l.auth, AuthMode::Offered | AuthMode::Required) {
-            let help = "write auth = \"off\" and list trusted clients in relay.networks";
-            report.error(&at("auth"), format!("authentication is {MISSING}"), help);
         }
         if !l.proxy_protocol_from.is_empty() {
             let what =
@@ -381,6 +382,9 @@ fn numbers(raw: &Raw, report: &mut Report<'_>) {
             "",
         );
     }
+    if l.auth_line.limit().is_some_and(|n| !(1024..=16 << 10).contains(&n)) {
+        report.error("limits.auth_line", "must be from 1KiB to 16KiB (RFC 4954 section 4: 12KiB)", "");
+    }
     if l.header_size.limit().is_some_and(|n| field.is_none_or(|f| f > n)) {
         report.error("limits.header_field_size", "is above limits.header_size", "");
     }
@@ -398,13 +402,14 @@ fn numbers(raw: &Raw, report: &mut Report<'_>) {
     }
 }
 
-fn listeners(written: &[raw::Listener], have: bool, report: &mut Report<'_>) -> Vec<Listener> {
+/// `have`: there is a certificate; `users`: there are users.
+fn listeners(written: &[raw::Listener], have: bool, users: bool, report: &mut Report<'_>) -> Vec<Listener> {
     let mut all = Vec::new();
     let mut taken: Vec<SocketAddr> = Vec::new();
     if written.is_empty() {
         let addresses = vec![([0, 0, 0, 0], 25).into(), (Ipv6Addr::UNSPECIFIED, 25).into()];
         let tls = tls::of_listener(&raw::Listener::default(), 0, have, report);
-        return vec![Listener { protocol: Protocol::Smtp, addresses, tls }];
+        return vec![Listener { protocol: Protocol::Smtp, addresses, auth: AuthMode::Off, tls }];
     }
     for (n, l) in written.iter().enumerate() {
         let at = |key: &str| format!("listener.{n}.{key}");
@@ -435,7 +440,8 @@ fn listeners(written: &[raw::Listener], have: bool, report: &mut Report<'_>) -> 
             }
         }
         let tls = tls::of_listener(l, n, have, report);
-        all.push(Listener { protocol: l.protocol.0.unwrap_or(Protocol::Smtp), addresses, tls });
+        let protocol = l.protocol.0.unwrap_or(Protocol::Smtp);
+        all.push(Listener { protocol, addresses, auth: users::mode(l, users), tls });
     }
     all
 }

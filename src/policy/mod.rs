@@ -1,4 +1,5 @@
 //! L2: who may do what, and how much of it.
 
 pub mod access;
+pub mod logins;
 pub mod sessions;

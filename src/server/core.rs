@@ -3,15 +3,19 @@
 //! Runs on the core's own thread and ring. An error of the start is told to the control thread; a
 //! poisoned journal closes the listeners, raises the alarm, and waits to be restarted.
 
+use super::accounts::Accounts;
 use super::names::Names;
 use super::settings;
 use super::tables::Tables;
+use crate::auth::passwd::Users;
+use crate::auth::service::Logins;
 use crate::base::ids::{LogNumber, MessageId};
 use crate::config::Config;
 use crate::delivery::logs::{self, Kept, Logs, News, Setup};
 use crate::events::{Events, Level};
 use crate::intake::Intake;
 use crate::metrics;
+use crate::policy::logins::UserSessions;
 use crate::policy::sessions::Sessions;
 use crate::queue::control::{Request, Response};
 use crate::queue::desk::Desk;
@@ -42,6 +46,8 @@ const NAMES_TOLD: usize = 5;
 pub enum Note {
     /// New tables.
     Router(Arc<Router>),
+    /// New users.
+    Users(Arc<Users>),
     /// A request of an operator, and where the answer goes.
     Control(Request, oneshot::Sender<Response>),
     /// Finish what is in hand within this time, and end.
@@ -102,6 +108,10 @@ pub struct Seed {
     pub certificates: Option<Certificates>,
     /// Session counters of all cores.
     pub sessions: Sessions,
+    /// Those of users.
+    pub user_sessions: UserSessions,
+    /// Users, if there are any.
+    pub accounts: Option<Accounts>,
     /// The poison of the data directory's file system.
     pub poison: Poison,
     /// Its series.
@@ -182,11 +192,20 @@ fn setup(rt: &Uring, seed: &Seed, tables: &Rc<Tables>, names: Rc<Names<Uring>>) 
     }
 }
 
+/// The core's desk for logins, if there are users.
+fn logins(rt: &Uring, seed: &Seed) -> Option<Rc<Logins<Uring>>> {
+    let accounts = seed.accounts.as_ref()?;
+    let voice = seed.voice();
+    let tell = move |level, name, text| voice.say(level, name, text);
+    Some(accounts.desk(rt, &seed.config, seed.cores, &seed.metrics, tell))
+}
+
 /// Runs the core until it is told to stop.
 pub async fn run(rt: Uring, seed: Seed) {
     let panics = seed.metrics.session_panics.clone();
     rt.on_panic(move || panics.increment(1));
-    let tables = Tables::new(seed.config.clone(), seed.router.clone(), seed.sessions.clone());
+    let counters = (seed.sessions.clone(), seed.user_sessions.clone());
+    let tables = Tables::new(seed.config.clone(), seed.router.clone(), counters);
     let names = match names(&rt, &seed) {
         Ok(names) => names,
         Err(text) => {
@@ -206,7 +225,7 @@ pub async fn run(rt: Uring, seed: Seed) {
         }
     };
     let options = settings::sessions(&seed.config, seed.cores);
-    let ports = settings::ports(&seed.config, &options, seed.certificates.as_ref());
+    let doors = settings::doors(&seed.config, seed.certificates.as_ref());
     let ctx = Context::new(
         rt.clone(),
         Intake::new(logs.own().clone()),
@@ -214,6 +233,10 @@ pub async fn run(rt: Uring, seed: Seed) {
         seed.metrics.clone(),
         options,
     );
+    let logins = logins(&rt, &seed);
+    if let Some(logins) = &logins {
+        ctx.set_logins(logins.clone());
+    }
     let mut listeners = Vec::new();
     for socket in &seed.sockets {
         let opened = listen::listen(socket).and_then(|()| rt.listener(socket.try_clone()?));
@@ -226,8 +249,8 @@ pub async fn run(rt: Uring, seed: Seed) {
             }
         }
     }
-    for (listener, port) in listeners.iter().zip(ports) {
-        rt.spawn(serve::accept(ctx.clone(), listener.clone(), port));
+    for (listener, door) in listeners.iter().zip(doors) {
+        rt.spawn(serve::accept(ctx.clone(), listener.clone(), door));
     }
     let voice = seed.voice();
     let Seed { notes, health, started, .. } = seed;
@@ -237,7 +260,7 @@ pub async fn run(rt: Uring, seed: Seed) {
     // Behind the back of the sessions, however much there is.
     logs.adopt();
     rt.spawn(watch(rt.clone(), logs.clone(), health.clone(), listeners.clone(), voice));
-    let grace = obey(&rt, notes, &logs, &tables).await;
+    let grace = obey(&rt, notes, &logs, &tables, logins.as_ref()).await;
     health.set(State::Stopping);
     let until = rt.now().after(grace);
     listeners.iter().for_each(|l| l.close());
@@ -250,7 +273,13 @@ pub async fn run(rt: Uring, seed: Seed) {
 }
 
 /// Does what the control thread says, until it says stop; gives the time for that.
-async fn obey(rt: &Uring, notes: Receiver<Note>, logs: &Logs<Uring>, tables: &Rc<Tables>) -> Duration {
+async fn obey(
+    rt: &Uring,
+    notes: Receiver<Note>,
+    logs: &Logs<Uring>,
+    tables: &Rc<Tables>,
+    logins: Option<&Rc<Logins<Uring>>>,
+) -> Duration {
     let routing: Rc<dyn Routing> = tables.clone();
     let mut notes = notes.on_ring();
     loop {
@@ -259,6 +288,7 @@ async fn obey(rt: &Uring, notes: Receiver<Note>, logs: &Logs<Uring>, tables: &Rc
                 tables.set_router(router);
                 logs.set_routing(&routing);
             }
+            Some(Note::Users(users)) => logins.into_iter().for_each(|l| l.set_store(Rc::new(users.clone()))),
             Some(Note::Control(request, answer)) => {
                 let logs = logs.clone();
                 rt.spawn(async move {

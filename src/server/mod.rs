@@ -4,6 +4,7 @@
 //! dropped; rings are made after. Nothing runs before everything is known to work; whatever fails
 //! is told with an exit code after sysexits.h.
 
+mod accounts;
 mod control;
 mod core;
 pub mod names;
@@ -16,12 +17,14 @@ use crate::config::reload::Reloader;
 use crate::config::units::Cores;
 use crate::events::{self, Events};
 use crate::metrics;
+use crate::policy::logins::UserSessions;
 use crate::policy::sessions::Sessions;
 use crate::route::tables::Router;
 use crate::runtime::privileges::User;
 use crate::runtime::{self, checks, listen, privileges, uring};
 use crate::storage::options::Poison;
 use crate::tls::Certificates;
+use accounts::Accounts;
 use control::{Control, Line};
 use core::{Health, Seed};
 use metrics_exporter_prometheus::PrometheusRecorder;
@@ -104,13 +107,16 @@ pub fn start(config: Arc<Config>) -> Result<Running, Failure> {
     let certificates = keeper.as_ref().map(Keeper::certificates);
     let Reserved { lock, cpus, smtp, sockets, metrics, admin, events } = reserved;
     let recorder = Arc::new(metrics::exporter());
-    let tables = First { router, certificates };
-    let (cores, lines) = start_cores(&config, &tables, &recorder, &cpus, sockets, &events.0)?;
+    let accounts = Accounts::open(&config, cpus.len(), &events.0, uring::fill_random)?;
+    let (accounts, users) = accounts.unzip();
+    let first = First { router, certificates, recorder: recorder.clone(), accounts: accounts.clone() };
+    let (cores, lines) = start_cores(&config, &first, &cpus, sockets, &events.0)?;
     let (stop, stopped) = oneshot::channel();
     let metrics_address = metrics.as_ref().and_then(|s| s.local_addr().ok());
     let control = Control {
         lines,
         reloader,
+        users: users.zip(accounts.map(|a| a.secret)),
         keeper,
         recorder: recorder.handle(),
         process: metrics::Process {
@@ -137,6 +143,8 @@ pub fn start(config: Arc<Config>) -> Result<Running, Failure> {
 struct First {
     router: Arc<Router>,
     certificates: Option<Certificates>,
+    accounts: Option<Accounts>,
+    recorder: Arc<PrometheusRecorder>,
 }
 
 /// What is taken while the process still may: the data directory, ports, sockets, the log.
@@ -194,13 +202,13 @@ fn user_to_become(config: &Config) -> Result<Option<User>, Failure> {
 fn start_cores(
     config: &Arc<Config>,
     first: &First,
-    recorder: &Arc<PrometheusRecorder>,
     cpus: &[Option<usize>],
     sockets: Vec<Vec<OwnedFd>>,
     events: &Events,
 ) -> Result<(Vec<runtime::core::Running<()>>, Vec<Line>), Failure> {
     let limits = &config.limits;
     let sessions = Sessions::new(limits.sessions, limits.sessions_per_address, uring::random_u64());
+    let user_sessions = UserSessions::new(limits.sessions_per_user, uring::random_u64());
     let poison = Poison::default();
     let (mut running, mut lines, mut starts) = (Vec::new(), Vec::new(), Vec::new());
     for (number, (&cpu, sockets)) in cpus.iter().zip(sockets).enumerate() {
@@ -214,9 +222,11 @@ fn start_cores(
             router: first.router.clone(),
             certificates: first.certificates.clone(),
             sessions: sessions.clone(),
+            user_sessions: user_sessions.clone(),
+            accounts: first.accounts.clone(),
             poison: poison.clone(),
-            metrics: metrics::Core::new(&**recorder, number),
-            recorder: recorder.clone(),
+            metrics: metrics::Core::new(&*first.recorder, number),
+            recorder: first.recorder.clone(),
             sockets,
             notes,
             health: health.clone(),

@@ -13,6 +13,7 @@ use crate::queue::schedule::Limits;
 use crate::route::mx::Family;
 use crate::runtime::table::TableOptions;
 use crate::smtp::data::{self, BareNewline, NulBytes};
+use crate::smtp::inbound::AuthMode;
 use crate::smtp::{inbound, outbound, serve};
 use crate::storage::{self, archive};
 use crate::tls::Certificates;
@@ -105,26 +106,22 @@ pub fn sessions(c: &Config, cores: usize) -> serve::Options {
     }
 }
 
-/// One for each address of the configuration, in its order.
-pub fn ports(
-    c: &Config,
-    sessions: &serve::Options,
-    certificates: Option<&Certificates>,
-) -> Vec<Rc<serve::Port>> {
-    let port = |l: &Listener| {
-        let with = |options: &Rc<inbound::Options>| {
-            Rc::new(inbound::Options { tls: l.tls, ..inbound::Options::clone(options) })
-        };
-        Rc::new(serve::Port {
-            trusted: with(&sessions.trusted),
-            others: with(&sessions.others),
+/// How each listening socket lets clients in, in the order of the sockets of a core.
+pub fn doors(c: &Config, certificates: Option<&Certificates>) -> Vec<Rc<serve::Door>> {
+    let door = |l: &Listener| {
+        Rc::new(serve::Door {
+            tls: l.tls,
             certificates: certificates.cloned(),
             // Where users log in; other servers have nothing to prove.
             ask_certificate: matches!(l.protocol, Protocol::Submission | Protocol::Submissions),
+            auth: match l.auth {
+                raw::AuthMode::Offered => AuthMode::Offered,
+                raw::AuthMode::Required => AuthMode::Required,
+                raw::AuthMode::Off | raw::AuthMode::Auto => AuthMode::Off,
+            },
         })
     };
-    let all = c.listeners.iter().flat_map(|l| std::iter::repeat_n(port(l), l.addresses.len()));
-    all.collect()
+    c.listeners.iter().flat_map(|l| vec![door(l); l.addresses.len()]).collect()
 }
 
 fn inbound(c: &Config) -> inbound::Options {
@@ -144,6 +141,8 @@ fn inbound(c: &Config) -> inbound::Options {
         },
         // The receive buffer must hold a line.
         line_max: usize::try_from(bytes(l.command_line)).unwrap_or(usize::MAX).min(16 << 10),
+        auth_line: usize::try_from(bytes(l.auth_line)).unwrap_or(usize::MAX).min(16 << 10),
+        auth_failures_max: count(l.auth_failures),
         recipients_max: count(l.recipients),
         recipients_overshoot: count(l.recipients_overshoot),
         transactions_max: count(l.messages_per_session),

@@ -4,6 +4,7 @@
 use super::settings;
 use crate::config::Config;
 use crate::policy::access::{self, Client, Networks, Verdict};
+use crate::policy::logins::UserSessions;
 use crate::policy::sessions::{Full, Sessions};
 use crate::queue::routing::{Hop, Plan, Routing, Target};
 use crate::queue::schedule::Limits;
@@ -12,6 +13,7 @@ use crate::route::expand::Expansion;
 use crate::route::tables::{self, Router, split};
 use crate::smtp::reply::{Refusal, Reply};
 use crate::smtp::serve::{Gate, Guest};
+use std::any::Any;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -23,6 +25,7 @@ pub struct Tables {
     config: Arc<Config>,
     networks: Networks,
     sessions: Sessions,
+    user_sessions: UserSessions,
     router: RefCell<Arc<Router>>,
     hops: RefCell<Hops>,
 }
@@ -40,9 +43,14 @@ struct Hops {
 
 impl Tables {
     /// Tables with this first router.
-    pub fn new(config: Arc<Config>, router: Arc<Router>, sessions: Sessions) -> Rc<Self> {
+    pub fn new(
+        config: Arc<Config>,
+        router: Arc<Router>,
+        (sessions, user_sessions): (Sessions, UserSessions),
+    ) -> Rc<Self> {
         let networks = Networks::new(config.relay.networks.iter().copied());
-        Rc::new(Tables { config, networks, sessions, router: RefCell::new(router), hops: RefCell::default() })
+        let (router, hops) = (RefCell::new(router), RefCell::default());
+        Rc::new(Tables { config, networks, sessions, user_sessions, router, hops })
     }
 
     /// From now on this router.
@@ -131,6 +139,13 @@ impl Gate for Tables {
         match self.sessions.enter((!trusted).then_some(client)) {
             Ok(permit) => Ok(Guest { trusted, permit: Box::new(permit) }),
             Err(Full::All | Full::Address) => Err(Reply::TOO_MANY_SESSIONS),
+        }
+    }
+
+    fn login(&self, login: &str) -> Result<Box<dyn Any>, Reply> {
+        match self.user_sessions.enter(login) {
+            Some(permit) => Ok(Box::new(permit)),
+            None => Err(Reply::AUTH_SESSIONS),
         }
     }
 

@@ -16,6 +16,8 @@ use super::Stop;
 use super::histogram::Percentiles;
 use super::ledger::{Kind, Ledger};
 use super::shell::{Clock, SCRATCH, thread_cpu, unix_nanos};
+use crate::auth::prepare;
+use crate::base::secret::Secret;
 use crate::base::time::{Mono, Wall};
 use crate::message::date;
 use message::Template;
@@ -80,6 +82,8 @@ pub struct Options {
     pub run: Option<String>,
     /// Name given in EHLO.
     pub helo: String,
+    /// Log in by AUTH PLAIN with this login and password.
+    pub auth: Option<(String, Secret)>,
 }
 
 impl Options {
@@ -109,6 +113,7 @@ impl Options {
             dot_lines: false,
             run: None,
             helo: "load.invalid".into(),
+            auth: None,
         }
     }
 
@@ -371,6 +376,13 @@ async fn work(worker: &Rc<Worker>, thread: usize, threads: usize) -> io::Result<
     Ok(())
 }
 
+/// AUTH PLAIN (RFC 4616).
+fn plain(login: &str, password: &Secret) -> Secret {
+    let message = [b"\0", login.as_bytes(), b"\0", password.expose()].concat();
+    let message = Secret::new(message);
+    Secret::new(format!("AUTH PLAIN {}", prepare::encode(message.expose())).into_bytes())
+}
+
 fn profile(shared: &Shared) -> Profile {
     let o = &shared.options;
     let now = date::text(Wall(unix_nanos() / 1_000_000)).escape_ascii().to_string();
@@ -378,6 +390,7 @@ fn profile(shared: &Shared) -> Profile {
     Profile {
         run: shared.run.clone(),
         helo: o.helo.clone(),
+        auth: o.auth.as_ref().map(|(login, password)| plain(login, password)),
         from: o.from.clone(),
         recipient: o.recipient.clone(),
         recipients: o.recipients,

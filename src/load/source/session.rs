@@ -9,6 +9,7 @@
 use super::message::{Template, digits};
 use super::reply::{Line, Lines, NotAReply, queue_id};
 use super::tally::{Phase, Tally};
+use crate::base::secret::Secret;
 use crate::base::time::Mono;
 use crate::load::ledger::{Entry, push_recipient};
 use std::collections::VecDeque;
@@ -20,6 +21,8 @@ pub struct Profile {
     pub run: String,
     /// Name given in EHLO.
     pub helo: String,
+    /// AUTH PLAIN with its initial response (RFC 4954), sent after EHLO; none: nobody logs in.
+    pub auth: Option<Secret>,
     /// Address in MAIL FROM; empty for the null sender.
     pub from: String,
     /// Recipient address; `{n}` becomes the message number, `{r}` the recipient's.
@@ -68,6 +71,7 @@ enum Stage {
     Greeting,
     StartTls,
     Handshake,
+    Auth,
     Idle,
     Recipient(u32),
     Decide,
@@ -153,7 +157,13 @@ impl Session {
                 Stage::Greeting => {
                     self.command(Phase::Ehlo, &[b"EHLO ", self.profile.clone().helo.as_bytes()]);
                     let secure = self.profile.starttls && !self.secured;
-                    self.stage = if secure { Stage::StartTls } else { Stage::Idle };
+                    self.stage = if secure { Stage::StartTls } else { Stage::Auth };
+                }
+                Stage::Auth => {
+                    if let Some(auth) = &self.profile.clone().auth {
+                        self.command(Phase::Auth, &[auth.expose()]);
+                    }
+                    self.stage = Stage::Idle;
                 }
                 Stage::StartTls => {
                     self.command(Phase::StartTls, &[b"STARTTLS"]);
@@ -375,7 +385,7 @@ impl Session {
 
     fn settle(&mut self, phase: Phase, line: Line<'_>, good: bool, now: Mono, unix: u64, tally: &mut Tally) {
         match (phase, &mut self.current) {
-            (Phase::Connect | Phase::Ehlo | Phase::StartTls, _) => self.closing |= !good,
+            (Phase::Connect | Phase::Ehlo | Phase::StartTls | Phase::Auth, _) => self.closing |= !good,
             (Phase::Mail, Some(c)) => c.mail = good,
             (Phase::Rcpt(index), Some(c)) if good => {
                 c.accepted += 1;

@@ -14,6 +14,8 @@ pub enum Phase {
     Connect,
     /// EHLO.
     Ehlo,
+    /// AUTH.
+    Auth,
     /// STARTTLS.
     StartTls,
     /// MAIL FROM.
@@ -39,6 +41,7 @@ impl fmt::Display for Phase {
         f.write_str(match self {
             Phase::Connect => "connect",
             Phase::Ehlo => "ehlo",
+            Phase::Auth => "auth",
             Phase::StartTls => "starttls",
             Phase::Mail => "mail",
             Phase::Rcpt(_) => "rcpt",

@@ -13,6 +13,7 @@
 //! [`Step::Close`], so that pipelined commands are answered by one write (RFC 2920 §3.2). When
 //! [`Session::deadline`] passes: [`Session::expire`].
 
+mod auth;
 mod commands;
 mod options;
 mod starttls;
@@ -20,6 +21,7 @@ mod starttls;
 mod tests;
 mod transfer;
 
+pub use auth::{AuthMode, AuthOffer, AuthSaid};
 pub use options::Options;
 pub use starttls::Tls;
 
@@ -67,6 +69,8 @@ pub enum Question {
     Sender,
     /// Is the recipient that was added last taken? (RCPT)
     Recipient,
+    /// What becomes of an authentication? (AUTH; what the client said is in [`Session::auth_said`])
+    Auth,
     /// Can there be a TLS handshake now? (STARTTLS)
     Tls,
 }
@@ -78,6 +82,23 @@ pub enum Answer<'a> {
     Accept,
     /// No, with this reply. 421 also ends the session.
     Refuse(Refusal<'a>),
+    /// To [`Question::Auth`]: the client must answer this first.
+    Challenge(&'a [u8]),
+}
+
+/// What stands behind the name of a protocol (RFC 3848).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Marks {
+    /// S: under TLS.
+    pub tls: bool,
+    /// A: authenticated.
+    pub authenticated: bool,
+}
+
+impl Marks {
+    fn number(self) -> usize {
+        usize::from(self.tls) * 2 + usize::from(self.authenticated)
+    }
 }
 
 /// The protocol of a message, for the `with` of Received.
@@ -85,10 +106,10 @@ pub enum Answer<'a> {
 pub enum Protocol {
     /// After HELO.
     Smtp,
-    /// After EHLO (RFC 3848); under TLS.
-    Esmtp(bool),
-    /// With SMTPUTF8 (RFC 6531 §4.3); under TLS.
-    Utf8Smtp(bool),
+    /// After EHLO (RFC 3848).
+    Esmtp(Marks),
+    /// With SMTPUTF8 (RFC 6531 §4.3).
+    Utf8Smtp(Marks),
 }
 
 impl Protocol {
@@ -97,10 +118,8 @@ impl Protocol {
     pub fn text(self) -> &'static str {
         match self {
             Protocol::Smtp => "SMTP",
-            Protocol::Esmtp(false) => "ESMTP",
-            Protocol::Esmtp(true) => "ESMTPS",
-            Protocol::Utf8Smtp(false) => "UTF8SMTP",
-            Protocol::Utf8Smtp(true) => "UTF8SMTPS",
+            Protocol::Esmtp(marks) => ["ESMTP", "ESMTPA", "ESMTPS", "ESMTPSA"][marks.number()],
+            Protocol::Utf8Smtp(marks) => ["UTF8SMTP", "UTF8SMTPA", "UTF8SMTPS", "UTF8SMTPSA"][marks.number()],
         }
     }
 }
@@ -115,6 +134,7 @@ pub struct Session {
     state: State,
     hello: Hello,
     helo: Vec<u8>,
+    tls: Tls,
     /// What TLS has established.
     security: Option<Rc<Security>>,
     envelope: Envelope,
@@ -123,6 +143,7 @@ pub struct Session {
     declared_size: Option<u64>,
     transaction: Option<Transaction>,
     transfer: Option<Transfer>,
+    auth: auth::Auth,
     counts: Counts,
     /// Since when the peer has been owing us something.
     since: Mono,
@@ -137,8 +158,10 @@ enum State {
     Fresh,
     /// At the start of a command line.
     Command,
-    /// Within a command line that is too long.
-    LongLine,
+    /// Within a line that is too long; the reply to it.
+    LongLine(Reply),
+    /// At the start of a line that answers a challenge.
+    Auth,
     /// A question waits for its answer.
     Asking(Asking),
     /// Within the message of DATA.
@@ -200,12 +223,14 @@ impl Session {
             state: State::Fresh,
             hello: Hello::None,
             helo: Vec::new(),
+            tls: Tls::default(),
             security: None,
             envelope: Envelope::default(),
             smtputf8: false,
             declared_size: None,
             transaction: None,
             transfer: None,
+            auth: auth::Auth::default(),
             counts: Counts::default(),
             since: now,
             paused_until: None,
@@ -237,7 +262,8 @@ impl Session {
                     (0, Some(step).filter(|step| *step == Step::Close))
                 }
                 State::Command => self.command(now, rest, out),
-                State::LongLine => self.long_line(now, rest, out),
+                State::LongLine(reply) => self.long_line(now, reply, rest, out),
+                State::Auth => self.auth_line(now, rest, out),
                 State::Data => self.data(now, rest, out),
                 State::Chunk(_) => self.chunk(now, rest, out),
                 State::Asking(a) => (0, Some(Step::Ask(a.question))),
@@ -274,6 +300,10 @@ impl Session {
                 Reply::SENDER_OK.put(out);
             }
             (Question::Recipient, Answer::Accept) => Reply::RECIPIENT_OK.put(out),
+            (Question::Auth, Answer::Accept) => self.authenticated(out),
+            (Question::Auth, Answer::Challenge(challenge)) => self.challenge(challenge, out),
+            (_, Answer::Challenge(_)) => panic!("a challenge without AUTH"),
+            (Question::Auth, Answer::Refuse(refusal)) => self.not_authenticated(now, &refusal, out),
             (Question::Tls, Answer::Accept) => {
                 Reply::START_TLS.put(out);
                 self.state = State::Securing { fresh: false };
@@ -331,7 +361,7 @@ impl Session {
             State::Asking(_) | State::Ended(_) | State::Closing => Mono(u64::MAX),
             State::Securing { .. } => self.since.after(o.tls_time),
             State::Data | State::Chunk(_) => self.since.after(o.block_time).min(transfer),
-            State::Fresh | State::Command | State::LongLine => {
+            State::Fresh | State::Command | State::LongLine(_) | State::Auth => {
                 let envelope = self.transaction.filter(|_| self.transfer.is_none());
                 let envelope = envelope.map_or(Mono(u64::MAX), |t| t.began.after(o.envelope_time));
                 command.min(transfer).min(envelope)
@@ -365,7 +395,9 @@ impl Session {
     pub fn shutdown(&mut self, out: &mut Vec<u8>) -> Step {
         self.shutting_down = true;
         match self.state {
-            State::Fresh | State::Command | State::LongLine => self.close(Reply::SHUTTING_DOWN, out),
+            State::Fresh | State::Command | State::LongLine(_) | State::Auth => {
+                self.close(Reply::SHUTTING_DOWN, out)
+            }
             // No reply can be read within a handshake.
             State::Securing { .. } => {
                 self.state = State::Closing;
@@ -413,10 +445,14 @@ impl Session {
     #[must_use]
     pub fn protocol(&self) -> Protocol {
         match self.hello {
-            Hello::Ehlo if self.smtputf8 => Protocol::Utf8Smtp(self.security.is_some()),
-            Hello::Ehlo => Protocol::Esmtp(self.security.is_some()),
+            Hello::Ehlo if self.smtputf8 => Protocol::Utf8Smtp(self.marks()),
+            Hello::Ehlo => Protocol::Esmtp(self.marks()),
             Hello::Helo | Hello::None => Protocol::Smtp,
         }
+    }
+
+    fn marks(&self) -> Marks {
+        Marks { tls: self.security.is_some(), authenticated: self.auth.authenticated }
     }
 
     /// What is known of the message, between [`Step::EndOfMessage`] and its answer.
@@ -429,7 +465,7 @@ impl Session {
     /// True at a command boundary outside of a transaction: the session can be ended without harm.
     #[must_use]
     pub fn is_idle(&self) -> bool {
-        matches!(self.state, State::Fresh | State::Command) && self.transaction.is_none()
+        matches!(self.state, State::Fresh | State::Command | State::Auth) && self.transaction.is_none()
     }
 
     /// True while the bytes of a message are what comes next.

@@ -1,8 +1,8 @@
 //! Limits and times of a session.
 
-use super::Tls;
 use crate::smtp::data::{BareNewline, Limits, NulBytes};
 use crate::smtp::extension::Offer;
+use std::rc::Rc;
 use std::time::Duration;
 
 /// What a session allows. Shared by the sessions of a listener.
@@ -10,8 +10,6 @@ use std::time::Duration;
 pub struct Options {
     /// Our own name, in greeting and EHLO.
     pub hostname: String,
-    /// What the listener does with TLS.
-    pub tls: Tls,
     /// Time for a TLS handshake.
     pub tls_time: Duration,
     /// Limits of a message; its `size` is also what SIZE offers.
@@ -19,6 +17,10 @@ pub struct Options {
     /// Longest command line in bytes with CRLF (RFC 5321 §4.5.3.1.4: at least 512 plus extensions).
     /// The input buffer of the shell must hold more than this.
     pub line_max: usize,
+    /// Longest line of an AUTH exchange in bytes with CRLF (RFC 4954 §4: 12,288).
+    pub auth_line: usize,
+    /// Failed authentications of a session that end it.
+    pub auth_failures_max: u32,
     /// Recipients of one message (RFC 5321 §4.5.3.1.8: at least 100).
     pub recipients_max: u32,
     /// Recipients above [`Self::recipients_max`] that are answered 452 before each counts as an error.
@@ -67,7 +69,6 @@ impl Options {
     pub fn production(hostname: &str) -> Self {
         Options {
             hostname: hostname.to_string(),
-            tls: Tls::Off,
             tls_time: Duration::from_secs(30),
             message: Limits {
                 size: 50 << 20,
@@ -79,6 +80,8 @@ impl Options {
                 nul: NulBytes::Refuse,
             },
             line_max: 2048,
+            auth_line: 12_288,
+            auth_failures_max: 3,
             recipients_max: 1000,
             recipients_overshoot: 1000,
             envelope_max: 256 << 10,
@@ -138,9 +141,9 @@ impl Options {
             size: if self.message.size >= u64::MAX >> 1 { 0 } else { self.message.size },
             recipients: self.recipients_max,
             transactions: self.transactions_max,
-            starttls: matches!(self.tls, Tls::Offered | Tls::Required),
-            // Offered as soon as the session can do it.
-            auth: "",
+            // The session knows these.
+            starttls: false,
+            auth: Rc::from(""),
         }
     }
 }

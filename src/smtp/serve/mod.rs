@@ -5,11 +5,13 @@
 //! of the socket ends the session; our own trouble (disk, space) becomes a 4xx. A session holds a
 //! receive buffer only while bytes are on their way: an idle one gives it back.
 
+mod auth;
 mod collect;
 mod gather;
 mod secure;
 mod session;
 
+use crate::auth::service::Logins;
 use crate::base::time::Mono;
 use crate::intake::Intake;
 use crate::message::date::DateCache;
@@ -19,7 +21,7 @@ use crate::runtime::{Listener, Runtime, Stream};
 use crate::smtp::inbound;
 use crate::smtp::reply::{Refusal, Reply};
 use crate::tls::{Certificates, Connection};
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
@@ -30,8 +32,14 @@ pub trait Gate {
     /// A client has connected: is it one of those that may relay anywhere? `Err`: it is refused.
     fn admit(&self, client: IpAddr) -> Result<Guest, Reply>;
 
-    /// May a `trusted` client (or any) send to this recipient through us?
+    /// May a `trusted` client, an authenticated one (or any) send to this recipient through us?
     fn recipient(&self, trusted: bool, address: &[u8]) -> Result<(), Refusal<'static>>;
+
+    /// A client has proved to be this user. What is counted for it is given back on drop. `Err`: not
+    /// now.
+    fn login(&self, _login: &str) -> Result<Box<dyn std::any::Any>, Reply> {
+        Ok(Box::new(()))
+    }
 }
 
 /// A client that has been let in. What was counted for it is given back when this is dropped.
@@ -42,33 +50,22 @@ pub struct Guest {
     pub permit: Box<dyn std::any::Any>,
 }
 
-/// A listening socket as its sessions see it.
-#[derive(Clone)]
-pub struct Port {
-    /// Limits of sessions of clients that may relay.
-    pub trusted: Rc<inbound::Options>,
-    /// Limits of all other sessions.
-    pub others: Rc<inbound::Options>,
+/// How a listener lets clients in.
+#[derive(Clone, Debug, Default)]
+pub struct Door {
+    /// What it does with TLS.
+    pub tls: inbound::Tls,
     /// Certificates for TLS; without them it cannot be had.
     pub certificates: Option<Certificates>,
     /// Clients are asked for a certificate, too.
     pub ask_certificate: bool,
+    /// What it does with AUTH.
+    pub auth: inbound::AuthMode,
 }
 
-impl Port {
-    /// One without TLS.
-    #[must_use]
-    pub fn plain(options: &Options) -> Self {
-        Port {
-            trusted: options.trusted.clone(),
-            others: options.others.clone(),
-            certificates: None,
-            ask_certificate: false,
-        }
-    }
-
+impl Door {
     fn is_implicit(&self) -> bool {
-        self.others.tls == inbound::Tls::Implicit
+        self.tls == inbound::Tls::Implicit
     }
 
     /// Our end of a handshake.
@@ -83,9 +80,9 @@ impl Port {
 pub struct Options {
     /// Our name in Received.
     pub hostname: String,
-    /// Limits of sessions of clients that may relay, in clear text.
+    /// Limits of sessions of clients that may relay.
     pub trusted: Rc<inbound::Options>,
-    /// Limits of all other sessions, in clear text.
+    /// Limits of all other sessions.
     pub others: Rc<inbound::Options>,
     /// A body longer than this many bytes goes to a side file as it comes in.
     pub side_bytes: usize,
@@ -138,6 +135,8 @@ pub struct Context<R: Runtime> {
     /// Bytes of unfinished bodies.
     held: Cell<usize>,
     stopping: Cell<bool>,
+    /// None: there are no users.
+    logins: OnceCell<Rc<Logins<R>>>,
     live: RefCell<Live<R::Stream>>,
 }
 
@@ -175,8 +174,18 @@ impl<R: Runtime> Context<R> {
             date: RefCell::default(),
             held: Cell::new(0),
             stopping: Cell::new(false),
+            logins: OnceCell::new(),
             live,
         })
+    }
+
+    /// Sessions may authenticate here. To be called once, before connections are accepted.
+    pub fn set_logins(&self, logins: Rc<Logins<R>>) {
+        assert!(self.logins.set(logins).is_ok(), "there is one desk for logins");
+    }
+
+    fn logins(&self) -> Option<&Rc<Logins<R>>> {
+        self.logins.get()
     }
 
     /// Sessions that are open.
@@ -232,7 +241,7 @@ impl<R: Runtime> Context<R> {
 pub async fn accept<R: Runtime, L: Listener<Stream = R::Stream>>(
     ctx: Rc<Context<R>>,
     listener: Rc<L>,
-    port: Rc<Port>,
+    door: Rc<Door>,
 ) {
     loop {
         let (stream, peer) = match listener.accept().await {
@@ -248,14 +257,14 @@ pub async fn accept<R: Runtime, L: Listener<Stream = R::Stream>>(
                 let reply = refused.err().unwrap_or(Reply::SHUTTING_DOWN);
                 ctx.metrics.sessions_refused.increment(1);
                 // Where TLS comes first no words can be understood.
-                if !port.is_implicit() {
+                if !door.is_implicit() {
                     ctx.rt.spawn(turn_away(ctx.clone(), stream, reply));
                 }
                 continue;
             }
         };
         let ctx2 = ctx.clone();
-        ctx.rt.spawn(serve(ctx2, port.clone(), stream, peer, guest));
+        ctx.rt.spawn(serve(ctx2, door.clone(), stream, peer, guest));
     }
 }
 
@@ -268,7 +277,7 @@ async fn turn_away<R: Runtime>(ctx: Rc<Context<R>>, stream: R::Stream, reply: Re
 /// Serves one connection to its end.
 async fn serve<R: Runtime>(
     ctx: Rc<Context<R>>,
-    port: Rc<Port>,
+    door: Rc<Door>,
     stream: R::Stream,
     peer: SocketAddr,
     guest: Guest,
@@ -276,7 +285,7 @@ async fn serve<R: Runtime>(
     let (place, handle) = ctx.enter(stream);
     // On drop, so that a session that panics leaves, too.
     let _place = Place { ctx: ctx.clone(), place };
-    session::run(&ctx, &port, &handle, peer, &guest).await;
+    session::run(&ctx, &door, &handle, peer, &guest).await;
 }
 
 struct Place<R: Runtime> {

@@ -1,15 +1,16 @@
 //! L4: one session: the loop between socket, machine, gate and intake.
 
+use super::auth::Login;
 use super::collect::Collector;
 use super::secure::Counted;
-use super::{Context, Guest, Handle, Port};
+use super::{Context, Door, Guest, Handle};
 use crate::base::time::Mono;
 use crate::channel::Channel;
 use crate::intake::{Accepted, Body, IntakeError, Submission};
 use crate::message::received::{self, Trace};
 use crate::metrics;
 use crate::runtime::{Runtime, Stream, pool, yield_now};
-use crate::smtp::inbound::{Answer, Question, Session, Step, Tls};
+use crate::smtp::inbound::{Answer, Question, Session, Step};
 use crate::smtp::reply::{Refusal, Reply};
 use crate::storage::side::SideError;
 use crate::tls;
@@ -20,18 +21,18 @@ use std::rc::Rc;
 /// Serves the connection until it ends.
 pub(super) async fn run<R: Runtime>(
     ctx: &Rc<Context<R>>,
-    port: &Port,
+    door: &Door,
     handle: &Handle<R::Stream>,
     peer: SocketAddr,
     guest: &Guest,
 ) {
-    let options = if guest.trusted { &port.trusted } else { &port.others };
+    let options = if guest.trusted { &ctx.options.trusted } else { &ctx.options.others };
     let now = ctx.rt.now();
     let mut talk = Talk {
         now,
         ends: now.after(ctx.options.session),
         ctx,
-        port,
+        door,
         handle,
         channel: Channel::Plain,
         handshake: None,
@@ -39,6 +40,7 @@ pub(super) async fn run<R: Runtime>(
         peer,
         trusted: guest.trusted,
         machine: Session::new(options.clone(), now),
+        login: Login::default(),
         body: Collector::new(ctx.clone()),
         buf: Vec::new(),
         at: 0,
@@ -47,7 +49,10 @@ pub(super) async fn run<R: Runtime>(
         out: Vec::new(),
         trace: Vec::new(),
     };
-    let mut step = if options.tls == Tls::Implicit {
+    talk.machine.set_tls(door.tls);
+    talk.machine.set_auth(door.auth);
+    talk.offer_auth();
+    let mut step = if door.is_implicit() {
         talk.machine.begin_tls(now)
     } else {
         talk.machine.banner(now, false, &mut talk.out)
@@ -65,26 +70,27 @@ pub(super) struct Talk<'a, R: Runtime> {
     /// When the session has lasted long enough.
     ends: Mono,
     pub(super) ctx: &'a Rc<Context<R>>,
-    pub(super) port: &'a Port,
+    pub(super) door: &'a Door,
     pub(super) handle: &'a Handle<R::Stream>,
     pub(super) channel: Channel,
     /// Our end of a handshake that has been promised.
     pub(super) handshake: Option<Box<tls::Connection>>,
     /// Under TLS.
     pub(super) counted: Option<Counted>,
-    peer: SocketAddr,
+    pub(super) peer: SocketAddr,
     trusted: bool,
     pub(super) machine: Session,
+    pub(super) login: Login,
     pub(super) body: Collector<R>,
     /// What has been received; consumed up to `at`.
     pub(super) buf: Vec<u8>,
     pub(super) at: usize,
     /// Where the input of the last look of the machine began.
-    shown: usize,
+    pub(super) shown: usize,
     /// The last body was a long one, so the next may be.
     bulk: bool,
     /// Replies not yet sent.
-    out: Vec<u8>,
+    pub(super) out: Vec<u8>,
     trace: Vec<u8>,
 }
 
@@ -310,6 +316,7 @@ impl<R: Runtime> Talk<'_, R> {
 
     async fn ask(&mut self, question: Question) {
         let answer = match question {
+            Question::Auth => return self.ask_auth().await,
             Question::Sender => {
                 let room = self.ctx.intake.room().await;
                 self.now = self.ctx.rt.now();
@@ -320,7 +327,8 @@ impl<R: Runtime> Talk<'_, R> {
             }
             Question::Recipient => {
                 let last = self.machine.envelope().last().expect("the question is about a recipient");
-                match self.ctx.gate.recipient(self.trusted, last.address) {
+                let may_relay = self.trusted || self.machine.is_authenticated();
+                match self.ctx.gate.recipient(may_relay, last.address) {
                     Ok(()) => Answer::Accept,
                     Err(refusal) => Answer::Refuse(refusal),
                 }
@@ -338,6 +346,7 @@ impl<R: Runtime> Talk<'_, R> {
         let now = self.now;
         match result {
             Ok(accepted) => {
+                self.tell_taken(&accepted.id.text());
                 self.machine.accepted(now, &accepted.id.text(), accepted.ticket, &mut self.out);
             }
             Err(reply) => self.machine.refused(now, Refusal::Fixed(reply), &mut self.out),
