@@ -139,7 +139,7 @@ fn what_changes_security_is_never_ignored() {
     }
     assert_eq!(
         warnings(&(SMALL.to_string() + "[dns]\ndnssec = \"trust-ad\"\n[mailbox]\nquota = \"1GiB\"\n")),
-        ["mailbox", "dns.dnssec"]
+        ["dns.dnssec", "mailbox"]
     );
 }
 

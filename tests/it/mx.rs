@@ -63,10 +63,14 @@ fn preference_decides_and_a_dead_host_gives_way_to_the_next() {
     .concat();
     let names = NameServer::start(&zone);
     let mut config = config(&names);
-    config.tail = "[[route]]\ndomain = \"routed.test\"\nnext_hop = \"mx:both.test\"\n".into();
+    config.tail = "[[route]]\ndomain = \"routed.test\"\nnext_hop = \"mx:both.test\"\n\
+                   [[route]]\ndomain = \"named.test\"\nnext_hop = \"second.both.test:2525\"\n"
+        .into();
     let server = Server::start(&config);
     let mut client = server.client();
-    for domain in ["both.test", "dead.test", "busy.test", "plain.test", "alias.test", "routed.test"] {
+    let domains =
+        ["both.test", "dead.test", "busy.test", "plain.test", "alias.test", "routed.test", "named.test"];
+    for domain in domains {
         client.mail(FROM, &[&format!("r@{domain}")], BODY);
     }
     server.drained();
@@ -76,7 +80,7 @@ fn preference_decides_and_a_dead_host_gives_way_to_the_next() {
         all
     };
     assert_eq!(to(&first), ["<r@alias.test>", "<r@both.test>", "<r@plain.test>", "<r@routed.test>"]);
-    assert_eq!(to(&second), ["<r@dead.test>"]);
+    assert_eq!(to(&second), ["<r@dead.test>", "<r@named.test>"]);
     assert_eq!(to(&alone), ["<r@busy.test>"]);
     assert_eq!(got(&alone, "r@busy.test").split().1, BODY);
     assert!(server.metric("ringpost_dns_lookups_total", "result=\"found\"") >= 7.0);
