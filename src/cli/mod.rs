@@ -95,7 +95,7 @@ enum Command {
     Storage(storage::StorageCommand),
     /// Load a mail server, receive its mail, compare the two
     #[command(subcommand)]
-    Load(load::LoadCommand),
+    Load(Box<load::LoadCommand>),
 }
 
 impl Command {

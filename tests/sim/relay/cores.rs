@@ -32,7 +32,7 @@ impl Stage {
         let tell = move |news: &News<'_>| me.hear(news, calm);
         let (storage, options) = ((self.storage.clone(), poison), self.options.clone());
         let started = node::start_core(&self.relay, &rt, self.tables.clone(), storage, options, place, tell);
-        match started.await {
+        match Box::pin(started).await {
             Ok((logs, recovery)) => {
                 self.opened(&recovery);
                 // The process lives as long as its queues are held.
