@@ -106,7 +106,7 @@ fn domains_without_mail_bounce_with_the_right_status() {
         "hostless.test. IN MX 10 nowhere.hostless.test.\n".into(),
         "number.test. IN MX 10 192.0.2.1.\n".into(),
         mx("self.test", 10, "us.self.test", own),
-        format!("self.test. IN MX 20 in.client.test.\n"),
+        "self.test. IN MX 20 in.client.test.\n".into(),
     ]
     .concat();
     let names = NameServer::start(&zone);
