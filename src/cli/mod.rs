@@ -81,7 +81,7 @@ enum Command {
     Check(check::Args),
     /// Look at the queue of a running server, and change it
     Queue(queue::QueueArgs),
-    /// Look at the files of the queue: what there is, whether it is sound
+    /// The files of the queue: what there is, whether it is sound; the index made anew, or copied
     #[command(subcommand)]
     Storage(storage::StorageCommand),
     /// Load a mail server, receive its mail, compare the two

@@ -163,6 +163,17 @@ pub struct Loaded {
     pub orphans: u64,
 }
 
+/// How far an index is that is being made anew.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Progress {
+    /// Segments of the archive that have been read.
+    pub segments: usize,
+    /// Segments of the archive.
+    pub of: usize,
+    /// Messages found in them so far that are still to be sent.
+    pub messages: u64,
+}
+
 /// Something that the log says of a message whose state is in the index.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Said {
@@ -210,6 +221,13 @@ impl Rebuild {
         if read.is_err() {
             self.malformed.push((r.head.kind, r.head.id));
         }
+    }
+
+    /// Recipients that may have been in flight when the log ended.
+    #[must_use]
+    pub fn in_doubt(&self) -> usize {
+        let all = self.messages.values().flat_map(|f| &f.recipients);
+        all.filter(|r| r.in_doubt && !r.fate.is_done()).count()
     }
 
     fn said(&mut self, id: MessageId, kind: u8, r: &Recovered<'_>) -> Result<(), Malformed> {

@@ -6,6 +6,7 @@
 
 mod control;
 mod core;
+pub mod offline;
 mod settings;
 mod tables;
 

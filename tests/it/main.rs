@@ -12,6 +12,7 @@ mod hostile_hops;
 mod hostile_load;
 mod operator;
 mod queue;
+mod reindex;
 mod relay;
 mod source;
 mod storage;

@@ -157,7 +157,7 @@ impl<R: Runtime> Desk<R> {
         };
         // What the rows say must be in the journal first: it is what a restart goes by.
         self.0.keeper.fence().await.map_err(io::Error::other)?;
-        self.0.table.commit(changes).await?;
+        self.0.table().commit(changes).await?;
         self.indexed(mark);
         Ok(())
     }
