@@ -192,10 +192,7 @@ pub(crate) struct NewMessage<'a> {
 }
 
 impl<R: Runtime> Desk<R> {
-    pub(crate) fn assemble(
-        (keeper, vault): (Keeper<R>, Archive<R>),
-        parts: Parts<R>,
-    ) -> Self {
+    pub(crate) fn assemble((keeper, vault): (Keeper<R>, Archive<R>), parts: Parts<R>) -> Self {
         let Parts { rt, storage, poison, log, options, metrics, routing, shares, .. } = parts;
         let (now, wall) = (rt.now(), rt.wall());
         metrics.queue_loading.set(1.0);

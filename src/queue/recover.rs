@@ -195,6 +195,10 @@ pub struct Rebuild {
     pub archived: BTreeMap<MessageId, Vec<Said>>,
     /// The log has a clean stop: what the index calls under way was not, unless `archived` says so.
     pub stopped: bool,
+    /// The segment in which it says so last.
+    pub stopped_at: u64,
+    /// The last segment with a record.
+    pub newest: u64,
     /// Hops of the recipients, each with an address that leads there.
     pub hops: Vec<(Rc<Hop>, Box<[u8]>)>,
     /// Kind and id of records that could not be read.
@@ -209,10 +213,12 @@ impl Rebuild {
     pub fn visit(&mut self, r: &Recovered<'_>, plan: &dyn Fn(&[u8]) -> Plan) {
         let id = MessageId(r.head.id);
         self.last = self.last.max(id);
+        self.newest = self.newest.max(r.location.segment);
         let read = match r.head.kind {
             _ if r.head.version != record::VERSION => Err(Malformed),
             record::MESSAGE => self.message(id, r, plan),
             record::STOPPED => {
+                self.stopped_at = r.location.segment;
                 self.stopped();
                 Ok(())
             }

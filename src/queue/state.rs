@@ -231,6 +231,8 @@ pub(crate) struct State {
     pub journaled: BTreeSet<MessageId>,
     /// What rows call under way was not: the last run ended in order.
     pub rows_sure: bool,
+    /// See [`Meta`](crate::queue::row::Meta).
+    pub doubt: u64,
     /// Records of messages that the index knew of and that ended before their changes.
     pub orphans: BTreeMap<MessageId, SmallVec<[Location; 1]>>,
     /// Parked messages that are to be read back when there is room.
@@ -291,6 +293,7 @@ impl State {
             said: Default::default(),
             journaled: Default::default(),
             rows_sure: false,
+            doubt: 0,
             orphans: Default::default(),
             recalls: Default::default(),
             archived: 0,

@@ -78,7 +78,8 @@ async fn all(
     mut tell: impl FnMut(Step),
 ) -> Result<Vec<Made>, Failure> {
     let folder = config.data_dir.join("queue");
-    let failed = |path: &Path, e: &dyn std::fmt::Display| Failure::new(74, format!("{}: {e}", path.display()));
+    let failed =
+        |path: &Path, e: &dyn std::fmt::Display| Failure::new(74, format!("{}: {e}", path.display()));
     let names = rt.list_dirs(&folder).await.map_err(|e| failed(&folder, &e))?;
     let numbers = names.iter().filter_map(|name| logs::log_number(name));
     let all: Vec<(LogNumber, PathBuf)> = numbers.map(|n| (n, logs::directory(&folder, n))).collect();

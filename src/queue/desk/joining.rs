@@ -181,14 +181,14 @@ impl<R: Runtime> Desk<R> {
             return Err(io::ErrorKind::Interrupted.into());
         }
         assert!(self.0.table.set(table).is_ok(), "an index is opened once");
-        self.know(&meta, lost, rebuild.stopped).await?;
+        self.know(&meta, lost, &rebuild).await?;
         let united = self.find_archived(&rebuild.messages, meta.through).await?;
         self.take_over(rebuild, &united, lost).await?;
         Ok(lost)
     }
 
     /// Takes over what the index says of itself, and names of destinations.
-    async fn know(&self, meta: &Meta, lost: bool, stopped: bool) -> io::Result<()> {
+    async fn know(&self, meta: &Meta, lost: bool, rebuild: &Rebuild) -> io::Result<()> {
         let names = if lost { None } else { Some(read_names(self.0.table()).await?) };
         let mut s = self.0.state.borrow_mut();
         let s = &mut *s;
@@ -197,7 +197,10 @@ impl<R: Runtime> Desk<R> {
         s.archived_through = meta.through;
         s.last_id = s.last_id.max(meta.last);
         s.ages.found_too(meta.last);
-        s.rows_sure = stopped && !lost;
+        // What has been said before the index was made anew is not about its rows. Each run begins with a
+        // new segment.
+        s.doubt = if lost { rebuild.newest + 1 } else { meta.doubt };
+        s.rows_sure = rebuild.stopped && rebuild.stopped_at >= s.doubt;
         self.0.keeper.set_mark(meta.mark);
         for (number, name, sample) in names.iter().flatten() {
             // Destinations that there are no more by that name are found anew, message by message.

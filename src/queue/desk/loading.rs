@@ -11,8 +11,8 @@ use crate::queue::desk::Desk;
 use crate::queue::index::{DestId, NOWHERE};
 use crate::queue::ledger::Change;
 use crate::queue::record::{self, Fate, MessageView, StatesView};
-pub use crate::queue::recover::{Loaded, Progress};
 use crate::queue::recover::{self, Found, Said, Way};
+pub use crate::queue::recover::{Loaded, Progress};
 use crate::queue::row::{self, Meta, RowHead, RowRecipient, RowView};
 use crate::queue::state::{self, After, OwnedReply, State};
 use crate::queue::stub::{Marks, SEVERAL, Stub};
@@ -284,7 +284,7 @@ impl<R: Runtime> Desk<R> {
                 changes.put(&row::name_key(number), &row::name_value(name, sample));
             }
             let mark = s.ledger.mark() + REBUILT;
-            Meta { log: self.0.keeper.log(), mark, last: s.last_id, through: u64::MAX }
+            Meta { log: self.0.keeper.log(), mark, last: s.last_id, through: u64::MAX, doubt: s.doubt }
         };
         changes.put(row::META, &meta.encode());
         self.0.table().commit(changes).await?;

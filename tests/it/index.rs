@@ -1,4 +1,5 @@
-//! `ringpost storage reindex` and `copy-index`: the index of a long queue made anew, and copied.
+//! The index of a long queue: made anew by `ringpost storage reindex`, copied by `copy-index`, damaged
+//! by whatever damages files.
 
 #![allow(clippy::disallowed_methods, reason = "copies and damages files")]
 
@@ -106,7 +107,8 @@ fn an_index_is_made_anew_by_hand_and_nobody_notices() {
 fn an_index_is_copied_while_the_server_runs() {
     let (server, ids_before) = waiting();
     let copies = server.dir().path().join("copies");
-    let copy = |server: &Server| storage(server.dir().path(), &["copy-index", copies.to_str().unwrap(), "--json"]);
+    let copy =
+        |server: &Server| storage(server.dir().path(), &["copy-index", copies.to_str().unwrap(), "--json"]);
     let nowhere = copy(&server);
     assert_eq!(nowhere.status.code(), Some(73), "{nowhere:?}");
     std::fs::create_dir(&copies).expect("made");
@@ -125,4 +127,39 @@ fn an_index_is_copied_while_the_server_runs() {
     let server = started_sound(dir);
     assert_eq!(ids(&server), ids_before);
     server.stop();
+}
+
+/// Places all over the file: each page of its beginning, then one in each of many equal parts.
+fn places(len: u64) -> Vec<u64> {
+    let start = [0, 9, 64, 130, 4096, 4200];
+    let rest = (0..12).map(|n| n * len / 12 + 1234 + 577 * n);
+    start.into_iter().chain(rest).filter(|at| *at < len).collect()
+}
+
+#[test]
+fn a_damaged_index_costs_no_mail_and_no_start() {
+    let (server, before) = waiting();
+    let dir = server.stop();
+    let good = std::fs::read(index(dir.path())).expect("a file");
+    let mut lost = 0;
+    for (n, at) in places(good.len() as u64).into_iter().enumerate() {
+        let mut bad = good.clone();
+        let at = at as usize;
+        match n % 3 {
+            0 => bad[at] ^= 1 << (n % 8),
+            1 => bad[at..(at + 4096).min(good.len())].fill(0),
+            _ => bad.truncate(at),
+        }
+        let copy = Arc::new(directory());
+        let words = [dir.path().join("data"), copy.path().join("data")];
+        assert!(Command::new("cp").arg("-a").args(words).status().expect("cp runs").success());
+        std::fs::write(index(copy.path()), bad).expect("written");
+        let server = Server::start_in(copy, &config());
+        server.event("queue_loaded");
+        lost += u32::from(server.lines().iter().any(|l| l.contains("index_lost")));
+        assert_eq!(ids(&server), before, "damage {n} at {at}");
+        // It is a sound one from now on, also after a kill.
+        started_sound(server.kill()).kill();
+    }
+    assert!(lost >= 6, "only {lost} of them were damages");
 }
