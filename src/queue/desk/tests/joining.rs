@@ -128,7 +128,10 @@ fn an_index_found_unsound_late_is_made_anew_and_one_that_cannot_be_read_ends_it(
         stored(&world).unsound.set(Some(kind));
         run(
             &world,
-            |r| later(r, 0),
+            |r| {
+                later(r, 0);
+                r.a.up.set(false);
+            },
             async |r| {
                 let desk = opened(r).await;
                 send(&desk, &["new@b.example"]).await;
