@@ -401,6 +401,8 @@ def run_postfix(a, folder):
 
 def main():
     a = arguments()
+    # So that what was started is ended.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     if not os.path.exists(a.binary):
         raise SystemExit(f"{a.binary} is not there: cargo build --profile dist")
     base = a.dir or os.path.join(ROOT, "target", "backlog")
