@@ -196,10 +196,10 @@ pub async fn run(rt: Uring, seed: Seed) {
     rt.on_panic(move || panics.increment(1));
     let counters = (seed.sessions.clone(), seed.user_sessions.clone());
     let tables = Tables::new(seed.config.clone(), seed.router.clone(), counters);
-    let logs = match Logs::open(setup(&rt, &seed, &tables)).await {
+    let (logs, told) = match Logs::open(setup(&rt, &seed, &tables)).await {
         Ok((logs, recovery)) => {
             report(&seed.voice(), &recovery);
-            logs
+            (logs, recovery.index_lost)
         }
         Err((dir, e)) => {
             // The control thread waits for it or has given up.
@@ -239,7 +239,7 @@ pub async fn run(rt: Uring, seed: Seed) {
     let Seed { notes, health, started, .. } = seed;
     health.set(State::Ready);
     let _ = started.send(Ok(()));
-    rt.spawn(report_loaded(logs.own().clone(), voice.clone()));
+    rt.spawn(report_loaded(logs.own().clone(), voice.clone(), told));
     // Behind the back of the sessions, however much there is.
     logs.adopt();
     rt.spawn(watch(rt.clone(), logs.clone(), health.clone(), listeners.clone(), voice));
@@ -363,16 +363,24 @@ fn report_faults(voice: &Voice, of: &str, r: &Recovery) {
         voice.say(Level::Alarm, "archive_damaged", text);
     }
     if r.index_lost {
-        let text = format!(
-            "{of}the index is not there, or not what the journal needs: it is being made anew from archive \
-             and journal"
-        );
-        voice.say(Level::Warn, "index_lost", text);
+        report_lost(voice, of);
     }
 }
 
-/// Tells what was found in the index of the core's own log when all of it has been read.
-async fn report_loaded(desk: Desk<Uring>, voice: Voice) {
+fn report_lost(voice: &Voice, of: &str) {
+    let text = format!(
+        "{of}the index is not there, or not what the journal needs: it is being made anew from archive and \
+         journal"
+    );
+    voice.say(Level::Warn, "index_lost", text);
+}
+
+/// Tells what was found in the index of the core's own log when all of it has been read. `told`: that
+/// it was lost has been told.
+async fn report_loaded(desk: Desk<Uring>, voice: Voice, told: bool) {
+    if desk.index_lost().await == Some(true) && !told {
+        report_lost(&voice, "");
+    }
     if let Some(loaded) = desk.loaded().await {
         tell_loaded(&voice, "", &loaded);
     }

@@ -7,6 +7,7 @@
 mod accounts;
 mod control;
 mod core;
+pub mod offline;
 mod settings;
 mod tables;
 

@@ -11,6 +11,7 @@ mod harness;
 mod hostile;
 mod hostile_hops;
 mod hostile_load;
+mod index;
 mod operator;
 mod queue;
 mod relay;

@@ -151,13 +151,14 @@ impl<R: Runtime> Desk<R> {
                 None => changes.delete(key),
             });
             let mark = s.ledger.mark() + 1;
-            let meta = Meta { log: self.0.keeper.log(), mark, last: s.last_id, through: s.archived_through };
+            let (log, last, through, doubt) = (self.0.keeper.log(), s.last_id, s.archived_through, s.doubt);
+            let meta = Meta { log, mark, last, through, doubt };
             changes.put(row::META, &meta.encode());
             mark
         };
         // What the rows say must be in the journal first: it is what a restart goes by.
         self.0.keeper.fence().await.map_err(io::Error::other)?;
-        self.0.table.commit(changes).await?;
+        self.0.table().commit(changes).await?;
         self.indexed(mark);
         Ok(())
     }

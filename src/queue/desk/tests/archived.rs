@@ -8,9 +8,9 @@ use std::cell::RefCell;
 use std::collections::BTreeSet;
 
 /// More than three times what the journal's window holds.
-const MANY: usize = 300;
+pub(super) const MANY: usize = 300;
 
-fn stored(world: &World) -> Rc<Stored> {
+pub(super) fn stored(world: &World) -> Rc<Stored> {
     world.tables.borrow().get(Path::new("/q/index")).cloned().expect("an index")
 }
 
@@ -19,19 +19,19 @@ fn archive_files(world: &World) -> usize {
 }
 
 /// Recipients that a server got, each as often as it was sent.
-fn recipients(server: &Server) -> Vec<String> {
+pub(super) fn recipients(server: &Server) -> Vec<String> {
     let mut all: Vec<String> = texts(server).iter().flat_map(|m| m.to.clone()).collect();
     all.sort();
     all
 }
 
-fn expected(domain: &str, range: std::ops::Range<usize>) -> Vec<String> {
+pub(super) fn expected(domain: &str, range: std::ops::Range<usize>) -> Vec<String> {
     let mut all: Vec<String> = range.map(|n| format!("m{n}@{domain}")).collect();
     all.sort();
     all
 }
 
-async fn fill(r: &Run, desk: &Desk<Rig>, range: std::ops::Range<usize>) {
+pub(super) async fn fill(r: &Run, desk: &Desk<Rig>, range: std::ops::Range<usize>) {
     let body = "x".repeat(6000);
     for n in range {
         let e = envelope("me@from.example", &[(&format!("m{n}@a.example"), Notify::DEFAULT)]);
@@ -42,7 +42,7 @@ async fn fill(r: &Run, desk: &Desk<Rig>, range: std::ops::Range<usize>) {
     }
 }
 
-async fn settled(r: &Run) {
+pub(super) async fn settled(r: &Run) {
     r.sleep(2 * SECOND).await;
 }
 
