@@ -105,19 +105,11 @@ pub fn sessions(c: &Config, cores: usize) -> serve::Options {
     }
 }
 
-/// One for each address of the configuration, in its order.
-pub fn ports(
-    c: &Config,
-    sessions: &serve::Options,
-    certificates: Option<&Certificates>,
-) -> Vec<Rc<serve::Port>> {
-    let port = |l: &Listener| {
-        let with = |options: &Rc<inbound::Options>| {
-            Rc::new(inbound::Options { tls: l.tls, ..inbound::Options::clone(options) })
-        };
-        Rc::new(serve::Port {
-            trusted: with(&sessions.trusted),
-            others: with(&sessions.others),
+/// How each listening socket lets clients in, in the order of the sockets of a core.
+pub fn doors(c: &Config, certificates: Option<&Certificates>) -> Vec<Rc<serve::Door>> {
+    let door = |l: &Listener| {
+        Rc::new(serve::Door {
+            tls: l.tls,
             certificates: certificates.cloned(),
             // Where users log in; other servers have nothing to prove.
             ask_certificate: matches!(l.protocol, Protocol::Submission | Protocol::Submissions),
@@ -128,8 +120,7 @@ pub fn ports(
             },
         })
     };
-    let all = c.listeners.iter().flat_map(|l| std::iter::repeat_n(port(l), l.addresses.len()));
-    all.collect()
+    c.listeners.iter().flat_map(|l| vec![door(l); l.addresses.len()]).collect()
 }
 
 fn inbound(c: &Config) -> inbound::Options {

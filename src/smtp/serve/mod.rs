@@ -50,13 +50,11 @@ pub struct Guest {
     pub permit: Box<dyn std::any::Any>,
 }
 
-/// A listening socket as its sessions see it.
-#[derive(Clone)]
-pub struct Port {
-    /// Limits of sessions of clients that may relay.
-    pub trusted: Rc<inbound::Options>,
-    /// Limits of all other sessions.
-    pub others: Rc<inbound::Options>,
+/// How a listener lets clients in.
+#[derive(Clone, Debug, Default)]
+pub struct Door {
+    /// What it does with TLS.
+    pub tls: inbound::Tls,
     /// Certificates for TLS; without them it cannot be had.
     pub certificates: Option<Certificates>,
     /// Clients are asked for a certificate, too.
@@ -65,21 +63,9 @@ pub struct Port {
     pub auth: inbound::AuthMode,
 }
 
-impl Port {
-    /// One without TLS and AUTH.
-    #[must_use]
-    pub fn plain(options: &Options) -> Self {
-        Port {
-            trusted: options.trusted.clone(),
-            others: options.others.clone(),
-            certificates: None,
-            ask_certificate: false,
-            auth: inbound::AuthMode::Off,
-        }
-    }
-
+impl Door {
     fn is_implicit(&self) -> bool {
-        self.others.tls == inbound::Tls::Implicit
+        self.tls == inbound::Tls::Implicit
     }
 
     /// Our end of a handshake.
@@ -94,9 +80,9 @@ impl Port {
 pub struct Options {
     /// Our name in Received.
     pub hostname: String,
-    /// Limits of sessions of clients that may relay, in clear text.
+    /// Limits of sessions of clients that may relay.
     pub trusted: Rc<inbound::Options>,
-    /// Limits of all other sessions, in clear text.
+    /// Limits of all other sessions.
     pub others: Rc<inbound::Options>,
     /// A body longer than this many bytes goes to a side file as it comes in.
     pub side_bytes: usize,
@@ -255,7 +241,7 @@ impl<R: Runtime> Context<R> {
 pub async fn accept<R: Runtime, L: Listener<Stream = R::Stream>>(
     ctx: Rc<Context<R>>,
     listener: Rc<L>,
-    port: Rc<Port>,
+    door: Rc<Door>,
 ) {
     loop {
         let (stream, peer) = match listener.accept().await {
@@ -271,14 +257,14 @@ pub async fn accept<R: Runtime, L: Listener<Stream = R::Stream>>(
                 let reply = refused.err().unwrap_or(Reply::SHUTTING_DOWN);
                 ctx.metrics.sessions_refused.increment(1);
                 // Where TLS comes first no words can be understood.
-                if !port.is_implicit() {
+                if !door.is_implicit() {
                     ctx.rt.spawn(turn_away(ctx.clone(), stream, reply));
                 }
                 continue;
             }
         };
         let ctx2 = ctx.clone();
-        ctx.rt.spawn(serve(ctx2, port.clone(), stream, peer, guest));
+        ctx.rt.spawn(serve(ctx2, door.clone(), stream, peer, guest));
     }
 }
 
@@ -291,7 +277,7 @@ async fn turn_away<R: Runtime>(ctx: Rc<Context<R>>, stream: R::Stream, reply: Re
 /// Serves one connection to its end.
 async fn serve<R: Runtime>(
     ctx: Rc<Context<R>>,
-    port: Rc<Port>,
+    door: Rc<Door>,
     stream: R::Stream,
     peer: SocketAddr,
     guest: Guest,
@@ -299,7 +285,7 @@ async fn serve<R: Runtime>(
     let (place, handle) = ctx.enter(stream);
     // On drop, so that a session that panics leaves, too.
     let _place = Place { ctx: ctx.clone(), place };
-    session::run(&ctx, &port, &handle, peer, &guest).await;
+    session::run(&ctx, &door, &handle, peer, &guest).await;
 }
 
 struct Place<R: Runtime> {

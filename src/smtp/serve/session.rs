@@ -3,14 +3,14 @@
 use super::auth::Login;
 use super::collect::Collector;
 use super::secure::Counted;
-use super::{Context, Guest, Handle, Port};
+use super::{Context, Door, Guest, Handle};
 use crate::base::time::Mono;
 use crate::channel::Channel;
 use crate::intake::{Accepted, Body, IntakeError, Submission};
 use crate::message::received::{self, Trace};
 use crate::metrics;
 use crate::runtime::{Runtime, Stream, pool, yield_now};
-use crate::smtp::inbound::{Answer, Question, Session, Step, Tls};
+use crate::smtp::inbound::{Answer, Question, Session, Step};
 use crate::smtp::reply::{Refusal, Reply};
 use crate::storage::side::SideError;
 use crate::tls;
@@ -21,18 +21,18 @@ use std::rc::Rc;
 /// Serves the connection until it ends.
 pub(super) async fn run<R: Runtime>(
     ctx: &Rc<Context<R>>,
-    port: &Port,
+    door: &Door,
     handle: &Handle<R::Stream>,
     peer: SocketAddr,
     guest: &Guest,
 ) {
-    let options = if guest.trusted { &port.trusted } else { &port.others };
+    let options = if guest.trusted { &ctx.options.trusted } else { &ctx.options.others };
     let now = ctx.rt.now();
     let mut talk = Talk {
         now,
         ends: now.after(ctx.options.session),
         ctx,
-        port,
+        door,
         handle,
         channel: Channel::Plain,
         handshake: None,
@@ -49,9 +49,10 @@ pub(super) async fn run<R: Runtime>(
         out: Vec::new(),
         trace: Vec::new(),
     };
-    talk.machine.set_auth(port.auth);
+    talk.machine.set_tls(door.tls);
+    talk.machine.set_auth(door.auth);
     talk.offer_auth();
-    let mut step = if options.tls == Tls::Implicit {
+    let mut step = if door.is_implicit() {
         talk.machine.begin_tls(now)
     } else {
         talk.machine.banner(now, false, &mut talk.out)
@@ -69,7 +70,7 @@ pub(super) struct Talk<'a, R: Runtime> {
     /// When the session has lasted long enough.
     ends: Mono,
     pub(super) ctx: &'a Rc<Context<R>>,
-    pub(super) port: &'a Port,
+    pub(super) door: &'a Door,
     pub(super) handle: &'a Handle<R::Stream>,
     pub(super) channel: Channel,
     /// Our end of a handshake that has been promised.
