@@ -158,6 +158,18 @@ fn required_is_required() {
     }
     client.say(&plain("ann", SECRET)).expect("235");
     client.mail("a@b.example", &[TO], b"Subject: x\r\n\r\nx\r\n");
+    // The load generator logs in, too; without it nothing is taken.
+    let password = world.dir.path().join("password");
+    std::fs::write(&password, SECRET).expect("a file");
+    let load = |more: &[&str]| {
+        let mut command = Command::new(PROGRAM);
+        command.args(["load", "smtp", "--messages", "3", "--to", &world.server.smtp.to_string()]);
+        command.args(more).stdout(Stdio::null()).stderr(Stdio::null()).status().expect("the program runs")
+    };
+    let file = password.display().to_string();
+    assert!(load(&["--auth", "ann", "--password-file", &file]).success());
+    assert!(!load(&[]).success());
+    assert_eq!(world.hop.wait(4).len(), 4);
     world.end(&[]);
 }
 
