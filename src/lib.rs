@@ -12,10 +12,11 @@
 //! * L2 [`policy`]: who may do what; how many sessions.
 //! * L3 [`runtime`]: the traits Disk, Net, Clock, Entropy, and the io_uring that implements them.
 //! * L3 [`events`], [`metrics`]: alarms and series.
-//! * L4 [`intake`]: the only way in; [`delivery`]: the way out.
+//! * L4 [`intake`]: the only way in; [`delivery`]: the way out; [`attempts`]: logins that fail.
 //! * L5 [`config`], [`admin`], [`server`], [`load`], [`cli`]: composition.
 
 pub mod admin;
+pub mod attempts;
 pub mod base;
 pub mod cli;
 pub mod config;

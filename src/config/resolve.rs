@@ -6,7 +6,7 @@
 
 use super::diagnose::{Problem, Problems, Report, Severity};
 use super::raw::{self, AuthMode, ListenerTls, Protocol, Raw, RouteTls};
-use super::units::{Cores, Listen};
+use super::units::{Cores, Listen, Network, Rate};
 use crate::route::destination::{NextHop, Target, TlsPolicy, host_name};
 use ipnet::IpNet;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -46,6 +46,8 @@ pub struct Config {
     pub queue: Queue,
     /// `[destination]` and its `[[destination.for]]`.
     pub destination: Destination,
+    /// `[submission]`.
+    pub submission: Submission,
     /// `[limits]`.
     pub limits: Limits,
     /// `[timeouts]`.
@@ -71,6 +73,12 @@ pub struct Listener {
     pub protocol: Protocol,
     /// Where; at least one.
     pub addresses: Vec<SocketAddr>,
+    /// Networks whose PROXY header is required and believed.
+    pub proxies: Vec<IpNet>,
+    /// Networks that may use XCLIENT and XFORWARD.
+    pub forwarders: Vec<IpNet>,
+    /// Mail is taken only from those who have authenticated.
+    pub needs_login: bool,
 }
 
 /// `[domains]`.
@@ -109,6 +117,19 @@ pub struct Relay {
     pub prefer: raw::Prefer,
     /// How long we wait for a next hop.
     pub timeouts: RelayTimeouts,
+}
+
+/// `[submission]`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Submission {
+    /// Map file.
+    pub senders: Option<PathBuf>,
+    /// The client's address is left out of Received.
+    pub hide_client: bool,
+    /// Messages of one login.
+    pub message_rate: Rate,
+    /// Recipients of one login.
+    pub recipient_rate: Rate,
 }
 
 /// `events.target`.
@@ -234,6 +255,12 @@ fn resolve(raw: Raw, text: &str, report: &mut Report<'_>) -> Option<Config> {
         routes,
         queue: raw.queue,
         destination: raw.destination,
+        submission: Submission {
+            senders: path(&raw.submission.senders, "submission.senders", report),
+            hide_client: raw.submission.hide_client,
+            message_rate: raw.submission.message_rate,
+            recipient_rate: raw.submission.recipient_rate,
+        },
         limits: raw.limits,
         timeouts: raw.timeouts,
         memory: raw.memory,
@@ -328,8 +355,11 @@ fn unavailable_at_listeners(listeners: &[raw::Listener], report: &mut Report<'_>
     for (n, l) in listeners.iter().enumerate() {
         let at = |key: &str| format!("listener.{n}.{key}");
         match l.protocol.0 {
-            Some(Protocol::Smtp) | None => {}
-            Some(p) => report.error(&at("protocol"), format!("\"{p}\" is {MISSING}"), "only \"smtp\" is"),
+            Some(Protocol::Smtp | Protocol::Submission) | None => {}
+            Some(p) => {
+                let help = "only \"smtp\" and \"submission\" are";
+                report.error(&at("protocol"), format!("\"{p}\" is {MISSING}"), help);
+            }
         }
         if matches!(l.tls, ListenerTls::Starttls | ListenerTls::Required) {
             report.error(
@@ -341,15 +371,6 @@ fn unavailable_at_listeners(listeners: &[raw::Listener], report: &mut Report<'_>
         if matches!(l.auth, AuthMode::Offered | AuthMode::Required) {
             let help = "write auth = \"off\" and list trusted clients in relay.networks";
             report.error(&at("auth"), format!("authentication is {MISSING}"), help);
-        }
-        if !l.proxy_protocol_from.is_empty() {
-            let what =
-                format!("the PROXY protocol is {MISSING}: clients would have the address of the proxy");
-            report.error(&at("proxy_protocol_from"), what, "leave the key out");
-        }
-        if !l.xclient_from.is_empty() {
-            let what = format!("XCLIENT is {MISSING}: clients would have the address of the proxy");
-            report.error(&at("xclient_from"), what, "leave the key out");
         }
     }
 }
@@ -411,7 +432,9 @@ fn listeners(written: &[raw::Listener], report: &mut Report<'_>) -> Vec<Listener
     let mut taken: Vec<SocketAddr> = Vec::new();
     if written.is_empty() {
         let addresses = vec![([0, 0, 0, 0], 25).into(), (Ipv6Addr::UNSPECIFIED, 25).into()];
-        return vec![Listener { protocol: Protocol::Smtp, addresses }];
+        let (proxies, forwarders) = (Vec::new(), Vec::new());
+        let protocol = Protocol::Smtp;
+        return vec![Listener { protocol, addresses, proxies, forwarders, needs_login: false }];
     }
     for (n, l) in written.iter().enumerate() {
         let at = |key: &str| format!("listener.{n}.{key}");
@@ -441,9 +464,31 @@ fn listeners(written: &[raw::Listener], report: &mut Report<'_>) -> Vec<Listener
                 }
             }
         }
-        all.push(Listener { protocol: l.protocol.0.unwrap_or(Protocol::Smtp), addresses });
+        for (key, list) in
+            [("proxy_protocol_from", &l.proxy_protocol_from), ("xclient_from", &l.xclient_from)]
+        {
+            everyone(&at(key), list, report);
+        }
+        let protocol = l.protocol.0.unwrap_or(Protocol::Smtp);
+        let for_users = matches!(protocol, Protocol::Submission | Protocol::Submissions);
+        all.push(Listener {
+            protocol,
+            addresses,
+            // RFC 6409 §4.3
+            needs_login: l.auth == AuthMode::Required || (for_users && l.auth == AuthMode::Auto),
+            proxies: l.proxy_protocol_from.iter().map(|n| n.0).collect(),
+            forwarders: l.xclient_from.iter().map(|n| n.0).collect(),
+        });
     }
     all
+}
+
+/// Whoever is in these networks says who it is.
+fn everyone(key: &str, networks: &[Network], report: &mut Report<'_>) {
+    for (n, _) in networks.iter().enumerate().filter(|(_, network)| network.0.prefix_len() == 0) {
+        let what = "everyone may pretend to be any client, also one that may relay";
+        report.error(&format!("{key}.{n}"), what, "list the addresses of your own proxies only");
+    }
 }
 
 fn domains(raw: raw::Domains, report: &mut Report<'_>) -> Domains {

@@ -3,8 +3,10 @@
 //! Runs on the core's own thread and ring. An error of the start is told to the control thread; a
 //! poisoned journal closes the listeners, raises the alarm, and waits to be restarted.
 
+use super::guard::Guard;
 use super::settings;
 use super::tables::Tables;
+use crate::attempts::Attempts;
 use crate::base::ids::{LogNumber, MessageId};
 use crate::config::Config;
 use crate::config::raw::Prefer;
@@ -13,7 +15,6 @@ use crate::delivery::logs::{self, Kept, Logs, News, Setup};
 use crate::events::{Events, Level};
 use crate::intake::Intake;
 use crate::metrics;
-use crate::policy::sessions::Sessions;
 use crate::queue::control::{Request, Response};
 use crate::queue::desk::Desk;
 use crate::queue::desk::loading::Loaded;
@@ -104,8 +105,8 @@ pub struct Seed {
     pub config: Arc<Config>,
     /// The first tables.
     pub router: Arc<Router>,
-    /// Session counters of all cores.
-    pub sessions: Sessions,
+    /// Counters of all cores.
+    pub guard: Guard,
     /// The poison of the data directory's file system.
     pub poison: Poison,
     /// Its series.
@@ -173,7 +174,7 @@ fn setup(rt: &Uring, seed: &Seed, tables: &Rc<Tables>) -> Setup<Uring> {
 pub async fn run(rt: Uring, seed: Seed) {
     let panics = seed.metrics.session_panics.clone();
     rt.on_panic(move || panics.increment(1));
-    let tables = Tables::new(seed.config.clone(), seed.router.clone(), seed.sessions.clone());
+    let tables = Tables::new(seed.config.clone(), seed.router.clone(), seed.guard.clone());
     let logs = match Logs::open(setup(&rt, &seed, &tables)).await {
         Ok((logs, recovery)) => {
             report(&seed.voice(), &recovery);
@@ -193,6 +194,8 @@ pub async fn run(rt: Uring, seed: Seed) {
         seed.metrics.clone(),
         options,
     );
+    let logins = seed.guard.logins.clone();
+    ctx.set_attempts(Attempts::new(logins, seed.metrics.clone(), seed.events.clone(), seed.number));
     let mut listeners = Vec::new();
     for socket in &seed.sockets {
         let opened = listen::listen(socket).and_then(|()| rt.listener(socket.try_clone()?));
@@ -205,8 +208,8 @@ pub async fn run(rt: Uring, seed: Seed) {
             }
         }
     }
-    for listener in &listeners {
-        rt.spawn(serve::accept(ctx.clone(), listener.clone()));
+    for (listener, door) in listeners.iter().zip(settings::doors(&seed.config)) {
+        rt.spawn(serve::accept(ctx.clone(), listener.clone(), door));
     }
     let voice = seed.voice();
     let Seed { notes, health, started, .. } = seed;

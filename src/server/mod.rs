@@ -6,6 +6,7 @@
 
 mod control;
 mod core;
+mod guard;
 mod settings;
 mod tables;
 
@@ -14,13 +15,13 @@ use crate::config::reload::Reloader;
 use crate::config::units::Cores;
 use crate::events::{self, Events};
 use crate::metrics;
-use crate::policy::sessions::Sessions;
 use crate::route::tables::Router;
 use crate::runtime::privileges::User;
 use crate::runtime::{self, checks, listen, privileges, uring};
 use crate::storage::options::Poison;
 use control::{Control, Line};
 use core::{Health, Seed};
+use guard::Guard;
 use metrics_exporter_prometheus::PrometheusRecorder;
 use std::fmt;
 use std::net::{SocketAddr, TcpListener};
@@ -179,8 +180,7 @@ fn start_cores(
     sockets: Vec<Vec<OwnedFd>>,
     events: &Events,
 ) -> Result<(Vec<runtime::core::Running<()>>, Vec<Line>), Failure> {
-    let limits = &config.limits;
-    let sessions = Sessions::new(limits.sessions, limits.sessions_per_address, uring::random_u64());
+    let guard = Guard::new(config, uring::random_u64);
     let poison = Poison::default();
     let (mut running, mut lines, mut starts) = (Vec::new(), Vec::new(), Vec::new());
     for (number, (&cpu, sockets)) in cpus.iter().zip(sockets).enumerate() {
@@ -192,7 +192,7 @@ fn start_cores(
             cores: cpus.len(),
             config: config.clone(),
             router: router.clone(),
-            sessions: sessions.clone(),
+            guard: guard.clone(),
             poison: poison.clone(),
             metrics: metrics::Core::new(&**recorder, number),
             recorder: recorder.clone(),

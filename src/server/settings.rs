@@ -4,8 +4,10 @@
 
 use crate::config::Config;
 use crate::config::raw;
+use crate::config::resolve::Listener;
 use crate::config::units::{Duration as Span, Size};
 use crate::delivery::{agent, relay};
+use crate::policy::access::Networks;
 use crate::queue::desk::{self, DoubleBounce};
 use crate::queue::pace::{Backoff, Rate};
 use crate::queue::schedule::Limits;
@@ -98,8 +100,29 @@ pub fn sessions(c: &Config, cores: usize) -> serve::Options {
         busy: time(c.timeouts.commit),
         write: time(c.timeouts.write),
         session: time(c.timeouts.session),
+        proxy_header: time(c.timeouts.proxy_header),
+        // Zero means what it says: nobody looks.
+        greeting_delay: c.timeouts.greeting_delay.0,
         ..serve::Options::new(&c.hostname)
     }
+}
+
+/// How each listening socket lets clients in, in the order of the sockets of a core.
+pub fn doors(c: &Config) -> Vec<Rc<serve::Door>> {
+    let door = |l: &Listener| {
+        let (proxies, forwarders) = (l.proxies.iter().copied(), l.forwarders.iter().copied());
+        let client_first = l.protocol == raw::Protocol::Submissions;
+        let for_users = matches!(l.protocol, raw::Protocol::Submission | raw::Protocol::Submissions);
+        let submission =
+            serve::Submission { needs_login: l.needs_login, hide_client: c.submission.hide_client };
+        Rc::new(serve::Door {
+            proxies: Networks::new(proxies),
+            forwarders: Networks::new(forwarders),
+            client_first,
+            submission: for_users.then_some(submission),
+        })
+    };
+    c.listeners.iter().flat_map(|l| vec![door(l); l.addresses.len()]).collect()
 }
 
 fn inbound(c: &Config) -> inbound::Options {

@@ -7,9 +7,9 @@
 //! | 4   | STARTTLS command injection    | TLS                   |
 //! | 5   | STARTTLS response injection   | TLS towards next hops |
 //! | 11  | AUTH blobs                    | AUTH                  |
-//! | 12  | PROXY and XCLIENT spoofing    | PROXY                 |
 //! | 32  | TLS stack                     | TLS                   |
 //!
+//! Row 12 is in `proxy` and `xclient`, row 21 in `open_relay`, too.
 //! Rows 2, 9 and 20 (next hops) are in `hostile_hops`, 14 to 17 and 37 (resources) in `hostile_load`.
 
 use crate::harness::{Client, Config, Hop, Server};

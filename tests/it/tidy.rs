@@ -41,6 +41,7 @@ const SHELLS: &[&str] = &[
     "queue/desk",
     "route/dns",
     "intake",
+    "attempts",
     "delivery",
 ];
 

@@ -1,6 +1,6 @@
 //! What each command does to a session; order, limits, errors.
 
-use super::{Asking, Hello, Question, Session, State, Step};
+use super::{Asking, Hello, Question, Session, State, Step, forward};
 use crate::base::scan;
 use crate::base::time::Mono;
 use crate::smtp::command::{self, BadCommand, Command, Mail, Rcpt};
@@ -77,6 +77,8 @@ impl Session {
             Command::Quit => Some(self.close(Reply::BYE, out)),
             Command::Expn(_) => self.error(now, Reply::NOT_IMPLEMENTED, out),
             Command::StartTls | Command::Auth { .. } => self.error(now, Reply::NOT_OFFERED, out),
+            Command::Xclient(argument) => self.xclient(now, argument, out),
+            Command::Xforward(argument) => self.xforward(now, argument, out),
             Command::Lhlo => self.error(now, Reply::NOT_LMTP, out),
         }
     }
@@ -109,7 +111,10 @@ impl Session {
         self.helo.clear();
         self.helo.extend_from_slice(name);
         match hello {
-            Hello::Ehlo => extension::put_ehlo(out, &self.options.hostname, &self.options.offer()),
+            Hello::Ehlo => {
+                let more = if self.forwarder { &[forward::XCLIENT, forward::XFORWARD][..] } else { &[] };
+                extension::put_ehlo(out, &self.options.hostname, &self.options.offer(), more);
+            }
             Hello::Helo | Hello::None => extension::put_helo(out, &self.options.hostname),
         }
         self.reset().then_some(Step::Abandoned)
@@ -174,13 +179,13 @@ impl Session {
         self.ask(now, Question::Recipient)
     }
 
-    fn ask(&mut self, now: Mono, question: Question) -> Option<Step> {
+    pub(super) fn ask(&mut self, now: Mono, question: Question) -> Option<Step> {
         self.state = State::Asking(Asking { question, since: now });
         Some(Step::Ask(question))
     }
 
     /// A command that succeeds but brings no mail.
-    fn junk(&mut self, reply: Reply, out: &mut Vec<u8>) -> Option<Step> {
+    pub(super) fn junk(&mut self, reply: Reply, out: &mut Vec<u8>) -> Option<Step> {
         let close = self.count_junk(out);
         if close.is_none() {
             reply.put(out);
@@ -188,7 +193,7 @@ impl Session {
         close
     }
 
-    fn count_junk(&mut self, out: &mut Vec<u8>) -> Option<Step> {
+    pub(super) fn count_junk(&mut self, out: &mut Vec<u8>) -> Option<Step> {
         self.counts.junk += 1;
         (self.counts.junk > self.options.junk_max).then(|| self.close(Reply::TOO_MANY_COMMANDS, out))
     }

@@ -14,11 +14,13 @@
 //! [`Session::deadline`] passes: [`Session::expire`].
 
 mod commands;
+mod forward;
 mod options;
 #[cfg(test)]
 mod tests;
 mod transfer;
 
+pub use forward::{Claim, Said};
 pub use options::Options;
 
 use crate::base::time::Mono;
@@ -61,6 +63,9 @@ pub enum Question {
     Sender,
     /// Is the recipient that was added last taken? (RCPT)
     Recipient,
+    /// The client is another one, as [`Session::claim`] says: may it come in? (XCLIENT) If so, its
+    /// limits are set with [`Session::set_options`] before the answer.
+    Client,
 }
 
 /// The answer to a [`Question`].
@@ -116,6 +121,10 @@ pub struct Session {
     since: Mono,
     paused_until: Option<Mono>,
     shutting_down: bool,
+    /// The client may use XCLIENT and XFORWARD.
+    forwarder: bool,
+    claim: Option<Box<Claim>>,
+    forwarded: Option<Box<Claim>>,
 }
 
 /// Where the session is.
@@ -195,6 +204,9 @@ impl Session {
             since: now,
             paused_until: None,
             shutting_down: false,
+            forwarder: false,
+            claim: None,
+            forwarded: None,
         }
     }
 
@@ -257,6 +269,7 @@ impl Session {
                 Reply::SENDER_OK.put(out);
             }
             (Question::Recipient, Answer::Accept) => Reply::RECIPIENT_OK.put(out),
+            (Question::Client, Answer::Accept) => self.restart(out),
             (question, Answer::Refuse(refusal)) => {
                 if question == Question::Recipient {
                     self.envelope.pop();
@@ -352,6 +365,7 @@ impl Session {
     /// Forgets the transaction. Gives true if the shell holds a part of its message.
     fn reset(&mut self) -> bool {
         self.transaction = None;
+        self.forwarded = None;
         if self.envelope.bytes().len() > ENVELOPE_KEPT {
             self.envelope = Envelope::default();
         }
