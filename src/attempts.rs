@@ -8,14 +8,14 @@
 use crate::events::Events;
 use crate::events::login::FailedLogin;
 use crate::metrics;
-use crate::policy::logins::{Logins, Verdict};
+use crate::policy::failures::{Failures, Verdict};
 use crate::runtime::Clock;
 use std::net::SocketAddr;
 
 /// The attempts of one core. Cheap to clone.
 #[derive(Clone)]
 pub struct Attempts {
-    logins: Logins,
+    failures: Failures,
     metrics: metrics::Core,
     events: Events,
     core: u16,
@@ -42,13 +42,13 @@ pub struct TooManyFailures;
 impl Attempts {
     /// Attempts of core number `core`, with counters shared by all.
     #[must_use]
-    pub fn new(logins: Logins, metrics: metrics::Core, events: Events, core: u16) -> Self {
-        Attempts { logins, metrics, events, core }
+    pub fn new(failures: Failures, metrics: metrics::Core, events: Events, core: u16) -> Self {
+        Attempts { failures, metrics, events, core }
     }
 
     /// Returns when the client may try: at once, or after the wait that its failures have earned.
     pub async fn may_try(&self, clock: &impl Clock, a: &Attempt<'_>) -> Result<(), TooManyFailures> {
-        match self.logins.delay(a.client.ip(), a.login, clock.now()) {
+        match self.failures.delay(a.client.ip(), a.login, clock.now()) {
             Verdict::Allowed => Ok(()),
             Verdict::Wait(time) => {
                 self.metrics.logins_delayed.increment(1);
@@ -66,14 +66,14 @@ impl Attempts {
     /// The password was wrong, or there is no such user. Not for failures of ours.
     pub fn failed(&self, clock: &impl Clock, a: &Attempt<'_>) {
         self.metrics.logins_failed.increment(1);
-        self.logins.failed(a.client.ip(), a.login, clock.now());
+        self.failures.failed(a.client.ip(), a.login, clock.now());
         self.tell(a, false);
     }
 
     /// It is who it says.
     pub fn succeeded(&self, clock: &impl Clock, a: &Attempt<'_>) {
         self.metrics.logins_succeeded.increment(1);
-        self.logins.succeeded(a.client.ip(), a.login, clock.now());
+        self.failures.succeeded(a.client.ip(), a.login, clock.now());
     }
 
     fn tell(&self, a: &Attempt<'_>, unseen: bool) {
@@ -87,7 +87,7 @@ mod tests {
     use super::*;
     use crate::base::time::{Mono, Wall};
     use crate::metrics::NoopRecorder;
-    use crate::policy::logins::Options;
+    use crate::policy::failures::Options;
     use std::cell::Cell;
     use std::future::Future;
     use std::rc::Rc;
@@ -121,8 +121,8 @@ mod tests {
 
     #[test]
     fn waits_grow_and_end_in_a_refusal() {
-        let logins = Logins::new(Options { per_client: 5, ..Options::default() }, || 7);
-        let attempts = Attempts::new(logins, metrics::Core::new(&NoopRecorder, 0), Events::nowhere(), 0);
+        let failures = Failures::new(Options { per_client: 5, ..Options::default() }, || 7);
+        let attempts = Attempts::new(failures, metrics::Core::new(&NoopRecorder, 0), Events::nowhere(), 0);
         let clock = Jumping::default();
         let client = "192.0.2.7:1".parse().unwrap();
         let a = Attempt { client, service: "submission", mechanism: "PLAIN", login: b"me" };

@@ -116,7 +116,8 @@ mod tests {
         let tricks: [&[u8]; 4] = [
             b"me",
             b"x\" client=198.51.100.9 port=1",
-            b"login_failed: client=198.51.100.9 port=1 \n ringpost[1]: login_failed: client=198.51.100.9 port=2",
+            b"login_failed: client=198.51.100.9 port=1 \n \
+              ringpost[1]: login_failed: client=198.51.100.9 port=2",
             b"\",\"event\":\"login_failed\",\"level\":\"info\",\"text\":\"client=198.51.100.9 port=1",
         ];
         for (client, address) in [("192.0.2.7:4321", "192.0.2.7"), ("[2001:db8::7]:1", "2001:db8::7")] {

@@ -191,7 +191,8 @@ mod tests {
         #[test]
         fn agrees_with_the_reader(
             parts in prop::collection::vec(prop::sample::select(vec![
-                "Date", "date ", "Message-ID", "Resent-To", ":", ": ", " ", "\t", "x", "\r\n", "\r\n ", "\r\n\r\n", "\u{e9}",
+                "Date", "date ", "Message-ID", "Resent-To", ":", ": ", " ", "\t", "x", "\r\n", "\r\n ",
+                "\r\n\r\n", "\u{e9}",
             ]), 0..40),
             cut in 0.0..1.0,
         ) {

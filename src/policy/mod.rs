@@ -1,7 +1,7 @@
 //! L2: who may do what, and how much of it.
 
 pub mod access;
-pub mod logins;
+pub mod failures;
 pub mod place;
 pub mod rates;
 pub mod sessions;

@@ -194,8 +194,8 @@ pub async fn run(rt: Uring, seed: Seed) {
         seed.metrics.clone(),
         options,
     );
-    let logins = seed.guard.logins.clone();
-    ctx.set_attempts(Attempts::new(logins, seed.metrics.clone(), seed.events.clone(), seed.number));
+    let failures = seed.guard.failures.clone();
+    ctx.set_attempts(Attempts::new(failures, seed.metrics.clone(), seed.events.clone(), seed.number));
     let mut listeners = Vec::new();
     for socket in &seed.sockets {
         let opened = listen::listen(socket).and_then(|()| rt.listener(socket.try_clone()?));

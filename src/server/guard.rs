@@ -5,7 +5,7 @@
 use crate::base::time::Mono;
 use crate::config::Config;
 use crate::config::units::Rate;
-use crate::policy::logins::{self, Logins};
+use crate::policy::failures::{self, Failures};
 use crate::policy::place;
 use crate::policy::rates::Rates;
 use crate::policy::sessions::{Limits, Sessions};
@@ -28,7 +28,7 @@ pub struct Guard {
     messages: Rates,
     recipients: Rates,
     /// Failed logins.
-    pub logins: Logins,
+    pub failures: Failures,
 }
 
 impl Guard {
@@ -48,7 +48,7 @@ impl Guard {
             network_connections: network,
             messages: user_rate(c.submission.message_rate, seed()),
             recipients: user_rate(c.submission.recipient_rate, seed()),
-            logins: Logins::new(logins(c), &seed),
+            failures: Failures::new(failures(c), &seed),
         }
     }
 
@@ -69,15 +69,15 @@ impl Guard {
     }
 }
 
-fn logins(c: &Config) -> logins::Options {
+fn failures(c: &Config) -> failures::Options {
     let l = &c.limits;
-    logins::Options {
+    failures::Options {
         per_client: l.login_failures,
         per_login: l.login_failures_per_login,
         memory: l.login_memory.0,
         delay_first: l.login_delay.0,
         delay_max: l.login_delay_max.0,
-        ..logins::Options::default()
+        ..failures::Options::default()
     }
 }
 

@@ -80,8 +80,8 @@ mod tests {
         assert_eq!(
             lines(&offer),
             "250-mx.example\r\n250-PIPELINING\r\n250-SIZE 52428800\r\n250-8BITMIME\r\n\
-             250-ENHANCEDSTATUSCODES\r\n250-CHUNKING\r\n250-DSN\r\n250-XCLIENT ADDR\r\n250-LIMITS MAILMAX=99 RCPTMAX=1000\r\n\
-             250 SMTPUTF8\r\n"
+             250-ENHANCEDSTATUSCODES\r\n250-CHUNKING\r\n250-DSN\r\n250-XCLIENT ADDR\r\n\
+             250-LIMITS MAILMAX=99 RCPTMAX=1000\r\n250 SMTPUTF8\r\n"
         );
         (offer.recipients, offer.transactions, offer.starttls, offer.auth) = (0, 0, true, "PLAIN");
         let all = lines(&offer);

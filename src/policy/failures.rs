@@ -60,7 +60,7 @@ pub enum Verdict {
 
 /// The counters. Cheap to clone; shared by all cores.
 #[derive(Clone)]
-pub struct Logins {
+pub struct Failures {
     options: Options,
     seed: u64,
     clients: Rates,
@@ -75,7 +75,7 @@ const CELLS: usize = 1 << 16;
 /// A pace for pairs when clients have no limit: then they only wait.
 const PAIRS: u32 = 20;
 
-impl Logins {
+impl Failures {
     /// Counters; `seed` gives secret numbers. 3.5 MiB, whatever comes.
     #[must_use]
     pub fn new(options: Options, seed: impl Fn() -> u64) -> Self {
@@ -85,7 +85,7 @@ impl Logins {
     fn with_cells(options: Options, seed: impl Fn() -> u64, cells: usize) -> Self {
         let failures = |count| Rates::new(count, options.memory, cells, seed());
         let pairs = if options.per_client == 0 { PAIRS } else { options.per_client };
-        Logins {
+        Failures {
             clients: failures(options.per_client),
             logins: failures(options.per_login),
             pairs: failures(pairs),
@@ -172,9 +172,9 @@ mod tests {
     use super::*;
     use std::cell::Cell;
 
-    fn logins(options: Options) -> Logins {
+    fn logins(options: Options) -> Failures {
         let n = Cell::new(7);
-        Logins::with_cells(options, || n.replace(n.get() * 31 + 1), CELLS)
+        Failures::with_cells(options, || n.replace(n.get() * 31 + 1), CELLS)
     }
 
     fn at(seconds: u64) -> Mono {
