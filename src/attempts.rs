@@ -8,7 +8,7 @@
 use crate::events::Events;
 use crate::events::login::FailedLogin;
 use crate::metrics;
-use crate::policy::failures::{Failures, Verdict};
+use crate::policy::failures::{Failures, Verdict, Who};
 use crate::runtime::Clock;
 use std::net::SocketAddr;
 
@@ -26,6 +26,9 @@ pub struct Attempts {
 pub struct Attempt<'a> {
     /// The client; through a proxy, the one that the proxy names.
     pub client: SocketAddr,
+    /// Failures count against the client. Not so for those that may relay, behind which may be many
+    /// (a webmail): there it is the login that counts.
+    pub counted: bool,
     /// `smtp`, `submission`, `imap`...
     pub service: &'a str,
     /// SASL mechanism, or the command of a protocol.
@@ -39,6 +42,12 @@ pub struct Attempt<'a> {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct TooManyFailures;
 
+impl Attempt<'_> {
+    fn who(&self) -> Who {
+        Who { address: self.client.ip(), counted: self.counted }
+    }
+}
+
 impl Attempts {
     /// Attempts of core number `core`, with counters shared by all.
     #[must_use]
@@ -48,7 +57,7 @@ impl Attempts {
 
     /// Returns when the client may try: at once, or after the wait that its failures have earned.
     pub async fn may_try(&self, clock: &impl Clock, a: &Attempt<'_>) -> Result<(), TooManyFailures> {
-        match self.failures.delay(a.client.ip(), a.login, clock.now()) {
+        match self.failures.delay(a.who(), a.login, clock.now()) {
             Verdict::Allowed => Ok(()),
             Verdict::Wait(time) => {
                 self.metrics.logins_delayed.increment(1);
@@ -65,19 +74,17 @@ impl Attempts {
 
     /// The password was wrong, or there is no such user. Not for failures of ours.
     pub fn failed(&self, clock: &impl Clock, a: &Attempt<'_>) {
-        self.metrics.logins_failed.increment(1);
-        self.failures.failed(a.client.ip(), a.login, clock.now());
+        self.failures.failed(a.who(), a.login, clock.now());
         self.tell(a, false);
     }
 
     /// It is who it says.
     pub fn succeeded(&self, clock: &impl Clock, a: &Attempt<'_>) {
-        self.metrics.logins_succeeded.increment(1);
-        self.failures.succeeded(a.client.ip(), a.login, clock.now());
+        self.failures.succeeded(a.who(), a.login, clock.now());
     }
 
     fn tell(&self, a: &Attempt<'_>, unseen: bool) {
-        let Attempt { client, service, mechanism, login } = *a;
+        let Attempt { client, service, mechanism, login, .. } = *a;
         FailedLogin { client, service, mechanism, login, unseen }.send(&self.events, Some(self.core));
     }
 }
@@ -125,7 +132,7 @@ mod tests {
         let attempts = Attempts::new(failures, metrics::Core::new(&NoopRecorder, 0), Events::nowhere(), 0);
         let clock = Jumping::default();
         let client = "192.0.2.7:1".parse().unwrap();
-        let a = Attempt { client, service: "submission", mechanism: "PLAIN", login: b"me" };
+        let a = Attempt { client, counted: true, service: "submission", mechanism: "PLAIN", login: b"me" };
         let mut waits = Vec::new();
         for _ in 0..5 {
             let before = clock.now();

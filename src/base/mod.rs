@@ -1,5 +1,5 @@
 //! L0: no mail, no IO, no clock. Time and ids as types, aligned memory, byte scanning,
-//! timer wheel, tables and queues of any length that never stall.
+//! secrets, timer wheel, tables and queues of any length that never stall.
 
 pub mod aligned;
 pub mod chain;
@@ -7,5 +7,6 @@ pub mod chunks;
 pub mod crc;
 pub mod ids;
 pub mod scan;
+pub mod secret;
 pub mod time;
 pub mod wheel;

@@ -1,9 +1,9 @@
-//! `ringpost check`: all problems of the configuration and its maps.
+//! `ringpost check`: all problems of the configuration, its maps and its password file.
 //!
 //! Owns their print-out. Changes nothing. Exit code 78 if there is an error, 0 otherwise.
 
 use super::{ConfigFile, Exit};
-use crate::config::{Config, Problem, Problems, Severity, reload};
+use crate::config::{Config, Problem, Problems, Severity, reload, users};
 use std::io::Write;
 
 /// Arguments of `check`.
@@ -22,6 +22,7 @@ pub fn run(args: &Args, out: &mut impl Write) -> Exit {
         Err(problems) => problems,
         Ok((config, Problems(mut all))) => {
             all.extend(reload::router(&config).map_or_else(|errors| errors.0, |(_, warnings)| warnings.0));
+            all.extend(users::check(&config));
             Problems(all)
         }
     };

@@ -9,6 +9,7 @@ pub mod load;
 pub mod queue;
 pub mod serve;
 pub mod storage;
+pub mod user;
 
 use clap::{Parser, Subcommand};
 use std::ffi::OsString;
@@ -27,6 +28,8 @@ pub enum Exit {
     Data = 65,
     /// An input file is not there.
     NoInput = 66,
+    /// There is no such user.
+    NoUser = 67,
     /// A service that is needed is not there.
     Unavailable = 69,
     /// A fault of ours.
@@ -81,6 +84,8 @@ enum Command {
     Check(check::Args),
     /// Look at the queue of a running server, and change it
     Queue(queue::QueueArgs),
+    /// Look at the users of the password file, and change them
+    User(user::UserArgs),
     /// Look at the files of the queue: what there is, whether it is sound
     #[command(subcommand)]
     Storage(storage::StorageCommand),
@@ -96,6 +101,7 @@ impl Command {
             Command::Serve(args) => serve::run(&args),
             Command::Check(args) => check::run(&args, &mut std::io::stdout()).into(),
             Command::Queue(args) => args.run(),
+            Command::User(args) => args.run().into(),
             Command::Storage(command) => command.run().into(),
             Command::Load(command) => command.run(),
         }

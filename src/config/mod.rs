@@ -1,7 +1,7 @@
 //! L5: the configuration file, from text to a typed [`Config`], with every problem named.
 //!
 //! `raw` has the keys and their defaults, `units` the forms of values, `diagnose` the places of
-//! problems, `resolve` the rules, `reload` the maps. `examples/ringpost.toml` documents each key;
+//! problems, `resolve` the rules, `reload` the maps, `users` the password file. `examples/ringpost.toml` documents each key;
 //! the tests here hold file, defaults and `docs/configuration.md` together.
 
 pub mod diagnose;
@@ -9,6 +9,7 @@ pub mod raw;
 pub mod reload;
 pub mod resolve;
 pub mod units;
+pub mod users;
 
 pub use diagnose::{Problem, Problems, Severity};
 pub use resolve::Config;

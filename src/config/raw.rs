@@ -353,6 +353,8 @@ section! {
         junk_commands: u32 = 100,
         /// Commands before EHLO that we do not know.
         unknown_commands: u32 = 3,
+        /// Failed logins before the session is closed.
+        auth_failures: u32 = 3,
         /// Errors before each further reply waits `error_delay`.
         errors_soft: u32 = 10,
         /// Errors before the session is closed.
@@ -409,6 +411,16 @@ section! {
         mechanisms: Vec<String> = Vec::new(),
         /// Passwords without TLS.
         allow_plaintext: bool = false,
+        /// Threads that check passwords.
+        hash_threads: u32 = 2,
+        /// Passwords that wait for them, on all cores together.
+        hash_waiting: u32 = 500,
+        /// How long one waits.
+        hash_time: Duration = Duration::s(5),
+        /// Recent successes that each core keeps.
+        cache: u32 = 20_000,
+        /// How long.
+        cache_time: Duration = Duration::s(600),
     }
 
     /// `[dns]`

@@ -7,6 +7,7 @@
 use super::diagnose::{Problem, Problems, Report, Severity};
 use super::raw::{self, AuthMode, ListenerTls, Protocol, Raw, RouteTls};
 use super::units::{Cores, Listen, Network, Rate};
+use super::users::{self, Auth};
 use crate::route::destination::{NextHop, Target, TlsPolicy, host_name};
 use ipnet::IpNet;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -54,6 +55,8 @@ pub struct Config {
     pub timeouts: Timeouts,
     /// `[memory]`.
     pub memory: Memory,
+    /// `[auth]`.
+    pub auth: Auth,
     /// `metrics.address`.
     pub metrics: Option<SocketAddr>,
     /// `admin.socket`.
@@ -77,8 +80,8 @@ pub struct Listener {
     pub proxies: Vec<IpNet>,
     /// Networks that may use XCLIENT and XFORWARD.
     pub forwarders: Vec<IpNet>,
-    /// Mail is taken only from those who have authenticated.
-    pub needs_login: bool,
+    /// What it does with AUTH; never [`AuthMode::Auto`].
+    pub auth: AuthMode,
 }
 
 /// `[domains]`.
@@ -213,6 +216,8 @@ fn resolve(raw: Raw, text: &str, report: &mut Report<'_>) -> Option<Config> {
     unavailable(&raw, report);
     numbers(&raw, report);
     let listeners = listeners(&raw.listener, report);
+    let users = path(&raw.auth.users, "auth.users", report);
+    let auth = users::resolve(&raw, users, report);
     let domains = domains(raw.domains, report);
     let relay = relay(raw.relay, hostname.as_deref().unwrap_or(""), report);
     let routes = routes(&raw.route, report);
@@ -264,6 +269,7 @@ fn resolve(raw: Raw, text: &str, report: &mut Report<'_>) -> Option<Config> {
         limits: raw.limits,
         timeouts: raw.timeouts,
         memory: raw.memory,
+        auth,
         metrics: raw.metrics.address.0,
         admin_socket: path(&raw.admin.socket, "admin.socket", report),
         event_format: raw.events.format,
@@ -339,11 +345,8 @@ fn unavailable(raw: &Raw, report: &mut Report<'_>) {
         ("cores.shards", raw.cores.shards != defaults.cores.shards),
         ("relay.mx_port", raw.relay.mx_port != defaults.relay.mx_port),
         ("tls.minimum", raw.tls.minimum != defaults.tls.minimum),
-        ("auth", raw.auth != defaults.auth),
         ("dns", raw.dns != defaults.dns),
         ("mailbox", raw.mailbox != defaults.mailbox),
-        ("limits.sessions_per_user", raw.limits.sessions_per_user != defaults.limits.sessions_per_user),
-        ("limits.auth_line", raw.limits.auth_line != defaults.limits.auth_line),
     ] {
         if set {
             report.warning(key, format!("has no effect: its function is {MISSING}"), "");
@@ -367,10 +370,6 @@ fn unavailable_at_listeners(listeners: &[raw::Listener], report: &mut Report<'_>
                 format!("TLS is {MISSING}"),
                 "write tls = \"off\", or leave the key out",
             );
-        }
-        if matches!(l.auth, AuthMode::Offered | AuthMode::Required) {
-            let help = "write auth = \"off\" and list trusted clients in relay.networks";
-            report.error(&at("auth"), format!("authentication is {MISSING}"), help);
         }
     }
 }
@@ -410,6 +409,9 @@ fn numbers(raw: &Raw, report: &mut Report<'_>) {
             "",
         );
     }
+    if l.auth_line.limit().is_some_and(|n| !(1024..=16 << 10).contains(&n)) {
+        report.error("limits.auth_line", "must be from 1KiB to 16KiB (RFC 4954 section 4: 12KiB)", "");
+    }
     if l.header_size.limit().is_some_and(|n| field.is_none_or(|f| f > n)) {
         report.error("limits.header_field_size", "is above limits.header_size", "");
     }
@@ -434,7 +436,7 @@ fn listeners(written: &[raw::Listener], report: &mut Report<'_>) -> Vec<Listener
         let addresses = vec![([0, 0, 0, 0], 25).into(), (Ipv6Addr::UNSPECIFIED, 25).into()];
         let (proxies, forwarders) = (Vec::new(), Vec::new());
         let protocol = Protocol::Smtp;
-        return vec![Listener { protocol, addresses, proxies, forwarders, needs_login: false }];
+        return vec![Listener { protocol, addresses, proxies, forwarders, auth: AuthMode::Off }];
     }
     for (n, l) in written.iter().enumerate() {
         let at = |key: &str| format!("listener.{n}.{key}");
@@ -469,13 +471,10 @@ fn listeners(written: &[raw::Listener], report: &mut Report<'_>) -> Vec<Listener
         {
             everyone(&at(key), list, report);
         }
-        let protocol = l.protocol.0.unwrap_or(Protocol::Smtp);
-        let for_users = matches!(protocol, Protocol::Submission | Protocol::Submissions);
         all.push(Listener {
-            protocol,
+            protocol: l.protocol.0.unwrap_or(Protocol::Smtp),
             addresses,
-            // RFC 6409 §4.3
-            needs_login: l.auth == AuthMode::Required || (for_users && l.auth == AuthMode::Auto),
+            auth: users::mode(l),
             proxies: l.proxy_protocol_from.iter().map(|n| n.0).collect(),
             forwarders: l.xclient_from.iter().map(|n| n.0).collect(),
         });

@@ -145,7 +145,6 @@ fn what_changes_security_is_never_ignored() {
     for addition in [
         "[tls]\ncertificate = \"/x\"\n",
         "[[listener]]\nprotocol = \"smtp\"\naddress = \"0.0.0.0:25\"\ntls = \"required\"\n",
-        "[[listener]]\nprotocol = \"smtp\"\naddress = \"0.0.0.0:25\"\nauth = \"required\"\n",
         "[[listener]]\nprotocol = \"submissions\"\naddress = \"0.0.0.0:465\"\n",
         "[[route]]\ndomain = \"a.example\"\nnext_hop = \"b.example\"\ntls = \"dane\"\n",
         "[[route]]\ndomain = \"a.example\"\nnext_hop = \"mx:b.example\"\n",
@@ -155,8 +154,8 @@ fn what_changes_security_is_never_ignored() {
         assert!(errors[0].contains("not available"), "{addition}: {errors:?}");
     }
     assert_eq!(
-        warnings(&(SMALL.to_string() + "[dns]\ndnssec = \"off\"\n[auth]\nallow_plaintext = true\n")),
-        ["dns", "auth"]
+        warnings(&(SMALL.to_string() + "[dns]\ndnssec = \"off\"\n[mailbox]\nquota = \"1GiB\"\n")),
+        ["dns", "mailbox"]
     );
 }
 

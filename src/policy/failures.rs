@@ -47,6 +47,15 @@ impl Default for Options {
     }
 }
 
+/// Who tries.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Who {
+    /// The address of the client.
+    pub address: IpAddr,
+    /// Failures count against the client, not only against the login.
+    pub counted: bool,
+}
+
 /// May somebody try now?
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Verdict {
@@ -97,15 +106,16 @@ impl Failures {
 
     /// May `client` try to log in as `login` (of any case) now?
     #[must_use]
-    pub fn delay(&self, client: IpAddr, login: &[u8], now: Mono) -> Verdict {
+    pub fn delay(&self, client: Who, login: &[u8], now: Mono) -> Verdict {
         let o = &self.options;
-        let pair = self.pair(client, login);
+        let pair = self.pair(client.address, login);
         if self.is_known(pair, now) {
             let failures = self.pairs.level(pair, now);
             let over = o.per_client != 0 && failures >= o.per_client;
             return if over { Verdict::Refused } else { self.wait(failures) };
         }
-        let of_client = self.clients.level(place::address(client), now);
+        let of_client =
+            if client.counted { self.clients.level(place::address(client.address), now) } else { 0 };
         let of_login = self.logins.level(self.login(login), now);
         let over = |limit: u32, failures: u32| limit != 0 && failures >= limit;
         if over(o.per_client, of_client) || over(o.per_login, of_login) {
@@ -115,16 +125,18 @@ impl Failures {
     }
 
     /// A login has failed: a wrong password, or no such user.
-    pub fn failed(&self, client: IpAddr, login: &[u8], now: Mono) {
-        self.clients.note(place::address(client), now);
+    pub fn failed(&self, client: Who, login: &[u8], now: Mono) {
+        if client.counted {
+            self.clients.note(place::address(client.address), now);
+        }
         self.logins.note(self.login(login), now);
-        self.pairs.note(self.pair(client, login), now);
+        self.pairs.note(self.pair(client.address, login), now);
     }
 
     /// A login has succeeded. Failures before it still fade at their pace: who owns one login could
     /// else guess at others without end.
-    pub fn succeeded(&self, client: IpAddr, login: &[u8], now: Mono) {
-        let pair = self.pair(client, login);
+    pub fn succeeded(&self, client: Who, login: &[u8], now: Mono) {
+        let pair = self.pair(client.address, login);
         self.cell(pair).store(mark(pair) | seconds(now), Ordering::Relaxed);
     }
 
@@ -172,7 +184,7 @@ mod tests {
     use super::*;
     use std::cell::Cell;
 
-    fn logins(options: Options) -> Failures {
+    fn failures(options: Options) -> Failures {
         let n = Cell::new(7);
         Failures::with_cells(options, || n.replace(n.get() * 31 + 1), CELLS)
     }
@@ -181,8 +193,8 @@ mod tests {
         Mono(5_000_000_000).after(Duration::from_secs(seconds))
     }
 
-    fn ip(text: &str) -> IpAddr {
-        text.parse().unwrap()
+    fn ip(text: &str) -> Who {
+        Who { address: text.parse().unwrap(), counted: true }
     }
 
     fn wait(seconds: u64) -> Verdict {
@@ -192,7 +204,7 @@ mod tests {
     /// Attack catalogue, row 31: guessing gets slower and comes to an end.
     #[test]
     fn row_31_waits_grow_then_it_is_refused_then_it_fades() {
-        let l = logins(Options { per_client: 6, ..Options::default() });
+        let l = failures(Options { per_client: 6, ..Options::default() });
         let client = ip("192.0.2.1");
         for expected in [Verdict::Allowed, wait(2), wait(4), wait(8), wait(15), wait(15)] {
             assert_eq!(l.delay(client, b"me", at(0)), expected);
@@ -209,7 +221,7 @@ mod tests {
 
     #[test]
     fn others_are_not_affected() {
-        let l = logins(Options::default());
+        let l = failures(Options::default());
         (0..50).for_each(|_| l.failed(ip("192.0.2.1"), b"me", at(0)));
         assert_eq!(l.delay(ip("192.0.2.2"), b"other", at(0)), Verdict::Allowed);
         assert_eq!(l.delay(ip("192.0.2.2"), b"ME", at(0)), wait(15), "the login is being guessed at");
@@ -222,12 +234,12 @@ mod tests {
 
     #[test]
     fn owners_are_not_locked_out() {
-        let l = logins(Options::default());
+        let l = failures(Options::default());
         let home = ip("198.51.100.7");
         l.succeeded(home, b"me", at(0));
         // From a thousand places at once.
         for n in 0..1000u32 {
-            l.failed(IpAddr::from((n << 8).to_be_bytes()), b"me", at(1));
+            l.failed(Who { address: (n << 8).to_be_bytes().into(), counted: true }, b"me", at(1));
         }
         assert_eq!(l.delay(ip("203.0.113.1"), b"me", at(1)), Verdict::Refused);
         assert_eq!(l.delay(home, b"me", at(1)), Verdict::Allowed);
@@ -241,7 +253,7 @@ mod tests {
         (0..100).for_each(|_| l.failed(home, b"me", at(2)));
         assert_eq!(l.delay(home, b"me", at(2)), Verdict::Refused);
         // One is known for a week.
-        let l = logins(Options { per_login: 1, ..Options::default() });
+        let l = failures(Options { per_login: 1, ..Options::default() });
         l.succeeded(home, b"me", at(0));
         let week = 7 * 86_400;
         l.failed(ip("203.0.113.1"), b"me", at(week));
@@ -251,7 +263,7 @@ mod tests {
 
     #[test]
     fn a_login_of_ones_own_buys_no_guesses() {
-        let l = logins(Options::default());
+        let l = failures(Options::default());
         let client = ip("192.0.2.1");
         for n in 0..40u32 {
             l.succeeded(client, b"mine", at(0));
@@ -261,12 +273,23 @@ mod tests {
         assert_eq!(l.delay(client, b"mine", at(0)), Verdict::Allowed);
     }
 
+    /// Behind a webmail are many: there it is the login that is guessed at, not the client.
+    #[test]
+    fn a_client_that_is_not_counted() {
+        let l = failures(Options { per_login: 5, ..Options::default() });
+        let webmail = Who { counted: false, ..ip("192.0.2.1") };
+        (0..100u32).for_each(|n| l.failed(webmail, format!("user{n}").as_bytes(), at(0)));
+        assert_eq!(l.delay(webmail, b"another", at(0)), Verdict::Allowed);
+        (0..5).for_each(|_| l.failed(webmail, b"me", at(0)));
+        assert_eq!(l.delay(webmail, b"me", at(0)), Verdict::Refused);
+    }
+
     #[test]
     fn limits_can_be_turned_off() {
         let zero = Duration::ZERO;
         let off =
             Options { per_client: 0, per_login: 0, delay_first: zero, delay_max: zero, ..Options::default() };
-        let l = logins(off);
+        let l = failures(off);
         (0..1000).for_each(|_| l.failed(ip("192.0.2.1"), b"me", at(0)));
         assert_eq!(l.delay(ip("192.0.2.1"), b"me", at(0)), Verdict::Allowed);
         l.succeeded(ip("192.0.2.1"), b"me", at(0));

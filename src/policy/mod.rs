@@ -2,6 +2,7 @@
 
 pub mod access;
 pub mod failures;
+pub mod logins;
 pub mod place;
 pub mod rates;
 pub mod sessions;

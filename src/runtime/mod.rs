@@ -27,6 +27,7 @@ pub mod privileges;
 pub mod signals;
 pub mod table;
 pub mod uring;
+pub mod worker;
 
 pub use table::{Change, Changes, Rows, ScanLimit, Table, TableOptions};
 

@@ -4,9 +4,11 @@
 //! old tables and says so. The first stop request gives the grace time; a second ends at once.
 
 use super::Failure;
+use super::accounts::tell_problems;
 use super::core::{Health, Note, State};
 use crate::admin::{self, control::Queues, http};
 use crate::config::reload::Reloader;
+use crate::config::users::{self, Watch};
 use crate::events::Events;
 use crate::metrics::Process;
 use crate::queue::control::{Request, Response};
@@ -44,6 +46,8 @@ pub struct Control {
     pub lines: Vec<Line>,
     /// Map files.
     pub reloader: Reloader,
+    /// The password file, and the secret that its users are kept with.
+    pub users: Option<(Watch, [u8; 32])>,
     /// Series of the cores.
     pub recorder: PrometheusHandle,
     /// Series of the process.
@@ -156,7 +160,8 @@ impl Queues for Cores {
 }
 
 async fn serve(control: Control) -> Result<(), Failure> {
-    let Control { lines, reloader, recorder, process, events, grace, metrics, admin, mut stopped } = control;
+    let Control { lines, reloader, users, recorder, process, events, grace, metrics, admin, mut stopped } =
+        control;
     let failed = |e: io::Error| Failure::new(71, format!("control thread: {e}"));
     let mut signals = Signals::take().map_err(failed)?;
     let health: Vec<_> = lines.iter().map(|l| l.health.clone()).collect();
@@ -170,7 +175,7 @@ async fn serve(control: Control) -> Result<(), Failure> {
         let listener = tokio::net::UnixListener::from_std(listener).map_err(failed)?;
         tokio::task::spawn_local(admin::control::serve(listener, cores.clone()));
     }
-    let mut reload = Reload { reloader, cores: cores.clone(), events: events.clone() };
+    let mut reload = Reload { reloader, users, cores: cores.clone(), events: events.clone() };
     let mut tick = tokio::time::interval(RELOAD);
     loop {
         let request = tokio::select! {
@@ -185,7 +190,7 @@ async fn serve(control: Control) -> Result<(), Failure> {
             signals::Request::Stop => break,
             signals::Request::Reload => {
                 reload.look();
-                events.info("reload", "map files are up to date; other keys need a restart");
+                events.info("reload", "map and password files are up to date; other keys need a restart");
             }
             signals::Request::Report => report(&cores, &events),
         }
@@ -218,12 +223,14 @@ async fn stop_again(signals: &mut Signals) {
 
 struct Reload {
     reloader: Reloader,
+    users: Option<(Watch, [u8; 32])>,
     cores: Rc<Cores>,
     events: Events,
 }
 
 impl Reload {
     fn look(&mut self) {
+        self.look_at_users();
         match self.reloader.poll() {
             None => {}
             Some(Ok((router, problems))) => {
@@ -242,6 +249,40 @@ impl Reload {
                     .alarm("reload", format!("the maps are wrong, the old ones stay in use: {problems}"));
             }
         }
+    }
+}
+
+impl Reload {
+    /// Reads the password file anew if it has changed, on a thread of its own: it may be long.
+    fn look_at_users(&mut self) {
+        let Some((watch, secret)) = &mut self.users else { return };
+        if !watch.changed() {
+            return;
+        }
+        let (path, secret) = (watch.path().to_owned(), *secret);
+        let (cores, events) = (self.cores.clone(), self.events.clone());
+        tokio::task::spawn_local(async move {
+            let loaded = tokio::task::spawn_blocking(move || users::load(&path, secret)).await;
+            let Ok(loaded) = loaded else { return events.alarm("users", "reading the users has failed") };
+            match loaded {
+                Ok((users, _)) if users.count() == 0 => {
+                    events.alarm("users", "the password file is empty now: the old users stay in use");
+                }
+                Ok((users, problems)) => {
+                    tell_problems(&problems, &events);
+                    for core in 0..cores.count() {
+                        if !cores.tell(core, Note::Users(users.clone())) {
+                            events.warn("reload", format!("core {core} is too busy to take new users"));
+                        }
+                    }
+                    events.info("reload", format!("{} users are in use", users.count()));
+                }
+                Err(problems) => events.alarm(
+                    "users",
+                    format!("the password file is wrong, the old users stay in use: {problems}"),
+                ),
+            }
+        });
     }
 }
 

@@ -3,10 +3,13 @@
 //! Runs on the core's own thread and ring. An error of the start is told to the control thread; a
 //! poisoned journal closes the listeners, raises the alarm, and waits to be restarted.
 
+use super::accounts::Accounts;
 use super::guard::Guard;
 use super::settings;
 use super::tables::Tables;
 use crate::attempts::Attempts;
+use crate::auth::passwd::Users;
+use crate::auth::service::Logins;
 use crate::base::ids::{LogNumber, MessageId};
 use crate::config::Config;
 use crate::config::raw::Prefer;
@@ -49,6 +52,8 @@ const NAMES_TOLD: usize = 5;
 pub enum Note {
     /// New tables.
     Router(Arc<Router>),
+    /// New users.
+    Users(Arc<Users>),
     /// A request of an operator, and where the answer goes.
     Control(Request, oneshot::Sender<Response>),
     /// Finish what is in hand within this time, and end.
@@ -107,6 +112,8 @@ pub struct Seed {
     pub router: Arc<Router>,
     /// Counters of all cores.
     pub guard: Guard,
+    /// Users, if there are any.
+    pub accounts: Option<Accounts>,
     /// The poison of the data directory's file system.
     pub poison: Poison,
     /// Its series.
@@ -170,6 +177,14 @@ fn setup(rt: &Uring, seed: &Seed, tables: &Rc<Tables>) -> Setup<Uring> {
     }
 }
 
+/// The core's desk for logins, if there are users.
+fn logins(rt: &Uring, seed: &Seed) -> Option<Rc<Logins<Uring>>> {
+    let accounts = seed.accounts.as_ref()?;
+    let voice = seed.voice();
+    let tell = move |level, name, text| voice.say(level, name, text);
+    Some(accounts.desk(rt, &seed.config, seed.cores, &seed.metrics, tell))
+}
+
 /// Runs the core until it is told to stop.
 pub async fn run(rt: Uring, seed: Seed) {
     let panics = seed.metrics.session_panics.clone();
@@ -196,6 +211,10 @@ pub async fn run(rt: Uring, seed: Seed) {
     );
     let failures = seed.guard.failures.clone();
     ctx.set_attempts(Attempts::new(failures, seed.metrics.clone(), seed.events.clone(), seed.number));
+    let logins = logins(&rt, &seed);
+    if let Some(logins) = &logins {
+        ctx.set_logins(logins.clone());
+    }
     let mut listeners = Vec::new();
     for socket in &seed.sockets {
         let opened = listen::listen(socket).and_then(|()| rt.listener(socket.try_clone()?));
@@ -219,7 +238,7 @@ pub async fn run(rt: Uring, seed: Seed) {
     // Behind the back of the sessions, however much there is.
     logs.adopt();
     rt.spawn(watch(rt.clone(), logs.clone(), health.clone(), listeners.clone(), voice));
-    let grace = obey(&rt, notes, &logs, &tables).await;
+    let grace = obey(&rt, notes, &logs, &tables, logins.as_ref()).await;
     health.set(State::Stopping);
     let until = rt.now().after(grace);
     listeners.iter().for_each(|l| l.close());
@@ -232,7 +251,13 @@ pub async fn run(rt: Uring, seed: Seed) {
 }
 
 /// Does what the control thread says, until it says stop; gives the time for that.
-async fn obey(rt: &Uring, notes: Receiver<Note>, logs: &Logs<Uring>, tables: &Rc<Tables>) -> Duration {
+async fn obey(
+    rt: &Uring,
+    notes: Receiver<Note>,
+    logs: &Logs<Uring>,
+    tables: &Rc<Tables>,
+    logins: Option<&Rc<Logins<Uring>>>,
+) -> Duration {
     let routing: Rc<dyn Routing> = tables.clone();
     let mut notes = notes.on_ring();
     loop {
@@ -241,6 +266,7 @@ async fn obey(rt: &Uring, notes: Receiver<Note>, logs: &Logs<Uring>, tables: &Rc
                 tables.set_router(router);
                 logs.set_routing(&routing);
             }
+            Some(Note::Users(users)) => logins.into_iter().for_each(|l| l.set_store(Rc::new(users.clone()))),
             Some(Note::Control(request, answer)) => {
                 let logs = logs.clone();
                 rt.spawn(async move {

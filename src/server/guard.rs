@@ -6,6 +6,7 @@ use crate::base::time::Mono;
 use crate::config::Config;
 use crate::config::units::Rate;
 use crate::policy::failures::{self, Failures};
+use crate::policy::logins::UserSessions;
 use crate::policy::place;
 use crate::policy::rates::Rates;
 use crate::policy::sessions::{Limits, Sessions};
@@ -27,6 +28,8 @@ pub struct Guard {
     network_connections: Rates,
     messages: Rates,
     recipients: Rates,
+    /// Open sessions of users.
+    pub user_sessions: UserSessions,
     /// Failed logins.
     pub failures: Failures,
 }
@@ -48,6 +51,7 @@ impl Guard {
             network_connections: network,
             messages: user_rate(c.submission.message_rate, seed()),
             recipients: user_rate(c.submission.recipient_rate, seed()),
+            user_sessions: UserSessions::new(l.sessions_per_user, seed()),
             failures: Failures::new(failures(c), &seed),
         }
     }

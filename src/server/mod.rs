@@ -4,6 +4,7 @@
 //! dropped; rings are made after. Nothing runs before everything is known to work; whatever fails
 //! is told with an exit code after sysexits.h.
 
+mod accounts;
 mod control;
 mod core;
 mod guard;
@@ -19,6 +20,7 @@ use crate::route::tables::Router;
 use crate::runtime::privileges::User;
 use crate::runtime::{self, checks, listen, privileges, uring};
 use crate::storage::options::Poison;
+use accounts::Accounts;
 use control::{Control, Line};
 use core::{Health, Seed};
 use guard::Guard;
@@ -97,12 +99,16 @@ pub fn start(config: Arc<Config>) -> Result<Running, Failure> {
     }
     let Reserved { lock, cpus, smtp, sockets, metrics, admin, events } = reserved;
     let recorder = Arc::new(metrics::exporter());
-    let (cores, lines) = start_cores(&config, &router, &recorder, &cpus, sockets, &events.0)?;
+    let accounts = Accounts::open(&config, cpus.len(), &events.0, uring::fill_random)?;
+    let (accounts, users) = accounts.unzip();
+    let shared = Shared { router, recorder: recorder.clone(), accounts: accounts.clone() };
+    let (cores, lines) = start_cores(&config, &shared, &cpus, sockets, &events.0)?;
     let (stop, stopped) = oneshot::channel();
     let metrics_address = metrics.as_ref().and_then(|s| s.local_addr().ok());
     let control = Control {
         lines,
         reloader,
+        users: users.zip(accounts.map(|a| a.secret)),
         recorder: recorder.handle(),
         process: metrics::Process { started: uring::wall_now(), config_hash: config.hash },
         events: events.0.clone(),
@@ -171,11 +177,17 @@ fn user_to_become(config: &Config) -> Result<Option<User>, Failure> {
     }
 }
 
+/// What all cores start with.
+struct Shared {
+    router: Arc<Router>,
+    recorder: Arc<PrometheusRecorder>,
+    accounts: Option<Accounts>,
+}
+
 /// Starts a core for each CPU planned, and waits until all serve.
 fn start_cores(
     config: &Arc<Config>,
-    router: &Arc<Router>,
-    recorder: &Arc<PrometheusRecorder>,
+    shared: &Shared,
     cpus: &[Option<usize>],
     sockets: Vec<Vec<OwnedFd>>,
     events: &Events,
@@ -191,11 +203,12 @@ fn start_cores(
             number: number as u16,
             cores: cpus.len(),
             config: config.clone(),
-            router: router.clone(),
+            router: shared.router.clone(),
             guard: guard.clone(),
+            accounts: shared.accounts.clone(),
             poison: poison.clone(),
-            metrics: metrics::Core::new(&**recorder, number),
-            recorder: recorder.clone(),
+            metrics: metrics::Core::new(&*shared.recorder, number),
+            recorder: shared.recorder.clone(),
             sockets,
             notes,
             health: health.clone(),

@@ -13,6 +13,7 @@ use crate::queue::pace::{Backoff, Rate};
 use crate::queue::schedule::Limits;
 use crate::runtime::table::TableOptions;
 use crate::smtp::data::{self, BareNewline, NulBytes};
+use crate::smtp::inbound::AuthMode;
 use crate::smtp::{inbound, outbound, serve};
 use crate::storage::{self, archive};
 use std::rc::Rc;
@@ -113,12 +114,17 @@ pub fn doors(c: &Config) -> Vec<Rc<serve::Door>> {
         let (proxies, forwarders) = (l.proxies.iter().copied(), l.forwarders.iter().copied());
         let client_first = l.protocol == raw::Protocol::Submissions;
         let for_users = matches!(l.protocol, raw::Protocol::Submission | raw::Protocol::Submissions);
-        let submission =
-            serve::Submission { needs_login: l.needs_login, hide_client: c.submission.hide_client };
+        let submission = serve::Submission { hide_client: c.submission.hide_client };
+        let auth = match l.auth {
+            raw::AuthMode::Offered => AuthMode::Offered,
+            raw::AuthMode::Required => AuthMode::Required,
+            raw::AuthMode::Off | raw::AuthMode::Auto => AuthMode::Off,
+        };
         Rc::new(serve::Door {
             proxies: Networks::new(proxies),
             forwarders: Networks::new(forwarders),
             client_first,
+            auth,
             submission: for_users.then_some(submission),
         })
     };
@@ -142,6 +148,8 @@ fn inbound(c: &Config) -> inbound::Options {
         },
         // The receive buffer must hold a line.
         line_max: usize::try_from(bytes(l.command_line)).unwrap_or(usize::MAX).min(16 << 10),
+        auth_line: usize::try_from(bytes(l.auth_line)).unwrap_or(usize::MAX).min(16 << 10),
+        auth_failures_max: count(l.auth_failures),
         recipients_max: count(l.recipients),
         recipients_overshoot: count(l.recipients_overshoot),
         transactions_max: count(l.messages_per_session),

@@ -11,8 +11,9 @@ use crate::queue::routing::{Hop, Plan, Routing, Target};
 use crate::route::destination::{Host, NextHop, TlsPolicy};
 use crate::route::expand::Expansion;
 use crate::route::tables::{self, Router, split};
-use crate::smtp::reply::Refusal;
+use crate::smtp::reply::{Refusal, Reply};
 use crate::smtp::serve::{Caller, Gate, Guest, Refused, Sender};
+use std::any::Any;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -107,6 +108,13 @@ impl Gate for Tables {
             Err(Full::All) => Err(Refused::Sessions),
             Err(Full::Address) => Err(Refused::Address),
             Err(Full::Network) => Err(Refused::Network),
+        }
+    }
+
+    fn login(&self, login: &str) -> Result<Box<dyn Any>, Reply> {
+        match self.guard.user_sessions.enter(login) {
+            Some(permit) => Ok(Box::new(permit)),
+            None => Err(Reply::AUTH_SESSIONS),
         }
     }
 

@@ -1,9 +1,10 @@
 //! What EHLO offers (RFC 5321 §4.1.1.1).
 //!
-//! Only what the server really does may be offered; what comes later (TLS, authentication) has
-//! its switch here, off by default. Cannot fail.
+//! Only what the server really does may be offered; what comes later (TLS) has its switch here, off
+//! by default. Cannot fail.
 
 use crate::smtp::reply::put_number;
+use std::rc::Rc;
 
 /// The extensions that are offered.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -17,7 +18,7 @@ pub struct Offer {
     /// STARTTLS (RFC 3207).
     pub starttls: bool,
     /// AUTH mechanisms, separated by spaces (RFC 4954); empty: not offered.
-    pub auth: &'static str,
+    pub auth: Rc<str>,
 }
 
 /// Appends the reply to EHLO. `host` is our own name; `more` are lines for this client alone.
@@ -76,14 +77,14 @@ mod tests {
     #[test]
     fn offers() {
         let mut offer =
-            Offer { size: 52_428_800, recipients: 1000, transactions: 99, starttls: false, auth: "" };
+            Offer { size: 52_428_800, recipients: 1000, transactions: 99, starttls: false, auth: "".into() };
         assert_eq!(
             lines(&offer),
             "250-mx.example\r\n250-PIPELINING\r\n250-SIZE 52428800\r\n250-8BITMIME\r\n\
              250-ENHANCEDSTATUSCODES\r\n250-CHUNKING\r\n250-DSN\r\n250-XCLIENT ADDR\r\n\
              250-LIMITS MAILMAX=99 RCPTMAX=1000\r\n250 SMTPUTF8\r\n"
         );
-        (offer.recipients, offer.transactions, offer.starttls, offer.auth) = (0, 0, true, "PLAIN");
+        (offer.recipients, offer.transactions, offer.starttls, offer.auth) = (0, 0, true, "PLAIN".into());
         let all = lines(&offer);
         assert!(!all.contains("LIMITS") && all.contains("250-STARTTLS\r\n250-AUTH PLAIN\r\n"), "{all}");
     }
@@ -93,7 +94,8 @@ mod tests {
     fn another_implementation_reads_it() {
         use smtp_proto::{EXT_8BIT_MIME, EXT_CHUNKING, EXT_DSN, EXT_ENHANCED_STATUS_CODES, EXT_PIPELINING};
         use smtp_proto::{EXT_SIZE, EXT_SMTP_UTF8, EXT_START_TLS, EhloResponse};
-        let text = lines(&Offer { size: 77, recipients: 5, transactions: 0, starttls: false, auth: "" });
+        let text =
+            lines(&Offer { size: 77, recipients: 5, transactions: 0, starttls: false, auth: "".into() });
         let read = EhloResponse::parse(&mut text.as_bytes().iter()).unwrap();
         for want in [
             EXT_8BIT_MIME,

@@ -56,6 +56,8 @@ replies! {
     HELP = "214 2.0.0 EHLO HELO MAIL RCPT DATA BDAT RSET NOOP VRFY HELP QUIT: see RFC 5321";
     /// QUIT.
     BYE = "221 2.0.0 Bye";
+    /// AUTH (RFC 4954 §6).
+    AUTH_OK = "235 2.7.0 Authentication succeeded";
     /// NOOP, RSET and other commands that only succeed.
     OK = "250 2.0.0 Ok";
     /// MAIL.
@@ -80,6 +82,8 @@ replies! {
     TOO_MANY_SESSIONS = "421 4.7.0 Too many connections, try again later";
     /// The rate of connections is reached, for this client or its network.
     TOO_OFTEN = "421 4.7.0 Connecting too often, try again later";
+    /// Too many logins have failed, of this client or with this login.
+    TOO_MANY_FAILURES = "421 4.7.0 Too many failed logins, try again later";
     /// New mail cannot be taken for the life of this process.
     STORAGE_FAILED = "421 4.3.0 Mail storage is not available, try again later";
     /// Something of ours failed.
@@ -92,10 +96,16 @@ replies! {
     BUSY = "452 4.3.1 Too busy, try again later";
     /// RCPT above the limit (RFC 5321 §4.5.3.1.10).
     TOO_MANY_RECIPIENTS = "452 4.5.3 Too many recipients";
+    /// Passwords cannot be checked for the moment (RFC 4954 §6).
+    AUTH_BUSY = "454 4.7.0 Temporary authentication failure, try again later";
+    /// The limit of sessions of one user is reached.
+    AUTH_SESSIONS = "454 4.7.0 Too many sessions of this user, try again later";
     /// No such command.
     UNKNOWN_COMMAND = "500 5.5.2 Command not recognized";
     /// A command line above the limit.
     LINE_TOO_LONG = "500 5.5.2 Line too long";
+    /// A line of an AUTH exchange above the limit (RFC 4954 §6).
+    AUTH_LINE_TOO_LONG = "500 5.5.6 Authentication exchange line is too long";
     /// A command line that does not end in CRLF.
     BARE_LINE_FEED = "500 5.5.2 Command lines end in CRLF, not in a bare line feed";
     /// A control character in a command line.
@@ -118,6 +128,12 @@ replies! {
     BAD_ATTRIBUTE = "501 5.5.4 Bad attribute name or value";
     /// An argument where none belongs.
     NO_ARGUMENT = "501 5.5.4 This command takes no argument";
+    /// A response of AUTH that is not base64 (RFC 4954 §4).
+    NOT_BASE64 = "501 5.5.2 Cannot decode the response";
+    /// A response that is not in the form of its mechanism.
+    BAD_RESPONSE = "501 5.5.2 The response does not fit the mechanism";
+    /// The client has given an AUTH exchange up (RFC 4954 §4).
+    AUTH_CANCELLED = "501 5.7.0 Authentication cancelled";
     /// VRFY and EXPN without argument.
     NEEDS_ARGUMENT = "501 5.5.4 This command needs an argument";
     /// BDAT without a usable size: what follows cannot be told from commands.
@@ -130,6 +146,12 @@ replies! {
     BAD_SEQUENCE = "503 5.5.1 Bad sequence of commands";
     /// MAIL before EHLO or HELO.
     NEED_HELO = "503 5.5.1 Say EHLO first";
+    /// AUTH a second time (RFC 4954 §4).
+    AUTHENTICATED = "503 5.5.1 Already authenticated";
+    /// AUTH within a transaction (RFC 4954 §4).
+    WITHIN_TRANSACTION = "503 5.5.1 Not within a mail transaction";
+    /// AUTH with a mechanism that is not offered (RFC 4954 §4).
+    UNKNOWN_MECHANISM = "504 5.5.4 Unrecognized authentication mechanism";
     /// RCPT, DATA or BDAT before MAIL.
     NEED_MAIL = "503 5.5.1 Need MAIL first";
     /// DATA or BDAT before RCPT.
@@ -138,12 +160,14 @@ replies! {
     NESTED_MAIL = "503 5.5.1 Nested MAIL";
     /// DATA, MAIL or RCPT between chunks (RFC 3030 §3).
     WITHIN_CHUNKS = "503 5.5.1 Not between BDAT chunks";
-    /// XCLIENT and XFORWARD within a transaction.
-    WITHIN_TRANSACTION = "503 5.5.1 Not within a mail transaction";
     /// XCLIENT and XFORWARD of a client that may not use them.
     NO_FORWARDER = "550 5.7.0 You may not speak for other clients";
-    /// Mail of one who has not authenticated where that is needed (RFC 4954 §6).
+    /// A command before AUTH (RFC 4954 §6).
     NEEDS_AUTH = "530 5.7.0 Authentication required";
+    /// Login or password are wrong (RFC 4954 §6).
+    AUTH_FAILED = "535 5.7.8 Authentication credentials invalid";
+    /// AUTH in clear text (RFC 4954 §6).
+    AUTH_NEEDS_TLS = "538 5.7.11 Encryption required for requested authentication mechanism";
     /// The recipient does not exist.
     NO_SUCH_USER = "550 5.1.1 No such user here";
     /// The client may not send to that domain through us.
@@ -250,6 +274,13 @@ pub fn put_banner(out: &mut Vec<u8>, host: &str) {
 pub fn put_queued(out: &mut Vec<u8>, id: &[u8]) {
     out.extend_from_slice(b"250 2.0.0 Ok: queued as ");
     out.extend_from_slice(id);
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Appends a challenge, which is in base64 (RFC 4954 §4).
+pub fn put_challenge(out: &mut Vec<u8>, challenge: &str) {
+    out.extend_from_slice(b"334 ");
+    out.extend_from_slice(challenge.as_bytes());
     out.extend_from_slice(b"\r\n");
 }
 

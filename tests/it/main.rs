@@ -1,5 +1,6 @@
 //! Tests of the whole: the rules of the source tree, and black-box tests of the real binary.
 
+mod auth;
 mod backlog;
 mod bounces;
 mod cores;

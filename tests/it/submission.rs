@@ -1,16 +1,30 @@
 //! Mail of our own users (RFC 6409): who may send what as whom, and what is added to it. The login
-//! comes from an intermediary (XCLIENT); AUTH itself has tests of its own.
+//! mostly comes from an intermediary (XCLIENT); AUTH itself has tests of its own.
+#![allow(clippy::disallowed_methods, reason = "writes maps and users")]
 
-use crate::harness::{Client, Config, Hop, Mail, Server, until};
+use crate::harness::{Client, Config, Hop, Mail, Server, server, until};
 use crate::hostile::still_serves;
+use base64::Engine;
+use std::sync::Arc;
 
-/// The submission port is the second listener; clients come through a proxy that names their login.
-fn config(hop: &Hop) -> Config {
-    let mut config = Config::new(hop.address).set("relay", "networks", "[\"127.0.0.0/8\"]");
+/// A submission port; clients come through a proxy that names their login, or with AUTH.
+fn start(hop: &Hop, change: impl Fn(Config) -> Config) -> Server {
+    let dir = Arc::new(server::directory());
+    let users = dir.path().join("users");
+    std::fs::write(&users, "ann@a.test:{PLAIN}secret\n").unwrap();
+    let mut config = Config::new(hop.address)
+        .set("relay", "networks", "[\"127.0.0.1\"]")
+        .set("auth", "users", format!("\"{}\"", users.display()))
+        .set("auth", "allow_plaintext", "true");
     config.tail = "[[listener]]\nprotocol = \"submission\"\naddress = \"127.0.0.1:0\"\n\
                    xclient_from = [\"127.0.0.9\"]\n"
         .into();
-    config
+    Server::start_in(dir, &change(config))
+}
+
+fn plain(login: &str, password: &str) -> String {
+    let response = format!("\0{login}\0{password}");
+    format!("AUTH PLAIN {}", base64::engine::general_purpose::STANDARD.encode(response))
 }
 
 /// A client that has logged in as `login`, through the proxy.
@@ -42,21 +56,25 @@ fn count(header: &str, name: &str) -> usize {
 #[test]
 fn nobody_without_a_login() {
     let hop = Hop::start();
-    let server = Server::start(&config(&hop));
+    let server = start(&hop, |c| c);
     // Not even clients that may relay elsewhere.
     let mut client = server.client();
     client.say("MAIL FROM:<a@b.test>").expect("530 5.7.0");
-    client.say("RCPT TO:<c@next.test>").expect("503 5.5.1");
+    client.say("RCPT TO:<c@next.test>").expect("530 5.7.0");
     client.say("MAIL FROM:<>").expect("530 5.7.0");
-    assert_eq!(server.metric("ringpost_rejections_total", "reason=\"login\""), 2.0);
-    user(&server, "me").mail("a@b.test", &["c@next.test"], b"S: x\r\n\r\n");
-    hop.one();
+    assert_eq!(server.metric("ringpost_rejections_total", "reason=\"login\""), 3.0);
+    client.say(&plain("ann@a.test", "secret")).expect("235 ");
+    client.mail("a@b.test", &["c@next.test"], b"S: x\r\n\r\n");
+    hop.wait(1);
+    user(&server, "me").mail("a@b.test", &["c@next.test"], b"S: y\r\n\r\n");
+    hop.wait(2);
+    assert!(hop.mails().iter().all(|m| header(m).contains(" with ESMTPA id ")), "{:?}", hop.mails());
 }
 
 #[test]
 fn date_and_message_id_are_added_when_missing() {
     let hop = Hop::start();
-    let server = Server::start(&config(&hop));
+    let server = start(&hop, |c| c);
     let mut client = user(&server, "me");
     let id = client.mail("a@b.test", &["c@next.test"], b"Subject: bare\r\n\r\ntext\r\n");
     let mail = hop.one();
@@ -109,7 +127,7 @@ fn a_relay_adds_nothing() {
 #[test]
 fn the_client_is_hidden_if_asked() {
     let hop = Hop::start();
-    let server = Server::start(&config(&hop).set("submission", "hide_client", "true"));
+    let server = start(&hop, |c| c.set("submission", "hide_client", "true"));
     user(&server, "me").mail("a@b.test", &["c@next.test"], b"Subject: x\r\n\r\n");
     let head = header(&hop.one());
     assert!(head.starts_with("Received: by mx.test.example (ringpost) with "), "{head}");
@@ -119,14 +137,12 @@ fn the_client_is_hidden_if_asked() {
 }
 
 #[test]
-#[allow(clippy::disallowed_methods, reason = "writes a map")]
 fn a_login_sends_as_itself_or_as_the_map_says() {
     let hop = Hop::start();
-    let dir = std::sync::Arc::new(crate::harness::server::directory());
+    let dir = server::directory();
     let map = dir.path().join("senders");
     std::fs::write(&map, "me info@a.test, @b.test\nboss *\n").unwrap();
-    let config = config(&hop).set("submission", "senders", format!("\"{}\"", map.display()));
-    let server = Server::start_in(dir.clone(), &config);
+    let server = start(&hop, |c| c.set("submission", "senders", format!("\"{}\"", map.display())));
     let mut client = user(&server, "me");
     for (sender, taken) in [
         ("info@a.test", true),
@@ -145,7 +161,11 @@ fn a_login_sends_as_itself_or_as_the_map_says() {
     let mut other = user(&server, "you+40a.test");
     other.say("MAIL FROM:<info@a.test>").expect("553 5.7.1");
     other.say("MAIL FROM:<you@a.test>").expect("250 ");
-    assert_eq!(server.metric("ringpost_rejections_total", "reason=\"sender\""), 4.0);
+    let mut ann = server.client();
+    ann.say(&plain("ann@a.test", "secret")).expect("235 ");
+    ann.say("MAIL FROM:<info@a.test>").expect("553 5.7.1");
+    ann.say("MAIL FROM:<ann+list@a.test>").expect("250 ");
+    assert_eq!(server.metric("ringpost_rejections_total", "reason=\"sender\""), 5.0);
     // Read again when it changes.
     std::fs::write(&map, "me info@a.test, @b.test, boss@a.test\nboss *\n").unwrap();
     until("the new map", || {
@@ -158,12 +178,11 @@ fn a_login_sends_as_itself_or_as_the_map_says() {
 #[test]
 fn rates_of_one_login() {
     let hop = Hop::start();
-    let config = config(&hop).set("cores", "mta", "2").set("submission", "message_rate", "\"10/h\"").set(
-        "submission",
-        "recipient_rate",
-        "\"25/h\"",
-    );
-    let server = Server::start(&config);
+    let server = start(&hop, |c| {
+        c.set("cores", "mta", "2")
+            .set("submission", "message_rate", "\"10/h\"")
+            .set("submission", "recipient_rate", "\"25/h\"")
+    });
     // Over all its sessions, whatever the case of its name.
     let mut sent = 0;
     for name in ["me", "ME", "me", "Me"] {
@@ -209,4 +228,40 @@ fn a_submission_port_without_authentication_is_no_relay() {
     stranger.say("RCPT TO:<x@else.test>").expect("554 5.7.1 Relay access denied");
     stranger.say("RCPT TO:<x%else.test@customer.test>").expect("554 5.7.1");
     still_serves(&server, &hop);
+}
+
+/// Attack catalogue, row 31: guessing gets slower and ends, told in a form that others read; nobody else
+/// suffers from it.
+#[test]
+fn row_31_guessing_ends_for_the_client() {
+    let hop = Hop::start();
+    let server = start(&hop, |c| {
+        c.set("limits", "login_failures", "4")
+            .set("limits", "login_delay", "\"20ms\"")
+            .set("limits", "login_delay_max", "\"100ms\"")
+            .set("limits", "auth_failures", "100")
+    });
+    let connect = |from| {
+        let mut client = Client::from(from, server.smtp);
+        client.reply().expect("220 ");
+        client.say("EHLO x.test").expect("250-");
+        client
+    };
+    // The owner has logged in from home before.
+    connect([127, 0, 6, 1]).say(&plain("ann@a.test", "secret")).expect("235 ");
+    for n in 0..4 {
+        connect([127, 0, 6, 6]).say(&plain("ann@a.test", &format!("guess{n}"))).expect("535 ");
+    }
+    let mut client = connect([127, 0, 6, 6]);
+    client.say(&plain("ann@a.test", "secret")).expect("421 4.7.0 Too many failed logins");
+    client.expect_end();
+    assert_eq!(server.metric("ringpost_login_backoff_total", "delayed"), 3.0);
+    assert_eq!(server.metric("ringpost_login_backoff_total", "refused"), 1.0);
+    connect([127, 0, 6, 1]).say(&plain("ann@a.test", "secret")).expect("235 ");
+    let failed = "service=submission mechanism=PLAIN result=failed login=\"ann@a.test\"";
+    assert!(server.event_with("login_failed", failed).starts_with("client=127.0.6.6 port="));
+    assert!(server.event_with("login_failed", "result=refused").starts_with("client=127.0.6.6 port="));
+    let lines = server.lines();
+    assert_eq!(lines.iter().filter(|l| l.contains("login_failed")).count(), 5, "{lines:?}");
+    assert!(lines.iter().all(|l| !l.contains("guess") && !l.contains("secret")), "{lines:?}");
 }

@@ -83,6 +83,8 @@ fn a_login_that_is_named_may_relay() {
     let mut client = forwarder(&server);
     becomes(&mut client, "ADDR=192.0.2.7 LOGIN=me+40here.test");
     assert!(relays(&mut client));
+    client.mail(FROM, &[TO], b"S: x\r\n\r\n");
+    assert!(hop.one().split().0.contains(" with ESMTPA id "));
     becomes(&mut client, "LOGIN=[UNAVAILABLE]");
     assert!(!relays(&mut client), "nobody is logged in any more");
 }

@@ -255,7 +255,7 @@ impl crate::runtime::Clock for Uring {
 }
 
 /// Fills `out` from the kernel's generator.
-fn fill_random(out: &mut [u8]) {
+pub fn fill_random(out: &mut [u8]) {
     let mut filled = 0;
     while filled < out.len() {
         let rest = &mut out[filled..];

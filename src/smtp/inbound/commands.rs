@@ -1,6 +1,6 @@
 //! What each command does to a session; order, limits, errors.
 
-use super::{Asking, Hello, Question, Session, State, Step, forward};
+use super::{Asking, AuthMode, Hello, Question, Session, State, Step, forward};
 use crate::base::scan;
 use crate::base::time::Mono;
 use crate::smtp::command::{self, BadCommand, Command, Mail, Rcpt};
@@ -17,12 +17,14 @@ impl Session {
             return (0, Some(Step::Pause(until)));
         }
         self.paused_until = None;
-        let line_max = self.options.line_max;
+        let line_max = self.line_max(rest);
         let Some(lf) = scan::line_feed(&rest[..rest.len().min(line_max)]) else {
             if rest.len() < line_max {
                 return (0, Some(Step::NeedInput));
             }
-            self.state = State::LongLine;
+            let is_auth = line_max > self.options.line_max;
+            let reply = if is_auth { Reply::AUTH_LINE_TOO_LONG } else { Reply::LINE_TOO_LONG };
+            self.state = State::LongLine(reply);
             return (0, None);
         };
         // One client never gets more than its turn, and never more replies than it has read.
@@ -40,12 +42,18 @@ impl Session {
     }
 
     /// Swallows a line that is too long, with constant memory.
-    pub(super) fn long_line(&mut self, now: Mono, rest: &[u8], out: &mut Vec<u8>) -> (usize, Option<Step>) {
+    pub(super) fn long_line(
+        &mut self,
+        now: Mono,
+        reply: Reply,
+        rest: &[u8],
+        out: &mut Vec<u8>,
+    ) -> (usize, Option<Step>) {
         match scan::crlf(rest) {
             Some(cr) => {
                 self.since = now;
                 self.state = State::Command;
-                (cr + 2, self.error(now, Reply::LINE_TOO_LONG, out))
+                (cr + 2, self.error(now, reply, out))
             }
             None => (rest.len() - usize::from(rest.last() == Some(&b'\r')), Some(Step::NeedInput)),
         }
@@ -63,6 +71,9 @@ impl Session {
         if more && awaits && self.options.refuse_bad_pipelining {
             return Some(self.close(Reply::BAD_PIPELINING, out));
         }
+        if let Some(refusal) = self.needs_auth(&command) {
+            return self.error(now, refusal, out);
+        }
         match command {
             Command::Mail(mail) => self.mail(now, &mail, out),
             Command::Rcpt(rcpt) => self.rcpt(now, &rcpt, out),
@@ -76,7 +87,8 @@ impl Session {
             Command::Help => self.junk(Reply::HELP, out),
             Command::Quit => Some(self.close(Reply::BYE, out)),
             Command::Expn(_) => self.error(now, Reply::NOT_IMPLEMENTED, out),
-            Command::StartTls | Command::Auth { .. } => self.error(now, Reply::NOT_OFFERED, out),
+            Command::Auth { mechanism, initial } => self.begin_auth(now, mechanism, initial, out),
+            Command::StartTls => self.error(now, Reply::NOT_OFFERED, out),
             Command::Xclient(argument) => self.xclient(now, argument, out),
             Command::Xforward(argument) => self.xforward(now, argument, out),
             Command::Lhlo => self.error(now, Reply::NOT_LMTP, out),
@@ -113,7 +125,11 @@ impl Session {
         match hello {
             Hello::Ehlo => {
                 let more = if self.forwarder { &[forward::XCLIENT, forward::XFORWARD][..] } else { &[] };
-                extension::put_ehlo(out, &self.options.hostname, &self.options.offer(), more);
+                let mut offer = self.options.offer();
+                if self.auth.mode != AuthMode::Off {
+                    offer.auth = self.auth.offer.now.clone();
+                }
+                extension::put_ehlo(out, &self.options.hostname, &offer, more);
             }
             Hello::Helo | Hello::None => extension::put_helo(out, &self.options.hostname),
         }

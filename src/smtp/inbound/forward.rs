@@ -215,6 +215,8 @@ impl Session {
         self.helo.clear();
         self.forwarded = None;
         self.counts.unknown = 0;
+        // Who has authenticated before was not this client.
+        self.auth.authenticated = self.claimed_login().is_some();
         put_banner(out, &self.options.hostname);
     }
 }

@@ -13,6 +13,7 @@
 //! [`Step::Close`], so that pipelined commands are answered by one write (RFC 2920 §3.2). When
 //! [`Session::deadline`] passes: [`Session::expire`].
 
+mod auth;
 mod commands;
 mod forward;
 mod options;
@@ -20,6 +21,7 @@ mod options;
 mod tests;
 mod transfer;
 
+pub use auth::{AuthMode, AuthOffer, AuthSaid};
 pub use forward::{Claim, Said};
 pub use options::Options;
 
@@ -66,6 +68,8 @@ pub enum Question {
     /// The client is another one, as [`Session::claim`] says: may it come in? (XCLIENT) If so, its
     /// limits are set with [`Session::set_options`] before the answer.
     Client,
+    /// What becomes of an authentication? (AUTH; what the client said is in [`Session::auth_said`])
+    Auth,
 }
 
 /// The answer to a [`Question`].
@@ -75,6 +79,8 @@ pub enum Answer<'a> {
     Accept,
     /// No, with this reply. 421 also ends the session.
     Refuse(Refusal<'a>),
+    /// To [`Question::Auth`]: the client must answer this first.
+    Challenge(&'a [u8]),
 }
 
 /// The protocol of a message, for the `with` of Received.
@@ -82,10 +88,10 @@ pub enum Answer<'a> {
 pub enum Protocol {
     /// After HELO.
     Smtp,
-    /// After EHLO (RFC 3848).
-    Esmtp,
-    /// With SMTPUTF8 (RFC 6531 §4.3).
-    Utf8Smtp,
+    /// After EHLO (RFC 3848); authenticated.
+    Esmtp(bool),
+    /// With SMTPUTF8 (RFC 6531 §4.3); authenticated.
+    Utf8Smtp(bool),
 }
 
 impl Protocol {
@@ -94,8 +100,10 @@ impl Protocol {
     pub fn text(self) -> &'static str {
         match self {
             Protocol::Smtp => "SMTP",
-            Protocol::Esmtp => "ESMTP",
-            Protocol::Utf8Smtp => "UTF8SMTP",
+            Protocol::Esmtp(false) => "ESMTP",
+            Protocol::Esmtp(true) => "ESMTPA",
+            Protocol::Utf8Smtp(false) => "UTF8SMTP",
+            Protocol::Utf8Smtp(true) => "UTF8SMTPA",
         }
     }
 }
@@ -116,6 +124,7 @@ pub struct Session {
     declared_size: Option<u64>,
     transaction: Option<Transaction>,
     transfer: Option<Transfer>,
+    auth: auth::Auth,
     counts: Counts,
     /// Since when the peer has been owing us something.
     since: Mono,
@@ -134,8 +143,10 @@ enum State {
     Fresh,
     /// At the start of a command line.
     Command,
-    /// Within a command line that is too long.
-    LongLine,
+    /// Within a line that is too long; the reply to it.
+    LongLine(Reply),
+    /// At the start of a line that answers a challenge.
+    Auth,
     /// A question waits for its answer.
     Asking(Asking),
     /// Within the message of DATA.
@@ -200,6 +211,7 @@ impl Session {
             declared_size: None,
             transaction: None,
             transfer: None,
+            auth: auth::Auth::default(),
             counts: Counts::default(),
             since: now,
             paused_until: None,
@@ -234,7 +246,8 @@ impl Session {
                     (0, Some(step).filter(|step| *step == Step::Close))
                 }
                 State::Command => self.command(now, rest, out),
-                State::LongLine => self.long_line(now, rest, out),
+                State::LongLine(reply) => self.long_line(now, reply, rest, out),
+                State::Auth => self.auth_line(now, rest, out),
                 State::Data => self.data(now, rest, out),
                 State::Chunk(_) => self.chunk(now, rest, out),
                 State::Asking(a) => (0, Some(Step::Ask(a.question))),
@@ -270,6 +283,10 @@ impl Session {
             }
             (Question::Recipient, Answer::Accept) => Reply::RECIPIENT_OK.put(out),
             (Question::Client, Answer::Accept) => self.restart(out),
+            (Question::Auth, Answer::Accept) => self.authenticated(out),
+            (Question::Auth, Answer::Challenge(challenge)) => self.challenge(challenge, out),
+            (_, Answer::Challenge(_)) => panic!("a challenge without AUTH"),
+            (Question::Auth, Answer::Refuse(refusal)) => self.not_authenticated(now, &refusal, out),
             (question, Answer::Refuse(refusal)) => {
                 if question == Question::Recipient {
                     self.envelope.pop();
@@ -322,7 +339,7 @@ impl Session {
         match self.state {
             State::Asking(_) | State::Ended(_) | State::Closing => Mono(u64::MAX),
             State::Data | State::Chunk(_) => self.since.after(o.block_time).min(transfer),
-            State::Fresh | State::Command | State::LongLine => {
+            State::Fresh | State::Command | State::LongLine(_) | State::Auth => {
                 let envelope = self.transaction.filter(|_| self.transfer.is_none());
                 let envelope = envelope.map_or(Mono(u64::MAX), |t| t.began.after(o.envelope_time));
                 command.min(transfer).min(envelope)
@@ -350,7 +367,9 @@ impl Session {
     pub fn shutdown(&mut self, out: &mut Vec<u8>) -> Step {
         self.shutting_down = true;
         match self.state {
-            State::Fresh | State::Command | State::LongLine => self.close(Reply::SHUTTING_DOWN, out),
+            State::Fresh | State::Command | State::LongLine(_) | State::Auth => {
+                self.close(Reply::SHUTTING_DOWN, out)
+            }
             State::Closing => Step::Close,
             State::Asking(_) | State::Data | State::Chunk(_) | State::Ended(_) => Step::NeedInput,
         }
@@ -394,8 +413,8 @@ impl Session {
     #[must_use]
     pub fn protocol(&self) -> Protocol {
         match self.hello {
-            Hello::Ehlo if self.smtputf8 => Protocol::Utf8Smtp,
-            Hello::Ehlo => Protocol::Esmtp,
+            Hello::Ehlo if self.smtputf8 => Protocol::Utf8Smtp(self.auth.authenticated),
+            Hello::Ehlo => Protocol::Esmtp(self.auth.authenticated),
             Hello::Helo | Hello::None => Protocol::Smtp,
         }
     }
@@ -410,7 +429,7 @@ impl Session {
     /// True at a command boundary outside of a transaction: the session can be ended without harm.
     #[must_use]
     pub fn is_idle(&self) -> bool {
-        matches!(self.state, State::Fresh | State::Command) && self.transaction.is_none()
+        matches!(self.state, State::Fresh | State::Command | State::Auth) && self.transaction.is_none()
     }
 
     /// True while the bytes of a message are what comes next.

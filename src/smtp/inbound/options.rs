@@ -2,6 +2,7 @@
 
 use crate::smtp::data::{BareNewline, Limits, NulBytes};
 use crate::smtp::extension::Offer;
+use std::rc::Rc;
 use std::time::Duration;
 
 /// What a session allows. Shared by the sessions of a listener.
@@ -14,6 +15,10 @@ pub struct Options {
     /// Longest command line in bytes with CRLF (RFC 5321 §4.5.3.1.4: at least 512 plus extensions).
     /// The input buffer of the shell must hold more than this.
     pub line_max: usize,
+    /// Longest line of an AUTH exchange in bytes with CRLF (RFC 4954 §4: 12,288).
+    pub auth_line: usize,
+    /// Failed authentications of a session that end it.
+    pub auth_failures_max: u32,
     /// Recipients of one message (RFC 5321 §4.5.3.1.8: at least 100).
     pub recipients_max: u32,
     /// Recipients above [`Self::recipients_max`] that are answered 452 before each counts as an error.
@@ -72,6 +77,8 @@ impl Options {
                 nul: NulBytes::Refuse,
             },
             line_max: 2048,
+            auth_line: 12_288,
+            auth_failures_max: 3,
             recipients_max: 1000,
             recipients_overshoot: 1000,
             envelope_max: 256 << 10,
@@ -131,9 +138,10 @@ impl Options {
             size: if self.message.size >= u64::MAX >> 1 { 0 } else { self.message.size },
             recipients: self.recipients_max,
             transactions: self.transactions_max,
-            // Offered as soon as the session can do them.
+            // Offered as soon as the session can do it.
             starttls: false,
-            auth: "",
+            // The session knows its own.
+            auth: Rc::from(""),
         }
     }
 }

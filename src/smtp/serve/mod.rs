@@ -6,6 +6,7 @@
 //! receive buffer only while bytes are on their way: an idle one gives it back.
 
 mod arrive;
+mod auth;
 mod collect;
 mod gather;
 mod session;
@@ -13,6 +14,7 @@ mod session;
 pub use arrive::Refused;
 
 use crate::attempts::Attempts;
+use crate::auth::service::Logins;
 use crate::base::time::Mono;
 use crate::intake::Intake;
 use crate::message::date::DateCache;
@@ -32,6 +34,12 @@ use std::time::Duration;
 pub trait Gate {
     /// A client has connected: is it one of those that may relay anywhere? `Err`: it is refused.
     fn admit(&self, caller: &Caller, now: Mono) -> Result<Guest, Refused>;
+
+    /// A client has proved to be this user. What is counted for it is given back on drop. `Err`: not
+    /// now.
+    fn login(&self, _login: &str) -> Result<Box<dyn std::any::Any>, Reply> {
+        Ok(Box::new(()))
+    }
 
     /// May it send one more message, with this sender?
     fn sender(&self, who: Sender<'_>, address: &[u8], now: Mono) -> Result<(), Refusal<'static>>;
@@ -61,15 +69,26 @@ pub struct Door {
     pub forwarders: Networks,
     /// The client speaks before the greeting: TLS begins at once.
     pub client_first: bool,
+    /// What it does with AUTH.
+    pub auth: inbound::AuthMode,
     /// It is for our own users (RFC 6409); then how.
     pub submission: Option<Submission>,
+}
+
+impl Door {
+    /// What it is called in events.
+    fn service(&self) -> &'static str {
+        match self.submission {
+            None => "smtp",
+            Some(_) if self.client_first => "submissions",
+            Some(_) => "submission",
+        }
+    }
 }
 
 /// How mail of our own users is taken.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Submission {
-    /// Only from those who have authenticated.
-    pub needs_login: bool,
     /// The trace header does not name the client.
     pub hide_client: bool,
 }
@@ -161,6 +180,8 @@ pub struct Context<R: Runtime> {
     /// Connections that are being refused.
     refusing: Cell<usize>,
     attempts: OnceCell<Attempts>,
+    /// None: there are no users.
+    logins: OnceCell<Rc<Logins<R>>>,
     live: RefCell<Live<R::Stream>>,
 }
 
@@ -200,8 +221,18 @@ impl<R: Runtime> Context<R> {
             stopping: Cell::new(false),
             refusing: Cell::new(0),
             attempts: OnceCell::new(),
+            logins: OnceCell::new(),
             live,
         })
+    }
+
+    /// Sessions may authenticate here. To be called once, before connections are accepted.
+    pub fn set_logins(&self, logins: Rc<Logins<R>>) {
+        assert!(self.logins.set(logins).is_ok(), "there is one desk for logins");
+    }
+
+    fn logins(&self) -> Option<&Rc<Logins<R>>> {
+        self.logins.get()
     }
 
     /// Logins are let in by these rules; to be said once, before the first session.

@@ -1,6 +1,7 @@
 //! L4: one session: the loop between socket, machine, gate and intake.
 
 use super::arrive::Arrival;
+use super::auth::Login;
 use super::collect::Collector;
 use super::{Caller, Context, Door, Guest, Handle, Refused, Sender};
 use crate::base::time::Mono;
@@ -38,6 +39,7 @@ pub(super) async fn run<R: Runtime>(
         peer,
         claimed: false,
         machine: Session::new(options.clone(), now),
+        login: Login::default(),
         guest,
         body: Collector::new(ctx.clone()),
         seen: FieldsSeen::default(),
@@ -48,6 +50,8 @@ pub(super) async fn run<R: Runtime>(
         out: Vec::new(),
         trace: Vec::new(),
     };
+    talk.machine.set_auth(door.auth);
+    talk.offer_auth();
     if forwarder {
         talk.machine.allow_forwarding();
     }
@@ -59,32 +63,33 @@ pub(super) async fn run<R: Runtime>(
 }
 
 /// The state of a session beyond its machine.
-struct Talk<'a, R: Runtime> {
+pub(super) struct Talk<'a, R: Runtime> {
     /// The time of the last wake-up: reading the clock at each step would cost as much as a command.
-    now: Mono,
+    pub(super) now: Mono,
     /// When the session has lasted long enough.
     ends: Mono,
-    ctx: &'a Rc<Context<R>>,
+    pub(super) ctx: &'a Rc<Context<R>>,
     handle: &'a Handle<R::Stream>,
-    door: &'a Door,
-    peer: SocketAddr,
+    pub(super) door: &'a Door,
+    pub(super) peer: SocketAddr,
     /// The address of the peer is what a forwarder has said.
     claimed: bool,
     /// What the client may do, and its place.
-    guest: Guest,
-    machine: Session,
+    pub(super) guest: Guest,
+    pub(super) login: Login,
+    pub(super) machine: Session,
     body: Collector<R>,
     /// The header of a submitted message.
     seen: FieldsSeen,
     /// What has been received; consumed up to `at`.
-    buf: Vec<u8>,
-    at: usize,
+    pub(super) buf: Vec<u8>,
+    pub(super) at: usize,
     /// Where the input of the last look of the machine began.
-    shown: usize,
+    pub(super) shown: usize,
     /// The last body was a long one, so the next may be.
     bulk: bool,
     /// Replies not yet sent.
-    out: Vec<u8>,
+    pub(super) out: Vec<u8>,
     trace: Vec<u8>,
 }
 
@@ -304,6 +309,7 @@ impl<R: Runtime> Talk<'_, R> {
 
     async fn ask(&mut self, question: Question) {
         let answer = match question {
+            Question::Auth => return self.ask_auth().await,
             Question::Sender => match self.may_send() {
                 Ok(()) => {
                     let room = self.ctx.intake.room().await;
@@ -323,7 +329,10 @@ impl<R: Runtime> Talk<'_, R> {
                 }
             }
             Question::Client => match self.admit_claimed() {
-                Ok(()) => Answer::Accept,
+                Ok(()) => match self.claim_login() {
+                    Ok(()) => Answer::Accept,
+                    Err(refusal) => Answer::Refuse(refusal.into()),
+                },
                 Err(refused) => {
                     refused.counter(&self.ctx.metrics).increment(1);
                     Answer::Refuse(refused.reply().into())
@@ -335,17 +344,12 @@ impl<R: Runtime> Talk<'_, R> {
 
     /// Who sends.
     fn sender(&self) -> Sender<'_> {
-        Sender { trusted: self.guest.trusted, login: self.machine.claimed_login() }
+        Sender { trusted: self.guest.trusted, login: self.login.name().map(str::as_bytes) }
     }
 
     /// May the client send a message with the sender of the transaction?
     fn may_send(&self) -> Result<(), Refusal<'static>> {
-        let who = self.sender();
-        // RFC 6409 §4.3
-        if who.login.is_none() && self.door.submission.is_some_and(|s| s.needs_login) {
-            return Err(Reply::NEEDS_AUTH.into());
-        }
-        self.ctx.gate.sender(who, self.machine.envelope().view().sender(), self.now)
+        self.ctx.gate.sender(self.sender(), self.machine.envelope().view().sender(), self.now)
     }
 
     /// The client is who its forwarder says (XCLIENT): every rule that goes by the address is asked
@@ -385,6 +389,7 @@ impl<R: Runtime> Talk<'_, R> {
         let now = self.now;
         match result {
             Ok(accepted) => {
+                self.tell_taken(&accepted.id.text());
                 self.machine.accepted(now, &accepted.id.text(), accepted.ticket, &mut self.out);
             }
             Err(reply) => self.machine.refused(now, Refusal::Fixed(reply), &mut self.out),

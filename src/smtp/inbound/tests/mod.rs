@@ -1,6 +1,7 @@
 //! Tests of the session: a shell in memory, and what it is driven with.
 
 mod attacks;
+mod auth;
 mod dialogues;
 mod limits;
 mod splits;
@@ -142,6 +143,7 @@ impl Shell {
             Question::Recipient if self.session.envelope().last().unwrap().address.starts_with(b"no") => {
                 Answer::Refuse(Reply::NO_SUCH_USER.into())
             }
+            Question::Auth => return auth::ask(self, out),
             _ => Answer::Accept,
         };
         self.session.answer(self.now, answer, out);

@@ -1,0 +1,133 @@
+//! L4: AUTH of one session: between its machine and the core's desk for logins.
+//!
+//! Knows no mechanism's steps and no user. What was received of an exchange is wiped from the receive
+//! buffer as soon as it has been read. Errors become replies.
+
+use super::session::Talk;
+use crate::attempts::{Attempt, TooManyFailures};
+use crate::auth::mechanism::Mechanism;
+use crate::auth::sasl::{Channel, Exchange, Turn};
+use crate::auth::service::{Outcome, Why};
+use crate::runtime::Runtime;
+use crate::smtp::inbound::{Answer, AuthOffer, AuthSaid};
+use crate::smtp::reply::Reply;
+use std::any::Any;
+use zeroize::Zeroize;
+
+/// Who a session has proved to be, or is about to.
+#[derive(Default)]
+pub(super) struct Login {
+    exchange: Option<Exchange>,
+    /// Empty: nobody yet.
+    name: String,
+    /// What was counted for the user; given back on drop.
+    permit: Option<Box<dyn Any>>,
+}
+
+impl Login {
+    /// The login, prepared; `None`: nobody yet.
+    pub fn name(&self) -> Option<&str> {
+        (!self.name.is_empty()).then_some(&self.name)
+    }
+}
+
+impl<R: Runtime> Talk<'_, R> {
+    /// What is known of the connection. Clear text: nothing.
+    fn channel(&self) -> Channel {
+        Channel::default()
+    }
+
+    /// Offers the client what it can use now. To be called at the beginning, and when TLS has begun.
+    pub(super) fn offer_auth(&mut self) {
+        let Some(logins) = self.ctx.logins() else { return };
+        self.login = Login::default();
+        let now = logins.offer(&self.channel());
+        let under_tls = logins.offer(&Channel { secure: true, ..Channel::default() });
+        self.machine.offer_auth(AuthOffer { now: now.names().into(), under_tls: under_tls.names().into() });
+    }
+
+    /// Answers the machine's question about AUTH.
+    pub(super) async fn ask_auth(&mut self) {
+        let outcome = self.drive().await;
+        // Passwords do not stay in buffers that others will use.
+        self.buf[self.shown..self.at].zeroize();
+        self.now = self.ctx.rt.now();
+        let (challenge, reply);
+        let answer = match outcome {
+            Ok(Outcome::Challenge(c)) => {
+                challenge = c;
+                Answer::Challenge(&challenge)
+            }
+            Ok(Outcome::Success) => Answer::Accept,
+            Ok(Outcome::Failure(why)) => {
+                reply = match why {
+                    Why::Malformed => Reply::BAD_RESPONSE,
+                    Why::Refused => Reply::AUTH_FAILED,
+                    Why::Unavailable => Reply::AUTH_BUSY,
+                };
+                Answer::Refuse(reply.into())
+            }
+            Err(refused) => Answer::Refuse(refused.into()),
+        };
+        if !matches!(answer, Answer::Challenge(_)) {
+            self.login.exchange = None;
+        }
+        self.machine.answer(self.now, answer, &mut self.out);
+    }
+
+    /// A message was taken under this queue id: if a user has sent it, that is told.
+    pub(super) fn tell_taken(&self, id: &[u8]) {
+        if let (Some(login), Some(logins)) = (self.login.name(), self.ctx.logins()) {
+            logins.took(login, self.peer.ip(), &String::from_utf8_lossy(id));
+        }
+    }
+
+    /// The login is the one that a forwarder names (XCLIENT), or nobody's any more.
+    pub(super) fn claim_login(&mut self) -> Result<(), Reply> {
+        self.login = Login::default();
+        let Some(login) = self.machine.claimed_login() else { return Ok(()) };
+        let name = String::from_utf8_lossy(login).into_owned();
+        let permit = self.ctx.gate.login(&name).map_err(|_| Reply::TOO_MANY_SESSIONS)?;
+        self.login = Login { exchange: None, name, permit: Some(permit) };
+        Ok(())
+    }
+
+    async fn drive(&mut self) -> Result<Outcome, Reply> {
+        let logins = self.ctx.logins().ok_or(Reply::AUTH_BUSY)?;
+        let channel = self.channel();
+        let turn = match (self.machine.auth_said(), &mut self.login.exchange) {
+            (AuthSaid::Begin { mechanism, initial }, exchange) => {
+                let mechanism = Mechanism::from_name(mechanism.as_bytes()).ok_or(Reply::UNKNOWN_MECHANISM)?;
+                let begun = exchange.insert(logins.begin(mechanism, &channel));
+                begun.begin(initial.map(|secret| secret.expose()))
+            }
+            (AuthSaid::Response(response), Some(exchange)) => exchange.respond(response.expose()),
+            (AuthSaid::Response(_), None) => return Err(Reply::AUTH_BUSY),
+        };
+        let exchange = self.login.exchange.as_mut().expect("just begun or there before");
+        let begins = matches!(turn, Turn::Password | Turn::Account | Turn::Cleartext | Turn::Verifier(_));
+        let login = exchange.login().to_owned();
+        let attempt = Attempt {
+            client: self.peer,
+            counted: !self.guest.trusted,
+            service: self.door.service(),
+            mechanism: exchange.mechanism().name(),
+            login: login.as_bytes(),
+        };
+        let (attempts, rt) = (self.ctx.attempts(), &self.ctx.rt);
+        if let Some(attempts) = attempts.filter(|_| begins) {
+            attempts.may_try(rt, &attempt).await.map_err(|TooManyFailures| Reply::TOO_MANY_FAILURES)?;
+        }
+        let outcome = logins.drive(exchange, turn, self.peer.ip()).await;
+        match (attempts, &outcome) {
+            (Some(attempts), Outcome::Success) => attempts.succeeded(rt, &attempt),
+            (Some(attempts), Outcome::Failure(Why::Refused)) => attempts.failed(rt, &attempt),
+            _ => {}
+        }
+        if outcome == Outcome::Success {
+            self.login.permit = Some(self.ctx.gate.login(exchange.login())?);
+            exchange.login().clone_into(&mut self.login.name);
+        }
+        Ok(outcome)
+    }
+}
