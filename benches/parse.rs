@@ -101,6 +101,7 @@ fn trace(c: &mut Criterion) {
                 host: "mx1.example.net",
                 protocol: "ESMTP",
                 id: b"0BCD00000000F0",
+                security: None,
                 recipient: Some(b"recipient@server.example.org"),
                 date: cache.at(Wall(1_795_417_200_000)),
             };

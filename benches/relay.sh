@@ -3,7 +3,7 @@
 # durable, each with the same generator and the same sink, in one run on one machine.
 #
 #   benches/relay.sh                      the whole matrix (several hours)
-#   benches/relay.sh --brief              the whole matrix, once, 2 s a cell (about half an hour)
+#   benches/relay.sh --brief              the whole matrix, once, 2 s a cell (a quarter of an hour)
 #   benches/relay.sh --quick              1 KiB, 20 sessions, three modes
 #   benches/relay.sh --only ringpost --sizes "1KiB 100KiB" --sessions "1 20" --modes pipelined
 #

@@ -12,7 +12,9 @@
 //! * L2 [`route`]: which next hop a recipient has.
 //! * L2 [`policy`]: who may do what; how many sessions.
 //! * L3 [`runtime`]: the traits Disk, Net, Clock, Entropy, and the io_uring that implements them.
+//! * L3 [`tls`]: TLS on buffers of the caller; certificates.
 //! * L3 [`events`], [`metrics`]: alarms and series.
+//! * L4 [`channel`]: a connection in clear text or under TLS.
 //! * L4 [`intake`]: the only way in; [`delivery`]: the way out; [`attempts`]: logins that fail.
 //! * L5 [`config`], [`admin`], [`server`], [`load`], [`cli`]: composition.
 
@@ -20,6 +22,7 @@ pub mod admin;
 pub mod attempts;
 pub mod auth;
 pub mod base;
+pub mod channel;
 pub mod cli;
 pub mod config;
 pub mod delivery;
@@ -35,3 +38,4 @@ pub mod runtime;
 pub mod server;
 pub mod smtp;
 pub mod storage;
+pub mod tls;

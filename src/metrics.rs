@@ -7,18 +7,32 @@
 //! cannot be read is left out.
 
 use crate::base::time::Wall;
-use metrics::{Gauge, Histogram, Key, Label, Level, Metadata, Recorder, Unit};
+use metrics::{Histogram, Key, Label, Level, Metadata, Recorder, Unit};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusRecorder};
 use std::fmt::Write;
+use std::ops::Deref;
+use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
-pub use metrics::{Counter, NoopRecorder};
+pub use metrics::{Counter, Gauge, NoopRecorder};
 
 macro_rules! series {
     ($($field:ident: $kind:ident $name:literal {$($label:literal = $value:literal),*} $help:literal;)*) => {
         /// The series of one mail core. Cheap to clone; increments cost about 4 ns.
         #[derive(Clone)]
-        pub struct Core {
+        pub struct Core(Arc<Series>);
+
+        /// The handles of all series.
+        pub struct Series {
             $(#[doc = $help] pub $field: $kind,)*
+        }
+
+        impl Deref for Core {
+            type Target = Series;
+
+            fn deref(&self) -> &Series {
+                &self.0
+            }
         }
 
         /// Name, kind, fixed labels and help of every series of [`Core`] (all also carry `core`).
@@ -28,14 +42,14 @@ macro_rules! series {
         impl Core {
             /// Registers the series of core number `core` with `recorder`.
             pub fn new(recorder: &impl Recorder, core: usize) -> Self {
-                Core {
+                Core(Arc::new(Series {
                     $($field: {
                         #[allow(unused_mut)]
                         let mut labels = vec![Label::new("core", core.to_string())];
                         $(labels.push(Label::new($label, $value));)*
                         $kind::register(recorder, $name, labels, $help)
                     },)*
-                }
+                }))
             }
         }
     };
@@ -90,6 +104,19 @@ series! {
     out_connections_failed: Counter "ringpost_connections_failed_total" {"direction" = "out"} "Connections that could not be opened";
     out_open: Gauge "ringpost_connections" {"direction" = "out"} "Connections open now";
     out_reused: Counter "ringpost_connection_reuse_total" {} "Messages sent over a connection that had carried one before";
+    tls_sessions: Gauge "ringpost_tls_sessions" {} "Sessions of clients under TLS open now";
+    tls12: Counter "ringpost_tls_handshakes_total" {"version" = "1.2"} "Handshakes completed with clients";
+    tls13: Counter "ringpost_tls_handshakes_total" {"version" = "1.3"} "Handshakes completed with clients";
+    tls12_resumed: Counter "ringpost_tls_resumptions_total" {"version" = "1.2"} "Handshakes that took up an earlier session";
+    tls13_resumed: Counter "ringpost_tls_resumptions_total" {"version" = "1.3"} "Handshakes that took up an earlier session";
+    tls_not_tls: Counter "ringpost_tls_handshakes_failed_total" {"reason" = "not_tls"} "Handshakes with clients that failed";
+    tls_version: Counter "ringpost_tls_handshakes_failed_total" {"reason" = "version"} "Handshakes with clients that failed";
+    tls_cipher: Counter "ringpost_tls_handshakes_failed_total" {"reason" = "cipher"} "Handshakes with clients that failed";
+    tls_protocol: Counter "ringpost_tls_handshakes_failed_total" {"reason" = "alpn"} "Handshakes with clients that failed";
+    tls_certificate: Counter "ringpost_tls_handshakes_failed_total" {"reason" = "certificate"} "Handshakes with clients that failed";
+    tls_late: Counter "ringpost_tls_handshakes_failed_total" {"reason" = "timeout"} "Handshakes with clients that failed";
+    tls_gone: Counter "ringpost_tls_handshakes_failed_total" {"reason" = "closed"} "Handshakes with clients that failed";
+    tls_other: Counter "ringpost_tls_handshakes_failed_total" {"reason" = "other"} "Handshakes with clients that failed";
     replies_2xx: Counter "ringpost_smtp_replies_total" {"class" = "2xx"} "Replies sent to clients";
     replies_3xx: Counter "ringpost_smtp_replies_total" {"class" = "3xx"} "Replies sent to clients";
     replies_4xx: Counter "ringpost_smtp_replies_total" {"class" = "4xx"} "Replies sent to clients";
@@ -117,22 +144,22 @@ series! {
     rejected_size: Counter "ringpost_rejections_total" {"reason" = "size"} "Recipients and messages refused";
     rejected_content: Counter "ringpost_rejections_total" {"reason" = "content"} "Recipients and messages refused";
     rejected_storage: Counter "ringpost_rejections_total" {"reason" = "storage"} "Recipients and messages refused";
-    auth_ok_plain: Counter "ringpost_auth_total" {"result" = "success", "mechanism" = "PLAIN"} "Logins by result and SASL mechanism";
-    auth_ok_login: Counter "ringpost_auth_total" {"result" = "success", "mechanism" = "LOGIN"} "Logins by result and SASL mechanism";
-    auth_ok_cram_md5: Counter "ringpost_auth_total" {"result" = "success", "mechanism" = "CRAM-MD5"} "Logins by result and SASL mechanism";
-    auth_ok_scram_sha_1: Counter "ringpost_auth_total" {"result" = "success", "mechanism" = "SCRAM-SHA-1"} "Logins by result and SASL mechanism";
-    auth_ok_scram_sha_1_plus: Counter "ringpost_auth_total" {"result" = "success", "mechanism" = "SCRAM-SHA-1-PLUS"} "Logins by result and SASL mechanism";
-    auth_ok_scram_sha_256: Counter "ringpost_auth_total" {"result" = "success", "mechanism" = "SCRAM-SHA-256"} "Logins by result and SASL mechanism";
-    auth_ok_scram_sha_256_plus: Counter "ringpost_auth_total" {"result" = "success", "mechanism" = "SCRAM-SHA-256-PLUS"} "Logins by result and SASL mechanism";
-    auth_ok_external: Counter "ringpost_auth_total" {"result" = "success", "mechanism" = "EXTERNAL"} "Logins by result and SASL mechanism";
-    auth_no_plain: Counter "ringpost_auth_total" {"result" = "failure", "mechanism" = "PLAIN"} "Logins by result and SASL mechanism";
-    auth_no_login: Counter "ringpost_auth_total" {"result" = "failure", "mechanism" = "LOGIN"} "Logins by result and SASL mechanism";
-    auth_no_cram_md5: Counter "ringpost_auth_total" {"result" = "failure", "mechanism" = "CRAM-MD5"} "Logins by result and SASL mechanism";
-    auth_no_scram_sha_1: Counter "ringpost_auth_total" {"result" = "failure", "mechanism" = "SCRAM-SHA-1"} "Logins by result and SASL mechanism";
-    auth_no_scram_sha_1_plus: Counter "ringpost_auth_total" {"result" = "failure", "mechanism" = "SCRAM-SHA-1-PLUS"} "Logins by result and SASL mechanism";
-    auth_no_scram_sha_256: Counter "ringpost_auth_total" {"result" = "failure", "mechanism" = "SCRAM-SHA-256"} "Logins by result and SASL mechanism";
-    auth_no_scram_sha_256_plus: Counter "ringpost_auth_total" {"result" = "failure", "mechanism" = "SCRAM-SHA-256-PLUS"} "Logins by result and SASL mechanism";
-    auth_no_external: Counter "ringpost_auth_total" {"result" = "failure", "mechanism" = "EXTERNAL"} "Logins by result and SASL mechanism";
+    auth_ok_plain: Counter "ringpost_auth_success_total" {"mechanism" = "PLAIN"} "Logins that succeeded, by SASL mechanism";
+    auth_ok_login: Counter "ringpost_auth_success_total" {"mechanism" = "LOGIN"} "Logins that succeeded, by SASL mechanism";
+    auth_ok_cram_md5: Counter "ringpost_auth_success_total" {"mechanism" = "CRAM-MD5"} "Logins that succeeded, by SASL mechanism";
+    auth_ok_scram_sha_1: Counter "ringpost_auth_success_total" {"mechanism" = "SCRAM-SHA-1"} "Logins that succeeded, by SASL mechanism";
+    auth_ok_scram_sha_1_plus: Counter "ringpost_auth_success_total" {"mechanism" = "SCRAM-SHA-1-PLUS"} "Logins that succeeded, by SASL mechanism";
+    auth_ok_scram_sha_256: Counter "ringpost_auth_success_total" {"mechanism" = "SCRAM-SHA-256"} "Logins that succeeded, by SASL mechanism";
+    auth_ok_scram_sha_256_plus: Counter "ringpost_auth_success_total" {"mechanism" = "SCRAM-SHA-256-PLUS"} "Logins that succeeded, by SASL mechanism";
+    auth_ok_external: Counter "ringpost_auth_success_total" {"mechanism" = "EXTERNAL"} "Logins that succeeded, by SASL mechanism";
+    auth_no_plain: Counter "ringpost_auth_failures_total" {"mechanism" = "PLAIN"} "Logins with a wrong login or password, by SASL mechanism";
+    auth_no_login: Counter "ringpost_auth_failures_total" {"mechanism" = "LOGIN"} "Logins with a wrong login or password, by SASL mechanism";
+    auth_no_cram_md5: Counter "ringpost_auth_failures_total" {"mechanism" = "CRAM-MD5"} "Logins with a wrong login or password, by SASL mechanism";
+    auth_no_scram_sha_1: Counter "ringpost_auth_failures_total" {"mechanism" = "SCRAM-SHA-1"} "Logins with a wrong login or password, by SASL mechanism";
+    auth_no_scram_sha_1_plus: Counter "ringpost_auth_failures_total" {"mechanism" = "SCRAM-SHA-1-PLUS"} "Logins with a wrong login or password, by SASL mechanism";
+    auth_no_scram_sha_256: Counter "ringpost_auth_failures_total" {"mechanism" = "SCRAM-SHA-256"} "Logins with a wrong login or password, by SASL mechanism";
+    auth_no_scram_sha_256_plus: Counter "ringpost_auth_failures_total" {"mechanism" = "SCRAM-SHA-256-PLUS"} "Logins with a wrong login or password, by SASL mechanism";
+    auth_no_external: Counter "ringpost_auth_failures_total" {"mechanism" = "EXTERNAL"} "Logins with a wrong login or password, by SASL mechanism";
     auth_malformed: Counter "ringpost_auth_broken_total" {"reason" = "malformed"} "Logins without a verdict: not in the form of the mechanism, or nobody could check them (temporary failure)";
     auth_unavailable: Counter "ringpost_auth_broken_total" {"reason" = "unavailable"} "Logins without a verdict: not in the form of the mechanism, or nobody could check them (temporary failure)";
     auth_cached: Counter "ringpost_auth_cache_hits_total" {} "Passwords that were right a moment ago and needed no hash";
@@ -227,6 +254,18 @@ pub const PROCESS: &[(&str, &str, &[&str], &str)] = &[
     ("ringpost_config_hash", "Gauge", &[], "Changes with the configuration file"),
     ("ringpost_ready", "Gauge", &[], "1 while new mail is taken, as /readyz says"),
     ("ringpost_events_dropped_total", "Counter", &[], "Notices lost because their writer was behind"),
+    (
+        "ringpost_tls_certificate_expiry_seconds",
+        "Gauge",
+        &["certificate"],
+        "When the certificate in this file expires, since the Unix epoch",
+    ),
+    (
+        "ringpost_tls_reload_failed",
+        "Gauge",
+        &[],
+        "1 while files of certificates have changed and cannot be used; the old ones are in use",
+    ),
     ("process_start_time_seconds", "Gauge", &[], "When the process began, since the Unix epoch"),
     ("process_cpu_seconds_total", "Counter", &[], "User and system time of all threads"),
     ("process_resident_memory_bytes", "Gauge", &[], "Memory that is resident"),
@@ -241,6 +280,49 @@ pub struct Process {
     pub started: Wall,
     /// Of the configuration in force.
     pub config_hash: u64,
+    /// Of the certificates in force.
+    pub certificates: Arc<CertificateStatus>,
+}
+
+/// What is known of certificates: set by who reads them, shown with the series.
+#[derive(Debug, Default)]
+pub struct CertificateStatus(Mutex<(Vec<(String, i64)>, bool)>);
+
+impl CertificateStatus {
+    fn state(&self) -> std::sync::MutexGuard<'_, (Vec<(String, i64)>, bool)> {
+        // Whole values only are put in: a panic elsewhere has not spoilt it.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// These are in force: path of each, and the second it expires, since the Unix epoch.
+    pub fn set(&self, expiries: Vec<(String, i64)>) {
+        *self.state() = (expiries, false);
+    }
+
+    /// Whether files have changed that cannot be used.
+    pub fn set_failed(&self, failed: bool) {
+        self.state().1 = failed;
+    }
+
+    /// What was set last.
+    #[must_use]
+    pub fn expiries(&self) -> Vec<(String, i64)> {
+        self.state().0.clone()
+    }
+
+    /// What was set last.
+    #[must_use]
+    pub fn is_failed(&self) -> bool {
+        self.state().1
+    }
+
+    fn render(&self, name: &str, out: &mut String) {
+        for (path, at) in self.expiries() {
+            let path = path.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
+            // Writing to a String cannot fail.
+            let _ = writeln!(out, "{name}{{certificate=\"{path}\"}} {at}");
+        }
+    }
 }
 
 /// What the process says of itself under `/proc/self`, as text; empty if it cannot be read.
@@ -278,6 +360,13 @@ impl Process {
                 "ringpost_config_hash" => Some(number(self.config_hash)),
                 "ringpost_ready" => Some(f64::from(u8::from(ready))),
                 "ringpost_events_dropped_total" => Some(number(events_dropped)),
+                "ringpost_tls_certificate_expiry_seconds" => {
+                    let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} gauge");
+                    self.certificates.render(name, out);
+                    out.push('\n');
+                    None
+                }
+                "ringpost_tls_reload_failed" => Some(f64::from(u8::from(self.certificates.is_failed()))),
                 "process_start_time_seconds" => Some(number(self.started.0) / 1000.0),
                 "process_cpu_seconds_total" => cpu,
                 "process_resident_memory_bytes" => field(24).map(|pages| number(pages * facts.page)),
@@ -357,7 +446,10 @@ mod tests {
             ticks: 100,
             page: 4096,
         };
-        let process = Process { started: Wall(1_700_000_000_500), config_hash: 77 };
+        let certificates = Arc::<CertificateStatus>::default();
+        certificates.set(vec![("/etc/a \"b\".pem".into(), 1_800_000_000)]);
+        certificates.set_failed(true);
+        let process = Process { started: Wall(1_700_000_000_500), config_hash: 77, certificates };
         let mut text = String::new();
         process.render(&facts, true, 5, &mut text);
         for line in [
@@ -365,6 +457,8 @@ mod tests {
             "ringpost_config_hash 77",
             "ringpost_ready 1",
             "ringpost_events_dropped_total 5",
+            r#"ringpost_tls_certificate_expiry_seconds{certificate="/etc/a \"b\".pem"} 1800000000"#,
+            "ringpost_tls_reload_failed 1",
             "process_start_time_seconds 1700000000.5",
             "process_cpu_seconds_total 3",
             "process_resident_memory_bytes 102400",

@@ -4,7 +4,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use ringpost::base::time::Mono;
-use ringpost::smtp::inbound::{Answer, Options, Question, Session, Step};
+use ringpost::smtp::inbound::{Answer, AuthMode, AuthOffer, AuthSaid, Options, Question, Session, Step};
 use ringpost::smtp::reply::Reply;
 use std::rc::Rc;
 
@@ -35,6 +35,8 @@ fn run(wire: &[u8], segment: usize) -> Run {
     let options = Options { refuse_bad_pipelining: false, ..Options::tiny() };
     let (mut now, mut r) = (Mono(0), Run::default());
     let mut session = Session::new(Rc::new(options), now);
+    session.set_auth(AuthMode::Offered);
+    session.offer_auth(AuthOffer { now: "PLAIN LOGIN".into(), under_tls: "EXTERNAL".into() });
     session.banner(now, false, &mut r.replies);
     let (mut at, mut body) = (0, Vec::new());
     for end in (0..wire.len()).step_by(segment).map(|from| (from + segment).min(wire.len())) {
@@ -47,6 +49,17 @@ fn run(wire: &[u8], segment: usize) -> Run {
                 Step::Ask(Question::Recipient) if session.envelope().count() == 2 => {
                     session.answer(now, Answer::Refuse(Reply::NO_SUCH_USER.into()), &mut out);
                 }
+                Step::Ask(Question::Auth) => {
+                    let answer = match session.auth_said() {
+                        AuthSaid::Begin { initial: None, .. } => Answer::Challenge(b"Username:"),
+                        AuthSaid::Begin { initial: Some(said), .. } if said.expose().len() > 3 => {
+                            Answer::Accept
+                        }
+                        AuthSaid::Response(said) if said.expose().is_empty() => Answer::Challenge(b""),
+                        _ => Answer::Refuse(Reply::AUTH_FAILED.into()),
+                    };
+                    session.answer(now, answer, &mut out);
+                }
                 Step::Ask(_) => session.answer(now, Answer::Accept, &mut out),
                 Step::Body(run) => body.extend_from_slice(&rest[run]),
                 Step::BodyStatic(bytes) => body.extend_from_slice(bytes),
@@ -57,6 +70,7 @@ fn run(wire: &[u8], segment: usize) -> Run {
                 }
                 Step::Abandoned => body.clear(),
                 Step::Pause(until) => now = until,
+                Step::StartTls => unreachable!("TLS is not offered here"),
                 Step::NeedInput | Step::Yield | Step::Close => {}
             }
             assert!(out.len() < 4096, "replies of one call are bounded");

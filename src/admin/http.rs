@@ -273,7 +273,11 @@ mod tests {
     fn own_process_is_seen() {
         let facts = proc_self();
         let mut text = String::new();
-        let process = crate::metrics::Process { started: crate::base::time::Wall(1), config_hash: 1 };
+        let process = crate::metrics::Process {
+            started: crate::base::time::Wall(1),
+            config_hash: 1,
+            certificates: Default::default(),
+        };
         process.render(&facts, true, 0, &mut text);
         assert_eq!(text.matches("# TYPE").count(), crate::metrics::PROCESS.len(), "{text}");
         assert!(facts.page >= 4096 && facts.ticks == 100);

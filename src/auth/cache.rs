@@ -121,7 +121,7 @@ mod tests {
         assert!(cache.order.len() == 3 && cache.has(&marks[4], at(59)) && !cache.has(&marks[4], at(60)));
         cache.keep(marks[4], at(60));
         assert!(cache.has(&marks[4], at(119)));
-        cache.keep(marks[0], at(100));
+        cache.keep(marks[0], at(200));
         assert_eq!(cache.len(), 1);
         let mut off = Cache::new([1; 32], 0, Duration::from_secs(60));
         off.keep(marks[0], at(0));

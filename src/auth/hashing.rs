@@ -9,7 +9,6 @@ use super::fair::{Fair, Network};
 use super::sasl::{Hash, Verifier};
 use super::scheme::Credential;
 use crate::base::secret::Secret;
-use crate::base::time::Mono;
 use crate::metrics;
 use crate::runtime::{Runtime, worker};
 use std::cell::RefCell;
@@ -109,14 +108,8 @@ fn work_off(queue: &Receiver<Job>) {
 pub struct Limits {
     /// Jobs that wait.
     pub waiting: usize,
-    /// How long one waits.
+    /// How long one may take, the wait included.
     pub time: Duration,
-}
-
-/// A job that waits for its turn.
-struct Waiting {
-    job: Job,
-    since: Mono,
 }
 
 /// One core's queue to the threads. Cheap to clone.
@@ -131,7 +124,7 @@ struct Inner<R: Runtime> {
 }
 
 struct State {
-    waiting: Fair<Waiting>,
+    waiting: Fair<Job>,
     /// Jobs that each thread has of this core.
     in_hand: Vec<usize>,
 }
@@ -157,14 +150,19 @@ impl<R: Runtime> Hashing<R> {
     /// Too many wait, or this has waited for too long.
     pub async fn ask(&self, network: Network, work: Work) -> Result<Done, Busy> {
         let (answer, answered) = oneshot::channel();
-        let waiting = Waiting { job: Job { work, answer }, since: self.0.rt.now() };
         // Whose job gives way learns it by the end of its channel.
-        let lost = self.0.state.borrow_mut().waiting.push(network, waiting).is_err();
+        let lost = self.0.state.borrow_mut().waiting.push(network, Job { work, answer }).is_err();
         if lost {
             self.0.metrics.auth_overflow.increment(1);
         }
         self.dispatch();
-        answered.await.map_err(|_| Busy)
+        let late = self.0.rt.sleep_until(self.0.rt.now().after(self.0.limits.time));
+        tokio::select! {
+            biased;
+            done = answered => done.map_err(|_| Busy),
+            // Who has gone is passed over when its turn comes.
+            () = late => Err(Busy),
+        }
     }
 
     /// A login from `network` has failed.
@@ -175,19 +173,18 @@ impl<R: Runtime> Hashing<R> {
     /// Gives the threads what they can take.
     fn dispatch(&self) {
         let inner = &self.0;
-        let now = inner.rt.now();
         let mut state = inner.state.borrow_mut();
         loop {
             let free = (0..state.in_hand.len()).min_by_key(|&n| state.in_hand[n]);
             let Some(thread) = free.filter(|&n| state.in_hand[n] < IN_HAND) else { break };
-            let Some((_, Waiting { job, since })) = state.waiting.pop() else { break };
-            if job.answer.is_closed() || now.since(since) > inner.limits.time {
-                // Dropping the job is the answer.
+            let Some((_, job)) = state.waiting.pop() else { break };
+            if job.answer.is_closed() {
                 continue;
             }
             let (answer, answered) = oneshot::channel();
             let asker = job.answer;
             if inner.threads.0[thread].try_send(Job { work: job.work, answer }).is_err() {
+                // Dropping the job is the answer.
                 continue;
             }
             state.in_hand[thread] += 1;

@@ -58,7 +58,7 @@ impl Mechanism {
         Self::ALL.into_iter().find(|m| m.name().as_bytes().eq_ignore_ascii_case(name))
     }
 
-    /// The server speaks first: there is no initial response (RFC 4422 section 5).
+    /// The server speaks first: there is no initial response (RFC 4422 §5).
     #[must_use]
     pub fn server_first(self) -> bool {
         self == Mechanism::CramMd5

@@ -268,7 +268,7 @@ mod tests {
         assert!(matches!(users.account("off"), Account::Unknown(Some(_))));
         assert!(matches!(users.account("gone"), Account::Unknown(Some(_))));
         let names = (users.serves.all.names(), users.serves.some.has(Mechanism::CramMd5));
-        assert_eq!(names, ("SCRAM-SHA-256-PLUS SCRAM-SHA-256 PLAIN LOGIN".into(), true));
+        assert_eq!(names, ("SCRAM-SHA-256-PLUS SCRAM-SHA-256 EXTERNAL PLAIN LOGIN".into(), true));
     }
 
     #[test]

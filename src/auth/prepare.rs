@@ -23,7 +23,7 @@ pub fn login(text: &str) -> Option<String> {
     good.then(|| prepared.to_ascii_lowercase())
 }
 
-/// The password as verifiers are made of it (RFC 5802 section 2.2).
+/// The password as verifiers are made of it (RFC 5802 §2.2).
 #[must_use]
 pub fn password(password: &Secret) -> Secret {
     let text = std::str::from_utf8(password.expose()).ok();
@@ -33,7 +33,7 @@ pub fn password(password: &Secret) -> Secret {
     }
 }
 
-/// Decodes base64 with its padding; nothing else is let through (RFC 4648 sections 3.2 to 3.5).
+/// Decodes base64 with its padding; nothing else is let through (RFC 4648 §3.2 to 3.5).
 #[must_use]
 pub fn decode(text: &[u8]) -> Option<Vec<u8>> {
     STANDARD.decode(text).ok()
@@ -49,7 +49,7 @@ pub fn encode(bytes: &[u8]) -> String {
 mod tests {
     use super::*;
 
-    /// The examples of RFC 4013 section 3.
+    /// The examples of RFC 4013 §3.
     #[test]
     fn saslprep_examples() {
         assert_eq!(login("I\u{ad}X").as_deref(), Some("ix"));

@@ -33,6 +33,8 @@ pub struct Options {
     pub mechanisms: Option<Set>,
     /// Logins in clear text.
     pub allow_plaintext: bool,
+    /// How long the store may take.
+    pub store_time: Duration,
     /// Successes that are kept.
     pub cache_most: usize,
     /// How long they are kept.
@@ -196,7 +198,12 @@ impl<R: Runtime> Logins<R> {
     async fn lookup(&self, login: &str) -> Result<Account, Why> {
         // The store may be replaced while it is asked.
         let store = self.store.borrow().clone();
-        store.lookup(login).await.map_err(|_| Why::Unavailable)
+        let late = self.rt.sleep_until(self.rt.now().after(self.options.store_time));
+        tokio::select! {
+            biased;
+            found = store.lookup(login) => found.map_err(|_| Why::Unavailable),
+            () = late => Err(Why::Unavailable),
+        }
     }
 
     /// Is this the password of the login? Whoever the login is, it takes the same time, unless the
@@ -284,3 +291,7 @@ fn refused(m: &metrics::Core, mechanism: Mechanism) -> &metrics::Counter {
         Mechanism::External => &m.auth_no_external,
     }
 }
+
+#[cfg(test)]
+#[path = "service_tests.rs"]
+mod tests;

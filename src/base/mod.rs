@@ -1,5 +1,6 @@
 //! L0: no mail, no IO, no clock. Time and ids as types, aligned memory, byte scanning,
-//! secrets, timer wheel, tables and queues of any length that never stall.
+//! secrets, timer wheel, tables and queues of any length that never stall; what TLS has established,
+//! as data.
 
 pub mod aligned;
 pub mod chain;
@@ -8,5 +9,6 @@ pub mod crc;
 pub mod ids;
 pub mod scan;
 pub mod secret;
+pub mod security;
 pub mod time;
 pub mod wheel;

@@ -3,7 +3,9 @@
 //! Owns their print-out. Changes nothing. Exit code 78 if there is an error, 0 otherwise.
 
 use super::{ConfigFile, Exit};
-use crate::config::{Config, Problem, Problems, Severity, reload, users};
+use crate::config::resolve::EventTarget;
+use crate::config::{Config, Problem, Problems, Severity, certificates, reload, users};
+use crate::runtime::{privileges, uring};
 use std::io::Write;
 
 /// Arguments of `check`.
@@ -16,13 +18,25 @@ pub struct Args {
     json: bool,
 }
 
-/// Runs the command; prints to `out`.
+/// Runs the command for this process only: it becomes the server's user, as the server does, so that
+/// files are read with the same rights.
 pub fn run(args: &Args, out: &mut impl Write) -> Exit {
+    run_as(args, out, become_user)
+}
+
+/// As [`run`]; `become_user` comes before all files but the configuration itself.
+fn run_as(args: &Args, out: &mut impl Write, become_user: fn(&Config) -> Vec<Problem>) -> Exit {
     let problems = match Config::load(&args.file.config) {
         Err(problems) => problems,
         Ok((config, Problems(mut all))) => {
+            all.extend(become_user(&config));
             all.extend(reload::router(&config).map_or_else(|errors| errors.0, |(_, warnings)| warnings.0));
             all.extend(users::check(&config));
+            let read = certificates::read(&config, uring::wall_now());
+            all.extend(
+                read.map(|r| r.map_or_else(|errors| errors.0, |read| read.problems.0)).unwrap_or_default(),
+            );
+            all.extend(mail_log(&config));
             Problems(all)
         }
     };
@@ -33,6 +47,31 @@ pub fn run(args: &Args, out: &mut impl Write) -> Exit {
         (Ok(()), true) => Exit::Config,
         (Ok(()), false) => Exit::Ok,
     }
+}
+
+/// Becomes the user that the server will run as, if we are root and there is such a user.
+fn become_user(config: &Config) -> Vec<Problem> {
+    let Some(name) = config.user.as_deref().filter(|_| privileges::is_root()) else { return Vec::new() };
+    let problem = |severity, e: privileges::PrivilegeError| {
+        vec![Problem::of_file(severity, name, None, e.to_string(), "files were read as root")]
+    };
+    match privileges::user(name) {
+        // The default need not exist.
+        Err(_) if !config.user_written => Vec::new(),
+        Err(e) => problem(Severity::Error, e),
+        Ok(user) => privileges::drop_to(&user).map_or_else(|e| problem(Severity::Error, e), |()| Vec::new()),
+    }
+}
+
+/// The mail log must be writable by the server's user; one that is not there yet is made at the start.
+fn mail_log(config: &Config) -> Option<Problem> {
+    let EventTarget::File(path) = &config.event_target else { return None };
+    #[allow(clippy::disallowed_methods)] // a program for operators
+    let e = std::fs::OpenOptions::new().append(true).open(path).err()?;
+    let help = "server.user must be able to write it, or it cannot be opened again";
+    let denied = e.kind() == std::io::ErrorKind::PermissionDenied;
+    let what = format!("the mail log cannot be written: {e}");
+    denied.then(|| Problem::of_file(Severity::Warning, &path.display().to_string(), None, what, help))
 }
 
 fn print(name: &str, problems: &Problems, out: &mut impl Write) -> std::io::Result<()> {
@@ -75,7 +114,8 @@ mod tests {
         std::fs::write(&config, text.replace("DIR", &dir.path().display().to_string())).unwrap();
         std::fs::write(dir.path().join("aliases"), "a: b@c.example\nbad:\n").unwrap();
         let mut out = Vec::new();
-        let exit = run(&Args { file: ConfigFile { config }, json }, &mut out);
+        // The tests' own process stays who it is.
+        let exit = run_as(&Args { file: ConfigFile { config }, json }, &mut out, |_| Vec::new());
         (exit, String::from_utf8(out).unwrap())
     }
 

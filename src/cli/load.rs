@@ -5,6 +5,7 @@
 
 #![allow(clippy::disallowed_methods, reason = "a program for operators: pins itself and prints")]
 
+use crate::base::secret::Secret;
 use crate::load::sink::fault::{Fault, Kind, Phase};
 use crate::load::{Stop, audit, sink, source, units};
 use clap::{Args, Subcommand, ValueEnum};
@@ -37,6 +38,12 @@ enum Switch {
     Off,
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Tls {
+    Starttls,
+    Implicit,
+}
+
 /// Arguments of `load smtp`.
 #[derive(Debug, Args)]
 pub struct SmtpArgs {
@@ -61,6 +68,12 @@ pub struct SmtpArgs {
     /// Use PIPELINING where offered: body, dot and the next envelope in one write.
     #[arg(long, value_enum, default_value = "on")]
     pipelining: Switch,
+    /// TLS after STARTTLS or from the first byte; any certificate will do.
+    #[arg(long, value_enum)]
+    tls: Option<Tls>,
+    /// Resume TLS sessions of earlier connections.
+    #[arg(long)]
+    tls_resume: bool,
     /// Recipients per message.
     #[arg(long, default_value_t = 1)]
     recipients: u32,
@@ -100,6 +113,12 @@ pub struct SmtpArgs {
     /// Run id, the first part of message ids; default: a new one.
     #[arg(long)]
     run: Option<String>,
+    /// Log in as USER by AUTH PLAIN after EHLO.
+    #[arg(long, value_name = "USER", requires = "password_file")]
+    auth: Option<String>,
+    /// File with the password of --auth in its first line.
+    #[arg(long, value_name = "FILE", requires = "auth")]
+    password_file: Option<PathBuf>,
     /// One JSON object instead of text.
     #[arg(long)]
     json: bool,
@@ -209,9 +228,18 @@ impl SmtpArgs {
         let json = self.json;
         let stop = Stop::default();
         stop_on_signals(&stop)?;
-        let report = source::run(&self.options(), &stop)?;
+        let auth = self.login()?;
+        let report = source::run(&source::Options { auth, ..self.options() }, &stop)?;
         print(json, &report, || source_text(&report));
         Ok(report.complete())
+    }
+
+    /// Login and password of `--auth`.
+    fn login(&self) -> io::Result<Option<(String, Secret)>> {
+        let (Some(login), Some(file)) = (&self.auth, &self.password_file) else { return Ok(None) };
+        let text = Secret::new(std::fs::read(file)?);
+        let line = text.expose().split(|b| matches!(b, b'\r' | b'\n')).next().unwrap_or_default();
+        Ok(Some((login.clone(), line.into())))
     }
 
     fn options(self) -> source::Options {
@@ -223,6 +251,11 @@ impl SmtpArgs {
             size: self.size,
             rate: self.rate,
             pipelining: self.pipelining == Switch::On,
+            tls: self.tls.map(|tls| match tls {
+                Tls::Starttls => source::secure::Tls::Starttls,
+                Tls::Implicit => source::secure::Tls::Implicit,
+            }),
+            tls_resume: self.tls_resume,
             recipients: self.recipients,
             from: self.from,
             recipient: self.rcpt,

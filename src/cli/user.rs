@@ -10,6 +10,7 @@ mod file;
 mod tests;
 
 use super::{CONFIG_FILE, Exit};
+use crate::auth::mechanism::Mechanism;
 use crate::auth::passwd;
 use crate::auth::prepare::{self, PASSWORD_MAX};
 use crate::auth::scheme::{Credential, ITERATIONS, ITERATIONS_MAX, Maker, SCHEMES};
@@ -203,8 +204,7 @@ fn list(file: &UsersFile, json: bool, out: &mut impl Write) -> Outcome {
         };
         let locked = matches!(credential, Credential::Locked);
         let serves = if locked { Vec::new() } else { credential.serves().iter().collect() };
-        let names: Vec<&str> =
-            serves.into_iter().map(|m| m.name()).filter(|n| !n.ends_with("PLUS")).collect();
+        let names: Vec<&str> = serves.into_iter().filter(by_password).map(|m| m.name()).collect();
         let scheme = credential.scheme();
         if json {
             let object = serde_json::json!({
@@ -216,6 +216,11 @@ fn list(file: &UsersFile, json: bool, out: &mut impl Write) -> Outcome {
         }
     }
     Ok(())
+}
+
+/// A mechanism that the password field decides on; those with PLUS go without saying.
+fn by_password(mechanism: &Mechanism) -> bool {
+    !mechanism.is_plus() && *mechanism != Mechanism::External
 }
 
 /// Asks for a password, twice if it is a new one.

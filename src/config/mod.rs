@@ -1,13 +1,16 @@
 //! L5: the configuration file, from text to a typed [`Config`], with every problem named.
 //!
 //! `raw` has the keys and their defaults, `units` the forms of values, `diagnose` the places of
-//! problems, `resolve` the rules, `reload` the maps, `users` the password file. `examples/ringpost.toml` documents each key;
+//! problems, `resolve` and `tls` the rules, `reload` the maps, `users` the password file, `certificates`
+//! those of TLS. `examples/ringpost.toml` documents each key;
 //! the tests here hold file, defaults and `docs/configuration.md` together.
 
+pub mod certificates;
 pub mod diagnose;
 pub mod raw;
 pub mod reload;
 pub mod resolve;
+pub mod tls;
 pub mod units;
 pub mod users;
 

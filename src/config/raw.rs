@@ -142,6 +142,8 @@ section! {
         key: String = String::new(),
         /// Least version.
         minimum: String = "1.2".into(),
+        /// PEM file of the authorities whose certificates of clients are believed.
+        client_authorities: String = String::new(),
         /// `[[tls.sni]]`
         sni: Vec<Sni> = Vec::new(),
     }
@@ -379,6 +381,8 @@ section! {
         command: Duration = Duration::s(300),
         /// For the next bytes of a message.
         data_block: Duration = Duration::s(180),
+        /// For a TLS handshake.
+        tls: Duration = Duration::s(30),
         /// From MAIL to the beginning of the message.
         envelope: Duration = Duration::s(1800),
         /// For a whole message, beyond its size at `limits.data_rate_min`.
@@ -415,7 +419,7 @@ section! {
         hash_threads: u32 = 2,
         /// Passwords that wait for them, on all cores together.
         hash_waiting: u32 = 500,
-        /// How long one waits.
+        /// How long one may take, the wait included.
         hash_time: Duration = Duration::s(5),
         /// Recent successes that each core keeps.
         cache: u32 = 20_000,

@@ -5,10 +5,12 @@
 //! none is ignored in silence. Imports the modules' types, never the other way round.
 
 use super::diagnose::{Problem, Problems, Report, Severity};
-use super::raw::{self, AuthMode, ListenerTls, Protocol, Raw, RouteTls};
+use super::raw::{self, AuthMode, Protocol, Raw, RouteTls};
+use super::tls;
 use super::units::{Cores, Listen, Network, Rate};
 use super::users::{self, Auth};
 use crate::route::destination::{NextHop, Target, TlsPolicy, host_name};
+use crate::smtp::inbound;
 use ipnet::IpNet;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
@@ -37,6 +39,8 @@ pub struct Config {
     pub storage: Storage,
     /// `[[listener]]`; at least one.
     pub listeners: Vec<Listener>,
+    /// `[tls]`; none without a certificate.
+    pub tls: Option<tls::Tls>,
     /// `[domains]`.
     pub domains: Domains,
     /// `[relay]`.
@@ -82,6 +86,8 @@ pub struct Listener {
     pub forwarders: Vec<IpNet>,
     /// What it does with AUTH; never [`AuthMode::Auto`].
     pub auth: AuthMode,
+    /// What it does with TLS.
+    pub tls: inbound::Tls,
 }
 
 /// `[domains]`.
@@ -215,9 +221,11 @@ fn resolve(raw: Raw, text: &str, report: &mut Report<'_>) -> Option<Config> {
     let hostname = hostname(&raw.server.hostname, report);
     unavailable(&raw, report);
     numbers(&raw, report);
-    let listeners = listeners(&raw.listener, report);
+    let tls = tls::resolve(&raw.tls, report);
+    let have = tls.is_some() || !raw.tls.certificate.is_empty();
     let users = path(&raw.auth.users, "auth.users", report);
     let auth = users::resolve(&raw, users, report);
+    let listeners = listeners(&raw.listener, have, auth.users.is_some(), report);
     let domains = domains(raw.domains, report);
     let relay = relay(raw.relay, hostname.as_deref().unwrap_or(""), report);
     let routes = routes(&raw.route, report);
@@ -255,6 +263,7 @@ fn resolve(raw: Raw, text: &str, report: &mut Report<'_>) -> Option<Config> {
         pin: raw.cores.pin,
         storage: raw.storage,
         listeners,
+        tls,
         domains,
         relay,
         routes,
@@ -306,19 +315,6 @@ const MISSING: &str = "not available in this version";
 
 fn unavailable(raw: &Raw, report: &mut Report<'_>) {
     unavailable_at_listeners(&raw.listener, report);
-    for (key, set) in [
-        ("tls.certificate", !raw.tls.certificate.is_empty()),
-        ("tls.key", !raw.tls.key.is_empty()),
-        ("tls.sni", !raw.tls.sni.is_empty()),
-    ] {
-        if set {
-            report.error(
-                key,
-                format!("TLS is {MISSING}"),
-                "leave the key out; all connections are in clear text",
-            );
-        }
-    }
     if !raw.relay.smarthost_auth.is_empty() {
         report.error("relay.smarthost_auth", format!("authentication is {MISSING}"), "leave the key out");
     }
@@ -329,12 +325,16 @@ fn unavailable(raw: &Raw, report: &mut Report<'_>) {
             RouteTls::Required | RouteTls::Dane => {
                 report.error(
                     &key,
-                    format!("TLS is {MISSING}"),
+                    format!("TLS towards next hops is {MISSING}"),
                     "mail would never leave: \"opportunistic\" or \"none\"",
                 );
             }
             RouteTls::Opportunistic if report.is_written(&key) => {
-                report.warning(&key, format!("TLS is {MISSING}: mail goes in clear text"), "");
+                report.warning(
+                    &key,
+                    format!("TLS towards next hops is {MISSING}: mail goes in clear text"),
+                    "",
+                );
             }
             _ => {}
         }
@@ -344,7 +344,6 @@ fn unavailable(raw: &Raw, report: &mut Report<'_>) {
         ("cores.access", raw.cores.access != defaults.cores.access),
         ("cores.shards", raw.cores.shards != defaults.cores.shards),
         ("relay.mx_port", raw.relay.mx_port != defaults.relay.mx_port),
-        ("tls.minimum", raw.tls.minimum != defaults.tls.minimum),
         ("dns", raw.dns != defaults.dns),
         ("mailbox", raw.mailbox != defaults.mailbox),
     ] {
@@ -358,18 +357,11 @@ fn unavailable_at_listeners(listeners: &[raw::Listener], report: &mut Report<'_>
     for (n, l) in listeners.iter().enumerate() {
         let at = |key: &str| format!("listener.{n}.{key}");
         match l.protocol.0 {
-            Some(Protocol::Smtp | Protocol::Submission) | None => {}
+            Some(Protocol::Smtp | Protocol::Submission | Protocol::Submissions) | None => {}
             Some(p) => {
-                let help = "only \"smtp\" and \"submission\" are";
+                let help = "\"smtp\", \"submission\" and \"submissions\" are";
                 report.error(&at("protocol"), format!("\"{p}\" is {MISSING}"), help);
             }
-        }
-        if matches!(l.tls, ListenerTls::Starttls | ListenerTls::Required) {
-            report.error(
-                &at("tls"),
-                format!("TLS is {MISSING}"),
-                "write tls = \"off\", or leave the key out",
-            );
         }
     }
 }
@@ -429,14 +421,15 @@ fn numbers(raw: &Raw, report: &mut Report<'_>) {
     }
 }
 
-fn listeners(written: &[raw::Listener], report: &mut Report<'_>) -> Vec<Listener> {
+/// `have`: there is a certificate; `users`: there are users.
+fn listeners(written: &[raw::Listener], have: bool, users: bool, report: &mut Report<'_>) -> Vec<Listener> {
     let mut all = Vec::new();
     let mut taken: Vec<SocketAddr> = Vec::new();
     if written.is_empty() {
         let addresses = vec![([0, 0, 0, 0], 25).into(), (Ipv6Addr::UNSPECIFIED, 25).into()];
-        let (proxies, forwarders) = (Vec::new(), Vec::new());
-        let protocol = Protocol::Smtp;
-        return vec![Listener { protocol, addresses, proxies, forwarders, auth: AuthMode::Off }];
+        let tls = tls::of_listener(&raw::Listener::default(), 0, have, report);
+        let (protocol, auth) = (Protocol::Smtp, AuthMode::Off);
+        return vec![Listener { protocol, addresses, auth, tls, proxies: vec![], forwarders: vec![] }];
     }
     for (n, l) in written.iter().enumerate() {
         let at = |key: &str| format!("listener.{n}.{key}");
@@ -474,7 +467,8 @@ fn listeners(written: &[raw::Listener], report: &mut Report<'_>) -> Vec<Listener
         all.push(Listener {
             protocol: l.protocol.0.unwrap_or(Protocol::Smtp),
             addresses,
-            auth: users::mode(l),
+            auth: users::mode(l, users),
+            tls: tls::of_listener(l, n, have, report),
             proxies: l.proxy_protocol_from.iter().map(|n| n.0).collect(),
             forwarders: l.xclient_from.iter().map(|n| n.0).collect(),
         });
@@ -643,11 +637,11 @@ fn narrowed(destination: &Destination, report: &mut Report<'_>) {
     }
 }
 
-fn path(text: &str, key: &str, report: &mut Report<'_>) -> Option<PathBuf> {
+pub(super) fn path(text: &str, key: &str, report: &mut Report<'_>) -> Option<PathBuf> {
     if text.is_empty() { None } else { absolute(text, key, report) }
 }
 
-fn absolute(text: &str, key: &str, report: &mut Report<'_>) -> Option<PathBuf> {
+pub(super) fn absolute(text: &str, key: &str, report: &mut Report<'_>) -> Option<PathBuf> {
     if !text.starts_with('/') {
         report.error(key, format!("{text:?} is not an absolute path"), "begin it with /");
         return None;

@@ -113,8 +113,7 @@ fn agreed_interface_is_read_and_what_is_missing_is_said() {
     assert_eq!(report.finish(), Problems::default());
     let errors = errors(AGREED);
     let keys: Vec<&str> = errors.iter().map(|e| e.split(": ").next().unwrap()).collect();
-    let expected = ["listener[1].tls", "tls.certificate", "tls.key", "tls.sni", "domains.relay"];
-    assert_eq!(keys, expected, "{errors:?}");
+    assert_eq!(keys, ["domains.relay"], "{errors:?}");
 }
 
 #[test]
@@ -143,15 +142,13 @@ fn small_file_is_enough() {
 #[test]
 fn what_changes_security_is_never_ignored() {
     for addition in [
-        "[tls]\ncertificate = \"/x\"\n",
-        "[[listener]]\nprotocol = \"smtp\"\naddress = \"0.0.0.0:25\"\ntls = \"required\"\n",
-        "[[listener]]\nprotocol = \"submissions\"\naddress = \"0.0.0.0:465\"\n",
+        "[[listener]]\nprotocol = \"imap\"\naddress = \"0.0.0.0:143\"\n",
         "[[route]]\ndomain = \"a.example\"\nnext_hop = \"b.example\"\ntls = \"dane\"\n",
         "[[route]]\ndomain = \"a.example\"\nnext_hop = \"mx:b.example\"\n",
         "[[route]]\ndomain = \"a.example\"\nnext_hop = \"lmtp:b.example\"\n",
     ] {
         let errors = errors(&(SMALL.to_string() + addition));
-        assert!(errors[0].contains("not available"), "{addition}: {errors:?}");
+        assert!(errors.iter().any(|e| e.contains("not available")), "{addition}: {errors:?}");
     }
     assert_eq!(
         warnings(&(SMALL.to_string() + "[dns]\ndnssec = \"off\"\n[mailbox]\nquota = \"1GiB\"\n")),

@@ -10,7 +10,6 @@ use super::resolve::Config;
 use crate::auth::mechanism::{Mechanism, Set};
 use crate::auth::passwd::{BadLine, Users};
 use crate::auth::store::Store;
-use crate::runtime::privileges::{self, User};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -29,7 +28,7 @@ pub struct Auth {
     pub hash_threads: usize,
     /// Passwords that wait for them, on all cores together.
     pub hash_waiting: usize,
-    /// How long one waits.
+    /// How long one may take, the wait included; and a look-up in the store.
     pub hash_time: Duration,
     /// Successes that each core keeps; 0: none.
     pub cache: usize,
@@ -38,13 +37,16 @@ pub struct Auth {
 }
 
 /// What a listener does with AUTH.
-pub(super) fn mode(listener: &raw::Listener) -> AuthMode {
+pub(super) fn mode(listener: &raw::Listener, users: bool) -> AuthMode {
     match (listener.auth, listener.protocol.0) {
-        (AuthMode::Auto, Some(Protocol::Submission | Protocol::Submissions)) => AuthMode::Required,
+        (AuthMode::Auto, Some(Protocol::Submission | Protocol::Submissions)) if users => AuthMode::Required,
         (AuthMode::Auto, _) => AuthMode::Off,
         (written, _) => written,
     }
 }
+
+/// A time that does not come; timers can hold it.
+const NEVER: Duration = Duration::from_secs(100 * 365 * 86_400);
 
 /// The rules.
 pub(super) fn resolve(raw: &Raw, users: Option<PathBuf>, report: &mut Report<'_>) -> Auth {
@@ -73,11 +75,15 @@ pub(super) fn resolve(raw: &Raw, users: Option<PathBuf>, report: &mut Report<'_>
     }
     let has_certificate = !raw.tls.certificate.is_empty();
     for (n, l) in raw.listener.iter().enumerate() {
-        let mode = mode(l);
-        if mode == AuthMode::Off {
+        let key = format!("listener.{n}.auth");
+        if mode(l, users.is_some()) == AuthMode::Off {
+            let submission = matches!(l.protocol.0, Some(Protocol::Submission | Protocol::Submissions));
+            if submission && l.auth == AuthMode::Auto {
+                let what = "submission without users: only clients of relay.networks may relay";
+                report.warning(&key, what, "name a password file with auth.users");
+            }
             continue;
         }
-        let key = format!("listener.{n}.auth");
         if users.is_none() {
             report.error(&key, "there are no users", "name a password file with auth.users");
         } else if (l.tls == ListenerTls::Off || !has_certificate) && !a.allow_plaintext {
@@ -92,7 +98,7 @@ pub(super) fn resolve(raw: &Raw, users: Option<PathBuf>, report: &mut Report<'_>
         allow_plaintext: a.allow_plaintext,
         hash_threads: a.hash_threads as usize,
         hash_waiting: most(a.hash_waiting),
-        hash_time: a.hash_time.limit().unwrap_or(Duration::MAX),
+        hash_time: a.hash_time.limit().unwrap_or(NEVER),
         cache: a.cache as usize,
         cache_time: a.cache_time.0,
     }
@@ -142,26 +148,18 @@ fn problem(file: &str, bad: &BadLine) -> Problem {
     Problem::of_file(Severity::Warning, file, Some(bad.line), message, "")
 }
 
-/// All problems of the password file, as the server will see them: also whether its user can read it.
+/// All problems of the password file, for whom the process is: `check` becomes the server's user before.
 #[must_use]
 pub fn check(config: &Config) -> Vec<Problem> {
     let Some(path) = &config.auth.users else { return Vec::new() };
     let name = path.display().to_string();
-    let mut problems = match load(path, [0; 32]) {
-        Err(errors) => return errors.0,
+    match load(path, [0; 32]) {
+        Err(errors) => errors.0,
         Ok((users, Problems(mut warnings))) => {
             warnings.extend(left_out(&name, &users, config.auth.mechanisms));
             warnings
         }
-    };
-    let user = config.user.as_deref().filter(|_| privileges::is_root());
-    if let Some(user) = user.and_then(|name| privileges::user(name).ok())
-        && let Err(why) = readable_by(path, &user)
-    {
-        let help = "chgrp to the group of server.user, and chmod 640";
-        problems.push(Problem::of_file(Severity::Error, &name, None, why, help));
     }
-    problems
 }
 
 /// A note if SCRAM is not offered because some users cannot use it.
@@ -211,27 +209,6 @@ fn stamp(path: &Path) -> Stamp {
     Some((facts.modified().ok()?, facts.len(), facts.ino()))
 }
 
-/// Why `user` could not read `path`, as far as owners and modes say: to be asked by root before it
-/// becomes that user. Access lists and further groups are not looked at.
-///
-/// # Errors
-/// The directory or file that is closed.
-pub fn readable_by(path: &Path, user: &User) -> Result<(), String> {
-    for place in path.ancestors().collect::<Vec<_>>().into_iter().rev() {
-        let facts = std::fs::metadata(place).map_err(|e| format!("{}: {e}", place.display()))?;
-        let bit = if facts.is_dir() { 0o1 } else { 0o4 };
-        let shift = match facts.uid() == user.uid {
-            true => 6,
-            false if facts.gid() == user.gid => 3,
-            false => 0,
-        };
-        if facts.mode() >> shift & bit == 0 {
-            return Err(format!("{} is closed to user {}", place.display(), user.name));
-        }
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 #[allow(clippy::disallowed_methods)] // tests make files
 mod tests {
@@ -259,7 +236,7 @@ mod tests {
         );
         assert_eq!(
             keys("[auth]\nusers = \"/u\"\nmechanisms = [\"plain\", \"NTLM\"]\n"),
-            ["error auth.mechanisms[2]", "warning listener[1].auth"]
+            ["warning listener[1].auth", "error auth.mechanisms[2]"]
         );
         assert_eq!(keys("[auth]\nusers = \"u\"\nhash_threads = 0\n").len(), 3);
     }
@@ -280,8 +257,5 @@ mod tests {
         assert!(watch.changed());
         let problems = load(&path, [0; 32]).unwrap_err().to_string();
         assert!(problems.contains("no line can be used") && !problems.contains("secretword"));
-        let user = User { name: "nobody".into(), uid: 65_534, gid: 65_534 };
-        assert!(readable_by(&path, &user).unwrap_err().contains("closed to user nobody"));
-        assert_eq!(readable_by(Path::new("/etc/passwd"), &user), Ok(()));
     }
 }

@@ -3,6 +3,7 @@
 //! Writes into a buffer of the caller without allocating once it has grown. What the peer said is
 //! made harmless first; nothing here can fail.
 
+use crate::base::security::Security;
 use crate::message::date;
 use std::io::Write;
 use std::net::IpAddr;
@@ -24,6 +25,8 @@ pub struct Trace<'a> {
     pub protocol: &'a str,
     /// Queue id.
     pub id: &'a [u8],
+    /// What TLS has established; none in clear text.
+    pub security: Option<&'a Security>,
     /// The recipient, if there is only one: with several, naming one would tell it to the others.
     pub recipient: Option<&'a [u8]>,
     /// When it was received.
@@ -49,14 +52,21 @@ pub fn put(out: &mut Vec<u8>, t: &Trace<'_>) {
     out.extend_from_slice(b" id ");
     put_clean(out, t.id);
     // RFC 6531 §3.7.3: an international address only in an international message.
-    match t.recipient {
-        Some(r) if !r.is_empty() && (r.is_ascii() || t.protocol.starts_with("UTF8")) => {
-            out.extend_from_slice(b"\r\n\tfor <");
-            out.extend_from_slice(r);
-            out.extend_from_slice(b">; ");
-        }
-        _ => out.extend_from_slice(b";\r\n\t"),
+    let may_stand = |r: &&[u8]| !r.is_empty() && (r.is_ascii() || t.protocol.starts_with("UTF8"));
+    let recipient = t.recipient.filter(may_stand);
+    if let Some(recipient) = recipient {
+        out.extend_from_slice(b"\r\n\tfor <");
+        out.extend_from_slice(recipient);
+        out.push(b'>');
     }
+    // RFC 8314 §4.3: the clause has the cipher; the version is a comment.
+    if let Some(security) = t.security {
+        for part in ["\r\n\ttls ", security.cipher, " (", security.version.text(), ")"] {
+            out.extend_from_slice(part.as_bytes());
+        }
+    }
+    let short = recipient.is_some() || t.security.is_some();
+    out.extend_from_slice(if short { b"; " } else { b";\r\n\t" });
     out.extend_from_slice(t.date);
     out.extend_from_slice(b"\r\n");
 }
@@ -96,6 +106,7 @@ mod tests {
             host: "mx1.example.net",
             protocol: "ESMTP",
             id: b"0BCD00000000F0",
+            security: None,
             recipient: Some(b"a@b.example"),
             date: &date,
         };
@@ -137,6 +148,27 @@ mod tests {
         let t = text(|t| (t.hidden, t.name) = (true, Some(&b"home.example"[..])));
         assert!(t.starts_with("Received: by mx1.example.net (ringpost) with ESMTP id "), "{t}");
         assert!(!t.contains("192.0.2.7") && !t.contains("client.example") && !t.contains("home"), "{t}");
+    }
+
+    #[test]
+    fn under_tls() {
+        let security = Security {
+            version: crate::base::security::TlsVersion::Tls13,
+            cipher: "TLS_AES_128_GCM_SHA256",
+            resumed: false,
+            server_name: None,
+            client: None,
+            bindings: Default::default(),
+        };
+        // `text` wants the field to outlive the call: a leak of a few bytes.
+        let security: &'static Security = Box::leak(Box::new(security));
+        let t = text(|t| (t.security, t.protocol) = (Some(security), "ESMTPS"));
+        assert!(t.ends_with(
+            " with ESMTPS id 0BCD00000000F0\r\n\tfor <a@b.example>\r\n\
+             \ttls TLS_AES_128_GCM_SHA256 (TLSv1.3); Mon, 23 Nov 2026 07:00:00 +0000\r\n"
+        ));
+        let t = text(|t| (t.security, t.recipient) = (Some(security), None));
+        assert!(t.contains(" id 0BCD00000000F0\r\n\ttls TLS_AES_128_GCM_SHA256 (TLSv1.3); Mon"), "{t}");
     }
 
     /// Attack catalogue, row 36: what the peer says cannot break out of its place.

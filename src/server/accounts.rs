@@ -68,6 +68,7 @@ impl Accounts {
             host: config.hostname.clone(),
             mechanisms: auth.mechanisms,
             allow_plaintext: auth.allow_plaintext,
+            store_time: auth.hash_time,
             cache_most: auth.cache,
             cache_time: auth.cache_time,
         };

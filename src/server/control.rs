@@ -7,6 +7,7 @@ use super::Failure;
 use super::accounts::tell_problems;
 use super::core::{Health, Note, State};
 use crate::admin::{self, control::Queues, http};
+use crate::config::certificates::Keeper;
 use crate::config::reload::Reloader;
 use crate::config::users::{self, Watch};
 use crate::events::Events;
@@ -15,6 +16,7 @@ use crate::queue::control::{Request, Response};
 use crate::runtime::cross::{SendError, Sender};
 use crate::runtime::privileges::User;
 use crate::runtime::signals::{self, Signals};
+use crate::runtime::uring;
 use metrics_exporter_prometheus::PrometheusHandle;
 use std::cell::RefCell;
 use std::io::{self, Write};
@@ -27,7 +29,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::oneshot;
 
-/// How often map files are looked at.
+/// How often map files and certificates are looked at.
 const RELOAD: Duration = Duration::from_secs(2);
 /// Beyond the grace time: for what is on its way to the disk.
 const LAST_RESORT: Duration = Duration::from_secs(10);
@@ -48,6 +50,8 @@ pub struct Control {
     pub reloader: Reloader,
     /// The password file, and the secret that its users are kept with.
     pub users: Option<(Watch, [u8; 32])>,
+    /// Files of certificates.
+    pub keeper: Option<Keeper>,
     /// Series of the cores.
     pub recorder: PrometheusHandle,
     /// Series of the process.
@@ -160,8 +164,8 @@ impl Queues for Cores {
 }
 
 async fn serve(control: Control) -> Result<(), Failure> {
-    let Control { lines, reloader, users, recorder, process, events, grace, metrics, admin, mut stopped } =
-        control;
+    let Control { lines, reloader, users, keeper, recorder, process, events, grace, .. } = control;
+    let Control { metrics, admin, mut stopped, .. } = control;
     let failed = |e: io::Error| Failure::new(71, format!("control thread: {e}"));
     let mut signals = Signals::take().map_err(failed)?;
     let health: Vec<_> = lines.iter().map(|l| l.health.clone()).collect();
@@ -175,7 +179,7 @@ async fn serve(control: Control) -> Result<(), Failure> {
         let listener = tokio::net::UnixListener::from_std(listener).map_err(failed)?;
         tokio::task::spawn_local(admin::control::serve(listener, cores.clone()));
     }
-    let mut reload = Reload { reloader, users, cores: cores.clone(), events: events.clone() };
+    let mut reload = Reload { reloader, users, keeper, cores: cores.clone(), events: events.clone() };
     let mut tick = tokio::time::interval(RELOAD);
     loop {
         let request = tokio::select! {
@@ -190,7 +194,8 @@ async fn serve(control: Control) -> Result<(), Failure> {
             signals::Request::Stop => break,
             signals::Request::Reload => {
                 reload.look();
-                events.info("reload", "map and password files are up to date; other keys need a restart");
+                let text = "maps, users and certificates are up to date; other keys need a restart";
+                events.info("reload", text);
             }
             signals::Request::Report => report(&cores, &events),
         }
@@ -224,13 +229,38 @@ async fn stop_again(signals: &mut Signals) {
 struct Reload {
     reloader: Reloader,
     users: Option<(Watch, [u8; 32])>,
+    keeper: Option<Keeper>,
     cores: Rc<Cores>,
     events: Events,
 }
 
 impl Reload {
     fn look(&mut self) {
+        self.look_at_maps();
         self.look_at_users();
+        self.look_at_certificates();
+    }
+
+    fn look_at_certificates(&mut self) {
+        let Some(keeper) = &mut self.keeper else { return };
+        match keeper.poll(uring::wall_now()) {
+            None => {}
+            Some(Ok(news)) => {
+                for problem in &news.problems.0 {
+                    self.events.warn("certificate", problem.to_string());
+                }
+                if news.replaced {
+                    self.events.info("certificate", "new certificates are in use");
+                }
+            }
+            Some(Err(problems)) => {
+                let text = format!("the certificates are wrong, the old ones stay in use: {problems}");
+                self.events.alarm("certificate", text);
+            }
+        }
+    }
+
+    fn look_at_maps(&mut self) {
         match self.reloader.poll() {
             None => {}
             Some(Ok((router, problems))) => {

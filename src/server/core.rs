@@ -30,6 +30,7 @@ use crate::runtime::uring::Uring;
 use crate::runtime::{Clock, Listener, Runtime, listen};
 use crate::smtp::serve::{self, Context};
 use crate::storage::options::Poison;
+use crate::tls::Certificates;
 use metrics_exporter_prometheus::PrometheusRecorder;
 use std::future::Future;
 use std::net::{IpAddr, ToSocketAddrs};
@@ -112,6 +113,8 @@ pub struct Seed {
     pub router: Arc<Router>,
     /// Counters of all cores.
     pub guard: Guard,
+    /// For handshakes.
+    pub certificates: Option<Certificates>,
     /// Users, if there are any.
     pub accounts: Option<Accounts>,
     /// The poison of the data directory's file system.
@@ -120,7 +123,7 @@ pub struct Seed {
     pub metrics: metrics::Core,
     /// Where series of logs that it adopts are registered.
     pub recorder: Arc<PrometheusRecorder>,
-    /// Its reserved sockets.
+    /// Its reserved sockets, in the order of the configuration's addresses.
     pub sockets: Vec<OwnedFd>,
     /// From the control thread.
     pub notes: Receiver<Note>,
@@ -202,6 +205,7 @@ pub async fn run(rt: Uring, seed: Seed) {
         }
     };
     let options = settings::sessions(&seed.config, seed.cores);
+    let ports = settings::ports(&seed.config, &options, seed.certificates.as_ref());
     let ctx = Context::new(
         rt.clone(),
         Intake::new(logs.own().clone()),
@@ -227,8 +231,8 @@ pub async fn run(rt: Uring, seed: Seed) {
             }
         }
     }
-    for (listener, door) in listeners.iter().zip(settings::doors(&seed.config)) {
-        rt.spawn(serve::accept(ctx.clone(), listener.clone(), door));
+    for (listener, port) in listeners.iter().zip(ports) {
+        rt.spawn(serve::accept(ctx.clone(), listener.clone(), port));
     }
     let voice = seed.voice();
     let Seed { notes, health, started, .. } = seed;

@@ -12,6 +12,7 @@ mod settings;
 mod tables;
 
 use crate::config::Config;
+use crate::config::certificates::Keeper;
 use crate::config::reload::Reloader;
 use crate::config::units::Cores;
 use crate::events::{self, Events};
@@ -20,6 +21,7 @@ use crate::route::tables::Router;
 use crate::runtime::privileges::User;
 use crate::runtime::{self, checks, listen, privileges, uring};
 use crate::storage::options::Poison;
+use crate::tls::Certificates;
 use accounts::Accounts;
 use control::{Control, Line};
 use core::{Health, Seed};
@@ -94,23 +96,33 @@ pub fn start(config: Arc<Config>) -> Result<Running, Failure> {
     checks::ring(&uring::Options::production()).map_err(refuse)?;
     let (reloader, router, warnings) =
         Reloader::start(config.clone()).map_err(|problems| Failure::new(78, problems))?;
-    for problem in &warnings.0 {
+    let status = Arc::<metrics::CertificateStatus>::default();
+    let keeper = Keeper::start(config.clone(), status.clone(), uring::wall_now())
+        .map_err(|problems| Failure::new(78, problems))?;
+    let (keeper, of_certificates) = keeper.unzip();
+    for problem in warnings.0.iter().chain(of_certificates.iter().flat_map(|p| &p.0)) {
         reserved.events.0.warn("configuration", problem.to_string());
     }
+    let certificates = keeper.as_ref().map(Keeper::certificates);
     let Reserved { lock, cpus, smtp, sockets, metrics, admin, events } = reserved;
     let recorder = Arc::new(metrics::exporter());
     let accounts = Accounts::open(&config, cpus.len(), &events.0, uring::fill_random)?;
     let (accounts, users) = accounts.unzip();
-    let shared = Shared { router, recorder: recorder.clone(), accounts: accounts.clone() };
-    let (cores, lines) = start_cores(&config, &shared, &cpus, sockets, &events.0)?;
+    let first = First { router, certificates, recorder: recorder.clone(), accounts: accounts.clone() };
+    let (cores, lines) = start_cores(&config, &first, &cpus, sockets, &events.0)?;
     let (stop, stopped) = oneshot::channel();
     let metrics_address = metrics.as_ref().and_then(|s| s.local_addr().ok());
     let control = Control {
         lines,
         reloader,
         users: users.zip(accounts.map(|a| a.secret)),
+        keeper,
         recorder: recorder.handle(),
-        process: metrics::Process { started: uring::wall_now(), config_hash: config.hash },
+        process: metrics::Process {
+            started: uring::wall_now(),
+            config_hash: config.hash,
+            certificates: status,
+        },
         events: events.0.clone(),
         grace: config.stop_grace,
         metrics,
@@ -124,6 +136,14 @@ pub fn start(config: Arc<Config>) -> Result<Running, Failure> {
     let metrics_at = metrics_address.map_or(String::new(), |a| format!(", metrics on {a}"));
     events.0.info("started", format!("serving SMTP on {smtp:?} with {} cores{metrics_at}", cores.len()));
     Ok(Running { smtp, metrics: metrics_address, stop: Some(stop), control, cores, events, _lock: lock })
+}
+
+/// What the cores begin with, of what is read again later.
+struct First {
+    router: Arc<Router>,
+    certificates: Option<Certificates>,
+    accounts: Option<Accounts>,
+    recorder: Arc<PrometheusRecorder>,
 }
 
 /// What is taken while the process still may: the data directory, ports, sockets, the log.
@@ -177,17 +197,10 @@ fn user_to_become(config: &Config) -> Result<Option<User>, Failure> {
     }
 }
 
-/// What all cores start with.
-struct Shared {
-    router: Arc<Router>,
-    recorder: Arc<PrometheusRecorder>,
-    accounts: Option<Accounts>,
-}
-
 /// Starts a core for each CPU planned, and waits until all serve.
 fn start_cores(
     config: &Arc<Config>,
-    shared: &Shared,
+    first: &First,
     cpus: &[Option<usize>],
     sockets: Vec<Vec<OwnedFd>>,
     events: &Events,
@@ -203,12 +216,13 @@ fn start_cores(
             number: number as u16,
             cores: cpus.len(),
             config: config.clone(),
-            router: shared.router.clone(),
+            router: first.router.clone(),
+            certificates: first.certificates.clone(),
             guard: guard.clone(),
-            accounts: shared.accounts.clone(),
+            accounts: first.accounts.clone(),
             poison: poison.clone(),
-            metrics: metrics::Core::new(&*shared.recorder, number),
-            recorder: shared.recorder.clone(),
+            metrics: metrics::Core::new(&*first.recorder, number),
+            recorder: first.recorder.clone(),
             sockets,
             notes,
             health: health.clone(),

@@ -3,7 +3,7 @@
 //! In the configuration 0 turns a limit off; the parts want a number, so off becomes the largest.
 
 use crate::config::Config;
-use crate::config::raw;
+use crate::config::raw::{self, Protocol};
 use crate::config::resolve::Listener;
 use crate::config::units::{Duration as Span, Size};
 use crate::delivery::{agent, relay};
@@ -16,6 +16,7 @@ use crate::smtp::data::{self, BareNewline, NulBytes};
 use crate::smtp::inbound::AuthMode;
 use crate::smtp::{inbound, outbound, serve};
 use crate::storage::{self, archive};
+use crate::tls::Certificates;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -108,27 +109,39 @@ pub fn sessions(c: &Config, cores: usize) -> serve::Options {
     }
 }
 
-/// How each listening socket lets clients in, in the order of the sockets of a core.
-pub fn doors(c: &Config) -> Vec<Rc<serve::Door>> {
-    let door = |l: &Listener| {
+/// One for each address of the configuration, in its order.
+pub fn ports(
+    c: &Config,
+    sessions: &serve::Options,
+    certificates: Option<&Certificates>,
+) -> Vec<Rc<serve::Port>> {
+    let port = |l: &Listener| {
         let (proxies, forwarders) = (l.proxies.iter().copied(), l.forwarders.iter().copied());
-        let client_first = l.protocol == raw::Protocol::Submissions;
-        let for_users = matches!(l.protocol, raw::Protocol::Submission | raw::Protocol::Submissions);
+        let for_users = matches!(l.protocol, Protocol::Submission | Protocol::Submissions);
         let submission = serve::Submission { hide_client: c.submission.hide_client };
-        let auth = match l.auth {
-            raw::AuthMode::Offered => AuthMode::Offered,
-            raw::AuthMode::Required => AuthMode::Required,
-            raw::AuthMode::Off | raw::AuthMode::Auto => AuthMode::Off,
+        let with = |options: &Rc<inbound::Options>| {
+            Rc::new(inbound::Options { tls: l.tls, ..inbound::Options::clone(options) })
         };
-        Rc::new(serve::Door {
-            proxies: Networks::new(proxies),
-            forwarders: Networks::new(forwarders),
-            client_first,
-            auth,
-            submission: for_users.then_some(submission),
+        Rc::new(serve::Port {
+            trusted: with(&sessions.trusted),
+            others: with(&sessions.others),
+            certificates: certificates.cloned(),
+            // Where users log in; other servers have nothing to prove.
+            ask_certificate: for_users,
+            door: serve::Door {
+                proxies: Networks::new(proxies),
+                forwarders: Networks::new(forwarders),
+                submission: for_users.then_some(submission),
+            },
+            auth: match l.auth {
+                raw::AuthMode::Offered => AuthMode::Offered,
+                raw::AuthMode::Required => AuthMode::Required,
+                raw::AuthMode::Off | raw::AuthMode::Auto => AuthMode::Off,
+            },
         })
     };
-    c.listeners.iter().flat_map(|l| vec![door(l); l.addresses.len()]).collect()
+    let all = c.listeners.iter().flat_map(|l| std::iter::repeat_n(port(l), l.addresses.len()));
+    all.collect()
 }
 
 fn inbound(c: &Config) -> inbound::Options {
@@ -158,6 +171,7 @@ fn inbound(c: &Config) -> inbound::Options {
         errors_hard: count(l.errors_hard),
         unknown_max: count(l.unknown_commands),
         error_delay: l.error_delay.0,
+        tls_time: time(t.tls),
         command_time: time(t.command),
         block_time: time(t.data_block),
         envelope_time: time(t.envelope),

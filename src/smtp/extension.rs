@@ -1,7 +1,6 @@
 //! What EHLO offers (RFC 5321 §4.1.1.1).
 //!
-//! Only what the server really does may be offered; what comes later (TLS) has its switch here, off
-//! by default. Cannot fail.
+//! Only what the server really does may be offered: each has its switch here, off by default. Cannot fail.
 
 use crate::smtp::reply::put_number;
 use std::rc::Rc;

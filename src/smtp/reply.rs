@@ -54,6 +54,8 @@ macro_rules! replies {
 replies! {
     /// HELP.
     HELP = "214 2.0.0 EHLO HELO MAIL RCPT DATA BDAT RSET NOOP VRFY HELP QUIT: see RFC 5321";
+    /// STARTTLS (RFC 3207 §4).
+    START_TLS = "220 2.0.0 Ready to start TLS";
     /// QUIT.
     BYE = "221 2.0.0 Bye";
     /// AUTH (RFC 4954 §6).
@@ -100,6 +102,8 @@ replies! {
     AUTH_BUSY = "454 4.7.0 Temporary authentication failure, try again later";
     /// The limit of sessions of one user is reached.
     AUTH_SESSIONS = "454 4.7.0 Too many sessions of this user, try again later";
+    /// STARTTLS when TLS cannot be had (RFC 3207 §4).
+    TLS_UNAVAILABLE = "454 4.7.0 TLS not available due to temporary reason";
     /// No such command.
     UNKNOWN_COMMAND = "500 5.5.2 Command not recognized";
     /// A command line above the limit.
@@ -144,6 +148,8 @@ replies! {
     NOT_OFFERED = "502 5.5.1 Not offered here";
     /// A command out of order.
     BAD_SEQUENCE = "503 5.5.1 Bad sequence of commands";
+    /// STARTTLS under TLS.
+    TLS_IS_ON = "503 5.5.1 TLS is already on";
     /// MAIL before EHLO or HELO.
     NEED_HELO = "503 5.5.1 Say EHLO first";
     /// AUTH a second time (RFC 4954 §4).
@@ -168,6 +174,8 @@ replies! {
     AUTH_FAILED = "535 5.7.8 Authentication credentials invalid";
     /// AUTH in clear text (RFC 4954 §6).
     AUTH_NEEDS_TLS = "538 5.7.11 Encryption required for requested authentication mechanism";
+    /// Anything but EHLO, NOOP, QUIT before STARTTLS (RFC 3207 §4).
+    NEEDS_TLS = "530 5.7.0 Must issue a STARTTLS command first";
     /// The recipient does not exist.
     NO_SUCH_USER = "550 5.1.1 No such user here";
     /// The client may not send to that domain through us.

@@ -22,4 +22,5 @@ mod storage;
 mod submission;
 mod table;
 mod tidy;
+mod tls;
 mod xclient;

@@ -179,9 +179,11 @@ fn a_login_sends_as_itself_or_as_the_map_says() {
 fn rates_of_one_login() {
     let hop = Hop::start();
     let server = start(&hop, |c| {
-        c.set("cores", "mta", "2")
-            .set("submission", "message_rate", "\"10/h\"")
-            .set("submission", "recipient_rate", "\"25/h\"")
+        c.set("cores", "mta", "2").set("submission", "message_rate", "\"10/h\"").set(
+            "submission",
+            "recipient_rate",
+            "\"25/h\"",
+        )
     });
     // Over all its sessions, whatever the case of its name.
     let mut sent = 0;

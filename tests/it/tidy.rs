@@ -29,6 +29,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("policy", &["base", "message", "route", "policy"]),
     ("auth", &["base", "auth"]),
     ("runtime", &["base", "runtime"]),
+    ("tls", &["base", "tls"]),
     ("metrics", &["base"]),
     ("events", &["base", "message"]),
 ];
@@ -43,6 +44,7 @@ const SHELLS: &[&str] = &[
     "auth/hashing",
     "auth/service",
     "route/dns",
+    "channel",
     "intake",
     "attempts",
     "delivery",

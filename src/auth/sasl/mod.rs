@@ -51,7 +51,7 @@ pub enum Failure {
 pub struct Channel {
     /// It is encrypted.
     pub secure: bool,
-    /// tls-server-end-point (RFC 5929 section 4): digest of our certificate.
+    /// tls-server-end-point (RFC 5929 §4): digest of our certificate.
     pub end_point: Option<Vec<u8>>,
     /// tls-exporter (RFC 9266): 32 bytes of this connection.
     pub exporter: Option<Vec<u8>>,
@@ -74,7 +74,7 @@ pub struct Fresh<'a> {
     /// Our name.
     pub host: &'a str,
     /// Some PLUS mechanism was offered on this connection: a client that says it saw none has been
-    /// lied to (RFC 5802 section 6).
+    /// lied to (RFC 5802 §6).
     pub plus_offered: bool,
 }
 
@@ -141,7 +141,7 @@ impl Exchange {
     /// Begins, with the initial response if there is one.
     pub fn begin(&mut self, initial: Option<&[u8]>) -> Turn {
         match (&self.state, initial) {
-            // RFC 4422 section 3: none where the server begins.
+            // RFC 4422 §3: none where the server begins.
             (State::Cram { .. }, Some(_)) => self.fail(Failure::Malformed),
             (State::Cram { challenge, .. }, None) => Turn::Challenge(challenge.clone().into_bytes()),
             (_, Some(response)) => self.respond(response),

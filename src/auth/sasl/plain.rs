@@ -12,7 +12,7 @@ use md5::Md5;
 pub(super) const ASK_LOGIN: &[u8] = b"Username:";
 const ASK_PASSWORD: &[u8] = b"Password:";
 
-/// `<random@host>`: a message id, as RFC 2195 section 2 wants it.
+/// `<random@host>`: a message id, as RFC 2195 §2 wants it.
 pub(super) fn cram_challenge(fresh: &Fresh<'_>) -> String {
     let unique: String = fresh.nonce.iter().map(|b| format!("{b:02x}")).collect();
     format!("<{unique}@{}>", fresh.host)
@@ -38,7 +38,7 @@ fn hex(digits: &[u8]) -> Option<[u8; 16]> {
 }
 
 impl Exchange {
-    /// `[authzid] NUL authcid NUL password` (RFC 4616 section 2).
+    /// `[authzid] NUL authcid NUL password` (RFC 4616 §2).
     pub(super) fn plain(&mut self, response: &[u8]) -> Turn {
         let mut parts = response.split(|&b| b == 0);
         let (Some(authzid), Some(login), Some(password), None) =

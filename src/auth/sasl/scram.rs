@@ -25,14 +25,14 @@ pub enum Hash {
 impl Hash {
     /// Bytes of a digest.
     #[must_use]
-    pub fn len(self) -> usize {
+    pub fn size(self) -> usize {
         match self {
             Hash::Sha1 => 20,
             Hash::Sha256 => 32,
         }
     }
 
-    /// `H` of RFC 5802 section 2.2.
+    /// `H` of RFC 5802 §2.2.
     #[must_use]
     pub fn digest(self, bytes: &[u8]) -> Vec<u8> {
         match self {
@@ -41,7 +41,7 @@ impl Hash {
         }
     }
 
-    /// `HMAC` of RFC 5802 section 2.2.
+    /// `HMAC` of RFC 5802 §2.2.
     #[must_use]
     pub fn mac(self, key: &[u8], bytes: &[u8]) -> Vec<u8> {
         match self {
@@ -58,10 +58,10 @@ impl Hash {
         }
     }
 
-    /// `Hi` of RFC 5802 section 2.2. This is the part that takes time.
+    /// `Hi` of RFC 5802 §2.2. This is the part that takes time.
     #[must_use]
     pub fn stretch(self, password: &[u8], salt: &[u8], iterations: u32) -> Vec<u8> {
-        let mut salted = vec![0; self.len()];
+        let mut salted = vec![0; self.size()];
         match self {
             Hash::Sha1 => pbkdf2::pbkdf2_hmac::<Sha1>(password, salt, iterations, &mut salted),
             Hash::Sha256 => pbkdf2::pbkdf2_hmac::<Sha256>(password, salt, iterations, &mut salted),
@@ -70,7 +70,7 @@ impl Hash {
     }
 }
 
-/// What a server keeps instead of a password (RFC 5802 section 3).
+/// What a server keeps instead of a password (RFC 5802 §3).
 #[derive(Clone, PartialEq, Eq)]
 pub struct Verifier {
     /// Of the mechanism.
@@ -174,7 +174,7 @@ impl Scram {
         result.unwrap_or_else(Turn::Failed)
     }
 
-    /// client-first-message: `gs2-cbind-flag "," [authzid] "," bare` (RFC 5802 section 7).
+    /// client-first-message: `gs2-cbind-flag "," [authzid] "," bare` (RFC 5802 §7).
     fn first(&mut self, text: &str) -> Result<Turn, Failure> {
         let mut parts = text.splitn(3, ',');
         let (Some(flag), Some(authzid), Some(bare)) = (parts.next(), parts.next(), parts.next()) else {
@@ -184,7 +184,7 @@ impl Scram {
         self.binding = header.as_bytes().to_vec();
         self.bind(flag)?;
         let mut fields = bare.split(',');
-        // A mandatory extension (m=) cannot be known: RFC 5802 section 5.1.
+        // A mandatory extension (m=) cannot be known: RFC 5802 §5.1.
         let name = fields.next().and_then(|f| f.strip_prefix("n=")).ok_or(Failure::Malformed)?;
         let nonce = fields.next().and_then(|f| f.strip_prefix("r=")).ok_or(Failure::Malformed)?;
         if nonce.is_empty() || !nonce.bytes().all(|b| matches!(b, 0x21..=0x7e)) {
@@ -209,7 +209,7 @@ impl Scram {
         let data = match (flag, self.plus) {
             ("n", false) => return Ok(()),
             // It could bind and believes that we cannot. If we had offered it, somebody in between
-            // has taken the offer out (RFC 5802 section 6).
+            // has taken the offer out (RFC 5802 §6).
             ("y", false) if self.plus_offered => return Err(Failure::Refused),
             ("y", false) => return Ok(()),
             ("p=tls-exporter", true) => &self.exporter,
@@ -248,7 +248,7 @@ impl Scram {
         let signature = self.hash.mac(&verifier.stored_key, transcript.as_bytes());
         let client_key: Vec<u8> = proof.iter().zip(&signature).map(|(p, s)| p ^ s).collect();
         let fits = same(&self.hash.digest(&client_key), &verifier.stored_key);
-        let whole = proof.len() == self.hash.len();
+        let whole = proof.len() == self.hash.size();
         if !(fits & whole & real & same(nonce.as_bytes(), self.nonce.as_bytes()))
             || !same(&binding, &self.binding)
         {
@@ -260,7 +260,7 @@ impl Scram {
     }
 }
 
-/// `=2C` is a comma, `=3D` an equals sign; nothing else may follow `=` (RFC 5802 section 5.1).
+/// `=2C` is a comma, `=3D` an equals sign; nothing else may follow `=` (RFC 5802 §5.1).
 fn unescape(name: &str) -> Option<String> {
     let mut parts = name.split('=');
     let mut text = parts.next()?.to_owned();
@@ -294,7 +294,7 @@ mod tests {
         (String::from_utf8(challenge).unwrap(), scram.respond(last.as_bytes()))
     }
 
-    /// RFC 5802 section 5.
+    /// RFC 5802 §5.
     #[test]
     fn example_of_rfc_5802() {
         let (challenge, end) = exchange(
@@ -309,7 +309,7 @@ mod tests {
         assert_eq!(end, Turn::Challenge(b"v=rmF9pqV8S7suAoZWja4dJRkFsKQ=".to_vec()));
     }
 
-    /// RFC 7677 section 3.
+    /// RFC 7677 §3.
     #[test]
     fn example_of_rfc_7677() {
         let (challenge, end) = exchange(

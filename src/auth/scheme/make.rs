@@ -17,7 +17,7 @@ pub const SCHEMES: [&str; 6] = ["SCRAM-SHA-256", "SCRAM-SHA-1", "ARGON2ID", "BLF
 pub struct Maker {
     /// One of [`SCHEMES`].
     pub scheme: String,
-    /// Iterations of SCRAM (RFC 7677 section 4: at least 4096). All entries should have the same, for
+    /// Iterations of SCRAM (RFC 7677 §4: at least 4096). All entries should have the same, for
     /// an unknown login is shown what others have.
     pub iterations: u32,
     /// Random bytes.

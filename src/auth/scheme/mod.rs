@@ -112,7 +112,9 @@ impl Credential {
     /// The mechanisms that it can serve.
     #[must_use]
     pub fn serves(&self) -> Set {
-        let passwords = Set::NONE.with(Mechanism::Plain).with(Mechanism::Login);
+        // A certificate needs no password.
+        let any = Set::NONE.with(Mechanism::External);
+        let passwords = any.with(Mechanism::Plain).with(Mechanism::Login);
         match self {
             Credential::Plain(_) => {
                 let scram = passwords.with(Mechanism::ScramSha1).with(Mechanism::ScramSha1Plus);
@@ -184,11 +186,11 @@ fn scram(hash: Option<Hash>, text: &str) -> Result<Credential, BadScheme> {
     let iterations: u32 = iterations.parse().map_err(|_| FORM)?;
     let bytes = |text: &str| prepare::decode(text.as_bytes()).ok_or(FORM);
     let (salt, stored_key, server_key) = (bytes(salt)?, bytes(stored)?, bytes(server)?);
-    // RFC 5802 section 5.1 asks for 4096; less is let through, for the clients decide to go on or not.
+    // RFC 5802 §5.1 asks for 4096; less is let through, for the clients decide to go on or not.
     if iterations == 0 || iterations > ITERATIONS_MAX {
         return Err("iterations must be from 1 to 2000000");
     }
-    if salt.is_empty() || salt.len() > 64 || [&stored_key, &server_key].iter().any(|k| k.len() != hash.len())
+    if salt.is_empty() || salt.len() > 64 || [&stored_key, &server_key].iter().any(|k| k.len() != hash.size())
     {
         return Err("a key or the salt of the verifier has not the right length");
     }

@@ -34,7 +34,8 @@ const MADE_BY_OTHERS: &[(&str, &str)] = &[
     ("SSHA256", "{ssha256}n+NyCAC8BTzorAU7AQEsEfh4qDAh0HpRtPLX0dsQdApzYWx0"),
     (
         "SSHA512",
-        "{SSHA512}MObRFvUHqU5pLIXjc0HkeJH+PKVdEQk34oSyXkDftCxTU6Fk9rWjilWA553MtCFyazGhAOPiDyO1Rv1hndA96XNhbHQ=",
+        "{SSHA512}MObRFvUHqU5pLIXjc0HkeJH+PKVdEQk34oSyXkDftCxTU6Fk9rWjilWA553MtCFyazGhAOPiDyO1Rv1hndA\
+         96XNhbHQ=",
     ),
     ("SHA256", "{SHA256.HEX}4104d36f8da2c254349f85836793ebe029e0c957063a34c91c2e9203187b5631"),
     ("SHA", "{SHA}L55TUjtiq8FBorTWAZ0jy6g129A="),
@@ -57,7 +58,7 @@ fn hashes_made_by_others_fit() {
     }
 }
 
-/// The verifier of RFC 7677 section 3 (password `pencil`), in all forms that are read.
+/// The verifier of RFC 7677 §3 (password `pencil`), in all forms that are read.
 #[test]
 fn verifiers_in_all_forms() {
     let verifier =
@@ -102,7 +103,8 @@ fn refused() {
         "{SHA256.HEX}xyz",
         "{SHA512-CRYPT}$5$rounds=2000$saltsalt$GA8aLngjETlVZmXlPXsJ5S5zl3c3.lqfpR0aR401in9",
         "{ARGON2ID}$6$saltsalt$x",
-        "$argon2id$v=19$m=99999999,t=1,p=1$c2FsdHNhbHRzYWx0c2FsdA$RMnlO2yJjUzUJ1vqMJdgdgriWoTT+H4XFqGo/gwMfPA",
+        "$argon2id$v=19$m=99999999,t=1,p=1$c2FsdHNhbHRzYWx0c2FsdA$RMnlO2yJjUzUJ1vqMJdgdgriWoTT+H4XFqGo/gwM\
+         fPA",
         "$argon2id$v=19$m=1024,t=999,p=1$c2FsdHNhbHRzYWx0c2FsdA$RMnlO2yJjUzUJ1vqMJdgdgriWoTT+H4XFqGo/gwMfPA",
         "$argon2id$v=19$m=1024,t=1,p=1$c2FsdHNhbHRzYWx0c2FsdA",
         "$2b$31$abcdefghijklmnopqrstuuHNbAKRhpaujgo33bRWs.NLUTJO3lOy2",
@@ -148,9 +150,12 @@ fn each_serves_what_it_can() {
     let serves = |field: &str| Credential::parse(field).unwrap().serves().names();
     assert_eq!(
         serves("{PLAIN}x"),
-        "SCRAM-SHA-256-PLUS SCRAM-SHA-256 SCRAM-SHA-1-PLUS SCRAM-SHA-1 CRAM-MD5 PLAIN LOGIN"
+        "SCRAM-SHA-256-PLUS SCRAM-SHA-256 SCRAM-SHA-1-PLUS SCRAM-SHA-1 EXTERNAL CRAM-MD5 PLAIN LOGIN"
     );
-    assert_eq!(serves(MADE_BY_OTHERS[8].1), "PLAIN LOGIN");
+    assert_eq!(serves(MADE_BY_OTHERS[8].1), "EXTERNAL PLAIN LOGIN");
     let scram = Maker { scheme: "SCRAM-SHA-1".into(), iterations: 1, salt: [1; 16] };
-    assert_eq!(serves(&scram.make(&"x".into()).unwrap()), "SCRAM-SHA-1-PLUS SCRAM-SHA-1 PLAIN LOGIN");
+    assert_eq!(
+        serves(&scram.make(&"x".into()).unwrap()),
+        "SCRAM-SHA-1-PLUS SCRAM-SHA-1 EXTERNAL PLAIN LOGIN"
+    );
 }

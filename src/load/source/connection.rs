@@ -5,9 +5,10 @@
 //! again: at once if it had got somewhere, after a pause (1 ms to 100 ms) if not.
 
 use super::Worker;
+use super::secure::{Link, Tls};
 use super::session::{Session, Step};
 use crate::base::time::Mono;
-use crate::load::shell::{Guard, connect, read_with, unix_nanos, write_parts};
+use crate::load::shell::{Guard, connect, unix_nanos};
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -54,12 +55,13 @@ pub(super) async fn run(worker: Rc<Worker>, index: usize) {
 }
 
 /// One session; whether it got as far as a settled message or a clean end.
-async fn drive(worker: &Worker, mut stream: TcpStream) -> bool {
+async fn drive(worker: &Worker, stream: TcpStream) -> bool {
+    let mut link = Link::new(stream);
     let mut session = Session::new(Rc::clone(&worker.profile));
     let limit = worker.shared.options.timeout;
     let mut guard = Guard::new(limit, worker.shared.stop.clone(), STOP_GRACE);
     let before = worker.tally.borrow().acknowledged;
-    let result = converse(worker, &mut stream, &mut session, &mut guard).await;
+    let result = converse(worker, &mut link, &mut session, &mut guard).await;
     let mut tally = worker.tally.borrow_mut();
     session.abandon(unix_nanos(), worker, &mut tally);
     if let Err(e) = &result {
@@ -71,35 +73,41 @@ async fn drive(worker: &Worker, mut stream: TcpStream) -> bool {
 
 async fn converse(
     worker: &Worker,
-    stream: &mut TcpStream,
+    link: &mut Link,
     session: &mut Session,
     guard: &mut Guard,
 ) -> io::Result<()> {
     let clock = worker.shared.clock;
+    let secure = &worker.secure;
+    let to = worker.shared.options.to;
+    if worker.shared.options.tls == Some(Tls::Implicit) {
+        link.handshake(secure, to, &worker.scratch, guard).await?;
+    }
     loop {
         let step = session.step(clock.now(), worker, &mut worker.tally.borrow_mut());
         match step {
             Step::Write => {
                 let mut written = 0;
                 let parts = session.parts();
-                let result = write_parts(stream, parts, &mut written, guard).await;
+                let result = link.write(parts, &mut written, guard).await;
                 session.wrote(written, result.is_ok(), clock.now());
                 result?;
             }
             Step::Read => {
-                let spoken = read_with(stream, &worker.scratch, guard, |bytes| {
-                    if bytes.is_empty() {
-                        return Err(io::ErrorKind::UnexpectedEof.into());
-                    }
-                    let now = clock.now();
-                    worker.shared.ended.fetch_max(now.0, Ordering::Relaxed);
-                    let mut tally = worker.tally.borrow_mut();
-                    let unix = if tally.ledger.is_some() { unix_nanos() } else { 0 };
-                    session
-                        .absorb(bytes, now, unix, &mut tally)
-                        .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "not an SMTP reply"))
-                })
-                .await?;
+                let spoken = link
+                    .read(&worker.scratch, guard, |bytes| {
+                        if bytes.is_empty() {
+                            return Err(io::ErrorKind::UnexpectedEof.into());
+                        }
+                        let now = clock.now();
+                        worker.shared.ended.fetch_max(now.0, Ordering::Relaxed);
+                        let mut tally = worker.tally.borrow_mut();
+                        let unix = if tally.ledger.is_some() { unix_nanos() } else { 0 };
+                        session
+                            .absorb(bytes, now, unix, &mut tally)
+                            .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "not an SMTP reply"))
+                    })
+                    .await?;
                 spoken?;
             }
             Step::Pause(until) => {
@@ -107,6 +115,7 @@ async fn converse(
                 let wait = until.since(clock.now()).min(Duration::from_millis(500));
                 tokio::time::sleep(wait).await;
             }
+            Step::StartTls => link.handshake(secure, to, &worker.scratch, guard).await?,
             Step::Close => return Ok(()),
         }
     }

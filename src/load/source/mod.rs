@@ -8,6 +8,7 @@
 mod connection;
 pub mod message;
 pub mod reply;
+pub mod secure;
 pub mod session;
 pub mod tally;
 
@@ -15,6 +16,8 @@ use super::Stop;
 use super::histogram::Percentiles;
 use super::ledger::{Kind, Ledger};
 use super::shell::{Clock, SCRATCH, thread_cpu, unix_nanos};
+use crate::auth::prepare;
+use crate::base::secret::Secret;
 use crate::base::time::{Mono, Wall};
 use crate::message::date;
 use message::Template;
@@ -48,6 +51,10 @@ pub struct Options {
     pub rate: Option<f64>,
     /// Use PIPELINING if the server offers it.
     pub pipelining: bool,
+    /// Use TLS; any certificate will do.
+    pub tls: Option<secure::Tls>,
+    /// Resume TLS sessions of earlier connections.
+    pub tls_resume: bool,
     /// Recipients per message, 1..=1000.
     pub recipients: u32,
     /// Address in MAIL FROM.
@@ -75,6 +82,8 @@ pub struct Options {
     pub run: Option<String>,
     /// Name given in EHLO.
     pub helo: String,
+    /// Log in by AUTH PLAIN with this login and password.
+    pub auth: Option<(String, Secret)>,
 }
 
 impl Options {
@@ -89,6 +98,8 @@ impl Options {
             size: 1024,
             rate: None,
             pipelining: true,
+            tls: None,
+            tls_resume: false,
             recipients: 1,
             from: "sender@load.invalid".into(),
             recipient: "rcpt{r}@load.invalid".into(),
@@ -102,6 +113,7 @@ impl Options {
             dot_lines: false,
             run: None,
             helo: "load.invalid".into(),
+            auth: None,
         }
     }
 
@@ -270,6 +282,7 @@ struct Shared {
 struct Worker {
     shared: Arc<Shared>,
     profile: Rc<Profile>,
+    secure: Arc<rustls::ClientConfig>,
     tally: RefCell<Tally>,
     scratch: RefCell<Vec<u8>>,
     returned: RefCell<Vec<u64>>,
@@ -326,6 +339,7 @@ fn thread_main(
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
     let worker = Rc::new(Worker {
         profile: Rc::new(profile(&shared)),
+        secure: secure::rules(shared.options.tls_resume)?,
         tally: RefCell::new(Tally { ledger, ..Tally::default() }),
         scratch: RefCell::new(vec![0; SCRATCH]),
         returned: RefCell::new(Vec::new()),
@@ -362,6 +376,13 @@ async fn work(worker: &Rc<Worker>, thread: usize, threads: usize) -> io::Result<
     Ok(())
 }
 
+/// AUTH PLAIN (RFC 4616).
+fn plain(login: &str, password: &Secret) -> Secret {
+    let message = [b"\0", login.as_bytes(), b"\0", password.expose()].concat();
+    let message = Secret::new(message);
+    Secret::new(format!("AUTH PLAIN {}", prepare::encode(message.expose())).into_bytes())
+}
+
 fn profile(shared: &Shared) -> Profile {
     let o = &shared.options;
     let now = date::text(Wall(unix_nanos() / 1_000_000)).escape_ascii().to_string();
@@ -369,9 +390,11 @@ fn profile(shared: &Shared) -> Profile {
     Profile {
         run: shared.run.clone(),
         helo: o.helo.clone(),
+        auth: o.auth.as_ref().map(|(login, password)| plain(login, password)),
         from: o.from.clone(),
         recipient: o.recipient.clone(),
         recipients: o.recipients,
+        starttls: o.tls == Some(secure::Tls::Starttls),
         pipelining: o.pipelining,
         messages_per_session: o.messages_per_connection,
         hold_until: Mono(hold),

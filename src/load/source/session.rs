@@ -9,6 +9,7 @@
 use super::message::{Template, digits};
 use super::reply::{Line, Lines, NotAReply, queue_id};
 use super::tally::{Phase, Tally};
+use crate::base::secret::Secret;
 use crate::base::time::Mono;
 use crate::load::ledger::{Entry, push_recipient};
 use std::collections::VecDeque;
@@ -20,12 +21,16 @@ pub struct Profile {
     pub run: String,
     /// Name given in EHLO.
     pub helo: String,
+    /// AUTH PLAIN with its initial response (RFC 4954), sent after EHLO; none: nobody logs in.
+    pub auth: Option<Secret>,
     /// Address in MAIL FROM; empty for the null sender.
     pub from: String,
     /// Recipient address; `{n}` becomes the message number, `{r}` the recipient's.
     pub recipient: String,
     /// Recipients per message, 1 or more.
     pub recipients: u32,
+    /// Whether TLS begins with STARTTLS.
+    pub starttls: bool,
     /// Whether to use PIPELINING where the server offers it.
     pub pipelining: bool,
     /// Messages after which a session quits.
@@ -55,6 +60,8 @@ pub enum Step {
     Read,
     /// Nothing before then.
     Pause(Mono),
+    /// Do a TLS handshake.
+    StartTls,
     /// Close the connection; all is settled.
     Close,
 }
@@ -62,6 +69,9 @@ pub enum Step {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Stage {
     Greeting,
+    StartTls,
+    Handshake,
+    Auth,
     Idle,
     Recipient(u32),
     Decide,
@@ -99,6 +109,8 @@ pub struct Session {
     taken_by: String,
     flying_to: String,
     pipelining: bool,
+    /// Under TLS, by STARTTLS.
+    secured: bool,
     closing: bool,
 }
 
@@ -123,6 +135,7 @@ impl Session {
             taken_by: String::new(),
             flying_to: String::new(),
             pipelining: false,
+            secured: false,
             closing: false,
         }
     }
@@ -143,7 +156,23 @@ impl Session {
             match self.stage {
                 Stage::Greeting => {
                     self.command(Phase::Ehlo, &[b"EHLO ", self.profile.clone().helo.as_bytes()]);
+                    let secure = self.profile.starttls && !self.secured;
+                    self.stage = if secure { Stage::StartTls } else { Stage::Auth };
+                }
+                Stage::Auth => {
+                    if let Some(auth) = &self.profile.clone().auth {
+                        self.command(Phase::Auth, &[auth.expose()]);
+                    }
                     self.stage = Stage::Idle;
+                }
+                Stage::StartTls => {
+                    self.command(Phase::StartTls, &[b"STARTTLS"]);
+                    self.stage = Stage::Handshake;
+                }
+                Stage::Handshake => {
+                    // RFC 3207 §4.2: EHLO again.
+                    (self.secured, self.pipelining, self.stage) = (true, false, Stage::Greeting);
+                    return Step::StartTls;
                 }
                 Stage::Idle => {
                     if let Some(until) = self.idle(now, feed) {
@@ -356,7 +385,7 @@ impl Session {
 
     fn settle(&mut self, phase: Phase, line: Line<'_>, good: bool, now: Mono, unix: u64, tally: &mut Tally) {
         match (phase, &mut self.current) {
-            (Phase::Connect | Phase::Ehlo, _) => self.closing |= !good,
+            (Phase::Connect | Phase::Ehlo | Phase::StartTls | Phase::Auth, _) => self.closing |= !good,
             (Phase::Mail, Some(c)) => c.mail = good,
             (Phase::Rcpt(index), Some(c)) if good => {
                 c.accepted += 1;

@@ -29,9 +29,11 @@ fn session(pipelining: bool, recipients: u32, per_session: u64) -> Session {
     Session::new(Rc::new(Profile {
         run: "run".into(),
         helo: "client.test".into(),
+        auth: None,
         from: "a@load.test".into(),
         recipient: "b{r}-{n}@load.test".into(),
         recipients,
+        starttls: false,
         pipelining,
         messages_per_session: per_session,
         hold_until: Mono(0),
@@ -171,4 +173,18 @@ fn a_farewell_closes_and_returns_the_envelope() {
     assert_eq!(s.step(Mono(5), &feed, &mut tally), Step::Close);
     assert_eq!(feed.left.borrow().len(), 3);
     assert_eq!(tally.replies[&(Phase::Mail, 421)], 1);
+}
+
+#[test]
+fn logs_in_after_ehlo_or_ends() {
+    for (answer, goes_on) in [("235 2.7.0 ok\r\n", true), ("535 5.7.8 no\r\n", false)] {
+        let (feed, mut tally) = (Numbers::new(1), Tally::default());
+        let mut s = session(true, 1, 1);
+        Rc::get_mut(&mut s.profile).expect("one session").auth = Some("AUTH PLAIN AGEAYg==".into());
+        assert_eq!(greeted(&mut s, &feed, &mut tally), "AUTH PLAIN AGEAYg==\r\n");
+        reply(&mut s, &mut tally, answer);
+        let (wrote, step) = written(&mut s, &feed, &mut tally);
+        assert_eq!((wrote.starts_with("MAIL FROM:"), step == Step::Close), (goes_on, !goes_on));
+        assert_eq!(tally.replies.is_empty(), goes_on);
+    }
 }

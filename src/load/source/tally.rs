@@ -14,6 +14,10 @@ pub enum Phase {
     Connect,
     /// EHLO.
     Ehlo,
+    /// AUTH.
+    Auth,
+    /// STARTTLS.
+    StartTls,
     /// MAIL FROM.
     Mail,
     /// RCPT TO, number of the recipient within its message.
@@ -37,6 +41,8 @@ impl fmt::Display for Phase {
         f.write_str(match self {
             Phase::Connect => "connect",
             Phase::Ehlo => "ehlo",
+            Phase::Auth => "auth",
+            Phase::StartTls => "starttls",
             Phase::Mail => "mail",
             Phase::Rcpt(_) => "rcpt",
             Phase::Data => "data",

@@ -69,7 +69,7 @@ impl Session {
     }
 
     /// From now on these mechanisms; also to be called when TLS has begun: what was said in clear text
-    /// is forgotten (RFC 3207 section 4.2).
+    /// is forgotten (RFC 3207 §4.2).
     pub fn offer_auth(&mut self, offer: AuthOffer) {
         self.auth.offer = offer;
         self.auth.authenticated = false;
@@ -91,14 +91,14 @@ impl Session {
         }
     }
 
-    /// Bytes that this command line may have: those of AUTH are longer (RFC 4954 section 4).
+    /// Bytes that this command line may have: those of AUTH are longer (RFC 4954 §4).
     pub(super) fn line_max(&self, line: &[u8]) -> usize {
         let is_auth = line.get(..5).is_some_and(|verb| verb.eq_ignore_ascii_case(b"AUTH "));
         let long = is_auth && self.auth.mode != AuthMode::Off;
         if long { self.options.auth_line.max(self.options.line_max) } else { self.options.line_max }
     }
 
-    /// The refusal of a command that must not come before AUTH (RFC 4954 section 6).
+    /// The refusal of a command that must not come before AUTH (RFC 4954 §6).
     pub(super) fn needs_auth(&self, command: &Command<'_>) -> Option<Reply> {
         let may_come = matches!(
             command,
@@ -113,6 +113,9 @@ impl Session {
                 | Command::Quit
                 // RFC 3030 §2: its octets follow whatever the reply. It finds no transaction.
                 | Command::Bdat { .. }
+                // A login may come from an intermediary; others are refused anyway.
+                | Command::Xclient(_)
+                | Command::Xforward(_)
         );
         let needed = self.auth.mode == AuthMode::Required && !self.auth.authenticated;
         (needed && !may_come).then_some(Reply::NEEDS_AUTH)
@@ -131,7 +134,7 @@ impl Session {
         }
         self.auth.said = match initial {
             b"" => None,
-            // RFC 4954 section 4: this is how an empty one is written.
+            // RFC 4954 §4: this is how an empty one is written.
             b"=" => Some(Secret::default()),
             text => match STANDARD.decode(text) {
                 Ok(bytes) => Some(Secret::new(bytes)),
@@ -143,7 +146,7 @@ impl Session {
         self.ask(now, Question::Auth)
     }
 
-    /// Why AUTH is not for now, if so (RFC 4954 section 4).
+    /// Why AUTH is not for now, if so (RFC 4954 §4).
     fn no_auth_now(&self, mechanism: &[u8]) -> Option<Reply> {
         let has = |offer: &str| {
             offer.split(' ').any(|name| !name.is_empty() && name.as_bytes().eq_ignore_ascii_case(mechanism))

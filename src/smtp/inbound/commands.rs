@@ -71,7 +71,7 @@ impl Session {
         if more && awaits && self.options.refuse_bad_pipelining {
             return Some(self.close(Reply::BAD_PIPELINING, out));
         }
-        if let Some(refusal) = self.needs_auth(&command) {
+        if let Some(refusal) = self.needs_tls(&command).or_else(|| self.needs_auth(&command)) {
             return self.error(now, refusal, out);
         }
         match command {
@@ -87,8 +87,8 @@ impl Session {
             Command::Help => self.junk(Reply::HELP, out),
             Command::Quit => Some(self.close(Reply::BYE, out)),
             Command::Expn(_) => self.error(now, Reply::NOT_IMPLEMENTED, out),
+            Command::StartTls => self.start_tls(now, out),
             Command::Auth { mechanism, initial } => self.begin_auth(now, mechanism, initial, out),
-            Command::StartTls => self.error(now, Reply::NOT_OFFERED, out),
             Command::Xclient(argument) => self.xclient(now, argument, out),
             Command::Xforward(argument) => self.xforward(now, argument, out),
             Command::Lhlo => self.error(now, Reply::NOT_LMTP, out),
@@ -129,6 +129,7 @@ impl Session {
                 if self.auth.mode != AuthMode::Off {
                     offer.auth = self.auth.offer.now.clone();
                 }
+                offer.starttls &= self.security.is_none();
                 extension::put_ehlo(out, &self.options.hostname, &offer, more);
             }
             Hello::Helo | Hello::None => extension::put_helo(out, &self.options.hostname),

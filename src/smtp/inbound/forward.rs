@@ -86,7 +86,9 @@ impl Claim {
                 (b"DESTPORT", Kind::Client) => self.server_port = said(&value, number)?,
                 // The id of the message at the intermediary, for logs.
                 (b"IDENT", Kind::Forward) => {}
-                (b"SOURCE", Kind::Forward) => drop(said(&value, source)?),
+                (b"SOURCE", Kind::Forward) => {
+                    said(&value, source)?;
+                }
                 _ => return None,
             }
         }

@@ -17,6 +17,7 @@ mod auth;
 mod commands;
 mod forward;
 mod options;
+mod starttls;
 #[cfg(test)]
 mod tests;
 mod transfer;
@@ -24,7 +25,9 @@ mod transfer;
 pub use auth::{AuthMode, AuthOffer, AuthSaid};
 pub use forward::{Claim, Said};
 pub use options::Options;
+pub use starttls::Tls;
 
+use crate::base::security::Security;
 use crate::base::time::Mono;
 use crate::message::body::BodyFacts;
 use crate::message::envelope::Envelope;
@@ -54,6 +57,9 @@ pub enum Step {
     Yield,
     /// Do not read or reply before this time; then send the replies and call again.
     Pause(Mono),
+    /// Send the replies, drop what was collected of a message and all input (it came in clear text),
+    /// do a TLS handshake (until the deadline); then [`Session::secured`], or close without a word.
+    StartTls,
     /// Send the replies, drop what was collected of a message, close.
     Close,
 }
@@ -70,6 +76,8 @@ pub enum Question {
     Client,
     /// What becomes of an authentication? (AUTH; what the client said is in [`Session::auth_said`])
     Auth,
+    /// Can there be a TLS handshake now? (STARTTLS)
+    Tls,
 }
 
 /// The answer to a [`Question`].
@@ -83,15 +91,30 @@ pub enum Answer<'a> {
     Challenge(&'a [u8]),
 }
 
+/// What stands behind the name of a protocol (RFC 3848).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Marks {
+    /// S: under TLS.
+    pub tls: bool,
+    /// A: authenticated.
+    pub authenticated: bool,
+}
+
+impl Marks {
+    fn number(self) -> usize {
+        usize::from(self.tls) * 2 + usize::from(self.authenticated)
+    }
+}
+
 /// The protocol of a message, for the `with` of Received.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Protocol {
     /// After HELO.
     Smtp,
-    /// After EHLO (RFC 3848); authenticated.
-    Esmtp(bool),
-    /// With SMTPUTF8 (RFC 6531 §4.3); authenticated.
-    Utf8Smtp(bool),
+    /// After EHLO (RFC 3848).
+    Esmtp(Marks),
+    /// With SMTPUTF8 (RFC 6531 §4.3).
+    Utf8Smtp(Marks),
 }
 
 impl Protocol {
@@ -100,10 +123,8 @@ impl Protocol {
     pub fn text(self) -> &'static str {
         match self {
             Protocol::Smtp => "SMTP",
-            Protocol::Esmtp(false) => "ESMTP",
-            Protocol::Esmtp(true) => "ESMTPA",
-            Protocol::Utf8Smtp(false) => "UTF8SMTP",
-            Protocol::Utf8Smtp(true) => "UTF8SMTPA",
+            Protocol::Esmtp(marks) => ["ESMTP", "ESMTPA", "ESMTPS", "ESMTPSA"][marks.number()],
+            Protocol::Utf8Smtp(marks) => ["UTF8SMTP", "UTF8SMTPA", "UTF8SMTPS", "UTF8SMTPSA"][marks.number()],
         }
     }
 }
@@ -118,6 +139,8 @@ pub struct Session {
     state: State,
     hello: Hello,
     helo: Vec<u8>,
+    /// What TLS has established.
+    security: Option<Rc<Security>>,
     envelope: Envelope,
     /// The transaction was begun with SMTPUTF8.
     smtputf8: bool,
@@ -153,6 +176,8 @@ enum State {
     Data,
     /// Within a chunk of BDAT.
     Chunk(Chunk),
+    /// The handshake is the shell's; the banner has not been written if `fresh`.
+    Securing { fresh: bool },
     /// The message is complete and the shell stores it.
     Ended(Ended),
     /// The last reply has been written.
@@ -206,6 +231,7 @@ impl Session {
             state: State::Fresh,
             hello: Hello::None,
             helo: Vec::new(),
+            security: None,
             envelope: Envelope::default(),
             smtputf8: false,
             declared_size: None,
@@ -252,6 +278,8 @@ impl Session {
                 State::Chunk(_) => self.chunk(now, rest, out),
                 State::Asking(a) => (0, Some(Step::Ask(a.question))),
                 State::Ended(_) => (0, Some(Step::EndOfMessage)),
+                // All that has come in clear text is gone with this (RFC 3207 §4.2).
+                State::Securing { .. } => (rest.len(), Some(Step::StartTls)),
                 State::Closing => (rest.len(), Some(Step::Close)),
             };
             let from = used;
@@ -260,7 +288,7 @@ impl Session {
                 None => {}
                 Some(Step::Body(run)) => return (used, Step::Body(run.start + from..run.end + from)),
                 Some(step) => {
-                    if matches!(step, Step::NeedInput | Step::Yield | Step::Pause(_)) {
+                    if matches!(step, Step::NeedInput | Step::Yield | Step::Pause(_) | Step::StartTls) {
                         self.counts.burst = 0;
                     }
                     return (used, step);
@@ -287,6 +315,10 @@ impl Session {
             (Question::Auth, Answer::Challenge(challenge)) => self.challenge(challenge, out),
             (_, Answer::Challenge(_)) => panic!("a challenge without AUTH"),
             (Question::Auth, Answer::Refuse(refusal)) => self.not_authenticated(now, &refusal, out),
+            (Question::Tls, Answer::Accept) => {
+                Reply::START_TLS.put(out);
+                self.state = State::Securing { fresh: false };
+            }
             (question, Answer::Refuse(refusal)) => {
                 if question == Question::Recipient {
                     self.envelope.pop();
@@ -338,6 +370,7 @@ impl Session {
         let transfer = self.transfer.as_ref().map_or(Mono(u64::MAX), |t| t.deadline(o));
         match self.state {
             State::Asking(_) | State::Ended(_) | State::Closing => Mono(u64::MAX),
+            State::Securing { .. } => self.since.after(o.tls_time),
             State::Data | State::Chunk(_) => self.since.after(o.block_time).min(transfer),
             State::Fresh | State::Command | State::LongLine(_) | State::Auth => {
                 let envelope = self.transaction.filter(|_| self.transfer.is_none());
@@ -349,7 +382,13 @@ impl Session {
 
     /// Ends the session if its deadline has passed (RFC 5321 §4.5.3.2.7).
     pub fn expire(&mut self, now: Mono, out: &mut Vec<u8>) -> Step {
-        if now < self.deadline() { Step::NeedInput } else { self.close(Reply::TIMEOUT, out) }
+        if now < self.deadline() {
+            Step::NeedInput
+        } else if matches!(self.state, State::Securing { .. }) {
+            self.shutdown(out)
+        } else {
+            self.close(Reply::TIMEOUT, out)
+        }
     }
 
     /// Moves all deadlines: for so long it was not the peer who kept us waiting (the shell did not read).
@@ -369,6 +408,11 @@ impl Session {
         match self.state {
             State::Fresh | State::Command | State::LongLine(_) | State::Auth => {
                 self.close(Reply::SHUTTING_DOWN, out)
+            }
+            // No reply can be read within a handshake.
+            State::Securing { .. } => {
+                self.state = State::Closing;
+                Step::Close
             }
             State::Closing => Step::Close,
             State::Asking(_) | State::Data | State::Chunk(_) | State::Ended(_) => Step::NeedInput,
@@ -413,10 +457,14 @@ impl Session {
     #[must_use]
     pub fn protocol(&self) -> Protocol {
         match self.hello {
-            Hello::Ehlo if self.smtputf8 => Protocol::Utf8Smtp(self.auth.authenticated),
-            Hello::Ehlo => Protocol::Esmtp(self.auth.authenticated),
+            Hello::Ehlo if self.smtputf8 => Protocol::Utf8Smtp(self.marks()),
+            Hello::Ehlo => Protocol::Esmtp(self.marks()),
             Hello::Helo | Hello::None => Protocol::Smtp,
         }
+    }
+
+    fn marks(&self) -> Marks {
+        Marks { tls: self.security.is_some(), authenticated: self.auth.authenticated }
     }
 
     /// What is known of the message, between [`Step::EndOfMessage`] and its answer.

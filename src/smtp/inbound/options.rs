@@ -1,5 +1,6 @@
 //! Limits and times of a session.
 
+use super::Tls;
 use crate::smtp::data::{BareNewline, Limits, NulBytes};
 use crate::smtp::extension::Offer;
 use std::rc::Rc;
@@ -10,6 +11,10 @@ use std::time::Duration;
 pub struct Options {
     /// Our own name, in greeting and EHLO.
     pub hostname: String,
+    /// What the listener does with TLS.
+    pub tls: Tls,
+    /// Time for a TLS handshake.
+    pub tls_time: Duration,
     /// Limits of a message; its `size` is also what SIZE offers.
     pub message: Limits,
     /// Longest command line in bytes with CRLF (RFC 5321 §4.5.3.1.4: at least 512 plus extensions).
@@ -67,6 +72,8 @@ impl Options {
     pub fn production(hostname: &str) -> Self {
         Options {
             hostname: hostname.to_string(),
+            tls: Tls::Off,
+            tls_time: Duration::from_secs(30),
             message: Limits {
                 size: 50 << 20,
                 header: 1 << 20,
@@ -138,8 +145,7 @@ impl Options {
             size: if self.message.size >= u64::MAX >> 1 { 0 } else { self.message.size },
             recipients: self.recipients_max,
             transactions: self.transactions_max,
-            // Offered as soon as the session can do it.
-            starttls: false,
+            starttls: matches!(self.tls, Tls::Offered | Tls::Required),
             // The session knows its own.
             auth: Rc::from(""),
         }

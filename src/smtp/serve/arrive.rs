@@ -6,7 +6,7 @@
 //! itself (health checks) is served without any right to relay, and is no error. Errors of the header
 //! end the connection without a word, as the protocol demands.
 
-use super::{Caller, Context, Door, Guest, Handle, session};
+use super::{Caller, Context, Door, Guest, Handle, Port, session};
 use crate::metrics;
 use crate::runtime::{Runtime, Stream};
 use crate::smtp::proxy::{self, Reading};
@@ -80,18 +80,20 @@ pub(super) async fn arrive<R: Runtime>(
     handle: &Handle<R::Stream>,
     peer: SocketAddr,
     guest: Guest,
-    door: &Door,
+    port: &Port,
 ) -> Option<Arrival> {
+    let door = &port.door;
     let mut arrival = Arrival { peer, guest, buf: Vec::new(), early: false, forwarder: false };
     // A stop need not wait for clients that have not begun.
     handle.idle.set(true);
     if door.proxies.contains(peer.ip()) {
-        arrival = announced(ctx, handle, arrival, door).await?;
+        arrival = announced(ctx, handle, arrival, port).await?;
     } else {
         arrival.forwarder = door.forwarders.contains(peer.ip());
     }
-    if door.client_first {
-        return Some(arrival);
+    if port.is_implicit() {
+        // TLS: the client speaks first. What a listed proxy says in clear text is no beginning of it.
+        return arrival.buf.is_empty().then_some(arrival);
     }
     arrival.early = !arrival.buf.is_empty();
     if !arrival.early && !arrival.guest.trusted {
@@ -105,7 +107,7 @@ async fn announced<R: Runtime>(
     ctx: &Rc<Context<R>>,
     handle: &Handle<R::Stream>,
     mut arrival: Arrival,
-    door: &Door,
+    port: &Port,
 ) -> Option<Arrival> {
     let (stream, m) = (&handle.stream, &ctx.metrics);
     let mut buf = Vec::new();
@@ -150,7 +152,7 @@ async fn announced<R: Runtime>(
     m.proxy_client.increment(1);
     arrival.peer = connection.client;
     let client = connection.client.ip();
-    arrival.forwarder = door.forwarders.contains(client);
+    arrival.forwarder = port.door.forwarders.contains(client);
     // The place that the proxy took is given back first: it is the client that is counted.
     drop(arrival.guest);
     let caller = Caller { address: client, speaks_for_others: arrival.forwarder, may_relay: true };
@@ -158,8 +160,11 @@ async fn announced<R: Runtime>(
         Ok(guest) => Some(Arrival { guest, ..arrival }),
         Err(refused) => {
             refused.counter(m).increment(1);
-            let until = ctx.rt.now().after(super::REFUSAL_TIME);
-            session::last_words(stream, refused.reply().line().as_bytes().to_vec(), until).await;
+            // Where TLS comes first no words can be understood.
+            if !port.is_implicit() {
+                let until = ctx.rt.now().after(super::REFUSAL_TIME);
+                session::last_words(stream, refused.reply().line().as_bytes().to_vec(), false, until).await;
+            }
             None
         }
     }

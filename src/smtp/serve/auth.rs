@@ -32,16 +32,25 @@ impl Login {
 }
 
 impl<R: Runtime> Talk<'_, R> {
-    /// What is known of the connection. Clear text: nothing.
-    fn channel(&self) -> Channel {
-        Channel::default()
+    /// What is known of the connection. In clear text: nothing.
+    fn bindings(&self) -> Channel {
+        let Some(security) = self.machine.security() else { return Channel::default() };
+        let value = |name: &[u8]| security.bindings().get(name).map(<[u8]>::to_vec);
+        // Names of a certificate that nobody vouches for are only what the client says of itself.
+        let client = security.client.as_ref().filter(|c| c.verified);
+        Channel {
+            secure: true,
+            end_point: value(b"tls-server-end-point"),
+            exporter: value(b"tls-exporter"),
+            identity: client.and_then(|c| c.emails.first().or(c.common_name.as_ref())).cloned(),
+        }
     }
 
     /// Offers the client what it can use now. To be called at the beginning, and when TLS has begun.
     pub(super) fn offer_auth(&mut self) {
         let Some(logins) = self.ctx.logins() else { return };
         self.login = Login::default();
-        let now = logins.offer(&self.channel());
+        let now = logins.offer(&self.bindings());
         let under_tls = logins.offer(&Channel { secure: true, ..Channel::default() });
         self.machine.offer_auth(AuthOffer { now: now.names().into(), under_tls: under_tls.names().into() });
     }
@@ -94,7 +103,7 @@ impl<R: Runtime> Talk<'_, R> {
 
     async fn drive(&mut self) -> Result<Outcome, Reply> {
         let logins = self.ctx.logins().ok_or(Reply::AUTH_BUSY)?;
-        let channel = self.channel();
+        let channel = self.bindings();
         let turn = match (self.machine.auth_said(), &mut self.login.exchange) {
             (AuthSaid::Begin { mechanism, initial }, exchange) => {
                 let mechanism = Mechanism::from_name(mechanism.as_bytes()).ok_or(Reply::UNKNOWN_MECHANISM)?;
@@ -110,7 +119,7 @@ impl<R: Runtime> Talk<'_, R> {
         let attempt = Attempt {
             client: self.peer,
             counted: !self.guest.trusted,
-            service: self.door.service(),
+            service: self.port.service(),
             mechanism: exchange.mechanism().name(),
             login: login.as_bytes(),
         };

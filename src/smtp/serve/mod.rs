@@ -9,6 +9,7 @@ mod arrive;
 mod auth;
 mod collect;
 mod gather;
+mod secure;
 mod session;
 
 pub use arrive::Refused;
@@ -24,6 +25,7 @@ use crate::runtime::pool::Pool;
 use crate::runtime::{Listener, Runtime, Stream};
 use crate::smtp::inbound;
 use crate::smtp::reply::{Refusal, Reply};
+use crate::tls::{Certificates, Connection};
 use std::cell::{Cell, OnceCell, RefCell};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -67,23 +69,8 @@ pub struct Door {
     pub proxies: Networks,
     /// Clients that may use XCLIENT and XFORWARD.
     pub forwarders: Networks,
-    /// The client speaks before the greeting: TLS begins at once.
-    pub client_first: bool,
-    /// What it does with AUTH.
-    pub auth: inbound::AuthMode,
     /// It is for our own users (RFC 6409); then how.
     pub submission: Option<Submission>,
-}
-
-impl Door {
-    /// What it is called in events.
-    fn service(&self) -> &'static str {
-        match self.submission {
-            None => "smtp",
-            Some(_) if self.client_first => "submissions",
-            Some(_) => "submission",
-        }
-    }
 }
 
 /// How mail of our own users is taken.
@@ -110,14 +97,65 @@ pub struct Guest {
     pub permit: Box<dyn std::any::Any>,
 }
 
+/// A listening socket as its sessions see it.
+#[derive(Clone)]
+pub struct Port {
+    /// Limits of sessions of clients that may relay.
+    pub trusted: Rc<inbound::Options>,
+    /// Limits of all other sessions.
+    pub others: Rc<inbound::Options>,
+    /// Certificates for TLS; without them it cannot be had.
+    pub certificates: Option<Certificates>,
+    /// Clients are asked for a certificate, too.
+    pub ask_certificate: bool,
+    /// What it does with AUTH.
+    pub auth: inbound::AuthMode,
+    /// Whom it lets in, and how.
+    pub door: Door,
+}
+
+impl Port {
+    /// One without TLS and AUTH.
+    #[must_use]
+    pub fn plain(options: &Options) -> Self {
+        Port {
+            trusted: options.trusted.clone(),
+            others: options.others.clone(),
+            certificates: None,
+            ask_certificate: false,
+            auth: inbound::AuthMode::Off,
+            door: Door::default(),
+        }
+    }
+
+    /// What it is called in events.
+    fn service(&self) -> &'static str {
+        match self.door.submission {
+            None => "smtp",
+            Some(_) if self.is_implicit() => "submissions",
+            Some(_) => "submission",
+        }
+    }
+
+    fn is_implicit(&self) -> bool {
+        self.others.tls == inbound::Tls::Implicit
+    }
+
+    /// Our end of a handshake.
+    fn begin_tls(&self) -> Option<Connection> {
+        let snapshot = self.certificates.as_ref()?.current();
+        Connection::accept(snapshot, self.ask_certificate).ok()
+    }
+}
+
 /// What can be set.
 #[derive(Clone)]
 pub struct Options {
     /// Our name in Received.
     pub hostname: String,
-    /// Limits of sessions of clients that may relay.
+    /// Limits of sessions of clients that may relay, in clear text.
     pub trusted: Rc<inbound::Options>,
-    /// Limits of all other sessions.
+    /// Limits of all other sessions, in clear text.
     pub others: Rc<inbound::Options>,
     /// A body longer than this many bytes goes to a side file as it comes in.
     pub side_bytes: usize,
@@ -305,7 +343,7 @@ const REFUSING_MAX: usize = 256;
 pub async fn accept<R: Runtime, L: Listener<Stream = R::Stream>>(
     ctx: Rc<Context<R>>,
     listener: Rc<L>,
-    door: Rc<Door>,
+    port: Rc<Port>,
 ) {
     loop {
         let (stream, peer) = match listener.accept().await {
@@ -317,29 +355,30 @@ pub async fn accept<R: Runtime, L: Listener<Stream = R::Stream>>(
         ctx.metrics.smtp_connections.increment(1);
         if ctx.stopping.get() {
             ctx.metrics.refused_stopping.increment(1);
-            turn_away(&ctx, stream, Reply::SHUTTING_DOWN);
+            turn_away(&ctx, &port, stream, Reply::SHUTTING_DOWN);
             continue;
         }
-        match ctx.gate.admit(&arrive::caller(&door, peer.ip()), ctx.rt.now()) {
-            Ok(guest) => ctx.rt.spawn(serve(ctx.clone(), stream, peer, guest, door.clone())),
+        match ctx.gate.admit(&arrive::caller(&port.door, peer.ip()), ctx.rt.now()) {
+            Ok(guest) => ctx.rt.spawn(serve(ctx.clone(), port.clone(), stream, peer, guest)),
             Err(refused) => {
                 refused.counter(&ctx.metrics).increment(1);
-                turn_away(&ctx, stream, refused.reply());
+                turn_away(&ctx, &port, stream, refused.reply());
             }
         }
     }
 }
 
 /// Refuses a connection. Costs little, however many come.
-fn turn_away<R: Runtime>(ctx: &Rc<Context<R>>, stream: R::Stream, reply: Reply) {
-    if ctx.refusing.get() >= REFUSING_MAX {
+fn turn_away<R: Runtime>(ctx: &Rc<Context<R>>, port: &Port, stream: R::Stream, reply: Reply) {
+    // Where TLS comes first no words can be understood.
+    if port.is_implicit() || ctx.refusing.get() >= REFUSING_MAX {
         return;
     }
     ctx.refusing.set(ctx.refusing.get() + 1);
     let ctx2 = ctx.clone();
     ctx.rt.spawn(async move {
         let until = ctx2.rt.now().after(REFUSAL_TIME);
-        session::last_words(&stream, reply.line().as_bytes().to_vec(), until).await;
+        session::last_words(&stream, reply.line().as_bytes().to_vec(), false, until).await;
         ctx2.refusing.set(ctx2.refusing.get() - 1);
     });
 }
@@ -347,16 +386,16 @@ fn turn_away<R: Runtime>(ctx: &Rc<Context<R>>, stream: R::Stream, reply: Reply) 
 /// Serves one connection to its end.
 async fn serve<R: Runtime>(
     ctx: Rc<Context<R>>,
+    port: Rc<Port>,
     stream: R::Stream,
     peer: SocketAddr,
     guest: Guest,
-    door: Rc<Door>,
 ) {
     let (place, handle) = ctx.enter(stream);
     // On drop, so that a session that panics leaves, too.
     let _place = Place { ctx: ctx.clone(), place };
-    if let Some(arrival) = arrive::arrive(&ctx, &handle, peer, guest, &door).await {
-        session::run(&ctx, &handle, arrival, &door).await;
+    if let Some(arrival) = arrive::arrive(&ctx, &handle, peer, guest, &port).await {
+        session::run(&ctx, &port, &handle, arrival).await;
     }
 }
 

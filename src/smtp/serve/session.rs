@@ -3,16 +3,19 @@
 use super::arrive::Arrival;
 use super::auth::Login;
 use super::collect::Collector;
-use super::{Caller, Context, Door, Guest, Handle, Refused, Sender};
+use super::secure::Counted;
+use super::{Caller, Context, Guest, Handle, Port, Refused, Sender};
 use crate::base::time::Mono;
+use crate::channel::Channel;
 use crate::intake::{Accepted, Body, IntakeError, Submission};
 use crate::message::received::{self, Trace};
 use crate::message::submitted::FieldsSeen;
 use crate::metrics;
 use crate::runtime::{Runtime, Stream, pool, yield_now};
-use crate::smtp::inbound::{Answer, Question, Said, Session, Step};
+use crate::smtp::inbound::{Answer, Question, Said, Session, Step, Tls};
 use crate::smtp::reply::{Refusal, Reply};
 use crate::storage::side::SideError;
+use crate::tls;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
@@ -20,12 +23,12 @@ use std::rc::Rc;
 /// Serves the connection until it ends.
 pub(super) async fn run<R: Runtime>(
     ctx: &Rc<Context<R>>,
+    port: &Port,
     handle: &Handle<R::Stream>,
     arrival: Arrival,
-    door: &Door,
 ) {
     let Arrival { peer, guest, buf, early, forwarder } = arrival;
-    let options = if guest.trusted { &ctx.options.trusted } else { &ctx.options.others };
+    let options = if guest.trusted { &port.trusted } else { &port.others };
     let now = ctx.rt.now();
     if early {
         ctx.metrics.early_talkers.increment(1);
@@ -34,8 +37,11 @@ pub(super) async fn run<R: Runtime>(
         now,
         ends: now.after(ctx.options.session),
         ctx,
+        port,
         handle,
-        door,
+        channel: Channel::Plain,
+        handshake: None,
+        counted: None,
         peer,
         claimed: false,
         machine: Session::new(options.clone(), now),
@@ -50,12 +56,16 @@ pub(super) async fn run<R: Runtime>(
         out: Vec::new(),
         trace: Vec::new(),
     };
-    talk.machine.set_auth(door.auth);
+    talk.machine.set_auth(port.auth);
     talk.offer_auth();
     if forwarder {
         talk.machine.allow_forwarding();
     }
-    let mut step = talk.machine.banner(now, early, &mut talk.out);
+    let mut step = if options.tls == Tls::Implicit {
+        talk.machine.begin_tls(now)
+    } else {
+        talk.machine.banner(now, early, &mut talk.out)
+    };
     while let Some(next) = talk.obey(step).await {
         step = next;
     }
@@ -69,8 +79,13 @@ pub(super) struct Talk<'a, R: Runtime> {
     /// When the session has lasted long enough.
     ends: Mono,
     pub(super) ctx: &'a Rc<Context<R>>,
-    handle: &'a Handle<R::Stream>,
-    pub(super) door: &'a Door,
+    pub(super) port: &'a Port,
+    pub(super) handle: &'a Handle<R::Stream>,
+    pub(super) channel: Channel,
+    /// Our end of a handshake that has been promised.
+    pub(super) handshake: Option<Box<tls::Connection>>,
+    /// Under TLS.
+    pub(super) counted: Option<Counted>,
     pub(super) peer: SocketAddr,
     /// The address of the peer is what a forwarder has said.
     claimed: bool,
@@ -78,9 +93,9 @@ pub(super) struct Talk<'a, R: Runtime> {
     pub(super) guest: Guest,
     pub(super) login: Login,
     pub(super) machine: Session,
-    body: Collector<R>,
     /// The header of a submitted message.
     seen: FieldsSeen,
+    pub(super) body: Collector<R>,
     /// What has been received; consumed up to `at`.
     pub(super) buf: Vec<u8>,
     pub(super) at: usize,
@@ -109,13 +124,13 @@ impl<R: Runtime> Talk<'_, R> {
             Step::Ask(question) => self.ask(question).await,
             Step::Body(run) => {
                 let range = self.shown + run.start..self.shown + run.end;
-                if self.door.submission.is_some() {
+                if self.port.door.submission.is_some() {
                     self.seen.feed(&self.buf[range.clone()]);
                 }
                 self.body.here(range, &self.buf);
             }
             Step::BodyStatic(bytes) => {
-                if self.door.submission.is_some() {
+                if self.port.door.submission.is_some() {
                     self.seen.feed(bytes);
                 }
                 self.body.inserted(bytes, &self.buf);
@@ -132,10 +147,11 @@ impl<R: Runtime> Talk<'_, R> {
                 self.ctx.rt.sleep_until(until).await;
                 self.now = self.ctx.rt.now();
             }
+            Step::StartTls => self.start_tls().await?,
             Step::Close => {
                 self.count_replies();
-                let until = self.ctx.rt.now().after(self.ctx.options.last_words);
-                last_words(&self.handle.stream, std::mem::take(&mut self.out), until).await;
+                let reply = std::mem::take(&mut self.out);
+                self.farewell(reply).await;
                 return None;
             }
         }
@@ -189,15 +205,19 @@ impl<R: Runtime> Talk<'_, R> {
             let (out, buf) = (std::mem::take(&mut self.out), std::mem::take(&mut self.buf));
             let result;
             if out.is_empty() {
-                (result, self.buf) = stream.recv(buf).await;
+                (result, self.buf) = self.channel.recv(stream, &ctx.pool, buf).await;
                 self.out = out;
             } else {
-                (result, self.out, self.buf) = stream.send_recv(out, buf).await;
+                (result, self.out, self.buf) = self.channel.send_recv(stream, &ctx.pool, out, buf).await;
             }
             match result {
                 Ok(0) => return None,
                 Ok(_) => return Some(None),
                 Err(e) if e.kind() == io::ErrorKind::TimedOut && self.out.is_empty() => {}
+                Err(e) if e.kind() == io::ErrorKind::InvalidData => {
+                    self.farewell(Vec::new()).await;
+                    return None;
+                }
                 // A client that does not read its replies, or a broken connection.
                 Err(_) => return None,
             }
@@ -209,7 +229,7 @@ impl<R: Runtime> Talk<'_, R> {
                 // Idle: wait on without a buffer.
                 ctx.pool.give(std::mem::take(&mut self.buf));
                 stream.set_deadline(Some(self.deadline()));
-                let readable = stream.readable().await;
+                let readable = self.channel.readable(stream, &ctx.pool).await;
                 now = ctx.rt.now();
                 match readable {
                     Err(e) if e.kind() != io::ErrorKind::TimedOut => return None,
@@ -274,7 +294,7 @@ impl<R: Runtime> Talk<'_, R> {
     }
 
     /// Sends the replies without receiving.
-    async fn flush(&mut self) -> Option<()> {
+    pub(super) async fn flush(&mut self) -> Option<()> {
         self.count_replies();
         if self.out.is_empty() {
             return Some(());
@@ -282,9 +302,19 @@ impl<R: Runtime> Talk<'_, R> {
         let until = self.ctx.rt.now().after(self.ctx.options.write);
         self.handle.stream.set_deadline(Some(until));
         let result;
-        (result, self.out) = self.handle.stream.send(std::mem::take(&mut self.out)).await;
+        let out = std::mem::take(&mut self.out);
+        (result, self.out) = self.channel.send(&self.handle.stream, &self.ctx.pool, out).await;
         self.out.clear();
         result.ok()
+    }
+
+    /// Sends the last reply, or an alert of TLS, and waits for the peer to read it.
+    pub(super) async fn farewell(&mut self, reply: Vec<u8>) {
+        let before = &reply[..reply.len().saturating_sub(1)];
+        let last_line = memchr::memrchr(b'\n', before).map_or(0, |at| at + 1);
+        let was_asked = reply[last_line..].starts_with(b"221");
+        let until = self.ctx.rt.now().after(self.ctx.options.last_words);
+        last_words(&self.handle.stream, self.channel.farewell(reply), was_asked, until).await;
     }
 
     /// Counts the replies that are about to be sent.
@@ -338,6 +368,7 @@ impl<R: Runtime> Talk<'_, R> {
                     Answer::Refuse(refused.reply().into())
                 }
             },
+            Question::Tls => self.promise_tls(),
         };
         self.machine.answer(self.now, answer, &mut self.out);
     }
@@ -376,7 +407,7 @@ impl<R: Runtime> Talk<'_, R> {
         };
         self.claimed = known;
         self.peer = SocketAddr::new(address, port.unwrap_or(self.peer.port()));
-        let options = if self.guest.trusted { &self.ctx.options.trusted } else { &self.ctx.options.others };
+        let options = if self.guest.trusted { &self.port.trusted } else { &self.port.others };
         self.machine.set_options(options.clone());
         Ok(())
     }
@@ -397,7 +428,7 @@ impl<R: Runtime> Talk<'_, R> {
         self.forget_message();
     }
 
-    fn forget_message(&mut self) {
+    pub(super) fn forget_message(&mut self) {
         self.body.clear();
         self.seen = FieldsSeen::default();
     }
@@ -431,15 +462,16 @@ impl<R: Runtime> Talk<'_, R> {
                 helo: client.helo,
                 client: client.address,
                 name: client.name,
-                hidden: self.door.submission.is_some_and(|s| s.hide_client),
+                hidden: self.port.door.submission.is_some_and(|s| s.hide_client),
                 host: &ctx.options.hostname,
                 protocol: self.machine.protocol().text(),
                 id: &id.text(),
+                security: self.machine.security(),
                 recipient: envelope.last().filter(|_| envelope.count() == 1).map(|r| r.address),
                 date: &date,
             },
         );
-        if self.door.submission.is_some() {
+        if self.port.door.submission.is_some() {
             self.seen.put_missing(&mut trace, &date, &id.text(), &ctx.options.hostname);
         }
         self.trace = trace;
@@ -485,11 +517,9 @@ struct Client<'a> {
 
 /// Sends the last reply and sees to it that the peer gets it: a connection that is closed while
 /// input lies unread is reset, and the reset destroys what the peer has not read.
-pub(super) async fn last_words<S: Stream>(stream: &S, reply: Vec<u8>, until: Mono) {
+/// `was_asked`: who has said QUIT sends no more.
+pub(super) async fn last_words<S: Stream>(stream: &S, reply: Vec<u8>, was_asked: bool, until: Mono) {
     stream.set_deadline(Some(until));
-    // Who has said QUIT sends no more.
-    let last_line = memchr::memrchr(b'\n', &reply[..reply.len().saturating_sub(1)]).map_or(0, |at| at + 1);
-    let was_asked = reply[last_line..].starts_with(b"221");
     let (sent, mut buf) = stream.send(reply).await;
     if sent.is_err() || was_asked {
         return;

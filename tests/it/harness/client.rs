@@ -42,6 +42,8 @@ impl fmt::Debug for Reply {
 /// One connection.
 pub struct Client {
     pub stream: TcpStream,
+    /// TLS, once there is some.
+    pub tls: Option<Box<rustls::ClientConnection>>,
     buf: Vec<u8>,
 }
 
@@ -53,7 +55,7 @@ impl Client {
         stream.set_read_timeout(Some(PATIENCE)).expect("a socket");
         stream.set_write_timeout(Some(PATIENCE)).expect("a socket");
         stream.set_nodelay(true).expect("a socket");
-        Client { stream, buf: Vec::new() }
+        Client { stream, tls: None, buf: Vec::new() }
     }
 
     /// Connects from an address of the loopback network; the greeting is not read.
@@ -67,7 +69,7 @@ impl Client {
         stream.set_read_timeout(Some(PATIENCE)).expect("a socket");
         stream.set_write_timeout(Some(PATIENCE)).expect("a socket");
         stream.set_nodelay(true).expect("a socket");
-        Client { stream, buf: Vec::new() }
+        Client { stream, tls: None, buf: Vec::new() }
     }
 
     /// Connects and reads the greeting.
@@ -89,12 +91,15 @@ impl Client {
     /// Sends bytes as they are.
     #[track_caller]
     pub fn send(&mut self, bytes: impl AsRef<[u8]>) {
-        self.stream.write_all(bytes.as_ref()).expect("the server reads");
+        assert!(self.try_send(bytes), "the server reads");
     }
 
     /// Sends bytes; false if the server has closed the connection.
     pub fn try_send(&mut self, bytes: impl AsRef<[u8]>) -> bool {
-        self.stream.write_all(bytes.as_ref()).is_ok()
+        match &mut self.tls {
+            None => self.stream.write_all(bytes.as_ref()).is_ok(),
+            Some(tls) => rustls::Stream::new(&mut **tls, &mut self.stream).write_all(bytes.as_ref()).is_ok(),
+        }
     }
 
     /// Sends a line, gives the reply.
@@ -133,7 +138,11 @@ impl Client {
                 return Some(String::from_utf8(line).expect("replies are ASCII"));
             }
             let mut bytes = [0; 4096];
-            match self.stream.read(&mut bytes) {
+            let read = match &mut self.tls {
+                None => self.stream.read(&mut bytes),
+                Some(tls) => rustls::Stream::new(&mut **tls, &mut self.stream).read(&mut bytes),
+            };
+            match read {
                 Ok(0) => return None,
                 Ok(n) => self.buf.extend_from_slice(&bytes[..n]),
                 Err(e) if matches!(e.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe) => {

@@ -6,6 +6,7 @@
 pub mod client;
 pub mod hop;
 pub mod http;
+pub mod secure;
 pub mod server;
 
 pub use client::Client;

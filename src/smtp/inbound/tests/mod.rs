@@ -5,6 +5,7 @@ mod auth;
 mod dialogues;
 mod limits;
 mod splits;
+mod starttls;
 
 use super::*;
 
@@ -31,6 +32,9 @@ pub struct Shell {
     pub yields: u32,
     pub pauses: u32,
     pub abandoned: u32,
+    pub handshakes: u32,
+    /// TLS cannot be had.
+    pub no_tls: bool,
     /// Most bytes of replies that waited at once.
     pub most_waiting: usize,
 }
@@ -49,6 +53,8 @@ impl Shell {
             yields: 0,
             pauses: 0,
             abandoned: 0,
+            handshakes: 0,
+            no_tls: false,
             most_waiting: 0,
         };
         let mut out = Vec::new();
@@ -119,6 +125,12 @@ impl Shell {
                     at += used;
                     break true;
                 }
+                Step::StartTls => {
+                    assert_eq!(at + used, input.len(), "nothing in clear text is left");
+                    self.body.clear();
+                    self.handshakes += 1;
+                    self.session.secured(self.now, Rc::new(security()));
+                }
                 Step::Close => {
                     self.closed = true;
                     break false;
@@ -144,6 +156,7 @@ impl Shell {
                 Answer::Refuse(Reply::NO_SUCH_USER.into())
             }
             Question::Auth => return auth::ask(self, out),
+            Question::Tls if self.no_tls => Answer::Refuse(Reply::TLS_UNAVAILABLE.into()),
             _ => Answer::Accept,
         };
         self.session.answer(self.now, answer, out);
@@ -165,6 +178,18 @@ impl Shell {
         });
         let id = format!("ID{}", self.stored.len());
         self.session.accepted(self.now, id.as_bytes(), Committed::forged(), out);
+    }
+}
+
+/// What a handshake brought.
+pub fn security() -> Security {
+    Security {
+        version: crate::base::security::TlsVersion::Tls13,
+        cipher: "TLS_AES_128_GCM_SHA256",
+        resumed: false,
+        server_name: None,
+        client: None,
+        bindings: Default::default(),
     }
 }
 
