@@ -11,12 +11,14 @@
 # The server owns one CPU, generator and sink share another. The figure that counts is server CPU
 # per message (user + system, all processes of the server, from a cgroup), because the rate also
 # depends on generator and sink. A cell in which other work took over 5 % of the machine is marked.
+# Where perf can count them, the server's system calls per message are taken from a second of load
+# after the measured one, because counting costs time itself.
 # Needs root for Postfix and for the cgroup; without a cgroup CPU comes from /proc. Installs nothing
 # unless --install is given.
 set -u -o pipefail
 cd "$(dirname "$0")/.." || exit 1
 
-usage() { sed -n '2,15p' "$0" | sed 's/^# \{0,1\}//'; cat <<'END'
+usage() { sed -n '2,17p' "$0" | sed 's/^# \{0,1\}//'; cat <<'END'
 options: --quick --brief  --only NAME[,NAME] (ringpost postfix floor)  --sizes "S ..."  --sessions "N ..."
          --modes "M ..." (pipelined lockstep single)  --seconds N  --warm N  --runs N  --profile dist|release
          --bin FILE (a built ringpost: no build)  --out DIR  --dir DIR (queues; a real disk)
@@ -104,6 +106,31 @@ tree_cpu() {
 # Busy time of the machine so far, nanoseconds, with what the hypervisor took.
 machine_busy() {
     awk -v hz="$(getconf CLK_TCK)" '/^cpu / {printf "%.0f\n", ($2+$3+$4+$7+$8+$9)*1e9/hz}' /proc/stat
+}
+
+# calls ARGUMENTS...: system calls of all threads of the server per message, during a second of load until
+# everything has been delivered; "-" without perf or without the right to count.
+calls() {
+    local pids counter report count acked before
+    pids=$(server_pids | paste -sd,)
+    before=$(taken)
+    rm -f "$WORK/until"; mkfifo "$WORK/until"
+    # Until somebody writes there. New threads and processes are counted with those that made them.
+    perf stat -x ' ' -e raw_syscalls:sys_enter -p "$pids" -o "$WORK/calls" -- cat "$WORK/until" >/dev/null 2>&1 &
+    counter=$!
+    sleep 0.3
+    kill -0 $counter 2>/dev/null || { wait $counter; echo -; return; }
+    report=$(load "$@" --duration 1s)
+    acked=$(field acknowledged <<<"$report")
+    drained $((before + ${acked:-0}))
+    timeout 5 sh -c ': >"$1"' sh "$WORK/until"; wait $counter 2>/dev/null
+    count=$(awk '/raw_syscalls:sys_enter/ {print $1; exit}' "$WORK/calls" 2>/dev/null)
+    awk -v n="${count:-x}" -v m="${acked:-0}" 'BEGIN { if (n ~ /^[0-9]+$/ && m > 0) printf "%.3f\n", n / m; else print "-" }'
+}
+
+# Processes of the server.
+server_pids() {
+    if [ "$CG_KIND" = none ]; then echo "$SERVER_PID"; else cat "$CG/server/cgroup.procs"; fi
 }
 
 # Waits up to 30 s (6 s with --brief) for a second in which the machine does nothing else.
@@ -281,7 +308,7 @@ start_floor() {
 
 # cell SERVER SIZE SESSIONS MODE: warms up, measures, appends one row.
 cell() {
-    local server=$1 size=$2 mode=$4 args warm base report start busy0 busy1 s0 s1 g0 g1 acked last complete=true
+    local server=$1 size=$2 mode=$4 args warm base report start busy0 busy1 s0 s1 g0 g1 acked last sys complete=true
     SESSION_COUNT=$3
     args=(--size "$size" --connections "$SESSION_COUNT" --source-addresses 200)
     case $mode in
@@ -305,6 +332,7 @@ cell() {
     sleep 0.1
     last=$(field last_nanos <"$WORK/status")
     local end; end=$(date +%s%N)
+    sys=$(calls "${args[@]}")
     stop_server; stop_sink
     if [ "${acked:-0}" -lt 1 ]; then
         say "  no message was accepted: $report"
@@ -313,14 +341,14 @@ cell() {
     row "$server" "$size" "$mode" "$report" "$acked" "$complete" \
         $((s1[0] - s0[0])) $((s1[1] - s0[1])) $((s1[2] - s0[2])) \
         $((g1[0] - g0[0])) $((busy1 - busy0 - (s1[1] + s1[2] - s0[1] - s0[2]) - (g1[1] + g1[2] - g0[1] - g0[2]))) \
-        $((last - start)) $((end - start))
+        $((last - start)) $((end - start)) "$sys"
 }
 
 # Works the figures out; CPU times in nanoseconds.
 row() {
     local report=$4
     awk -v server="$1" -v size="$2" -v mode="$3" -v sessions="$SESSION_COUNT" -v acked="$5" -v complete="$6" \
-        -v cpu="$7" -v user="$8" -v sys="$9" -v gen="${10}" -v other="${11}" -v took="${12}" -v wall="${13}" \
+        -v cpu="$7" -v user="$8" -v sys="$9" -v gen="${10}" -v other="${11}" -v took="${12}" -v wall="${13}" -v calls="${14}" \
         -v cpus="$(nproc)" -v kind="$CG_KIND" -v rows="$ROWS" -v tsv="$TSV" \
         -v rate="$(field messages_per_second <<<"$report")" -v p50="$(field p50_us <<<"$report")" \
         -v p99="$(field p99_us <<<"$report")" -v refused="$(field refused <<<"$report")" \
@@ -332,10 +360,11 @@ row() {
             server, size, sessions, mode, acked, rate >> rows
         printf "\"delivered_per_second\":%.1f,\"cpu_us\":%.2f,\"user_us\":%.2f,\"system_us\":%.2f,", \
             acked * 1e9 / took, cpu / acked / 1e3, user / acked / 1e3, sys / acked / 1e3 >> rows
+        if (calls != "-") printf "\"calls\":%s,", calls >> rows
         printf "\"load_cpu_us\":%.2f,\"p50_us\":%.1f,\"p99_us\":%.1f,\"errors\":%d,\"all_delivered\":%s,\"foreign_percent\":%.1f}\n", \
             gen / acked / 1e3, p50, p99, refused + failed + unanswered, complete, foreign >> rows
-        printf "%s\t%s\t%d\t%s\t%.1f\t%.1f\t%.3f\t%.1f\t%.1f\t%d\t%.1f\t%s\n", size, mode, sessions, server, rate, \
-            acked * 1e9 / took, cpu / acked / 1e3, p50, p99, refused + failed + unanswered, foreign, complete >> tsv }'
+        printf "%s\t%s\t%d\t%s\t%.1f\t%.1f\t%.3f\t%.1f\t%.1f\t%d\t%.1f\t%s\t%s\n", size, mode, sessions, server, rate, \
+            acked * 1e9 / took, cpu / acked / 1e3, p50, p99, refused + failed + unanswered, foreign, complete, calls >> tsv }'
     say "  $(tail -1 "$ROWS")"
 }
 
@@ -349,15 +378,17 @@ table() {
         }
         { key = $1 FS $2 FS $3 FS $4; if (!(key in runs)) order[++cells] = key; runs[key]++
           for (c = 5; c <= 11; c++) list[key, c] = list[key, c] " " $c
+          if ($13 != "-") list[key, 13] = list[key, 13] " " $13
           if ($12 != "true") lost[key] = 1 }
         END {
-            print "| size | mode | sessions | server | accepted/s | delivered/s | CPU us/message | x ringpost | p50 ms | p99 ms | errors | runs | other load % |"
-            print "|---|---|---|---|---|---|---|---|---|---|---|---|---|"
+            print "| size | mode | sessions | server | accepted/s | delivered/s | CPU us/message | x ringpost | calls/message | p50 ms | p99 ms | errors | runs | other load % |"
+            print "|---|---|---|---|---|---|---|---|---|---|---|---|---|---|"
             for (i = 1; i <= cells; i++) { split(order[i], k, FS)
                 cpu = median(order[i], 7); ours = k[1] FS k[2] FS k[3] FS "ringpost"; foreign = median(order[i], 11)
-                printf "| %s | %s | %s | %s | %.0f | %.0f%s | %.1f | %s | %.2f | %.2f | %d | %d | %s%s |\n", k[1], k[2], k[3], k[4], \
+                printf "| %s | %s | %s | %s | %.0f | %.0f%s | %.1f | %s | %s | %.2f | %.2f | %d | %d | %s%s |\n", k[1], k[2], k[3], k[4], \
                     median(order[i], 5), median(order[i], 6), (order[i] in lost ? " (not all)" : ""), cpu, \
-                    (ours in runs ? sprintf("%.2f", cpu / median(ours, 7)) : "-"), median(order[i], 8) / 1e3, \
+                    (ours in runs ? sprintf("%.2f", cpu / median(ours, 7)) : "-"), \
+                    ((order[i], 13) in list ? sprintf("%.2f", median(order[i], 13)) : "-"), median(order[i], 8) / 1e3, \
                     median(order[i], 9) / 1e3, median(order[i], 10), runs[order[i]], \
                     (foreign < 0 ? "?" : sprintf("%.1f", foreign)), (foreign > 5 ? " (!)" : "") }
         }' "$TSV"

@@ -185,10 +185,13 @@ impl Secure {
             // What was opened may have an answer of its own: a refusal, a change of keys.
             self.output(pool, &mut sealed);
             let (result, rest) = self.receive(stream, pool, buf.capacity(), sealed).await;
-            if rest.is_empty() {
-                out.clear();
-            }
+            let unsent = !rest.is_empty();
             pool.give(rest);
+            if unsent {
+                // A record may have been cut in two: nothing can follow it, whatever the error was.
+                return (Err(io::ErrorKind::BrokenPipe.into()), out, buf);
+            }
+            out.clear();
             match result {
                 Ok(1..) => sealed = Vec::new(),
                 ended => return (ended, out, buf),
@@ -223,17 +226,10 @@ impl Secure {
     ) -> Lent<usize, Vec<u8>> {
         self.wire.clear();
         self.at = 0;
-        let want = match room {
-            ..pool::LARGE => pool::SMALL,
-            pool::LARGE..pool::HUGE => pool::LARGE,
-            pool::HUGE.. => pool::HUGE,
-        };
+        // Two records at once; more would be memory for each session that receives a long body.
+        let want = if room < pool::LARGE { pool::SMALL } else { pool::LARGE };
         if !(want..2 * want).contains(&self.wire.capacity()) {
-            let other = match want {
-                pool::SMALL => pool.small(),
-                pool::LARGE => pool.large(),
-                _ => pool.huge(),
-            };
+            let other = if want == pool::SMALL { pool.small() } else { pool.large() };
             pool.give(std::mem::replace(&mut self.wire, other));
         }
         let wire = std::mem::take(&mut self.wire);

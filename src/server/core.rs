@@ -205,7 +205,7 @@ pub async fn run(rt: Uring, seed: Seed) {
         }
     };
     let options = settings::sessions(&seed.config, seed.cores);
-    let ports = settings::ports(&seed.config, &options, seed.certificates.as_ref());
+    let doors = settings::doors(&seed.config, seed.certificates.as_ref());
     let ctx = Context::new(
         rt.clone(),
         Intake::new(logs.own().clone()),
@@ -231,8 +231,8 @@ pub async fn run(rt: Uring, seed: Seed) {
             }
         }
     }
-    for (listener, port) in listeners.iter().zip(ports) {
-        rt.spawn(serve::accept(ctx.clone(), listener.clone(), port));
+    for (listener, door) in listeners.iter().zip(doors) {
+        rt.spawn(serve::accept(ctx.clone(), listener.clone(), door));
     }
     let voice = seed.voice();
     let Seed { notes, health, started, .. } = seed;

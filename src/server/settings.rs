@@ -109,30 +109,20 @@ pub fn sessions(c: &Config, cores: usize) -> serve::Options {
     }
 }
 
-/// One for each address of the configuration, in its order.
-pub fn ports(
-    c: &Config,
-    sessions: &serve::Options,
-    certificates: Option<&Certificates>,
-) -> Vec<Rc<serve::Port>> {
-    let port = |l: &Listener| {
+/// How each listening socket lets clients in, in the order of the sockets of a core.
+pub fn doors(c: &Config, certificates: Option<&Certificates>) -> Vec<Rc<serve::Door>> {
+    let door = |l: &Listener| {
         let (proxies, forwarders) = (l.proxies.iter().copied(), l.forwarders.iter().copied());
         let for_users = matches!(l.protocol, Protocol::Submission | Protocol::Submissions);
         let submission = serve::Submission { hide_client: c.submission.hide_client };
-        let with = |options: &Rc<inbound::Options>| {
-            Rc::new(inbound::Options { tls: l.tls, ..inbound::Options::clone(options) })
-        };
-        Rc::new(serve::Port {
-            trusted: with(&sessions.trusted),
-            others: with(&sessions.others),
+        Rc::new(serve::Door {
+            tls: l.tls,
             certificates: certificates.cloned(),
             // Where users log in; other servers have nothing to prove.
             ask_certificate: for_users,
-            door: serve::Door {
-                proxies: Networks::new(proxies),
-                forwarders: Networks::new(forwarders),
-                submission: for_users.then_some(submission),
-            },
+            proxies: Networks::new(proxies),
+            forwarders: Networks::new(forwarders),
+            submission: for_users.then_some(submission),
             auth: match l.auth {
                 raw::AuthMode::Offered => AuthMode::Offered,
                 raw::AuthMode::Required => AuthMode::Required,
@@ -140,8 +130,7 @@ pub fn ports(
             },
         })
     };
-    let all = c.listeners.iter().flat_map(|l| std::iter::repeat_n(port(l), l.addresses.len()));
-    all.collect()
+    c.listeners.iter().flat_map(|l| vec![door(l); l.addresses.len()]).collect()
 }
 
 fn inbound(c: &Config) -> inbound::Options {

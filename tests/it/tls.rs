@@ -3,7 +3,7 @@
 #![allow(clippy::disallowed_methods, reason = "tests write certificates into directories of their own")]
 
 use crate::harness::secure::{BOTH, Pair, TLS12, TLS13, rules};
-use crate::harness::server::run_once;
+use crate::harness::server::{PROGRAM, run_once};
 use crate::harness::{Client, Config, Hop, Server, until};
 use crate::hostile::{FROM, TO, still_serves};
 use std::io::{Read, Write};
@@ -338,6 +338,22 @@ fn a_certificate_is_replaced_under_load() {
     assert!(told.contains("main.key") && told.contains("tls.key") && !told.contains("AAAA"), "{told}");
     assert_eq!(setup.server.metric("ringpost_tls_reload_failed", ""), 1.0);
     assert_eq!(Client::implicit(address, client_rules, HOST).shown(), next.der);
+}
+
+/// The load source speaks TLS, too.
+#[test]
+fn load_under_tls() {
+    let setup = Setup::start();
+    for (kind, to) in [("starttls", setup.at(0)), ("implicit", setup.at(1))] {
+        let to = to.to_string();
+        let words = ["load", "smtp", "--json", "--to", &to, "--tls", kind, "--tls-resume", "--size", "40KiB"];
+        let more = ["--messages", "30", "--connections", "3", "--messages-per-connection", "2"];
+        let command = std::process::Command::new(PROGRAM).args(words).args(more).output();
+        let report = command.expect("the program runs").stdout;
+        let report: serde_json::Value = serde_json::from_slice(&report).expect("a report");
+        assert_eq!((&report["acknowledged"], &report["failed"]), (&30.into(), &0.into()), "{kind}: {report}");
+    }
+    assert!(setup.server.metric("ringpost_tls_resumptions_total", "version=\"1.3\"") > 0.0);
 }
 
 #[test]

@@ -165,6 +165,25 @@ fn a_death_after_the_dot_leaves_one_unanswered_and_one_unused() {
 }
 
 #[test]
+fn starttls_comes_between_two_hellos() {
+    let (feed, mut tally) = (Numbers::new(1), Tally::default());
+    let mut s = session(true, 1, 1);
+    Rc::get_mut(&mut s.profile).expect("the only owner").starttls = true;
+    assert_eq!(greeted(&mut s, &feed, &mut tally), "STARTTLS\r\n");
+    reply(&mut s, &mut tally, "220 go\r\n");
+    assert_eq!(s.step(Mono(5), &feed, &mut tally), Step::StartTls);
+    assert_eq!(written(&mut s, &feed, &mut tally).0, "EHLO client.test\r\n");
+    reply(&mut s, &mut tally, EHLO);
+    assert!(written(&mut s, &feed, &mut tally).0.starts_with("MAIL FROM:<a@load.test>\r\nRCPT TO:"));
+    let mut s = session(true, 1, 1);
+    Rc::get_mut(&mut s.profile).expect("the only owner").starttls = true;
+    greeted(&mut s, &feed, &mut tally);
+    reply(&mut s, &mut tally, "454 not now\r\n");
+    assert_eq!(s.step(Mono(5), &feed, &mut tally), Step::Close);
+    assert_eq!(tally.replies[&(Phase::StartTls, 454)], 1);
+}
+
+#[test]
 fn a_farewell_closes_and_returns_the_envelope() {
     let (feed, mut tally) = (Numbers::new(3), Tally::default());
     let mut s = session(true, 1, 10);

@@ -129,7 +129,7 @@ impl Session {
                 if self.auth.mode != AuthMode::Off {
                     offer.auth = self.auth.offer.now.clone();
                 }
-                offer.starttls &= self.security.is_none();
+                offer.starttls = self.offers_tls();
                 extension::put_ehlo(out, &self.options.hostname, &offer, more);
             }
             Hello::Helo | Hello::None => extension::put_helo(out, &self.options.hostname),

@@ -139,6 +139,7 @@ pub struct Session {
     state: State,
     hello: Hello,
     helo: Vec<u8>,
+    tls: Tls,
     /// What TLS has established.
     security: Option<Rc<Security>>,
     envelope: Envelope,
@@ -231,6 +232,7 @@ impl Session {
             state: State::Fresh,
             hello: Hello::None,
             helo: Vec::new(),
+            tls: Tls::default(),
             security: None,
             envelope: Envelope::default(),
             smtputf8: false,

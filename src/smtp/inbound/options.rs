@@ -1,6 +1,5 @@
 //! Limits and times of a session.
 
-use super::Tls;
 use crate::smtp::data::{BareNewline, Limits, NulBytes};
 use crate::smtp::extension::Offer;
 use std::rc::Rc;
@@ -11,8 +10,6 @@ use std::time::Duration;
 pub struct Options {
     /// Our own name, in greeting and EHLO.
     pub hostname: String,
-    /// What the listener does with TLS.
-    pub tls: Tls,
     /// Time for a TLS handshake.
     pub tls_time: Duration,
     /// Limits of a message; its `size` is also what SIZE offers.
@@ -72,7 +69,6 @@ impl Options {
     pub fn production(hostname: &str) -> Self {
         Options {
             hostname: hostname.to_string(),
-            tls: Tls::Off,
             tls_time: Duration::from_secs(30),
             message: Limits {
                 size: 50 << 20,
@@ -145,8 +141,8 @@ impl Options {
             size: if self.message.size >= u64::MAX >> 1 { 0 } else { self.message.size },
             recipients: self.recipients_max,
             transactions: self.transactions_max,
-            starttls: matches!(self.tls, Tls::Offered | Tls::Required),
-            // The session knows its own.
+            // The session knows these.
+            starttls: false,
             auth: Rc::from(""),
         }
     }

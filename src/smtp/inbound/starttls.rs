@@ -13,9 +13,10 @@ use crate::smtp::reply::Reply;
 use std::rc::Rc;
 
 /// What a listener does with TLS.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Tls {
     /// It is not offered.
+    #[default]
     Off,
     /// STARTTLS is offered.
     Offered,
@@ -26,6 +27,16 @@ pub enum Tls {
 }
 
 impl Session {
+    /// What the listener does with TLS; before the banner. [`Tls::Off`] if it is not called.
+    pub fn set_tls(&mut self, tls: Tls) {
+        self.tls = tls;
+    }
+
+    /// STARTTLS can be asked for now.
+    pub(super) fn offers_tls(&self) -> bool {
+        matches!(self.tls, Tls::Offered | Tls::Required) && self.security.is_none()
+    }
+
     /// The connection begins with the handshake; instead of [`Session::banner`], which comes after it.
     pub fn begin_tls(&mut self, now: Mono) -> Step {
         assert!(matches!(self.state, State::Fresh), "TLS from the first byte, or not");
@@ -67,7 +78,7 @@ impl Session {
         if self.claim.is_some() {
             return self.error(now, Reply::BAD_SEQUENCE, out);
         }
-        if !matches!(self.options.tls, Tls::Offered | Tls::Required) {
+        if !self.offers_tls() {
             return self.error(now, Reply::NOT_OFFERED, out);
         }
         let close = self.count_junk(out);
@@ -86,7 +97,7 @@ impl Session {
                 // RFC 3030 §2: its octets follow whatever the reply. It finds no transaction.
                 | Command::Bdat { .. }
         );
-        let needed = self.options.tls == Tls::Required && self.security.is_none();
+        let needed = self.tls == Tls::Required && self.security.is_none();
         (needed && !may_come).then_some(Reply::NEEDS_TLS)
     }
 }

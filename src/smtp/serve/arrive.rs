@@ -6,7 +6,7 @@
 //! itself (health checks) is served without any right to relay, and is no error. Errors of the header
 //! end the connection without a word, as the protocol demands.
 
-use super::{Caller, Context, Door, Guest, Handle, Port, session};
+use super::{Caller, Context, Door, Guest, Handle, session};
 use crate::metrics;
 use crate::runtime::{Runtime, Stream};
 use crate::smtp::proxy::{self, Reading};
@@ -80,18 +80,17 @@ pub(super) async fn arrive<R: Runtime>(
     handle: &Handle<R::Stream>,
     peer: SocketAddr,
     guest: Guest,
-    port: &Port,
+    door: &Door,
 ) -> Option<Arrival> {
-    let door = &port.door;
     let mut arrival = Arrival { peer, guest, buf: Vec::new(), early: false, forwarder: false };
     // A stop need not wait for clients that have not begun.
     handle.idle.set(true);
     if door.proxies.contains(peer.ip()) {
-        arrival = announced(ctx, handle, arrival, port).await?;
+        arrival = announced(ctx, handle, arrival, door).await?;
     } else {
         arrival.forwarder = door.forwarders.contains(peer.ip());
     }
-    if port.is_implicit() {
+    if door.is_implicit() {
         // TLS: the client speaks first. What a listed proxy says in clear text is no beginning of it.
         return arrival.buf.is_empty().then_some(arrival);
     }
@@ -107,7 +106,7 @@ async fn announced<R: Runtime>(
     ctx: &Rc<Context<R>>,
     handle: &Handle<R::Stream>,
     mut arrival: Arrival,
-    port: &Port,
+    door: &Door,
 ) -> Option<Arrival> {
     let (stream, m) = (&handle.stream, &ctx.metrics);
     let mut buf = Vec::new();
@@ -152,7 +151,7 @@ async fn announced<R: Runtime>(
     m.proxy_client.increment(1);
     arrival.peer = connection.client;
     let client = connection.client.ip();
-    arrival.forwarder = port.door.forwarders.contains(client);
+    arrival.forwarder = door.forwarders.contains(client);
     // The place that the proxy took is given back first: it is the client that is counted.
     drop(arrival.guest);
     let caller = Caller { address: client, speaks_for_others: arrival.forwarder, may_relay: true };
@@ -161,7 +160,7 @@ async fn announced<R: Runtime>(
         Err(refused) => {
             refused.counter(m).increment(1);
             // Where TLS comes first no words can be understood.
-            if !port.is_implicit() {
+            if !door.is_implicit() {
                 let until = ctx.rt.now().after(super::REFUSAL_TIME);
                 session::last_words(stream, refused.reply().line().as_bytes().to_vec(), false, until).await;
             }

@@ -119,7 +119,7 @@ impl<R: Runtime> Talk<'_, R> {
         let attempt = Attempt {
             client: self.peer,
             counted: !self.guest.trusted,
-            service: self.port.service(),
+            service: self.door.service(),
             mechanism: exchange.mechanism().name(),
             login: login.as_bytes(),
         };

@@ -62,17 +62,6 @@ pub struct Caller {
     pub may_relay: bool,
 }
 
-/// How a listener lets clients in.
-#[derive(Clone, Debug, Default)]
-pub struct Door {
-    /// Peers whose PROXY header is required and believed.
-    pub proxies: Networks,
-    /// Clients that may use XCLIENT and XFORWARD.
-    pub forwarders: Networks,
-    /// It is for our own users (RFC 6409); then how.
-    pub submission: Option<Submission>,
-}
-
 /// How mail of our own users is taken.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Submission {
@@ -97,40 +86,29 @@ pub struct Guest {
     pub permit: Box<dyn std::any::Any>,
 }
 
-/// A listening socket as its sessions see it.
-#[derive(Clone)]
-pub struct Port {
-    /// Limits of sessions of clients that may relay.
-    pub trusted: Rc<inbound::Options>,
-    /// Limits of all other sessions.
-    pub others: Rc<inbound::Options>,
+/// How a listener lets clients in.
+#[derive(Clone, Debug, Default)]
+pub struct Door {
+    /// What it does with TLS.
+    pub tls: inbound::Tls,
     /// Certificates for TLS; without them it cannot be had.
     pub certificates: Option<Certificates>,
     /// Clients are asked for a certificate, too.
     pub ask_certificate: bool,
     /// What it does with AUTH.
     pub auth: inbound::AuthMode,
-    /// Whom it lets in, and how.
-    pub door: Door,
+    /// Peers whose PROXY header is required and believed.
+    pub proxies: Networks,
+    /// Clients that may use XCLIENT and XFORWARD.
+    pub forwarders: Networks,
+    /// It is for our own users (RFC 6409); then how.
+    pub submission: Option<Submission>,
 }
 
-impl Port {
-    /// One without TLS and AUTH.
-    #[must_use]
-    pub fn plain(options: &Options) -> Self {
-        Port {
-            trusted: options.trusted.clone(),
-            others: options.others.clone(),
-            certificates: None,
-            ask_certificate: false,
-            auth: inbound::AuthMode::Off,
-            door: Door::default(),
-        }
-    }
-
+impl Door {
     /// What it is called in events.
     fn service(&self) -> &'static str {
-        match self.door.submission {
+        match self.submission {
             None => "smtp",
             Some(_) if self.is_implicit() => "submissions",
             Some(_) => "submission",
@@ -138,7 +116,7 @@ impl Port {
     }
 
     fn is_implicit(&self) -> bool {
-        self.others.tls == inbound::Tls::Implicit
+        self.tls == inbound::Tls::Implicit
     }
 
     /// Our end of a handshake.
@@ -153,9 +131,9 @@ impl Port {
 pub struct Options {
     /// Our name in Received.
     pub hostname: String,
-    /// Limits of sessions of clients that may relay, in clear text.
+    /// Limits of sessions of clients that may relay.
     pub trusted: Rc<inbound::Options>,
-    /// Limits of all other sessions, in clear text.
+    /// Limits of all other sessions.
     pub others: Rc<inbound::Options>,
     /// A body longer than this many bytes goes to a side file as it comes in.
     pub side_bytes: usize,
@@ -343,7 +321,7 @@ const REFUSING_MAX: usize = 256;
 pub async fn accept<R: Runtime, L: Listener<Stream = R::Stream>>(
     ctx: Rc<Context<R>>,
     listener: Rc<L>,
-    port: Rc<Port>,
+    door: Rc<Door>,
 ) {
     loop {
         let (stream, peer) = match listener.accept().await {
@@ -355,23 +333,23 @@ pub async fn accept<R: Runtime, L: Listener<Stream = R::Stream>>(
         ctx.metrics.smtp_connections.increment(1);
         if ctx.stopping.get() {
             ctx.metrics.refused_stopping.increment(1);
-            turn_away(&ctx, &port, stream, Reply::SHUTTING_DOWN);
+            turn_away(&ctx, &door, stream, Reply::SHUTTING_DOWN);
             continue;
         }
-        match ctx.gate.admit(&arrive::caller(&port.door, peer.ip()), ctx.rt.now()) {
-            Ok(guest) => ctx.rt.spawn(serve(ctx.clone(), port.clone(), stream, peer, guest)),
+        match ctx.gate.admit(&arrive::caller(&door, peer.ip()), ctx.rt.now()) {
+            Ok(guest) => ctx.rt.spawn(serve(ctx.clone(), door.clone(), stream, peer, guest)),
             Err(refused) => {
                 refused.counter(&ctx.metrics).increment(1);
-                turn_away(&ctx, &port, stream, refused.reply());
+                turn_away(&ctx, &door, stream, refused.reply());
             }
         }
     }
 }
 
 /// Refuses a connection. Costs little, however many come.
-fn turn_away<R: Runtime>(ctx: &Rc<Context<R>>, port: &Port, stream: R::Stream, reply: Reply) {
+fn turn_away<R: Runtime>(ctx: &Rc<Context<R>>, door: &Door, stream: R::Stream, reply: Reply) {
     // Where TLS comes first no words can be understood.
-    if port.is_implicit() || ctx.refusing.get() >= REFUSING_MAX {
+    if door.is_implicit() || ctx.refusing.get() >= REFUSING_MAX {
         return;
     }
     ctx.refusing.set(ctx.refusing.get() + 1);
@@ -386,7 +364,7 @@ fn turn_away<R: Runtime>(ctx: &Rc<Context<R>>, port: &Port, stream: R::Stream, r
 /// Serves one connection to its end.
 async fn serve<R: Runtime>(
     ctx: Rc<Context<R>>,
-    port: Rc<Port>,
+    door: Rc<Door>,
     stream: R::Stream,
     peer: SocketAddr,
     guest: Guest,
@@ -394,8 +372,8 @@ async fn serve<R: Runtime>(
     let (place, handle) = ctx.enter(stream);
     // On drop, so that a session that panics leaves, too.
     let _place = Place { ctx: ctx.clone(), place };
-    if let Some(arrival) = arrive::arrive(&ctx, &handle, peer, guest, &port).await {
-        session::run(&ctx, &port, &handle, arrival).await;
+    if let Some(arrival) = arrive::arrive(&ctx, &handle, peer, guest, &door).await {
+        session::run(&ctx, &door, &handle, arrival).await;
     }
 }
 

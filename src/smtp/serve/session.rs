@@ -4,7 +4,7 @@ use super::arrive::Arrival;
 use super::auth::Login;
 use super::collect::Collector;
 use super::secure::Counted;
-use super::{Caller, Context, Guest, Handle, Port, Refused, Sender};
+use super::{Caller, Context, Door, Guest, Handle, Refused, Sender};
 use crate::base::time::Mono;
 use crate::channel::Channel;
 use crate::intake::{Accepted, Body, IntakeError, Submission};
@@ -12,7 +12,7 @@ use crate::message::received::{self, Trace};
 use crate::message::submitted::FieldsSeen;
 use crate::metrics;
 use crate::runtime::{Runtime, Stream, pool, yield_now};
-use crate::smtp::inbound::{Answer, Question, Said, Session, Step, Tls};
+use crate::smtp::inbound::{Answer, Question, Said, Session, Step};
 use crate::smtp::reply::{Refusal, Reply};
 use crate::storage::side::SideError;
 use crate::tls;
@@ -23,12 +23,12 @@ use std::rc::Rc;
 /// Serves the connection until it ends.
 pub(super) async fn run<R: Runtime>(
     ctx: &Rc<Context<R>>,
-    port: &Port,
+    door: &Door,
     handle: &Handle<R::Stream>,
     arrival: Arrival,
 ) {
     let Arrival { peer, guest, buf, early, forwarder } = arrival;
-    let options = if guest.trusted { &port.trusted } else { &port.others };
+    let options = if guest.trusted { &ctx.options.trusted } else { &ctx.options.others };
     let now = ctx.rt.now();
     if early {
         ctx.metrics.early_talkers.increment(1);
@@ -37,7 +37,7 @@ pub(super) async fn run<R: Runtime>(
         now,
         ends: now.after(ctx.options.session),
         ctx,
-        port,
+        door,
         handle,
         channel: Channel::Plain,
         handshake: None,
@@ -56,12 +56,13 @@ pub(super) async fn run<R: Runtime>(
         out: Vec::new(),
         trace: Vec::new(),
     };
-    talk.machine.set_auth(port.auth);
+    talk.machine.set_tls(door.tls);
+    talk.machine.set_auth(door.auth);
     talk.offer_auth();
     if forwarder {
         talk.machine.allow_forwarding();
     }
-    let mut step = if options.tls == Tls::Implicit {
+    let mut step = if door.is_implicit() {
         talk.machine.begin_tls(now)
     } else {
         talk.machine.banner(now, early, &mut talk.out)
@@ -79,7 +80,7 @@ pub(super) struct Talk<'a, R: Runtime> {
     /// When the session has lasted long enough.
     ends: Mono,
     pub(super) ctx: &'a Rc<Context<R>>,
-    pub(super) port: &'a Port,
+    pub(super) door: &'a Door,
     pub(super) handle: &'a Handle<R::Stream>,
     pub(super) channel: Channel,
     /// Our end of a handshake that has been promised.
@@ -124,13 +125,13 @@ impl<R: Runtime> Talk<'_, R> {
             Step::Ask(question) => self.ask(question).await,
             Step::Body(run) => {
                 let range = self.shown + run.start..self.shown + run.end;
-                if self.port.door.submission.is_some() {
+                if self.door.submission.is_some() {
                     self.seen.feed(&self.buf[range.clone()]);
                 }
                 self.body.here(range, &self.buf);
             }
             Step::BodyStatic(bytes) => {
-                if self.port.door.submission.is_some() {
+                if self.door.submission.is_some() {
                     self.seen.feed(bytes);
                 }
                 self.body.inserted(bytes, &self.buf);
@@ -407,7 +408,7 @@ impl<R: Runtime> Talk<'_, R> {
         };
         self.claimed = known;
         self.peer = SocketAddr::new(address, port.unwrap_or(self.peer.port()));
-        let options = if self.guest.trusted { &self.port.trusted } else { &self.port.others };
+        let options = if self.guest.trusted { &self.ctx.options.trusted } else { &self.ctx.options.others };
         self.machine.set_options(options.clone());
         Ok(())
     }
@@ -462,7 +463,7 @@ impl<R: Runtime> Talk<'_, R> {
                 helo: client.helo,
                 client: client.address,
                 name: client.name,
-                hidden: self.port.door.submission.is_some_and(|s| s.hide_client),
+                hidden: self.door.submission.is_some_and(|s| s.hide_client),
                 host: &ctx.options.hostname,
                 protocol: self.machine.protocol().text(),
                 id: &id.text(),
@@ -471,7 +472,7 @@ impl<R: Runtime> Talk<'_, R> {
                 date: &date,
             },
         );
-        if self.port.door.submission.is_some() {
+        if self.door.submission.is_some() {
             self.seen.put_missing(&mut trace, &date, &id.text(), &ctx.options.hostname);
         }
         self.trace = trace;

@@ -178,8 +178,7 @@ fn listen(machine: &Machine, rt: &SimRuntime, tables: Rc<Tables>, desk: &Desk<Si
     // Small, so that memory runs out; bodies go beside as they come in, or are kept until their end.
     sessions.side_bytes = if rt.world().below(2) == 0 { 8 << 10 } else { 1 << 20 };
     sessions.memory = if rt.world().below(2) == 0 { 64 << 10 } else { 1 << 20 };
-    let plain = Rc::new(serve::Port::plain(&sessions));
     let ctx = Context::new(rt.clone(), Intake::new(desk.clone()), tables, desk.metrics().clone(), sessions);
     let listener = Rc::new(machine.boot().listen(port));
-    rt.spawn(serve::accept(ctx, listener, plain));
+    rt.spawn(serve::accept(ctx, listener, Rc::default()));
 }

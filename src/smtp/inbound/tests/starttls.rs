@@ -2,8 +2,22 @@
 
 use super::*;
 
-fn offering(tls: Tls) -> Options {
-    Options { tls, ..Options::production("mx.test") }
+fn fresh(tls: Tls) -> Shell {
+    let mut shell = Shell::new(Options::production("mx.test"));
+    shell.session.set_tls(tls);
+    shell
+}
+
+fn greeted(tls: Tls) -> Shell {
+    let mut shell = fresh(tls);
+    shell.say("EHLO client.test\r\n");
+    shell
+}
+
+fn implicit(now: Mono) -> Session {
+    let mut session = Session::new(Rc::new(Options::production("mx.test")), now);
+    session.set_tls(Tls::Implicit);
+    session
 }
 
 #[test]
@@ -11,14 +25,14 @@ fn offered_only_where_it_can_be_had() {
     for (tls, offered, reply) in
         [(Tls::Off, false, "502"), (Tls::Offered, true, "220"), (Tls::Required, true, "220")]
     {
-        let mut s = Shell::new(offering(tls));
+        let mut s = fresh(tls);
         assert_eq!(s.say("EHLO a\r\n").contains("250-STARTTLS\r\n"), offered, "{tls:?}");
         assert_eq!(s.codes("STARTTLS\r\n"), reply);
         assert_eq!(s.handshakes, u32::from(offered));
         assert!(!s.say("EHLO a\r\n").contains("STARTTLS"), "not twice, not after 502 either: {tls:?}");
         assert_eq!(s.codes("STARTTLS\r\n"), if offered { "503" } else { "502" });
     }
-    let mut s = Shell::greeted(offering(Tls::Offered));
+    let mut s = greeted(Tls::Offered);
     assert_eq!(s.codes("STARTTLS now\r\n"), "501");
     s.no_tls = true;
     assert_eq!(s.codes("STARTTLS\r\n"), "454");
@@ -32,7 +46,7 @@ fn offered_only_where_it_can_be_had() {
 fn row_04_commands_behind_starttls_are_dropped() {
     for injected in ["NOOP\r\n", "EHLO evil\r\nMAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\n", "QUIT\r\n", "x", "\r\n"]
     {
-        let mut s = Shell::greeted(offering(Tls::Offered));
+        let mut s = greeted(Tls::Offered);
         assert_eq!(s.codes(&format!("STARTTLS\r\n{injected}")), "220", "{injected:?}");
         assert!(s.buffer.is_empty() && !s.closed && s.handshakes == 1);
         assert_eq!(s.codes("MAIL FROM:<a@b>\r\n"), "503", "EHLO has been forgotten");
@@ -43,7 +57,7 @@ fn row_04_commands_behind_starttls_are_dropped() {
 /// RFC 3207 §4.2: a transaction that began in clear text has no part in what follows.
 #[test]
 fn all_that_was_known_is_forgotten() {
-    let mut s = Shell::greeted(offering(Tls::Offered));
+    let mut s = greeted(Tls::Offered);
     assert_eq!(
         s.codes("MAIL FROM:<clear@b> SMTPUTF8\r\nRCPT TO:<clear@d>\r\nBDAT 5\r\nclear"),
         "250 250 250"
@@ -65,8 +79,8 @@ fn all_that_was_known_is_forgotten() {
 
 #[test]
 fn mail_without_tls_is_refused_where_it_is_required() {
-    let mut s = Shell::greeted(offering(Tls::Required));
-    for line in ["MAIL FROM:<a@b>", "RCPT TO:<c@d>", "DATA", "AUTH PLAIN AAAA", "VRFY a", "RSET"] {
+    let mut s = greeted(Tls::Required);
+    for line in ["MAIL FROM:<a@b>", "RCPT TO:<c@d>", "DATA", "BDAT 0", "AUTH PLAIN AAAA", "VRFY a", "RSET"] {
         assert_eq!(
             s.say(&format!("{line}\r\n")),
             "530 5.7.0 Must issue a STARTTLS command first\r\n",
@@ -84,7 +98,7 @@ fn mail_without_tls_is_refused_where_it_is_required() {
 #[test]
 fn from_the_first_byte() {
     let now = Mono(1_000_000_000);
-    let mut s = Session::new(Rc::new(offering(Tls::Implicit)), now);
+    let mut s = implicit(now);
     let mut out = Vec::new();
     assert_eq!(s.begin_tls(now), Step::StartTls);
     assert_eq!((s.deadline(), s.is_idle()), (now.after(Duration::from_secs(30)), false));
@@ -99,7 +113,7 @@ fn from_the_first_byte() {
     assert_eq!(s.receive(now, b"STARTTLS\r\n", &mut out).1, Step::NeedInput);
     assert!(out.starts_with(b"503 "));
     // Who talks before the banner is told so, under TLS as without.
-    let mut s = Session::new(Rc::new(offering(Tls::Implicit)), now);
+    let mut s = implicit(now);
     s.begin_tls(now);
     s.secured(now, Rc::new(security()));
     out.clear();
@@ -112,7 +126,7 @@ fn from_the_first_byte() {
 fn row_15_slow_handshakes() {
     for stop in [false, true] {
         let now = Mono(1_000_000_000);
-        let mut s = Session::new(Rc::new(offering(Tls::Implicit)), now);
+        let mut s = implicit(now);
         let mut out = Vec::new();
         s.begin_tls(now);
         assert_eq!(s.expire(now.after(Duration::from_secs(29)), &mut out), Step::NeedInput);
