@@ -3,4 +3,5 @@
 pub mod destination;
 pub mod expand;
 pub mod map;
+pub mod senders;
 pub mod tables;

@@ -4,8 +4,10 @@
 //! poisoned journal closes the listeners, raises the alarm, and waits to be restarted.
 
 use super::accounts::Accounts;
+use super::guard::Guard;
 use super::settings;
 use super::tables::Tables;
+use crate::attempts::Attempts;
 use crate::auth::passwd::Users;
 use crate::auth::service::Logins;
 use crate::base::ids::{LogNumber, MessageId};
@@ -16,8 +18,6 @@ use crate::delivery::logs::{self, Kept, Logs, News, Setup};
 use crate::events::{Events, Level};
 use crate::intake::Intake;
 use crate::metrics;
-use crate::policy::logins::UserSessions;
-use crate::policy::sessions::Sessions;
 use crate::queue::control::{Request, Response};
 use crate::queue::desk::Desk;
 use crate::queue::desk::loading::Loaded;
@@ -111,12 +111,10 @@ pub struct Seed {
     pub config: Arc<Config>,
     /// The first tables.
     pub router: Arc<Router>,
+    /// Counters of all cores.
+    pub guard: Guard,
     /// For handshakes.
     pub certificates: Option<Certificates>,
-    /// Session counters of all cores.
-    pub sessions: Sessions,
-    /// Those of users.
-    pub user_sessions: UserSessions,
     /// Users, if there are any.
     pub accounts: Option<Accounts>,
     /// The poison of the data directory's file system.
@@ -194,8 +192,7 @@ fn logins(rt: &Uring, seed: &Seed) -> Option<Rc<Logins<Uring>>> {
 pub async fn run(rt: Uring, seed: Seed) {
     let panics = seed.metrics.session_panics.clone();
     rt.on_panic(move || panics.increment(1));
-    let counters = (seed.sessions.clone(), seed.user_sessions.clone());
-    let tables = Tables::new(seed.config.clone(), seed.router.clone(), counters);
+    let tables = Tables::new(seed.config.clone(), seed.router.clone(), seed.guard.clone());
     let (logs, told) = match Logs::open(setup(&rt, &seed, &tables)).await {
         Ok((logs, recovery)) => {
             report(&seed.voice(), &recovery);
@@ -216,6 +213,8 @@ pub async fn run(rt: Uring, seed: Seed) {
         seed.metrics.clone(),
         options,
     );
+    let failures = seed.guard.failures.clone();
+    ctx.set_attempts(Attempts::new(failures, seed.metrics.clone(), seed.events.clone(), seed.number));
     let logins = logins(&rt, &seed);
     if let Some(logins) = &logins {
         ctx.set_logins(logins.clone());

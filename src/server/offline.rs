@@ -4,6 +4,7 @@
 //! was in doubt stays so. The data directory is locked meanwhile. If it is interrupted, the next start
 //! of the server, or of this, makes the index anew.
 
+use super::guard::Guard;
 use super::tables::Tables;
 use super::{Failure, refuse, settings, user_to_become};
 use crate::base::ids::{LogNumber, MessageId};
@@ -11,8 +12,6 @@ use crate::config::Config;
 use crate::config::reload;
 use crate::delivery::logs;
 use crate::metrics;
-use crate::policy::logins::UserSessions;
-use crate::policy::sessions::Sessions;
 use crate::queue::desk::Desk;
 use crate::queue::desk::loading::{Loaded, Progress};
 use crate::queue::desk::open::Parts;
@@ -65,9 +64,9 @@ pub fn reindex(config: Config, tell: impl FnMut(Step)) -> Result<Vec<Made>, Fail
         privileges::drop_to(user).map_err(|e| Failure::new(e.exit_code(), e))?;
     }
     let config = Arc::new(config);
-    // Nobody connects.
-    let counters = (Sessions::new(1, 1, 0), UserSessions::new(0, 0));
-    let tables = Tables::new(config.clone(), Arc::new(router), counters);
+    // Nobody connects, so the seeds of its counters need not be secret.
+    let guard = Guard::new(&config, || 0);
+    let tables = Tables::new(config.clone(), Arc::new(router), guard);
     let work = async |rt| all(rt, &config, &tables, tell).await;
     let result = uring::run(&uring::Options::small(), work).map_err(|e| refuse(checks::ring_error(e)))?;
     drop(lock);

@@ -26,7 +26,7 @@ impl<R: Runtime> Talk<'_, R> {
     /// Drops what came in clear text and does the handshake. `None`: the session has ended.
     pub(super) async fn start_tls(&mut self) -> Option<()> {
         self.flush().await?;
-        self.body.clear();
+        self.forget_message();
         // RFC 3207 §4.2 (attack: commands injected behind STARTTLS).
         self.buf.clear();
         self.at = 0;
