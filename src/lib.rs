@@ -9,7 +9,7 @@
 //! * L1/L2/L4 [`storage`]: segments, batches, records; journal; recovery; `keeper` drives a disk.
 //! * L2/L4 [`queue`]: what is known of each waiting message; when it is due; `desk` is one core's queue.
 //! * L2/L4 [`auth`]: who it is: SASL, users, passwords, and the threads that check them.
-//! * L2 [`route`]: which next hop a recipient has.
+//! * L2 [`route`]: which next hop a recipient has, where a domain's mail goes (L4 `dns` asks servers).
 //! * L2 [`policy`]: who may do what; how many sessions.
 //! * L3 [`runtime`]: the traits Disk, Net, Clock, Entropy, and the io_uring that implements them.
 //! * L3 [`tls`]: TLS on buffers of the caller; certificates.

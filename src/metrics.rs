@@ -11,7 +11,6 @@ use metrics::{Histogram, Key, Label, Level, Metadata, Recorder, Unit};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusRecorder};
 use std::fmt::Write;
 use std::ops::Deref;
-use std::sync::Arc;
 use std::sync::{Arc, Mutex, PoisonError};
 
 pub use metrics::{Counter, Gauge, NoopRecorder};
@@ -194,6 +193,14 @@ series! {
     index_bytes: Gauge "ringpost_index_bytes" {} "Bytes of the index on the disk";
     index_lag: Gauge "ringpost_index_lag" {} "Changes that the index has not got yet; the journal has them";
     journal_poisoned: Gauge "ringpost_journal_poisoned" {} "1 after a write or sync error: nothing is accepted until a restart";
+    dns_found: Counter "ringpost_dns_lookups_total" {"result" = "found"} "Questions put to name servers";
+    dns_no_name: Counter "ringpost_dns_lookups_total" {"result" = "no_name"} "Questions put to name servers";
+    dns_no_data: Counter "ringpost_dns_lookups_total" {"result" = "no_data"} "Questions put to name servers";
+    dns_bogus: Counter "ringpost_dns_lookups_total" {"result" = "bogus"} "Questions put to name servers";
+    dns_failed: Counter "ringpost_dns_lookups_total" {"result" = "failed"} "Questions put to name servers";
+    dns_cache_hits: Counter "ringpost_dns_cache_hits_total" {} "Domains whose mail exchangers were known already";
+    dns_seconds: Histogram "ringpost_dns_seconds" {} "Duration of one question to name servers";
+    dnssec_off: Gauge "ringpost_dnssec_off" {} "1 while DNSSEC is off because the name servers strip signatures";
     acked_unsynced: Counter "ringpost_acked_unsynced_total" {} "Messages acknowledged before they were on stable storage; 0 by construction";
 }
 
@@ -235,6 +242,10 @@ pub const BUCKETS: &[(&str, &[f64])] = &[
             1_048_576.0,
             4_194_304.0,
         ],
+    ),
+    (
+        "ringpost_dns_seconds",
+        &[0.0001, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0],
     ),
 ];
 

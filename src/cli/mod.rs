@@ -5,6 +5,7 @@
 
 pub mod check;
 pub mod demo;
+pub mod explain;
 pub mod load;
 pub mod queue;
 pub mod serve;
@@ -82,6 +83,9 @@ enum Command {
     Serve(ConfigFile),
     /// Check the configuration and its map files
     Check(check::Args),
+    /// Say what would become of mail to an address, and why
+    #[command(subcommand)]
+    Explain(explain::ExplainCommand),
     /// Look at the queue of a running server, and change it
     Queue(queue::QueueArgs),
     /// Look at the users of the password file, and change them
@@ -100,6 +104,7 @@ impl Command {
             Command::Demo(args) => demo::run(&args),
             Command::Serve(args) => serve::run(&args),
             Command::Check(args) => check::run(&args, &mut std::io::stdout()).into(),
+            Command::Explain(command) => command.run(&mut std::io::stdout()).into(),
             Command::Queue(args) => args.run(),
             Command::User(args) => args.run().into(),
             Command::Storage(command) => command.run().into(),

@@ -53,6 +53,8 @@ pub fn router(config: &Config) -> Result<(Router, Problems), Problems> {
     }
     if let Some(hop) = &config.relay.smarthost {
         r.set_smarthost(hop.clone());
+    } else {
+        r.set_direct();
     }
     let bounds = Bounds { depth: config.limits.alias_depth, recipients: config.limits.alias_recipients };
     r.set_rewriting(d.postmaster.as_deref(), &d.recipient_delimiter, bounds);

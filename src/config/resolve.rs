@@ -45,6 +45,8 @@ pub struct Config {
     pub domains: Domains,
     /// `[relay]`.
     pub relay: Relay,
+    /// `[dns]`.
+    pub dns: Dns,
     /// `[[route]]`: domain (`example.net`, `.example.net`, `*`) and next hop.
     pub routes: Vec<(String, NextHop)>,
     /// `[queue]`.
@@ -124,6 +126,8 @@ pub struct Relay {
     pub helo: String,
     /// Address family to try first.
     pub prefer: raw::Prefer,
+    /// Port of mail exchangers.
+    pub mx_port: u16,
     /// How long we wait for a next hop.
     pub timeouts: RelayTimeouts,
 }
@@ -139,6 +143,17 @@ pub struct Submission {
     pub message_rate: Rate,
     /// Recipients of one login.
     pub recipient_rate: Rate,
+}
+
+/// `[dns]`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Dns {
+    /// Name servers; empty: the system's.
+    pub servers: Vec<SocketAddr>,
+    /// Whether signatures are checked.
+    pub dnssec: raw::Dnssec,
+    /// File of DNSKEY records; none: the keys of the root.
+    pub trust_anchors: Option<PathBuf>,
 }
 
 /// `events.target`.
@@ -229,23 +244,6 @@ fn resolve(raw: Raw, text: &str, report: &mut Report<'_>) -> Option<Config> {
     let domains = domains(raw.domains, report);
     let relay = relay(raw.relay, hostname.as_deref().unwrap_or(""), report);
     let routes = routes(&raw.route, report);
-    if relay.smarthost.is_none() && !routes.iter().any(|(d, _)| d == "*") {
-        let what =
-            "no smarthost and no route \"*\": mail for domains without a route is refused with 550 5.4.4";
-        report.warning("relay.smarthost", what, "look-up of MX records is not available in this version");
-    }
-    for domain in &domains.relay {
-        let routed = routes
-            .iter()
-            .any(|(d, _)| d == "*" || d == domain || (d.starts_with('.') && domain.ends_with(d)));
-        if relay.smarthost.is_none() && !routed {
-            report.error(
-                "domains.relay",
-                format!("{domain:?} has no route"),
-                "add a [[route]] for it, or a smarthost",
-            );
-        }
-    }
     narrowed(&raw.destination, report);
     let data_dir = absolute(&raw.server.data_dir, "server.data_dir", report).unwrap_or_default();
     let event_target = match raw.events.target.as_str() {
@@ -266,6 +264,7 @@ fn resolve(raw: Raw, text: &str, report: &mut Report<'_>) -> Option<Config> {
         tls,
         domains,
         relay,
+        dns: dns(&raw.dns, report),
         routes,
         queue: raw.queue,
         destination: raw.destination,
@@ -343,8 +342,6 @@ fn unavailable(raw: &Raw, report: &mut Report<'_>) {
     for (key, set) in [
         ("cores.access", raw.cores.access != defaults.cores.access),
         ("cores.shards", raw.cores.shards != defaults.cores.shards),
-        ("relay.mx_port", raw.relay.mx_port != defaults.relay.mx_port),
-        ("dns", raw.dns != defaults.dns),
         ("mailbox", raw.mailbox != defaults.mailbox),
     ] {
         if set {
@@ -559,8 +556,32 @@ fn relay(raw: raw::Relay, hostname: &str, report: &mut Report<'_>) -> Relay {
         bind_ipv6: raw.bind_ipv6.0,
         helo,
         prefer: raw.prefer,
+        mx_port: raw.mx_port,
         timeouts: raw.timeouts,
     }
+}
+
+fn dns(raw: &raw::Dns, report: &mut Report<'_>) -> Dns {
+    let mut servers = Vec::new();
+    for (n, text) in raw.servers.iter().enumerate() {
+        // "192.0.2.53", "192.0.2.53:5353", "[2001:db8::53]:5353", "2001:db8::53".
+        let bare = text.strip_prefix('[').and_then(|t| t.strip_suffix(']')).unwrap_or(text);
+        let address = text.parse::<SocketAddr>().ok();
+        match address.or_else(|| Some(SocketAddr::new(bare.parse().ok()?, 53))).filter(|a| a.port() != 0) {
+            Some(address) => servers.push(address),
+            None => report.error(
+                &format!("dns.servers.{n}"),
+                format!("{text:?} is not the address of a name server"),
+                "write \"192.0.2.53\" or \"192.0.2.53:5353\"",
+            ),
+        }
+    }
+    if raw.dnssec == raw::Dnssec::TrustAd {
+        let what = "what a resolver says of signatures is not asked for in this version: nothing is secure";
+        report.warning("dns.dnssec", what, "\"validate\" checks signatures here");
+    }
+    let trust_anchors = path(&raw.trust_anchors, "dns.trust_anchors", report);
+    Dns { servers, dnssec: raw.dnssec, trust_anchors }
 }
 
 fn routes(written: &[raw::Route], report: &mut Report<'_>) -> Vec<(String, NextHop)> {
@@ -610,10 +631,7 @@ fn next_hop(text: &str, tls: RouteTls, key: &str, report: &mut Report<'_>) -> Op
         }
     };
     match hop.target {
-        Target::Smtp(_) => return Some(hop),
-        Target::Mx(_) => {
-            report.error(key, format!("look-up of MX records is {MISSING}"), "write \"host:port\"")
-        }
+        Target::Smtp(_) | Target::Mx(_) => return Some(hop),
         Target::Lmtp(_) | Target::LmtpUnix(_) => {
             report.error(key, format!("LMTP is {MISSING}"), "write \"host:port\" of an SMTP server");
         }

@@ -163,7 +163,8 @@ fn submit<R: Runtime>(
         Effect::Failed | Effect::None => Action::Failed,
     };
     let until = view.head.arrival.after(desk.lifetime(view.envelope.sender().is_empty()));
-    let remote = notice.hop.as_ref().map(|h| h.key.as_str());
+    // The key of a domain's mail exchangers names none of them.
+    let remote = notice.hop.as_ref().map(|h| h.key.as_str()).filter(|key| !key.starts_with("mx:"));
     let reports: Vec<RecipientReport<'_>> = wanted
         .iter()
         .map(|r| {

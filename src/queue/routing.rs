@@ -14,6 +14,8 @@ pub enum Target {
     Address(SocketAddr),
     /// A host name to be resolved, and the port.
     Host(String, u16),
+    /// The mail exchangers of a domain, and their port.
+    Mx(String, u16),
 }
 
 /// A destination.

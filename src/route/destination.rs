@@ -94,13 +94,19 @@ impl NextHop {
         Ok(NextHop { key: format!("{what}{policy}"), target, tls })
     }
 
-    /// The hosts to connect to by SMTP; none if this version cannot reach this kind of next hop.
+    /// The hosts to connect to; none if they are the mail exchangers of a domain.
     #[must_use]
     pub fn hosts(&self) -> &[Host] {
         match &self.target {
             Target::Smtp(hosts) => hosts,
             _ => &[],
         }
+    }
+
+    /// True for LMTP, which this version does not speak.
+    #[must_use]
+    pub fn is_lmtp(&self) -> bool {
+        matches!(self.target, Target::Lmtp(_) | Target::LmtpUnix(_))
     }
 }
 

@@ -1,7 +1,11 @@
-//! L2: which next hop a recipient has, and what an address stands for.
+//! Which next hop a recipient has, what an address stands for, and where the mail of a domain goes.
+//!
+//! L2 but for `dns`, which asks name servers (L4).
 
 pub mod destination;
+pub mod dns;
 pub mod expand;
 pub mod map;
+pub mod mx;
 pub mod senders;
 pub mod tables;

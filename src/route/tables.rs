@@ -5,6 +5,8 @@
 
 use super::destination::NextHop;
 use super::map::{Table, Targets};
+use super::mx;
+use crate::message::domain::literal;
 use std::sync::Arc;
 
 /// Where a domain's mail goes.
@@ -12,6 +14,8 @@ use std::sync::Arc;
 pub enum Plan {
     /// To this next hop, by SMTP.
     Relay(Arc<NextHop>),
+    /// To the mail exchangers of the domain itself, or to the address that it is a literal of.
+    Direct,
     /// Into mailboxes here.
     Local,
     /// Nowhere: 550 5.4.4.
@@ -43,6 +47,7 @@ pub struct Router {
     routes: Table<Arc<NextHop>>,
     any: Option<Arc<NextHop>>,
     smarthost: Option<Arc<NextHop>>,
+    direct: bool,
     pub(super) aliases: Table<Targets>,
     pub(super) rewrites: Table<Targets>,
     relay_recipients: Option<Table<Targets>>,
@@ -85,6 +90,11 @@ impl Router {
         self.smarthost = Some(Arc::new(hop));
     }
 
+    /// Without a smarthost mail goes to the mail exchangers of its domain.
+    pub fn set_direct(&mut self) {
+        self.direct = true;
+    }
+
     /// Sets the maps.
     pub fn set_maps(&mut self, aliases: Table<Targets>, rewrites: Table<Targets>) {
         self.aliases = aliases;
@@ -104,7 +114,7 @@ impl Router {
     }
 
     /// Where the mail of `domain` goes. Precedence: exact route, local domain, longest suffix
-    /// route, `*`, smarthost.
+    /// route, `*`, smarthost, the domain's own mail exchangers.
     #[must_use]
     pub fn plan(&self, domain: &[u8]) -> Plan {
         let hop = match self.routes.get(domain) {
@@ -113,16 +123,36 @@ impl Router {
             None => self.suffix(domain).or(self.any.as_ref()).or(self.smarthost.as_ref()),
         };
         match hop {
+            None if self.direct && (mx::is_domain(domain) || literal(domain).is_some()) => Plan::Direct,
             None => Plan::NoRoute,
-            Some(hop) if hop.hosts().is_empty() => Plan::Unsupported(Arc::clone(hop)),
+            Some(hop) if hop.is_lmtp() => Plan::Unsupported(Arc::clone(hop)),
             Some(hop) => Plan::Relay(Arc::clone(hop)),
+        }
+    }
+
+    /// Which of our rules decides on `domain`; for people.
+    #[must_use]
+    pub fn rule(&self, domain: &[u8]) -> String {
+        if self.routes.get(domain).is_some() {
+            return "a route for exactly this domain".into();
+        }
+        if self.is_local(domain) {
+            return "domains.local: its mailboxes are here".into();
+        }
+        if self.suffix(domain).is_some() {
+            return "a route for all domains below one of its parents".into();
+        }
+        match (&self.any, &self.smarthost) {
+            (Some(_), _) => "the route \"*\"".into(),
+            (None, Some(_)) => "relay.smarthost".into(),
+            (None, None) => "no route: the domain's own mail exchangers".into(),
         }
     }
 
     /// True if mail for `domain` can leave.
     #[must_use]
     pub fn is_routed(&self, domain: &[u8]) -> bool {
-        matches!(self.plan(domain), Plan::Relay(_))
+        matches!(self.plan(domain), Plan::Relay(_) | Plan::Direct)
     }
 
     /// True for a domain whose mailboxes are here.
@@ -230,11 +260,32 @@ mod tests {
             ("xb.example", "any:25"),
             ("home.example", "Local"),
             ("routed.example", "there:25"),
-            ("mx.example", "? mx:other.example"),
+            ("mx.example", "mx:other.example"),
             ("", "any:25"),
         ] {
             assert_eq!(key(&r, domain), expected, "{domain}");
         }
+    }
+
+    #[test]
+    fn without_a_smarthost_domains_find_their_own_way() {
+        let mut r = Router::new("mx.example");
+        r.add_local("home.example");
+        r.set_direct();
+        r.add_route("lmtp.example", hop("lmtp:box.example"));
+        for (domain, expected) in [
+            ("Else.Example", "Direct"),
+            ("[192.0.2.1]", "Direct"),
+            ("[IPv6:2001:db8::1]", "Direct"),
+            ("home.example", "Local"),
+            ("lmtp.example", "? lmtp:box.example:24"),
+            ("", "NoRoute"),
+            ("192.0.2.1", "NoRoute"),
+            ("[x]", "NoRoute"),
+        ] {
+            assert_eq!(key(&r, domain), expected, "{domain}");
+        }
+        assert!(r.is_routed(b"else.example") && !r.is_routed(b"home.example"));
     }
 
     #[test]

@@ -76,6 +76,12 @@ pub fn reserve(address: SocketAddr, cores: usize) -> Result<Vec<OwnedFd>, Listen
     (0..cores).map(|_| bind(address, true).map(OwnedFd::from).map_err(failed)).collect()
 }
 
+/// True for an address of this machine: one that a socket can be bound to.
+#[must_use]
+pub fn is_own_address(ip: std::net::IpAddr) -> bool {
+    std::net::UdpSocket::bind((ip, 0)).is_ok()
+}
+
 /// A killed process is gone before its rings are: the kernel takes them down later, and their
 /// listening sockets with them. A restart waits for that.
 #[allow(clippy::disallowed_methods, reason = "at the start, before there is a core")]

@@ -5,6 +5,7 @@
 
 use super::accounts::Accounts;
 use super::guard::Guard;
+use super::names::Names;
 use super::settings;
 use super::tables::Tables;
 use crate::attempts::Attempts;
@@ -12,8 +13,6 @@ use crate::auth::passwd::Users;
 use crate::auth::service::Logins;
 use crate::base::ids::{LogNumber, MessageId};
 use crate::config::Config;
-use crate::config::raw::Prefer;
-use crate::delivery::agent::{Resolve, Resolved};
 use crate::delivery::logs::{self, Kept, Logs, News, Setup};
 use crate::events::{Events, Level};
 use crate::intake::Intake;
@@ -32,19 +31,13 @@ use crate::smtp::serve::{self, Context};
 use crate::storage::options::Poison;
 use crate::tls::Certificates;
 use metrics_exporter_prometheus::PrometheusRecorder;
-use std::future::Future;
-use std::net::{IpAddr, ToSocketAddrs};
 use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 use tokio::sync::oneshot;
-
-/// How long a host name may take to be resolved.
-const RESOLVE: Duration = Duration::from_secs(30);
 
 /// Names of files in one event.
 const NAMES_TOLD: usize = 5;
@@ -154,8 +147,25 @@ impl Voice {
     }
 }
 
+/// How the core finds hosts.
+fn names(rt: &Uring, seed: &Seed) -> Result<Rc<Names<Uring>>, String> {
+    let bound = seed.sockets.iter().filter_map(|s| listen::address(s).ok()).collect();
+    let (voice, off) = (seed.voice(), seed.metrics.dnssec_off.clone());
+    let tell = move |on: bool| {
+        off.set(if on { 0.0 } else { 1.0 });
+        if on {
+            voice.say(Level::Info, "dnssec_on", "signatures come through again: DNSSEC is on".into());
+        } else {
+            let text = "the name servers strip DNSSEC signatures: DNSSEC is off, all answers count as \
+                        insecure; use a validating resolver (dns.servers), or set dns.dnssec = \"off\"";
+            voice.say(Level::Alarm, "dnssec_off", text.into());
+        }
+    };
+    Names::new(rt, &seed.config, bound, &seed.metrics, Box::new(tell))
+}
+
 /// What the queues of the core are made of.
-fn setup(rt: &Uring, seed: &Seed, tables: &Rc<Tables>) -> Setup<Uring> {
+fn setup(rt: &Uring, seed: &Seed, tables: &Rc<Tables>, names: Rc<Names<Uring>>) -> Setup<Uring> {
     let parts = Parts {
         rt: rt.clone(),
         storage: settings::storage(&seed.config),
@@ -174,7 +184,7 @@ fn setup(rt: &Uring, seed: &Seed, tables: &Rc<Tables>) -> Setup<Uring> {
         cores: u16::try_from(seed.cores).expect("numbers of logs are that short"),
         parts,
         series: Box::new(move |log| metrics::Core::new(&*recorder, usize::from(log.0))),
-        resolver: Rc::new(SystemResolver(seed.config.relay.prefer)),
+        resolver: names,
         agent: settings::agent(&seed.config),
         tell: Box::new(move |news| tell(&voice, &place, news)),
     }
@@ -193,7 +203,14 @@ pub async fn run(rt: Uring, seed: Seed) {
     let panics = seed.metrics.session_panics.clone();
     rt.on_panic(move || panics.increment(1));
     let tables = Tables::new(seed.config.clone(), seed.router.clone(), seed.guard.clone());
-    let (logs, told) = match Logs::open(setup(&rt, &seed, &tables)).await {
+    let names = match names(&rt, &seed) {
+        Ok(names) => names,
+        Err(text) => {
+            let _ = seed.started.send(Err(text));
+            return;
+        }
+    };
+    let (logs, told) = match Logs::open(setup(&rt, &seed, &tables, names)).await {
         Ok((logs, recovery)) => {
             report(&seed.voice(), &recovery);
             (logs, recovery.index_lost)
@@ -442,52 +459,6 @@ fn tell(voice: &Voice, folder: &Path, news: &News<'_>) {
             };
             let text = format!("log {:04} is empty but stays in {}: {why}", log.0, dir.display());
             voice.say(Level::Warn, "log_kept", text);
-        }
-    }
-}
-
-/// The system's resolver (getaddrinfo), asked on a thread of its own, and the family to try first.
-struct SystemResolver(Prefer);
-
-impl Resolve for SystemResolver {
-    fn resolve<'a>(&'a self, host: &'a str) -> Pin<Box<dyn Future<Output = Resolved> + 'a>> {
-        let (name, prefer) = (host.to_owned(), self.0);
-        Box::pin(async move {
-            let lookup =
-                move || Ok((name.as_str(), 0).to_socket_addrs()?.map(|a| a.ip()).collect::<Vec<IpAddr>>());
-            match tokio::time::timeout(RESOLVE, tokio::task::spawn_blocking(lookup)).await {
-                Ok(Ok(result)) => result.map(|list| in_order(list, prefer)),
-                Ok(Err(e)) => Err(std::io::Error::other(e)),
-                Err(_) => Err(std::io::ErrorKind::TimedOut.into()),
-            }
-        })
-    }
-}
-
-/// The addresses with those of the preferred family first, each family in the order of the answer.
-fn in_order(mut addresses: Vec<IpAddr>, prefer: Prefer) -> Vec<IpAddr> {
-    match prefer {
-        Prefer::Dns => {}
-        Prefer::Ipv4 => addresses.sort_by_key(IpAddr::is_ipv6),
-        Prefer::Ipv6 => addresses.sort_by_key(IpAddr::is_ipv4),
-    }
-    addresses
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_preferred_family_comes_first() {
-        let list = |texts: [&str; 4]| texts.map(|t| t.parse::<IpAddr>().unwrap()).to_vec();
-        let answer = list(["192.0.2.2", "2001:db8::2", "192.0.2.1", "2001:db8::1"]);
-        for (prefer, expected) in [
-            (Prefer::Dns, answer.clone()),
-            (Prefer::Ipv4, list(["192.0.2.2", "192.0.2.1", "2001:db8::2", "2001:db8::1"])),
-            (Prefer::Ipv6, list(["2001:db8::2", "2001:db8::1", "192.0.2.2", "192.0.2.1"])),
-        ] {
-            assert_eq!(in_order(answer.clone(), prefer), expected, "{prefer:?}");
         }
     }
 }

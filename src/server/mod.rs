@@ -8,8 +8,9 @@ mod accounts;
 mod control;
 mod core;
 mod guard;
+pub mod names;
 pub mod offline;
-mod settings;
+pub mod settings;
 mod tables;
 
 use crate::config::Config;

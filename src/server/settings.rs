@@ -11,6 +11,7 @@ use crate::policy::access::Networks;
 use crate::queue::desk::{self, DoubleBounce};
 use crate::queue::pace::{Backoff, Rate};
 use crate::queue::schedule::Limits;
+use crate::route::mx::Family;
 use crate::runtime::table::TableOptions;
 use crate::smtp::data::{self, BareNewline, NulBytes};
 use crate::smtp::inbound::AuthMode;
@@ -189,7 +190,17 @@ pub fn agent(c: &Config) -> agent::Options {
         ..outbound::Options::new(&c.relay.helo)
     };
     let relay = relay::Options { client, idle: c.destination.idle.0, ..relay::Options::new(&c.relay.helo) };
-    agent::Options { relay, connect: t.connect.0, ..agent::Options::new(&c.relay.helo) }
+    let family = family(c.relay.prefer);
+    agent::Options { relay, connect: t.connect.0, family, ..agent::Options::new(&c.relay.helo) }
+}
+
+/// The family of addresses that is tried first.
+pub fn family(prefer: raw::Prefer) -> Family {
+    match prefer {
+        raw::Prefer::Ipv4 => Family::Ipv4,
+        raw::Prefer::Ipv6 => Family::Ipv6,
+        raw::Prefer::Dns => Family::Any,
+    }
 }
 
 /// The limits of a destination.

@@ -8,7 +8,8 @@ use crate::config::Config;
 use crate::policy::access::{self, Client, Networks, Verdict};
 use crate::policy::sessions::Full;
 use crate::queue::routing::{Hop, Plan, Routing, Target};
-use crate::route::destination::{Host, NextHop, TlsPolicy};
+use crate::queue::schedule::Limits;
+use crate::route::destination::{self, Host, NextHop, TlsPolicy};
 use crate::route::expand::Expansion;
 use crate::route::tables::{self, Router, split};
 use crate::smtp::reply::{Refusal, Reply};
@@ -29,11 +30,15 @@ pub struct Tables {
     hops: RefCell<Hops>,
 }
 
-/// Hops made so far, by key; and the one asked for last, which is often asked for next.
+/// Hops kept. More are forgotten and made again; the queue keeps those it has mail for.
+const HOPS_MAX: usize = 10_000;
+
+/// Hops made so far, by key; and those asked for last, which are often asked for next.
 #[derive(Default)]
 struct Hops {
     by_key: BTreeMap<String, Rc<Hop>>,
     last: Option<(Arc<NextHop>, Rc<Hop>)>,
+    last_direct: Option<(Box<[u8]>, Rc<Hop>)>,
 }
 
 impl Tables {
@@ -61,6 +66,7 @@ impl Tables {
         let name = match next.hosts().first() {
             Some(Host::Name(name, _)) => name.clone(),
             Some(Host::Address(a)) => a.ip().to_string(),
+            // Which hosts a domain's mail exchangers are is not known here.
             None => String::new(),
         };
         let domain = String::from_utf8_lossy(domain);
@@ -70,18 +76,48 @@ impl Tables {
         let plain = self.config.destination_for(&name, "");
         let key = if values == plain { next.key.clone() } else { format!("{} for {domain}", next.key) };
         let hop = hops.by_key.entry(key).or_insert_with_key(|key| {
-            let relay = &self.config.relay;
-            Rc::new(Hop {
-                key: key.clone(),
-                targets: next.hosts().iter().map(target).collect(),
-                source: (relay.bind_ipv4.map(IpAddr::V4), relay.bind_ipv6.map(IpAddr::V6)),
-                tls_required: matches!(next.tls, TlsPolicy::Required | TlsPolicy::Dane),
-                limits,
-            })
+            let required = matches!(next.tls, TlsPolicy::Required | TlsPolicy::Dane);
+            let targets = match &next.target {
+                destination::Target::Mx(domain) => {
+                    vec![Target::Mx(domain.clone(), self.config.relay.mx_port)]
+                }
+                _ => next.hosts().iter().map(target).collect(),
+            };
+            self.new_hop(key, targets, required, limits)
         });
         let hop = hop.clone();
         hops.last = Some((next, hop.clone()));
         hop
+    }
+
+    /// The mail exchangers of `domain`, which may be an address literal. Each domain is a
+    /// destination of its own, as if it had a route `mx:domain`.
+    fn direct(&self, domain: &[u8]) -> Rc<Hop> {
+        let mut hops = self.hops.borrow_mut();
+        if let Some((last, hop)) = &hops.last_direct
+            && last.eq_ignore_ascii_case(domain)
+        {
+            return hop.clone();
+        }
+        let name = String::from_utf8_lossy(domain).to_ascii_lowercase();
+        let key = format!("mx:{name}");
+        let target = Target::Mx(name.clone(), self.config.relay.mx_port);
+        if hops.by_key.len() >= HOPS_MAX {
+            hops.by_key.clear();
+        }
+        let hop = hops.by_key.entry(key).or_insert_with_key(|key| {
+            let limits = settings::destination(&self.config.destination_for("", &name));
+            self.new_hop(key, vec![target], false, limits)
+        });
+        let hop = hop.clone();
+        hops.last_direct = Some((domain.into(), hop.clone()));
+        hop
+    }
+
+    fn new_hop(&self, key: &str, targets: Vec<Target>, tls_required: bool, limits: Limits) -> Rc<Hop> {
+        let relay = &self.config.relay;
+        let source = (relay.bind_ipv4.map(IpAddr::V4), relay.bind_ipv6.map(IpAddr::V6));
+        Rc::new(Hop { key: key.into(), targets, source, tls_required, limits })
     }
 }
 
@@ -147,6 +183,7 @@ impl Routing for Tables {
         let plan = self.router.borrow().plan(domain);
         match plan {
             tables::Plan::Relay(next) => Plan::Relay(self.hop(next, domain)),
+            tables::Plan::Direct => Plan::Relay(self.direct(domain)),
             tables::Plan::Local => Plan::Local,
             tables::Plan::NoRoute | tables::Plan::Unsupported(_) => Plan::NoRoute,
         }

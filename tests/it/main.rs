@@ -12,6 +12,7 @@ mod hostile;
 mod hostile_hops;
 mod hostile_load;
 mod index;
+mod mx;
 mod open_relay;
 mod operator;
 mod proxy;

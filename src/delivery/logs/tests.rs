@@ -12,6 +12,8 @@ use crate::queue::desk::double::{Rig, Server};
 use crate::queue::pace::Rate;
 use crate::queue::routing::{Hop, Plan, Target};
 use crate::queue::schedule::Limits;
+use crate::route::dns::Known;
+use crate::route::mx::Fault;
 use crate::runtime::{Clock, Disk};
 use crate::storage::Poison;
 use crate::storage::double::World;
@@ -39,6 +41,10 @@ struct NoNames;
 impl Resolve for NoNames {
     fn resolve<'a>(&'a self, _: &'a str) -> Pin<Box<dyn Future<Output = Resolved> + 'a>> {
         Box::pin(async { Err(io::ErrorKind::NotFound.into()) })
+    }
+
+    fn exchangers<'a>(&'a self, _: &'a str) -> Pin<Box<dyn Future<Output = Known> + 'a>> {
+        Box::pin(async { Err(Fault::Temporary("no name server".into())) })
     }
 }
 

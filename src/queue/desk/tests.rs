@@ -20,6 +20,8 @@ use crate::intake::{Accepted, Body, Intake, IntakeError, Submission};
 use crate::message::body::BodyFacts;
 use crate::message::envelope::{Envelope, Notify, SenderOptions};
 use crate::metrics;
+use crate::route::dns::Known;
+use crate::route::mx::Fault;
 use crate::runtime::Clock;
 use crate::storage::double::World;
 use crate::storage::{self, Poison};
@@ -63,6 +65,10 @@ struct NoNames;
 impl agent::Resolve for NoNames {
     fn resolve<'a>(&'a self, _: &'a str) -> Pin<Box<dyn Future<Output = agent::Resolved> + 'a>> {
         Box::pin(async { Ok(vec![IpAddr::from([10, 0, 0, 1])]) })
+    }
+
+    fn exchangers<'a>(&'a self, _: &'a str) -> Pin<Box<dyn Future<Output = Known> + 'a>> {
+        Box::pin(async { Err(Fault::Temporary("no name server".into())) })
     }
 }
 

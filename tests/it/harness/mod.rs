@@ -4,6 +4,7 @@
 //! end. Every wait is bounded by [`PATIENCE`] and ends in a panic that says what was awaited.
 
 pub mod client;
+pub mod dns;
 pub mod hop;
 pub mod http;
 pub mod secure;

@@ -14,6 +14,8 @@ use ringpost::queue::desk::{self, Desk};
 use ringpost::queue::pace::Backoff;
 use ringpost::queue::routing::{Hop, Plan, Routing, Target};
 use ringpost::queue::schedule::Limits;
+use ringpost::route::dns::Known;
+use ringpost::route::mx::Fault;
 use ringpost::runtime::Runtime;
 use ringpost::runtime::TableOptions;
 use ringpost::smtp::reply::Refusal;
@@ -84,6 +86,10 @@ struct NoNames;
 impl Resolve for NoNames {
     fn resolve<'a>(&'a self, _host: &'a str) -> Pin<Box<dyn Future<Output = Resolved> + 'a>> {
         Box::pin(async { Err(io::ErrorKind::NotFound.into()) })
+    }
+
+    fn exchangers<'a>(&'a self, _: &'a str) -> Pin<Box<dyn Future<Output = Known> + 'a>> {
+        Box::pin(async { Err(Fault::Temporary("no name server".into())) })
     }
 }
 
