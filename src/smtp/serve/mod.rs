@@ -120,9 +120,9 @@ impl Door {
     }
 
     /// Our end of a handshake.
-    fn begin_tls(&self) -> Option<Connection> {
+    fn begin_tls(&self) -> Option<Box<Connection>> {
         let snapshot = self.certificates.as_ref()?.current();
-        Connection::accept(snapshot, self.ask_certificate).ok()
+        Connection::accept(snapshot, self.ask_certificate).ok().map(Box::new)
     }
 }
 
