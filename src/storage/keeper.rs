@@ -283,6 +283,12 @@ impl<R: Runtime> Keeper<R> {
         self.inner().with(|j| j.space().pressure())
     }
 
+    /// Number of the segment being written.
+    #[must_use]
+    pub fn newest(&self) -> u64 {
+        self.inner().with(|j| j.space().current().sequence)
+    }
+
     /// The oldest segment, if the log is longer than its window and something lives in it.
     #[must_use]
     pub fn overflow(&self) -> Option<u64> {
