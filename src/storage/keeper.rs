@@ -289,7 +289,7 @@ impl<R: Runtime> Keeper<R> {
         self.inner().with(|j| j.space().current().sequence)
     }
 
-    /// The oldest segment, if the log is longer than its window and something lives in it.
+    /// The oldest segment in which something lives, if the log is longer than its window.
     #[must_use]
     pub fn overflow(&self) -> Option<u64> {
         self.inner().with(|j| j.space().overflow())

@@ -273,30 +273,34 @@ impl Space {
         self.failing = true;
     }
 
-    /// The oldest segment, if it holds live records and the log is longer than its window: they
-    /// should be taken out of the journal.
-    #[must_use]
-    pub fn overflow(&self) -> Option<u64> {
-        let front = self.listed.front().expect("never empty");
-        let long = self.listed.len() > self.options.window as usize;
-        (long && front.live_records > 0).then_some(front.sequence)
+    /// The oldest segment that holds live records, and how many are older: those go by themselves.
+    fn oldest_living(&self) -> Option<(u64, usize)> {
+        let last = self.listed.len() - 1;
+        let older = self.listed.iter().take(last).position(|s| s.live_records > 0)?;
+        Some((self.listed[older].sequence, older))
     }
 
-    /// The oldest segment, if its live records should be copied forward now: the log is much longer
-    /// than what lives in it, or space runs out while a quarter of it is dead.
+    /// The oldest segment that holds live records, if the log from there on is longer than its window:
+    /// they should be taken out of the journal.
+    #[must_use]
+    pub fn overflow(&self) -> Option<u64> {
+        let (segment, older) = self.oldest_living()?;
+        (self.listed.len() - older > self.options.window as usize).then_some(segment)
+    }
+
+    /// The oldest segment that holds live records, if they should be copied forward now: the log is much
+    /// longer than what lives in it, or space runs out while a quarter of it is dead.
     #[must_use]
     pub fn pressure(&self) -> Option<u64> {
-        let front = self.listed.front().expect("never empty");
-        if self.listed.len() < 2 || front.live_records == 0 {
-            return None;
-        }
+        let (segment, older) = self.oldest_living()?;
         let o = &self.options;
         let live = self.live_bytes();
-        let listed = self.listed.len() as u64;
+        let listed = (self.listed.len() - older) as u64;
         let spread = listed > 8 && listed > u64::from(o.spread) * (live / o.usable() + 1);
-        let low = self.free.len() as u64 + self.addable() < u64::from(o.reserve.new_mail) + 2;
+        let free = (self.free.len() + older) as u64;
+        let low = free + self.addable() < u64::from(o.reserve.new_mail) + 2;
         let worth = live < listed * o.usable() / 4 * 3;
-        (spread || (low && worth)).then_some(front.sequence)
+        (spread || (low && worth)).then_some(segment)
     }
 
     /// Bytes of all live records.
@@ -315,5 +319,51 @@ impl Space {
     #[must_use]
     pub fn sizes(&self) -> (usize, usize, u64) {
         (self.listed.len(), self.free.len(), self.listed.iter().map(|s| u64::from(s.end)).sum())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A full log whose segments hold so many live records each, the last one being written.
+    fn log(live: &[u64]) -> Space {
+        let segment = |(n, live): (usize, &u64)| Segment {
+            sequence: n as u64 + 1,
+            file: n as u32,
+            epoch: 1,
+            keys: Keys::new([7; 16]),
+            first_batch: 1,
+            chain: 0,
+            bytes: 64 << 10,
+            end: 64 << 10,
+            live_records: *live,
+            live_bytes: 1000 * live,
+            pins: 0,
+        };
+        let listed = live.iter().enumerate().map(segment).collect();
+        let options = Options { window: 3, segments_max: live.len() as u32 + 2, ..Options::tiny() };
+        Space::new(options, listed, [50, 51].into_iter().collect())
+    }
+
+    #[test]
+    fn what_goes_by_itself_does_not_hide_what_must_be_taken_out() {
+        // The oldest two are about to be retired; the third is to be emptied next, at once.
+        let space = log(&[0, 0, 3, 0, 0, 1]);
+        assert_eq!((space.retirable(), space.overflow()), (Some(3), Some(3)));
+        // What is left is as long as the window, what is being written included.
+        assert_eq!(log(&[0, 0, 0, 3, 0, 1]).overflow(), None);
+        assert_eq!(log(&[0, 0, 0, 0, 0, 9]).overflow(), None, "the last one is being written");
+    }
+
+    #[test]
+    fn pressure_counts_what_will_be_free_soon() {
+        // Two free files, none to be added: short.
+        assert_eq!(log(&[1, 0, 0, 0]).pressure(), Some(1));
+        assert_eq!(log(&[0, 1, 0, 0]).pressure(), Some(2));
+        // With three more it is not.
+        assert_eq!(log(&[0, 0, 0, 1, 0, 0]).pressure(), None);
+        // Nothing is to be had where all of it lives.
+        assert_eq!(log(&[41, 41, 41, 0]).pressure(), None);
     }
 }
