@@ -133,16 +133,25 @@ impl Space {
             n => n,
         };
         let (floor, floor_now) = match urgency {
-            Urgency::NewMail => (o.reserve.new_mail, usable / 4),
-            Urgency::Bounce => (o.reserve.bounces, usable / 8),
-            Urgency::Compaction => (o.reserve.compaction, usable / 8),
+            Urgency::NewMail => (u64::from(o.reserve.new_mail) * usable, usable / 4),
+            Urgency::Bounce => (u64::from(o.reserve.bounces) * usable, usable / 8),
+            Urgency::Compaction => (self.copying_leaves(), usable / 8),
             Urgency::Outcome | Urgency::Archived => (0, 0),
         };
         let taken = need + waiting;
-        if now + more * usable < taken + u64::from(floor) * usable {
+        if now + more * usable < taken + floor {
             return Err(Shortage::Full);
         }
         if now < taken + floor_now { Err(Shortage::Busy) } else { Ok(()) }
+    }
+
+    /// Bytes that copying forward leaves to outcomes. Where all that lives in the oldest segment fits
+    /// besides, to end it gives more than it takes; to stop before would leave it to outcomes to use up
+    /// the rest, and nothing would ever be free again.
+    fn copying_leaves(&self) -> u64 {
+        let usable = self.options.usable();
+        let left = self.oldest_living().and_then(|(segment, _)| self.get(segment)).map_or(0, |s| s.live_bytes);
+        (u64::from(self.options.reserve.compaction) * usable).min(left + usable / 4)
     }
 
     /// Files that may still be added for everyone.
@@ -354,6 +363,18 @@ mod tests {
         // What is left is as long as the window, what is being written included.
         assert_eq!(log(&[0, 0, 0, 3, 0, 1]).overflow(), None);
         assert_eq!(log(&[0, 0, 0, 0, 0, 9]).overflow(), None, "the last one is being written");
+    }
+
+    #[test]
+    fn copying_forward_may_use_the_reserve_to_end_a_segment() {
+        let full = |live: &[u64]| {
+            let mut space = log(live);
+            space.free.pop_front();
+            space.admit(Urgency::Compaction, 9000, 0)
+        };
+        // One free segment: not for all that lives in the oldest, but for the last of it.
+        assert_eq!(full(&[30, 0, 0, 0]), Err(Shortage::Full));
+        assert_eq!(full(&[9, 30, 30, 0]), Ok(()));
     }
 
     #[test]
