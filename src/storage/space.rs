@@ -150,7 +150,8 @@ impl Space {
     /// the rest, and nothing would ever be free again.
     fn copying_leaves(&self) -> u64 {
         let usable = self.options.usable();
-        let left = self.oldest_living().and_then(|(segment, _)| self.get(segment)).map_or(0, |s| s.live_bytes);
+        let left =
+            self.oldest_living().and_then(|(segment, _)| self.get(segment)).map_or(0, |s| s.live_bytes);
         (u64::from(self.options.reserve.compaction) * usable).min(left + usable / 4)
     }
 
@@ -310,6 +311,13 @@ impl Space {
         let low = free + self.addable() < u64::from(o.reserve.new_mail) + 2;
         let worth = live < listed * o.usable() / 4 * 3;
         (spread || (low && worth)).then_some(segment)
+    }
+
+    /// True if there is little space, and copying forward will make more: it must not have to compete
+    /// for what is left.
+    #[must_use]
+    pub fn is_tight(&self) -> bool {
+        self.admit(Urgency::Bounce, 0, 0) == Err(Shortage::Full) && self.pressure().is_some()
     }
 
     /// Bytes of all live records.

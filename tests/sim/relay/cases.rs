@@ -257,9 +257,8 @@ fn a_full_disk_delivers_what_it_can() {
             }
             w.pause(8_000 * SEC).await;
             // What is refused for good is owed to its sender, who may be elsewhere.
-            let there = |to: &String| {
-                !to.starts_with("nobody") && stage.domains[..2].iter().any(|d| to.ends_with(d))
-            };
+            let there =
+                |to: &String| !to.starts_with("nobody") && stage.domains[..2].iter().any(|d| to.ends_with(d));
             let stuck: Vec<_> = stage.ledger.borrow().owed().into_iter().filter(|o| there(&o.1)).collect();
             if !stuck.is_empty() {
                 let stats = stage.life.desk.borrow().as_ref().map(|d| d.stats());
