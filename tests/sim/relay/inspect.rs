@@ -104,7 +104,8 @@ impl Stage {
         let Some(desk) = self.life.desk.borrow().clone() else { return };
         let world = &self.world;
         let listed = list(&desk, false).await;
-        if listed.is_empty() || self.life.stop.get() {
+        // Nor while the queue is looked through.
+        if listed.is_empty() || self.life.stop.get() || !self.life.open.get() {
             return;
         }
         let one = &listed[world.below(listed.len() as u64) as usize];
