@@ -551,6 +551,8 @@ impl<R: Runtime> Desk<R> {
                     // Done with while it was being moved; that is staged after this record.
                     self.0.keeper.free(durable.location);
                 }
+                // If it waits for its row, that replaces this record now.
+                self.enter_row(s, key, None, Change { record: Some(durable.location), ..Change::default() });
             }
             After::Done { side, slip } => {
                 if side != 0 {

@@ -243,6 +243,8 @@ pub(crate) struct State {
     pub archived_through: u64,
     /// Somebody waits for the index.
     pub hurry: bool,
+    /// New rows wait for space on the disk.
+    pub index_short: bool,
     /// The task that keeps the index has ended.
     pub index_ended: bool,
     pub index_bell: Bell,
@@ -299,6 +301,7 @@ impl State {
             archived: 0,
             archived_through: 0,
             hurry: false,
+            index_short: false,
             index_ended: false,
             index_bell: Default::default(),
             pulse_at: now,

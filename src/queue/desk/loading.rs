@@ -272,7 +272,7 @@ impl<R: Runtime> Desk<R> {
             self.0.vault.scan(segment, visit).await.map_err(io::Error::other)?;
             if !changes.is_empty() {
                 count += changes.len() as u64;
-                self.0.table().commit(changes).await?;
+                self.commit_in_time(changes).await?;
             }
         }
         self.0.state.borrow_mut().progress = Progress { segments: of, of, messages: count };
@@ -287,7 +287,7 @@ impl<R: Runtime> Desk<R> {
             Meta { log: self.0.keeper.log(), mark, last: s.last_id, through: u64::MAX, doubt: s.doubt }
         };
         changes.put(row::META, &meta.encode());
-        self.0.table().commit(changes).await?;
+        self.commit_in_time(changes).await?;
         let mut s = self.0.state.borrow_mut();
         s.journaled.clear();
         s.ledger.renewed(meta.mark);

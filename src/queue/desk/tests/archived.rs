@@ -382,3 +382,37 @@ fn a_full_disk_keeps_what_is_accepted_and_lets_deliveries_go_on() {
         },
     );
 }
+
+#[test]
+fn an_index_that_is_made_anew_waits_for_space() {
+    let world = Rc::new(World::default());
+    run(
+        &world,
+        |r| r.a.up.set(false),
+        async |r| {
+            let (desk, _) = r.open().await;
+            fill(r, &desk, 0..MANY / 2).await;
+            settled(r).await;
+            assert!(desk.stats().parked > 0);
+        },
+    );
+    world.tables.borrow_mut().remove(Path::new("/q/index"));
+    run(
+        &world,
+        |r| r.a.up.set(true),
+        async |r| {
+            let (desk, recovery) = r.open().await;
+            assert!(recovery.index_lost);
+            stored(&world).fail.set(Some(std::io::ErrorKind::StorageFull));
+            r.sleep(10 * SECOND).await;
+            assert!(!desk.is_dead() && desk.stats().loading);
+            // What the journal holds is sent meanwhile, and new mail is taken.
+            send(&desk, &["x@b.example"]).await;
+            r.sleep(Duration::from_millis(20)).await;
+            assert_eq!(recipients(&r.b), ["x@b.example"]);
+            stored(&world).fail.set(None);
+            assert!(r.empty(&desk, HOUR).await, "{:?}", desk.stats());
+            assert_eq!(recipients(&r.a), expected("a.example", 0..MANY / 2));
+        },
+    );
+}
