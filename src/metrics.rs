@@ -11,7 +11,6 @@ use metrics::{Histogram, Key, Label, Level, Metadata, Recorder, Unit};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusRecorder};
 use std::fmt::Write;
 use std::ops::Deref;
-use std::sync::Arc;
 use std::sync::{Arc, Mutex, PoisonError};
 
 pub use metrics::{Counter, Gauge, NoopRecorder};
