@@ -97,6 +97,7 @@ fn trace(c: &mut Criterion) {
                 helo: black_box(b"client.example.net"),
                 client: "192.0.2.1".parse().expect("an address"),
                 name: None,
+                hidden: false,
                 host: "mx1.example.net",
                 protocol: "ESMTP",
                 id: b"0BCD00000000F0",

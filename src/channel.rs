@@ -19,7 +19,8 @@ pub enum Channel {
 
 /// The state of TLS.
 pub struct Secure {
-    tls: Connection,
+    /// Large, and never moved: futures that held it would be as large.
+    tls: Box<Connection>,
     /// Received; given to TLS up to `at`. Empty between two operations unless `tls` is full of plain
     /// bytes; without capacity while the connection is idle.
     wire: Vec<u8>,
@@ -45,7 +46,7 @@ impl Channel {
     /// error for [`Self::farewell`] only.
     pub async fn handshake<S: Stream>(
         stream: &S,
-        tls: Connection,
+        tls: Box<Connection>,
         pool: &Pool,
     ) -> (Self, Result<(), HandshakeError>) {
         let mut secure = Box::new(Secure { tls, wire: Vec::new(), at: 0, faulty: false, unsent: Vec::new() });
@@ -59,7 +60,7 @@ impl Channel {
     pub fn tls(&self) -> Option<&Connection> {
         match self {
             Channel::Plain => None,
-            Channel::Tls(secure) => Some(&secure.tls),
+            Channel::Tls(secure) => Some(&*secure.tls),
         }
     }
 

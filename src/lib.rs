@@ -15,10 +15,11 @@
 //! * L3 [`tls`]: TLS on buffers of the caller; certificates.
 //! * L3 [`events`], [`metrics`]: alarms and series.
 //! * L4 [`channel`]: a connection in clear text or under TLS.
-//! * L4 [`intake`]: the only way in; [`delivery`]: the way out.
+//! * L4 [`intake`]: the only way in; [`delivery`]: the way out; [`attempts`]: logins that fail.
 //! * L5 [`config`], [`admin`], [`server`], [`load`], [`cli`]: composition.
 
 pub mod admin;
+pub mod attempts;
 pub mod auth;
 pub mod base;
 pub mod channel;

@@ -10,6 +10,7 @@ use crate::base::time::Wall;
 use metrics::{Histogram, Key, Label, Level, Metadata, Recorder, Unit};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusRecorder};
 use std::fmt::Write;
+use std::ops::Deref;
 use std::sync::{Arc, Mutex, PoisonError};
 
 pub use metrics::{Counter, Gauge, NoopRecorder};
@@ -18,8 +19,19 @@ macro_rules! series {
     ($($field:ident: $kind:ident $name:literal {$($label:literal = $value:literal),*} $help:literal;)*) => {
         /// The series of one mail core. Cheap to clone; increments cost about 4 ns.
         #[derive(Clone)]
-        pub struct Core {
+        pub struct Core(Arc<Series>);
+
+        /// The handles of all series.
+        pub struct Series {
             $(#[doc = $help] pub $field: $kind,)*
+        }
+
+        impl Deref for Core {
+            type Target = Series;
+
+            fn deref(&self) -> &Series {
+                &self.0
+            }
         }
 
         /// Name, kind, fixed labels and help of every series of [`Core`] (all also carry `core`).
@@ -29,14 +41,14 @@ macro_rules! series {
         impl Core {
             /// Registers the series of core number `core` with `recorder`.
             pub fn new(recorder: &impl Recorder, core: usize) -> Self {
-                Core {
+                Core(Arc::new(Series {
                     $($field: {
                         #[allow(unused_mut)]
                         let mut labels = vec![Label::new("core", core.to_string())];
                         $(labels.push(Label::new($label, $value));)*
                         $kind::register(recorder, $name, labels, $help)
                     },)*
-                }
+                }))
             }
         }
     };
@@ -109,8 +121,22 @@ series! {
     replies_4xx: Counter "ringpost_smtp_replies_total" {"class" = "4xx"} "Replies sent to clients";
     replies_5xx: Counter "ringpost_smtp_replies_total" {"class" = "5xx"} "Replies sent to clients";
     sessions_timed_out: Counter "ringpost_smtp_timeouts_total" {} "Sessions closed because a deadline passed";
-    sessions_refused: Counter "ringpost_smtp_refused_total" {} "Connections refused at once by a session limit";
+    refused_sessions: Counter "ringpost_smtp_refused_total" {"reason" = "sessions"} "Connections refused at once by a limit";
+    refused_address: Counter "ringpost_smtp_refused_total" {"reason" = "address"} "Connections refused at once by a limit";
+    refused_network: Counter "ringpost_smtp_refused_total" {"reason" = "network"} "Connections refused at once by a limit";
+    refused_rate: Counter "ringpost_smtp_refused_total" {"reason" = "rate"} "Connections refused at once by a limit";
+    refused_stopping: Counter "ringpost_smtp_refused_total" {"reason" = "stopping"} "Connections refused at once by a limit";
+    early_talkers: Counter "ringpost_smtp_early_talkers_total" {} "Sessions ended because the client spoke before the greeting";
+    logins_delayed: Counter "ringpost_login_backoff_total" {"result" = "delayed"} "Attempts to log in that had to wait, or were refused unseen, after failures";
+    logins_refused: Counter "ringpost_login_backoff_total" {"result" = "refused"} "Attempts to log in that had to wait, or were refused unseen, after failures";
+    proxy_client: Counter "ringpost_proxy_headers_total" {"result" = "client"} "Connections from proxies by what their PROXY header said";
+    proxy_own: Counter "ringpost_proxy_headers_total" {"result" = "own"} "Connections from proxies by what their PROXY header said";
+    proxy_none: Counter "ringpost_proxy_headers_total" {"result" = "none"} "Connections from proxies by what their PROXY header said";
+    proxy_bad: Counter "ringpost_proxy_headers_total" {"result" = "bad"} "Connections from proxies by what their PROXY header said";
     rejected_relay: Counter "ringpost_rejections_total" {"reason" = "relay"} "Recipients and messages refused";
+    rejected_login: Counter "ringpost_rejections_total" {"reason" = "login"} "Recipients and messages refused";
+    rejected_sender: Counter "ringpost_rejections_total" {"reason" = "sender"} "Recipients and messages refused";
+    rejected_rate: Counter "ringpost_rejections_total" {"reason" = "rate"} "Recipients and messages refused";
     rejected_unknown: Counter "ringpost_rejections_total" {"reason" = "unknown_user"} "Recipients and messages refused";
     rejected_no_route: Counter "ringpost_rejections_total" {"reason" = "no_route"} "Recipients and messages refused";
     rejected_map: Counter "ringpost_rejections_total" {"reason" = "map"} "Recipients and messages refused";

@@ -2,9 +2,11 @@
 """The day a big provider is down: fills a queue for a dead destination while mail for others flows.
 
 Measures, for one mta core: acceptance while filling, memory and disk per waiting message, bytes
-written per byte of mail, relay to a live destination before, during and with the backlog, the start
-after a kill until mail is taken and until the queue is complete, and the time to drain when the
-destination returns. With --postfix the same for Postfix (Debian's package), at --postfix-messages.
+written per byte of mail, live mail while it is filled, relay to a live destination with this queue and
+with an empty one (a second server, in alternating runs, so that what else the machine does hits both),
+the start after a kill until mail is taken and until the queue is complete, and the time to drain when
+the destination returns. With --postfix as much of that as can be asked of Postfix (Debian's package,
+a configuration of its own, needs root), at --postfix-messages; nothing else is measured then.
 
 Prints a Markdown table and writes one JSON object to --out. Server on --server-cpu, generator and
 sinks on --load-cpu. Everything is on loopback; every step is bounded in time.
@@ -17,6 +19,7 @@ import os
 import shutil
 import signal
 import socket
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -31,7 +34,8 @@ def arguments():
     p.add_argument("--messages", type=int, default=1_000_000, help="messages for the dead destination")
     p.add_argument("--size", default="1KiB", help="bytes per message with its header")
     p.add_argument("--connections", type=int, default=64, help="sessions that fill the queue")
-    p.add_argument("--live", default="10s", help="length of each measurement with the live destination")
+    p.add_argument("--live", default="4s", help="length of each measurement with the live destination")
+    p.add_argument("--rounds", type=int, default=4, help="measurements of each, the full and the empty queue")
     p.add_argument("--live-rate", default="2000/s", help="rate of live mail while latency is measured")
     p.add_argument("--no-drain", action="store_true", help="do not wait for the backlog to drain")
     p.add_argument("--no-list", action="store_true", help="do not list the whole queue")
@@ -42,6 +46,8 @@ def arguments():
     p.add_argument("--out", default=os.path.join(ROOT, "target", "backlog.json"))
     p.add_argument("--window", default=None, help="storage.journal_window; default: the product's")
     p.add_argument("--keep", action="store_true", help="keep the data directory")
+    p.add_argument("--postfix", action="store_true", help="measure Postfix instead")
+    p.add_argument("--postfix-messages", type=int, default=100_000)
     return p.parse_args()
 
 
@@ -55,12 +61,21 @@ def pinned(cpu, *words, **more):
     return subprocess.Popen(["taskset", "-c", cpu, *words], **more)
 
 
+def greets(port):
+    """True if an SMTP server takes mail there."""
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1) as s:
+        s.settimeout(5)
+        return s.recv(100).startswith(b"220")
+    return False
+
+
 class Server:
     """ringpost with one core, one dead and one live destination."""
 
-    def __init__(self, a, folder):
-        self.a, self.folder = a, folder
-        self.port, self.metrics, self.dead, self.live = (free_port() for _ in range(4))
+    def __init__(self, a, folder, dead, live):
+        self.a, self.folder, self.dead, self.live = a, folder, dead, live
+        self.port, self.metrics = free_port(), free_port()
+        os.makedirs(folder, exist_ok=True)
         self.data = os.path.join(folder, "data")
         self.config = os.path.join(folder, "ringpost.toml")
         self.socket = os.path.join(folder, "admin.sock")
@@ -100,11 +115,9 @@ socket = "{self.socket}"
         while time.monotonic() - began < 300:
             if self.process.poll() is not None:
                 raise SystemExit(f"the server ended; see {log.name}")
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1) as s:
-                s.settimeout(5)
-                if s.recv(100).startswith(b"220"):
-                    reception = time.monotonic() - began
-                    break
+            if greets(self.port):
+                reception = time.monotonic() - began
+                break
             time.sleep(0.01)
         if reception is None:
             raise SystemExit("the server takes no mail")
@@ -201,9 +214,17 @@ def live(a, server, sink, what):
     return row
 
 
-def first_attempts(server):
-    """Mean seconds from arrival to first attempt so far, and how many."""
-    return server.number("ringpost_first_attempt_seconds_sum"), server.number("ringpost_first_attempt_seconds_count")
+def alternate(a, full, empty, sink):
+    """Live mail through both servers in turn, in the order A B B A; the medians, and what they come to."""
+    rows = {"empty": [], "full": []}
+    for n in range(a.rounds):
+        pair = [("empty", empty), ("full", full)]
+        for what, server in pair if n % 2 == 0 else reversed(pair):
+            rows[what].append(live(a, server, sink, what))
+    keys = ("accepted_per_s", "relayed_per_s", "cpu_us", "p50_ms", "p99_ms")
+    medians = {w: {k: statistics.median(r[k] for r in rows[w]) for k in keys} for w in rows}
+    ratio = {k: medians["full"][k] / max(1e-9, medians["empty"][k]) for k in keys}
+    return {"rows": rows, "medians": medians, "full_by_empty": ratio}
 
 
 def listing(a, server):
@@ -216,35 +237,20 @@ def listing(a, server):
 
 
 def run(a, folder):
-    server = Server(a, folder)
-    sink = Sink(a, server.live, folder, "live")
-    r = {"messages": a.messages, "size": a.size, "live": []}
+    live_port, dead = free_port(), free_port()
+    server = Server(a, os.path.join(folder, "full"), dead, live_port)
+    empty = Server(a, os.path.join(folder, "empty"), dead, live_port)
+    sink = Sink(a, live_port, folder, "live")
+    r = {"messages": a.messages, "size": a.size}
     try:
         r["start_empty"] = server.start()
-        r["live"].append(live(a, server, sink, "empty queue"))
-        io, cpu, memory = server.written(), server.cpu(), server.memory()[0]
-        began = time.monotonic()
-        filler = subprocess.Popen(
-            ["taskset", "-c", a.load_cpu, a.binary, "load", "smtp", "--to", f"127.0.0.1:{server.port}", "--json",
-             "--size", a.size, "--rcpt", "r{n}@dead.invalid", "--connections", str(a.connections),
-             "--messages", str(a.messages)], stdout=subprocess.PIPE)
-        time.sleep(5)
-        if filler.poll() is None:
-            r["live_while_filling"] = load(a, server.port, "r{n}@live.invalid", "--connections", "4",
-                                           "--duration", a.live, "--rate", "500/s")["latency"]
-        filled = json.loads(filler.communicate(timeout=7200)[0])
-        took = time.monotonic() - began
-        r["fill"] = {"accepted": filled["acknowledged"], "seconds": took, "per_s": filled["acknowledged"] / took,
-                     "cpu_us": (server.cpu() - cpu) / max(1, filled["acknowledged"]) * 1e6}
-        print(json.dumps(r["fill"]), flush=True)
-        time.sleep(5)
-        n = filled["acknowledged"]
-        r["bytes_written_per_message"] = (server.written() - io) / n
-        r["disk_per_message"] = disk(server.data) / n
-        anon, mapped = server.memory()
-        r["memory"] = {"anon": anon, "mapped": mapped, "per_message": (anon - memory) / n}
-        print(json.dumps({k: r[k] for k in ("bytes_written_per_message", "disk_per_message", "memory")}), flush=True)
-        r["live"].append(live(a, server, sink, "with the backlog"))
+        # Warm, as it will be.
+        load(a, server.port, "r{n}@live.invalid", "--connections", "20", "--duration", "1s")
+        fill(a, server, r)
+        empty.start()
+        r["live"] = alternate(a, server, empty, sink)
+        print(json.dumps({k: r["live"][k] for k in ("medians", "full_by_empty")}), flush=True)
+        empty.kill()
         server.kill()
         r["start_full"] = server.start()
         time.sleep(2.5)
@@ -255,35 +261,155 @@ def run(a, folder):
             r["list"] = listing(a, server)
             print(json.dumps(r["list"]), flush=True)
         if not a.no_drain:
-            back = Sink(a, server.dead, folder, "dead")
-            cpu, began = server.cpu(), time.monotonic()
-            server.queue("flush", "--destination", f"127.0.0.1:{server.dead}")
-            while back.taken() < n and time.monotonic() - began < 7200:
-                time.sleep(0.2)
-            took = time.monotonic() - began
-            r["drain"] = {"taken": back.taken(), "seconds": took, "per_s": back.taken() / took,
-                          "cpu_us": (server.cpu() - cpu) / n * 1e6}
-            back.end()
-            time.sleep(3)
-            r["disk_after_drain"] = disk(server.data)
-            r["left"] = server.number("ringpost_queue_messages", 'state="all"')
+            drain(a, server, folder, r)
         server.kill(signal.SIGTERM)
     finally:
         sink.end()
-        if server.process and server.process.poll() is None:
-            server.kill()
+        for s in (server, empty):
+            if s.process and s.process.poll() is None:
+                s.kill()
+    return r
+
+
+def fill(a, server, r):
+    """Fills the queue, with a little live mail beside it."""
+    io, cpu, memory = server.written(), server.cpu(), server.memory()[0]
+    began = time.monotonic()
+    filler = subprocess.Popen(
+        ["taskset", "-c", a.load_cpu, a.binary, "load", "smtp", "--to", f"127.0.0.1:{server.port}", "--json",
+         "--size", a.size, "--rcpt", "r{n}@dead.invalid", "--connections", str(a.connections),
+         "--messages", str(a.messages)], stdout=subprocess.PIPE)
+    time.sleep(5)
+    if filler.poll() is None:
+        r["live_while_filling"] = load(a, server.port, "r{n}@live.invalid", "--connections", "4",
+                                       "--duration", a.live, "--rate", "500/s")["latency"]
+    filled = json.loads(filler.communicate(timeout=7200)[0])
+    took = time.monotonic() - began
+    n = filled["acknowledged"]
+    r["fill"] = {"accepted": n, "seconds": took, "per_s": n / took,
+                 "cpu_us": (server.cpu() - cpu) / max(1, n) * 1e6}
+    print(json.dumps(r["fill"]), flush=True)
+    time.sleep(5)
+    r["bytes_written_per_message"] = (server.written() - io) / n
+    r["disk_per_message"] = disk(server.data) / n
+    anon, mapped = server.memory()
+    r["memory"] = {"anon": anon, "mapped": mapped, "per_message": (anon - memory) / n}
+    print(json.dumps({k: r[k] for k in ("bytes_written_per_message", "disk_per_message", "memory")}), flush=True)
+
+
+def drain(a, server, folder, r):
+    """The destination is back: how long until all of it has gone."""
+    n = r["fill"]["accepted"]
+    back = Sink(a, server.dead, folder, "dead")
+    cpu, began = server.cpu(), time.monotonic()
+    server.queue("flush", "--destination", f"127.0.0.1:{server.dead}")
+    while back.taken() < n and time.monotonic() - began < 7200:
+        time.sleep(0.2)
+    took = time.monotonic() - began
+    r["drain"] = {"taken": back.taken(), "seconds": took, "per_s": back.taken() / took,
+                  "cpu_us": (server.cpu() - cpu) / n * 1e6}
+    back.end()
+    time.sleep(3)
+    r["disk_after_drain"] = disk(server.data)
+    r["left"] = server.number("ringpost_queue_messages", 'state="all"')
+    print(json.dumps({k: r[k] for k in ("drain", "disk_after_drain", "left")}), flush=True)
+
+
+class Postfix:
+    """Postfix with the configuration of benches/peers, everything for one destination."""
+
+    def __init__(self, a, folder, dead):
+        self.a, self.folder, self.dead, self.port = a, folder, dead, free_port()
+        self.etc, self.spool = os.path.join(folder, "etc"), os.path.join(folder, "spool")
+        for name in (self.etc, self.spool, os.path.join(folder, "data")):
+            os.makedirs(name)
+        shutil.chown(os.path.join(folder, "data"), "postfix")
+        words = {"@DIR@": folder, "@PORT@": str(self.port), "@SINK@": str(dead), "@SMTPD@": str(a.connections + 50)}
+        for name in ("main.cf", "master.cf"):
+            with open(os.path.join(HERE, "..", "peers", "postfix", name), encoding="ascii") as f:
+                text = f.read()
+            for word, value in words.items():
+                text = text.replace(word, value)
+            with open(os.path.join(self.etc, name), "w", encoding="ascii") as f:
+                f.write(text)
+        self.process = None
+
+    def start(self):
+        """Seconds until mail is taken."""
+        log = open(os.path.join(self.folder, "log"), "ab")
+        began = time.monotonic()
+        self.process = pinned(self.a.server_cpu, "postfix", "-c", self.etc, "start-fg", stdout=log, stderr=log)
+        while time.monotonic() - began < 60:
+            if greets(self.port):
+                return time.monotonic() - began
+            time.sleep(0.01)
+        raise SystemExit(f"Postfix does not start; see {log.name}")
+
+    def processes(self):
+        """All of it: the master's descendants."""
+        parents = {}
+        for pid in filter(str.isdigit, os.listdir("/proc")):
+            with contextlib.suppress(OSError), open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as f:
+                parents[int(pid)] = int(f.read().rsplit(")", 1)[1].split()[1])
+        found, more = set(), {self.process.pid}
+        while more:
+            found |= more
+            more = {pid for pid, parent in parents.items() if parent in more}
+        return found
+
+    def memory(self):
+        """Private bytes of all processes."""
+        total = 0
+        for pid in self.processes():
+            with contextlib.suppress(OSError, KeyError), open(f"/proc/{pid}/status", encoding="ascii") as f:
+                total += int(dict(r.split(":", 1) for r in f)["RssAnon"].split()[0]) << 10
+        return total
+
+    def stop(self):
+        subprocess.run(["postfix", "-c", self.etc, "stop"], check=False, capture_output=True, timeout=60)
+        self.process.wait(60)
+
+
+def run_postfix(a, folder):
+    """Fill, start anew, drain."""
+    os.chmod(folder, 0o755)
+    server = Postfix(a, os.path.join(folder, "postfix"), free_port())
+    r = {"postfix": a.postfix_messages, "size": a.size, "start_empty": server.start()}
+    try:
+        base, began = server.memory(), time.monotonic()
+        filled = load(a, server.port, "r{n}@dead.invalid", "--connections", str(a.connections),
+                      "--messages", str(a.postfix_messages))
+        n, took = filled["acknowledged"], time.monotonic() - began
+        time.sleep(5)
+        r["fill"] = {"accepted": n, "seconds": took, "per_s": n / took}
+        r["disk_per_message"] = disk(server.spool) / n
+        r["memory"] = {"private": server.memory(), "per_message": (server.memory() - base) / n}
+        print(json.dumps(r), flush=True)
+        server.stop()
+        r["start_full"] = server.start()
+        back, began = Sink(a, server.dead, folder, "dead"), time.monotonic()
+        subprocess.run(["postqueue", "-c", server.etc, "-f"], check=True, timeout=60)
+        while back.taken() < n and time.monotonic() - began < 1800:
+            time.sleep(0.2)
+        took = time.monotonic() - began
+        r["drain"] = {"taken": back.taken(), "seconds": took, "per_s": back.taken() / took}
+        back.end()
+    finally:
+        server.stop()
     return r
 
 
 def main():
     a = arguments()
+    # So that what was started is ended.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     if not os.path.exists(a.binary):
         raise SystemExit(f"{a.binary} is not there: cargo build --profile dist")
     base = a.dir or os.path.join(ROOT, "target", "backlog")
     os.makedirs(base, exist_ok=True)
     folder = tempfile.mkdtemp(prefix="run-", dir=base)
     try:
-        result = run(a, folder)
+        result = run_postfix(a, folder) if a.postfix else run(a, folder)
     finally:
         if not a.keep:
             shutil.rmtree(folder, ignore_errors=True)

@@ -9,6 +9,7 @@ use crate::queue::control;
 use crate::queue::control::{ControlError, Listed, PAGE_MAX, Request, Response};
 use std::future::Future;
 use std::io;
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
@@ -16,6 +17,8 @@ use tokio::net::{UnixListener, UnixStream};
 
 /// How long a core may take for one answer.
 const ANSWER: Duration = Duration::from_secs(60);
+/// How long the copies of a core's indexes may take.
+const COPY: Duration = Duration::from_secs(3600);
 /// Connections at a time.
 const CONNECTIONS: usize = 32;
 
@@ -106,11 +109,16 @@ impl<Q: Queues> Conversation<'_, Q> {
                 self.change(which, |which| Request::Delete { which, note: note.clone() }).await
             }
             Command::Stats => self.stats().await,
+            Command::CopyIndex { dir } => self.copy_index(dir).await,
         }
     }
 
     async fn ask(&self, queue: usize, request: Request) -> Response {
-        let answer = tokio::time::timeout(ANSWER, self.queues.ask(queue, request)).await;
+        self.ask_within(ANSWER, queue, request).await
+    }
+
+    async fn ask_within(&self, limit: Duration, queue: usize, request: Request) -> Response {
+        let answer = tokio::time::timeout(limit, self.queues.ask(queue, request)).await;
         answer.ok().flatten().unwrap_or(Response::Error(ControlError::Closed))
     }
 
@@ -227,6 +235,21 @@ impl<Q: Queues> Conversation<'_, Q> {
         Ok(())
     }
 
+    async fn copy_index(&mut self, dir: PathBuf) -> io::Result<()> {
+        for queue in 0..self.queues.count() {
+            match self.ask_within(COPY, queue, Request::CopyIndex(dir.clone())).await {
+                Response::Copied(copies) => {
+                    for copy in &copies {
+                        let value = serde_json::to_value(copy).map_err(io::Error::other)?;
+                        self.out.line(&Line::Copied(value)).await?;
+                    }
+                }
+                other => return self.refuse(&other).await,
+            }
+        }
+        Ok(())
+    }
+
     async fn bad_id(&mut self, id: &str) -> io::Result<()> {
         let id: String = id.chars().take(40).collect();
         self.out.error(&format!("{id:?}: {}", crate::base::ids::NotAQueueId), 65).await
@@ -237,6 +260,7 @@ impl<Q: Queues> Conversation<'_, Q> {
             Response::Error(ControlError::NotFound) => {
                 self.out.error("no such message in the queue", 65).await
             }
+            Response::Error(e @ ControlError::NotCopied(_)) => self.out.error(&e.to_string(), 73).await,
             Response::Error(e) => self.out.error(&e.to_string(), 75).await,
             _ => self.out.error("the queue gave an answer that does not fit the request", 70).await,
         }

@@ -5,6 +5,7 @@
 //! bytes; `Line::End` is the last.
 
 use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
 
 /// Longest request line in bytes.
 pub const REQUEST_MAX: usize = 64 << 10;
@@ -72,6 +73,11 @@ pub enum Command {
     },
     /// Counts of each queue.
     Stats,
+    /// Copies the index of each log.
+    CopyIndex {
+        /// Directory on the server, absolute, that its user may write to.
+        dir: PathBuf,
+    },
 }
 
 /// A line of an answer.
@@ -82,6 +88,8 @@ pub enum Line {
     Message(serde_json::Value),
     /// The counts of one queue.
     Stats(serde_json::Value),
+    /// An index has been copied: number of its log and the file.
+    Copied(serde_json::Value),
     /// So many raw bytes follow.
     Bytes(u64),
     /// So many messages were changed, and the change is on stable storage.

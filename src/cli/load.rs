@@ -25,7 +25,7 @@ const IO_ERROR: u8 = 74;
 #[derive(Debug, Subcommand)]
 pub enum LoadCommand {
     /// Send messages over SMTP, count the replies, measure the time from dot to 250.
-    Smtp(SmtpArgs),
+    Smtp(Box<SmtpArgs>),
     /// Receive messages over SMTP, count them, answer with faults by share.
     Sink(SinkArgs),
     /// Compare the ledger of a source with that of a sink: lost, duplicated, invented, altered.

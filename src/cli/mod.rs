@@ -90,7 +90,7 @@ enum Command {
     Queue(queue::QueueArgs),
     /// Look at the users of the password file, and change them
     User(user::UserArgs),
-    /// Look at the files of the queue: what there is, whether it is sound
+    /// The files of the queue: what there is, whether it is sound; the index made anew, or copied
     #[command(subcommand)]
     Storage(storage::StorageCommand),
     /// Load a mail server, receive its mail, compare the two

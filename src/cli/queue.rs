@@ -170,6 +170,8 @@ impl Printer {
                 Line::Bytes(n) => {
                     io::copy(&mut (&mut input).take(n), &mut out)?;
                 }
+                // Asked for by `ringpost storage` only.
+                Line::Copied(_) => {}
                 Line::Done(n) if self.json => writeln!(out, "{{\"changed\":{n}}}")?,
                 Line::Done(n) => writeln!(out, "{n} messages changed")?,
                 Line::Error { text, code: c } => {

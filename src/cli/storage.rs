@@ -1,14 +1,17 @@
 //! `ringpost storage`: the files of the queue, looked at and verified.
 //!
-//! Reads only. `verify` takes the lock of the data directory, so that nobody writes meanwhile; the
-//! other two may run beside a server, and then show what was there at some moment. Exit codes: 0
-//! sound, 65 damage or not what it should be, 66 not there, 74 reading failed, 75 in use by a server,
-//! 78 the configuration is wrong.
+//! `verify` and `reindex` take the lock of the data directory, so that nobody else writes meanwhile;
+//! `show` and `dump-segment` may run beside a server, and then show what was there at some moment;
+//! `copy-index` asks a running server. Only `reindex` changes anything. Exit codes: 0 sound or done, 65
+//! damage or not what it should be, 66 not there, 69 no server there, 73 the copy cannot be made, 74
+//! reading or writing failed, 75 in use by a server, 78 the configuration is wrong.
 
 #![allow(clippy::disallowed_methods, reason = "a program for operators: reads files")]
 
+mod copy;
 mod dump;
 mod files;
+mod reindex;
 mod show;
 mod verify;
 
@@ -19,7 +22,7 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// Look at the files of the queue: what there is, whether it is sound.
+/// The files of the queue: what there is, whether it is sound; the index made anew, or copied.
 #[derive(Debug, Subcommand)]
 pub enum StorageCommand {
     /// List the logs with their journal segments and archive segments
@@ -28,6 +31,11 @@ pub enum StorageCommand {
     Verify(StoreArgs),
     /// Print the batches and records of one journal or archive segment
     DumpSegment(DumpArgs),
+    /// Make the index of each log anew from journal and archive; the server must not run. What has been
+    /// sent, and left the journal, while its body is still in the archive, is sent again
+    Reindex(StoreArgs),
+    /// Copy the index of each log while the server runs: a file NNNN.index, as it was at one moment
+    CopyIndex(copy::CopyArgs),
 }
 
 /// Which data directory.
@@ -101,6 +109,8 @@ impl StorageCommand {
                 args.data_dir().and_then(|dir| verify::run(&dir, args.json, &mut out))
             }
             StorageCommand::DumpSegment(args) => dump::run(&args, &mut out),
+            StorageCommand::Reindex(args) => reindex::run(args, &mut out),
+            StorageCommand::CopyIndex(args) => copy::run(args, &mut out),
         };
         let flushed = io::Write::flush(&mut out);
         match result.and_then(|exit| flushed.map(|()| exit).map_err(Failure::from)) {

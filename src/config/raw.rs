@@ -58,6 +58,8 @@ section! {
         queue: Queue = Queue::default(),
         /// `[destination]`
         destination: Destination = Destination::default(),
+        /// `[submission]`
+        submission: Submission = Submission::default(),
         /// `[limits]`
         limits: Limits = Limits::default(),
         /// `[timeouts]`
@@ -289,6 +291,18 @@ section! {
         idle: Option<Duration> = None,
     }
 
+    /// `[submission]`: mail of our own users (RFC 6409).
+    Submission {
+        /// Map of logins and the addresses they may send from; empty: any.
+        senders: String = String::new(),
+        /// The client's address is left out of Received.
+        hide_client: bool = false,
+        /// Messages per time of one login.
+        message_rate: Rate = Rate(None),
+        /// Recipients per time of one login.
+        recipient_rate: Rate = Rate(None),
+    }
+
     /// `[limits]`: 0 turns a limit off.
     Limits {
         /// Bytes of a message; announced as SIZE.
@@ -305,6 +319,22 @@ section! {
         sessions: u32 = 100_000,
         /// Open sessions of one IPv4 address or IPv6 /64.
         sessions_per_address: u32 = 100,
+        /// Open sessions of one IPv4 /24 or IPv6 /48.
+        sessions_per_network: u32 = 400,
+        /// Connections a minute of one IPv4 address or IPv6 /64.
+        connections_per_minute: u32 = 300,
+        /// Connections a minute of one IPv4 /24 or IPv6 /48.
+        connections_per_minute_per_network: u32 = 1200,
+        /// Failed logins of one IPv4 address or IPv6 /64 before it is refused.
+        login_failures: u32 = 20,
+        /// Failed logins with one login before clients that are not known for it are refused.
+        login_failures_per_login: u32 = 100,
+        /// In this time so many failures fade.
+        login_memory: Duration = Duration::s(3600),
+        /// The wait after the first failure; then doubled.
+        login_delay: Duration = Duration::s(2),
+        /// The longest wait.
+        login_delay_max: Duration = Duration::s(15),
         /// Open sessions of one user.
         sessions_per_user: u32 = 30,
         /// A CR or LF alone in a message.
@@ -363,6 +393,10 @@ section! {
         commit: Duration = Duration::s(60),
         /// For a session as a whole.
         session: Duration = Duration::s(0),
+        /// For the PROXY header of a listed proxy.
+        proxy_header: Duration = Duration::s(5),
+        /// How long the greeting of clients that may not relay is held back; 0: not at all.
+        greeting_delay: Duration = "100ms".parse().expect("valid"),
     }
 
     /// `[memory]`: bounds of memory.

@@ -63,6 +63,8 @@ pub fn router(config: &Config) -> Result<(Router, Problems), Problems> {
     let (aliases, _) = load(d.aliases.as_deref(), Kind::Aliases, &mut problems);
     let (rewrites, addresses) = load(d.rewrites.as_deref(), Kind::Virtual, &mut problems);
     r.set_maps(aliases, rewrites);
+    let (senders, _) = load(config.submission.senders.as_deref(), Kind::Virtual, &mut problems);
+    r.set_senders(config.submission.senders.is_some().then_some(senders));
     check_domains(&r, d.rewrites.as_deref(), &addresses, &mut problems);
     check_postmaster(&r, config, &mut problems);
     if problems.fatal() { Err(problems) } else { Ok((r, problems)) }
@@ -130,7 +132,8 @@ fn stamps(config: &Config) -> Stamps {
         let facts = std::fs::metadata(p).ok();
         (p.clone(), facts.and_then(|m| Some((m.modified().ok()?, m.len()))))
     };
-    [&d.aliases, &d.rewrites, &d.relay_recipients].into_iter().flatten().map(stamp).collect()
+    let maps = [&d.aliases, &d.rewrites, &d.relay_recipients, &config.submission.senders];
+    maps.into_iter().flatten().map(stamp).collect()
 }
 
 #[cfg(test)]

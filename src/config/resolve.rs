@@ -7,7 +7,7 @@
 use super::diagnose::{Problem, Problems, Report, Severity};
 use super::raw::{self, AuthMode, Protocol, Raw, RouteTls};
 use super::tls;
-use super::units::{Cores, Listen};
+use super::units::{Cores, Listen, Network, Rate};
 use super::users::{self, Auth};
 use crate::route::destination::{NextHop, Target, TlsPolicy, host_name};
 use crate::smtp::inbound;
@@ -53,6 +53,8 @@ pub struct Config {
     pub queue: Queue,
     /// `[destination]` and its `[[destination.for]]`.
     pub destination: Destination,
+    /// `[submission]`.
+    pub submission: Submission,
     /// `[limits]`.
     pub limits: Limits,
     /// `[timeouts]`.
@@ -80,6 +82,10 @@ pub struct Listener {
     pub protocol: Protocol,
     /// Where; at least one.
     pub addresses: Vec<SocketAddr>,
+    /// Networks whose PROXY header is required and believed.
+    pub proxies: Vec<IpNet>,
+    /// Networks that may use XCLIENT and XFORWARD.
+    pub forwarders: Vec<IpNet>,
     /// What it does with AUTH; never [`AuthMode::Auto`].
     pub auth: AuthMode,
     /// What it does with TLS.
@@ -124,6 +130,19 @@ pub struct Relay {
     pub mx_port: u16,
     /// How long we wait for a next hop.
     pub timeouts: RelayTimeouts,
+}
+
+/// `[submission]`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Submission {
+    /// Map file.
+    pub senders: Option<PathBuf>,
+    /// The client's address is left out of Received.
+    pub hide_client: bool,
+    /// Messages of one login.
+    pub message_rate: Rate,
+    /// Recipients of one login.
+    pub recipient_rate: Rate,
 }
 
 /// `[dns]`.
@@ -249,6 +268,12 @@ fn resolve(raw: Raw, text: &str, report: &mut Report<'_>) -> Option<Config> {
         routes,
         queue: raw.queue,
         destination: raw.destination,
+        submission: Submission {
+            senders: path(&raw.submission.senders, "submission.senders", report),
+            hide_client: raw.submission.hide_client,
+            message_rate: raw.submission.message_rate,
+            recipient_rate: raw.submission.recipient_rate,
+        },
         limits: raw.limits,
         timeouts: raw.timeouts,
         memory: raw.memory,
@@ -335,15 +360,6 @@ fn unavailable_at_listeners(listeners: &[raw::Listener], report: &mut Report<'_>
                 report.error(&at("protocol"), format!("\"{p}\" is {MISSING}"), help);
             }
         }
-        if !l.proxy_protocol_from.is_empty() {
-            let what =
-                format!("the PROXY protocol is {MISSING}: clients would have the address of the proxy");
-            report.error(&at("proxy_protocol_from"), what, "leave the key out");
-        }
-        if !l.xclient_from.is_empty() {
-            let what = format!("XCLIENT is {MISSING}: clients would have the address of the proxy");
-            report.error(&at("xclient_from"), what, "leave the key out");
-        }
     }
 }
 
@@ -409,7 +425,8 @@ fn listeners(written: &[raw::Listener], have: bool, users: bool, report: &mut Re
     if written.is_empty() {
         let addresses = vec![([0, 0, 0, 0], 25).into(), (Ipv6Addr::UNSPECIFIED, 25).into()];
         let tls = tls::of_listener(&raw::Listener::default(), 0, have, report);
-        return vec![Listener { protocol: Protocol::Smtp, addresses, auth: AuthMode::Off, tls }];
+        let (protocol, auth) = (Protocol::Smtp, AuthMode::Off);
+        return vec![Listener { protocol, addresses, auth, tls, proxies: vec![], forwarders: vec![] }];
     }
     for (n, l) in written.iter().enumerate() {
         let at = |key: &str| format!("listener.{n}.{key}");
@@ -439,11 +456,29 @@ fn listeners(written: &[raw::Listener], have: bool, users: bool, report: &mut Re
                 }
             }
         }
-        let tls = tls::of_listener(l, n, have, report);
-        let protocol = l.protocol.0.unwrap_or(Protocol::Smtp);
-        all.push(Listener { protocol, addresses, auth: users::mode(l, users), tls });
+        for (key, list) in
+            [("proxy_protocol_from", &l.proxy_protocol_from), ("xclient_from", &l.xclient_from)]
+        {
+            everyone(&at(key), list, report);
+        }
+        all.push(Listener {
+            protocol: l.protocol.0.unwrap_or(Protocol::Smtp),
+            addresses,
+            auth: users::mode(l, users),
+            tls: tls::of_listener(l, n, have, report),
+            proxies: l.proxy_protocol_from.iter().map(|n| n.0).collect(),
+            forwarders: l.xclient_from.iter().map(|n| n.0).collect(),
+        });
     }
     all
+}
+
+/// Whoever is in these networks says who it is.
+fn everyone(key: &str, networks: &[Network], report: &mut Report<'_>) {
+    for (n, _) in networks.iter().enumerate().filter(|(_, network)| network.0.prefix_len() == 0) {
+        let what = "everyone may pretend to be any client, also one that may relay";
+        report.error(&format!("{key}.{n}"), what, "list the addresses of your own proxies only");
+    }
 }
 
 fn domains(raw: raw::Domains, report: &mut Report<'_>) -> Domains {

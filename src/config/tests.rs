@@ -116,6 +116,19 @@ fn agreed_interface_is_read_and_what_is_missing_is_said() {
 }
 
 #[test]
+fn who_speaks_for_others_is_not_everyone() {
+    for key in ["proxy_protocol_from", "xclient_from"] {
+        let listener =
+            format!("{SMALL}[[listener]]\nprotocol = \"smtp\"\naddress = \"0.0.0.0:25\"\n{key} = ");
+        let all = errors(&(listener.clone() + "[\"10.0.0.0/8\", \"::/0\"]\n"));
+        assert!(all.len() == 1 && all[0].contains("pretend"), "{all:?}");
+        let (config, problems) = Config::parse(&(listener + "[\"10.0.0.1\"]\n"), "t").unwrap();
+        let l = &config.listeners[0];
+        assert_eq!((problems.0.len(), l.proxies.len() + l.forwarders.len()), (0, 1));
+    }
+}
+
+#[test]
 fn small_file_is_enough() {
     let (config, problems) = Config::parse(SMALL, "t").unwrap();
     assert_eq!(problems.0, []);
@@ -128,8 +141,6 @@ fn small_file_is_enough() {
 #[test]
 fn what_changes_security_is_never_ignored() {
     for addition in [
-        "[[listener]]\nprotocol = \"smtp\"\naddress = \"0.0.0.0:25\"\nxclient_from = [\"10.0.0.0/8\"]\n",
-        "[[listener]]\nprotocol = \"smtp\"\naddress = \"0.0.0.0:25\"\nproxy_protocol_from = [\"10.0.0.1\"]\n",
         "[[listener]]\nprotocol = \"imap\"\naddress = \"0.0.0.0:143\"\n",
         "[[route]]\ndomain = \"a.example\"\nnext_hop = \"b.example\"\ntls = \"dane\"\n",
         "[[route]]\ndomain = \"a.example\"\nnext_hop = \"lmtp:b.example\"\n",

@@ -255,13 +255,15 @@ impl<R: Runtime> Logs<R> {
     async fn adopt_one(&self, log: LogNumber) {
         let _busy = Busy::new(&self.0.busy);
         let setup = &self.0.setup;
-        let parts = Parts {
+        let mut parts = Parts {
             log,
             after: MessageId(0),
             metrics: (setup.series)(log),
             routing: self.0.routing.borrow().clone(),
             ..setup.parts.clone()
         };
+        // It takes no mail that would wait.
+        parts.options.patience = Duration::MAX;
         let dir = directory(&setup.folder, log);
         let (desk, recovery) = match Desk::open(&dir, parts).await {
             Ok(opened) => opened,
@@ -424,7 +426,9 @@ fn removed_name(log: LogNumber) -> String {
     format!("{:04}.removed", log.0)
 }
 
-fn log_number(name: &str) -> Option<LogNumber> {
+/// The number of the log whose directory has this name.
+#[must_use]
+pub fn log_number(name: &str) -> Option<LogNumber> {
     let digits = name.len() == 4 && name.bytes().all(|b| b.is_ascii_digit());
     let number = name.parse().ok().filter(|n| digits && *n <= LogNumber::MAX)?;
     Some(LogNumber(number))

@@ -164,6 +164,16 @@ fn short(text: &str) -> &str {
     &text[..text.floor_char_boundary(TEXT_MAX)]
 }
 
+/// An event as each form of file has it: JSON, text.
+#[cfg(test)]
+pub(super) fn lines(name: &'static str, text: &str) -> [String; 2] {
+    [Format::Json, Format::Text].map(|format| {
+        let mut w = Writer::new(Box::new(std::io::sink()), format, 9, Arc::default());
+        w.take(Event { level: Level::Info, name, text: text.into(), core: Some(2), at: Wall(1000) });
+        String::from_utf8(w.line).expect("events are UTF-8").trim_end().to_owned()
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::Events;

@@ -8,3 +8,4 @@ pub mod dsn;
 pub mod envelope;
 pub mod headers;
 pub mod received;
+pub mod submitted;

@@ -17,6 +17,8 @@ pub struct Trace<'a> {
     pub client: IpAddr,
     /// Name of the peer, if it has been confirmed both ways; else "unknown" is written.
     pub name: Option<&'a [u8]>,
+    /// Nothing is said of the peer: one of our own users, who may be at home.
+    pub hidden: bool,
     /// Our own name.
     pub host: &'a str,
     /// The keyword after `with`, such as ESMTP (RFC 3848, RFC 6531 §4.3).
@@ -33,13 +35,17 @@ pub struct Trace<'a> {
 
 /// Appends the field, folded, with its CRLF.
 pub fn put(out: &mut Vec<u8>, t: &Trace<'_>) {
-    out.extend_from_slice(b"Received: from ");
-    put_clean(out, t.helo);
-    out.extend_from_slice(b" (");
-    put_clean(out, t.name.unwrap_or(b"unknown"));
-    out.push(b' ');
-    put_literal(out, t.client);
-    out.extend_from_slice(b")\r\n\tby ");
+    if t.hidden {
+        out.extend_from_slice(b"Received: by ");
+    } else {
+        out.extend_from_slice(b"Received: from ");
+        put_clean(out, t.helo);
+        out.extend_from_slice(b" (");
+        put_clean(out, t.name.unwrap_or(b"unknown"));
+        out.push(b' ');
+        put_literal(out, t.client);
+        out.extend_from_slice(b")\r\n\tby ");
+    }
     put_clean(out, t.host.as_bytes());
     out.extend_from_slice(b" (ringpost) with ");
     out.extend_from_slice(t.protocol.as_bytes());
@@ -96,6 +102,7 @@ mod tests {
             helo: b"client.example",
             client: "192.0.2.7".parse().unwrap(),
             name: None,
+            hidden: false,
             host: "mx1.example.net",
             protocol: "ESMTP",
             id: b"0BCD00000000F0",
@@ -134,6 +141,13 @@ mod tests {
                 && !t.contains("for <")
         );
         assert!(text(|t| t.client = "::ffff:192.0.2.7".parse().unwrap()).contains(" [192.0.2.7])"));
+    }
+
+    #[test]
+    fn a_hidden_client() {
+        let t = text(|t| (t.hidden, t.name) = (true, Some(&b"home.example"[..])));
+        assert!(t.starts_with("Received: by mx1.example.net (ringpost) with ESMTP id "), "{t}");
+        assert!(!t.contains("192.0.2.7") && !t.contains("client.example") && !t.contains("home"), "{t}");
     }
 
     #[test]

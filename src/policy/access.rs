@@ -5,7 +5,7 @@
 
 use crate::route::expand::Expansion;
 use crate::route::tables::{Router, split};
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
 use std::net::IpAddr;
 
 /// What a client may do.
@@ -25,14 +25,31 @@ impl Networks {
     /// These networks.
     #[must_use]
     pub fn new(networks: impl IntoIterator<Item = IpNet>) -> Self {
-        Networks(networks.into_iter().collect())
+        Networks(networks.into_iter().map(canonical).collect())
     }
 
     /// The class of the client at `address`. An IPv4 address in IPv6 form counts as IPv4.
     #[must_use]
     pub fn class(&self, address: IpAddr) -> Client {
+        if self.contains(address) { Client::Trusted } else { Client::Stranger }
+    }
+
+    /// True if one of them has `address`. An IPv4 address in IPv6 form counts as IPv4.
+    #[must_use]
+    pub fn contains(&self, address: IpAddr) -> bool {
         let address = address.to_canonical();
-        if self.0.iter().any(|n| n.contains(&address)) { Client::Trusted } else { Client::Stranger }
+        self.0.iter().any(|n| n.contains(&address))
+    }
+}
+
+/// A network of IPv4 addresses in IPv6 form becomes one of IPv4 addresses, as they do.
+fn canonical(network: IpNet) -> IpNet {
+    let bits = network.prefix_len().checked_sub(96);
+    match (network.addr().to_canonical(), network, bits) {
+        (IpAddr::V4(address), IpNet::V6(_), Some(bits)) => {
+            Ipv4Net::new(address, bits).map_or(network, IpNet::V4)
+        }
+        _ => network,
     }
 }
 
@@ -59,6 +76,13 @@ pub const MAP_FAULT: Refusal =
 /// The local part contains another route.
 pub const SOURCE_ROUTED: Refusal =
     refusal(554, (5, 7, 1), "Relay access denied: routing inside the local part");
+/// A login that sends as somebody else (RFC 6409 §6.1).
+pub const NOT_YOUR_ADDRESS: Refusal = refusal(553, (5, 7, 1), "Sender address is not one of this login");
+/// A login above its rate of messages.
+pub const TOO_MUCH_MAIL: Refusal = refusal(450, (4, 7, 1), "Too much mail of this login, try again later");
+/// A login above its rate of recipients.
+pub const TOO_MANY_RECIPIENTS: Refusal =
+    refusal(450, (4, 7, 1), "Too many recipients of this login, try again later");
 /// An address without domain that is not postmaster's.
 pub const NO_DOMAIN: Refusal = refusal(553, (5, 1, 3), "An address needs a domain");
 
@@ -210,5 +234,7 @@ mod tests {
             (class("11.0.0.1"), class("::2"), class("::ffff:11.0.0.1")),
             (Client::Stranger, Client::Stranger, Client::Stranger)
         );
+        let mapped = Networks::new(["::ffff:10.0.0.0/104".parse().unwrap()]);
+        assert!(mapped.contains([10, 9, 9, 9].into()) && !mapped.contains([11, 0, 0, 1].into()));
     }
 }

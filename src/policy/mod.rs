@@ -1,5 +1,8 @@
 //! L2: who may do what, and how much of it.
 
 pub mod access;
+pub mod failures;
 pub mod logins;
+pub mod place;
+pub mod rates;
 pub mod sessions;

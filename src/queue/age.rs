@@ -52,6 +52,11 @@ impl Ages {
         Ages { opened: (now, wall), found, seen: (now, wall), steps: Vec::new() }
     }
 
+    /// Messages up to `last` were there at the start, too.
+    pub fn found_too(&mut self, last: MessageId) {
+        self.found = self.found.max(last);
+    }
+
     /// True if the wall clock may have been set since [`Self::look`].
     #[must_use]
     pub fn is_odd(&self, wall: Wall) -> bool {

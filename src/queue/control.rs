@@ -8,6 +8,8 @@
 use crate::base::ids::QueueId;
 use serde::Serialize;
 use std::fmt;
+use std::io;
+use std::path::PathBuf;
 
 /// Messages at most in one page.
 pub const PAGE_MAX: usize = 200;
@@ -71,6 +73,8 @@ pub enum Request {
     },
     /// Counts.
     Stats,
+    /// Copies the index as it is at one moment into this directory (absolute), as a file `NNNN.index`.
+    CopyIndex(PathBuf),
 }
 
 /// An answer.
@@ -94,6 +98,8 @@ pub enum Response {
     Done(u64),
     /// Counts of each queue, by number of its log.
     Stats(Vec<Stats>),
+    /// The copies made, by number of the log.
+    Copied(Vec<Copied>),
     /// It did not work.
     Error(ControlError),
 }
@@ -109,11 +115,14 @@ pub enum ControlError {
     Unreadable,
     /// The log of the message is still to be read.
     Opening,
+    /// The index could not be copied; `AlreadyExists`: there is such a file.
+    NotCopied(io::ErrorKind),
 }
 
 impl fmt::Display for ControlError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            ControlError::NotCopied(kind) => return write!(f, "the index cannot be copied: {kind}"),
             ControlError::NotFound => "no such message in the queue",
             ControlError::Closed => "the queue is closed",
             ControlError::Unreadable => "the message cannot be read",
@@ -160,6 +169,15 @@ pub struct ListedRecipient {
     pub due_in_ms: Option<u64>,
     /// May have been in flight when the last run ended.
     pub in_doubt: bool,
+}
+
+/// A copy of an index.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct Copied {
+    /// Number of the log.
+    pub log: u16,
+    /// The file.
+    pub path: PathBuf,
 }
 
 /// Counts of one queue.

@@ -5,13 +5,14 @@
 //! `delivery` and settled here (`settle`). Its parts: `recover` reads a log back, `settle` takes and
 //! settles work, `pulse` is the clockwork, `operate` serves operators. What waits for long leaves the
 //! journal (`archiving`) for archive and index (`indexing`), is read back when it is due (`recall`),
-//! and takes its place again after a start (`loading`).
+//! and takes its place again after a start (`joining`, `loading`).
 //!
 //! A journal error is for ever: nothing is accepted, no attempt is started, who waits is told.
 //! State that does not add up is a bug and panics.
 
 mod archiving;
 mod indexing;
+mod joining;
 pub mod loading;
 pub(crate) mod notices;
 pub mod open;
@@ -55,7 +56,7 @@ use crate::storage::record::{Location, RecordHead};
 use crate::storage::side::SideFile;
 use crate::storage::space::Shortage;
 use smallvec::SmallVec;
-use std::cell::RefCell;
+use std::cell::{OnceCell, RefCell};
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -104,6 +105,8 @@ pub struct Options {
     pub archive: archive::Options,
     /// How the index is kept.
     pub table: TableOptions,
+    /// How long mail waits for an index that takes long to open; [`Duration::MAX`]: until it is open.
+    pub patience: Duration,
 }
 
 impl Options {
@@ -126,6 +129,7 @@ impl Options {
             limits: Limits::default(),
             archive: archive::Options::production(64 << 20),
             table: TableOptions::default(),
+            patience: Duration::from_millis(250),
         }
     }
 }
@@ -134,7 +138,8 @@ pub(crate) struct Inner<R: Runtime> {
     pub rt: R,
     pub keeper: Keeper<R>,
     pub vault: Archive<R>,
-    pub table: R::Table,
+    /// The index, once it is open.
+    table: OnceCell<R::Table>,
     pub poison: Poison,
     pub payload_max: usize,
     pub log: LogNumber,
@@ -142,6 +147,18 @@ pub(crate) struct Inner<R: Runtime> {
     pub metrics: metrics::Core,
     pub routing: RefCell<Rc<dyn Routing>>,
     pub state: RefCell<State>,
+}
+
+impl<R: Runtime> Inner<R> {
+    /// The index. Nobody is sent to it before it is open: until then no message is known that it has.
+    pub fn table(&self) -> &R::Table {
+        self.table.get().expect("the index is open")
+    }
+
+    /// Bytes of the index.
+    pub fn index_bytes(&self) -> u64 {
+        self.table.get().map_or(0, Table::bytes)
+    }
 }
 
 /// The queue of one log. A handle; cloning counts.
@@ -175,10 +192,7 @@ pub(crate) struct NewMessage<'a> {
 }
 
 impl<R: Runtime> Desk<R> {
-    pub(crate) fn assemble(
-        (keeper, vault, table): (Keeper<R>, Archive<R>, R::Table),
-        parts: Parts<R>,
-    ) -> Self {
+    pub(crate) fn assemble((keeper, vault): (Keeper<R>, Archive<R>), parts: Parts<R>) -> Self {
         let Parts { rt, storage, poison, log, options, metrics, routing, shares, .. } = parts;
         let (now, wall) = (rt.now(), rt.wall());
         metrics.queue_loading.set(1.0);
@@ -188,7 +202,7 @@ impl<R: Runtime> Desk<R> {
             rt,
             keeper,
             vault,
-            table,
+            table: OnceCell::new(),
             poison,
             payload_max: storage.payload_max(),
             log,
@@ -537,6 +551,8 @@ impl<R: Runtime> Desk<R> {
                     // Done with while it was being moved; that is staged after this record.
                     self.0.keeper.free(durable.location);
                 }
+                // If it waits for its row, that replaces this record now.
+                self.enter_row(s, key, None, Change { record: Some(durable.location), ..Change::default() });
             }
             After::Done { side, slip } => {
                 if side != 0 {
@@ -696,11 +712,20 @@ impl<R: Runtime> Desk<R> {
     /// After [`Self::drained`]: commits what is staged and closes the journal. Takes no messages
     /// any more. If nothing is in flight, the log says so, and nothing is in doubt after a restart.
     pub async fn close(&self) {
+        self.close_saying(true).await;
+    }
+
+    /// As [`Self::close`], of a queue from which nothing was sent: what was in doubt stays so.
+    pub async fn close_unserved(&self) {
+        self.close_saying(false).await;
+    }
+
+    async fn close_saying(&self, settled: bool) {
         {
             let mut s = self.0.state.borrow_mut();
             let s = &mut *s;
             s.schedule.stop();
-            if s.flights == 0 && !s.dead && !s.closing {
+            if settled && s.flights == 0 && !s.dead && !s.closing {
                 self.note(s, record::STOPPED, MessageId(0), b"", None, After::Nothing);
             }
         }
@@ -711,8 +736,11 @@ impl<R: Runtime> Desk<R> {
             s.call_all();
         }
         self.index_closed().await;
-        // What was committed is safe, whatever these say.
-        let _ = self.0.table.clone().close().await;
+        self.no_longer_joining().await;
+        if let Some(table) = self.0.table.get() {
+            // What was committed is safe, whatever this says.
+            let _ = table.clone().close().await;
+        }
         self.0.vault.close().await;
         self.0.keeper.close().await;
     }

@@ -36,6 +36,8 @@ pub struct Order {
     chunks: VecDeque<Chunk>,
     /// Memory of the last chunk that went.
     spare: Vec<(u64, u32)>,
+    /// The chunk into which an id came last, or another one: a run of older ids is looked for there.
+    near: usize,
 }
 
 impl Order {
@@ -46,6 +48,7 @@ impl Order {
             None if self.chunks.is_empty() => return self.add_chunk(0, id, slot),
             None => 0,
         };
+        self.near = i;
         let c = &mut self.chunks[i];
         c.first = c.first.min(id);
         let at = match c.find(id) {
@@ -65,6 +68,7 @@ impl Order {
             c.places.insert(at, (id, slot));
             c.live += 1;
         } else if at == CHUNK {
+            self.near = i + 1;
             self.add_chunk(i + 1, id, slot);
         } else {
             self.split(i, at, (id, slot));
@@ -118,6 +122,11 @@ impl Order {
         let last = self.chunks.len().checked_sub(1)?;
         if self.chunks[last].first <= id {
             return Some(last);
+        }
+        if let Some(pair) = self.chunks.get(self.near).zip(self.chunks.get(self.near + 1))
+            && (pair.0.first..pair.1.first).contains(&id)
+        {
+            return Some(self.near);
         }
         self.chunks.partition_point(|c| c.first <= id).checked_sub(1)
     }
@@ -197,6 +206,9 @@ impl Order {
 
 impl Chunk {
     fn find(&self, id: u64) -> Result<usize, usize> {
+        if self.places.last().is_none_or(|last| last.0 < id) {
+            return Err(self.places.len());
+        }
         let start = self.start as usize;
         match self.places[start..].binary_search_by_key(&id, |p| p.0) {
             Ok(at) => Ok(start + at),

@@ -163,6 +163,17 @@ pub struct Loaded {
     pub orphans: u64,
 }
 
+/// How far an index is that is being made anew.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Progress {
+    /// Segments of the archive that have been read.
+    pub segments: usize,
+    /// Segments of the archive.
+    pub of: usize,
+    /// Messages found in them so far that are still to be sent.
+    pub messages: u64,
+}
+
 /// Something that the log says of a message whose state is in the index.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Said {
@@ -184,6 +195,10 @@ pub struct Rebuild {
     pub archived: BTreeMap<MessageId, Vec<Said>>,
     /// The log has a clean stop: what the index calls under way was not, unless `archived` says so.
     pub stopped: bool,
+    /// The segment in which it says so last.
+    pub stopped_at: u64,
+    /// The last segment with a record.
+    pub newest: u64,
     /// Hops of the recipients, each with an address that leads there.
     pub hops: Vec<(Rc<Hop>, Box<[u8]>)>,
     /// Kind and id of records that could not be read.
@@ -198,10 +213,12 @@ impl Rebuild {
     pub fn visit(&mut self, r: &Recovered<'_>, plan: &dyn Fn(&[u8]) -> Plan) {
         let id = MessageId(r.head.id);
         self.last = self.last.max(id);
+        self.newest = self.newest.max(r.location.segment);
         let read = match r.head.kind {
             _ if r.head.version != record::VERSION => Err(Malformed),
             record::MESSAGE => self.message(id, r, plan),
             record::STOPPED => {
+                self.stopped_at = r.location.segment;
                 self.stopped();
                 Ok(())
             }
@@ -210,6 +227,13 @@ impl Rebuild {
         if read.is_err() {
             self.malformed.push((r.head.kind, r.head.id));
         }
+    }
+
+    /// Recipients that may have been in flight when the log ended.
+    #[must_use]
+    pub fn in_doubt(&self) -> usize {
+        let all = self.messages.values().flat_map(|f| &f.recipients);
+        all.filter(|r| r.in_doubt && !r.fate.is_done()).count()
     }
 
     fn said(&mut self, id: MessageId, kind: u8, r: &Recovered<'_>) -> Result<(), Malformed> {

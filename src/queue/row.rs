@@ -89,10 +89,13 @@ pub struct Meta {
     pub last: MessageId,
     /// Bodies were taken from journal segments up to this sequence.
     pub through: u64,
+    /// It was made anew: what it calls under way may have been, unless the log says in this segment or a
+    /// later one that it was not. 0: it was not made anew.
+    pub doubt: u64,
 }
 
 impl Meta {
-    /// As stored.
+    /// As stored; without the last number if that is 0.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         let mut out = vec![VERSION, 0, 0, 0];
@@ -100,13 +103,15 @@ impl Meta {
         out.extend_from_slice(&self.mark.to_le_bytes());
         out.extend_from_slice(&self.last.0.to_le_bytes());
         out.extend_from_slice(&self.through.to_le_bytes());
+        if self.doubt != 0 {
+            out.extend_from_slice(&self.doubt.to_le_bytes());
+        }
         out
     }
 
     /// Reads it.
     pub fn parse(bytes: &[u8]) -> Result<Self, Malformed> {
-        let bytes: &[u8; 44] = bytes.try_into().map_err(|_| Malformed)?;
-        if bytes[..4] != [VERSION, 0, 0, 0] {
+        if !matches!(bytes.len(), 44 | 52) || bytes[..4] != [VERSION, 0, 0, 0] {
             return Err(Malformed);
         }
         let number = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"));
@@ -115,6 +120,10 @@ impl Meta {
             mark: number(20),
             last: MessageId(number(28)),
             through: number(36),
+            doubt: match bytes.len() {
+                44 => 0,
+                _ => Some(number(44)).filter(|n| *n != 0).ok_or(Malformed)?,
+            },
         })
     }
 }
@@ -382,8 +391,11 @@ mod tests {
         for n in 0..out.len() {
             assert!(RowView::parse(&out[..n]).is_err(), "cut at {n}");
         }
-        let meta = Meta { log: [8; 16], mark: 5, last: MessageId(6), through: 8 };
-        assert_eq!(Meta::parse(&meta.encode()), Ok(meta));
+        for doubt in [0, 9] {
+            let meta = Meta { log: [8; 16], mark: 5, last: MessageId(6), through: 8, doubt };
+            assert_eq!(Meta::parse(&meta.encode()), Ok(meta));
+            assert!(Meta::parse(&meta.encode()[1..]).is_err());
+        }
     }
 
     proptest! {

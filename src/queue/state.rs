@@ -12,7 +12,7 @@ use crate::queue::bodies::Bodies;
 use crate::queue::index::{DestId, Entry, Index, Key, Phase, Presence, Recipient, Resident};
 use crate::queue::ledger::Ledger;
 use crate::queue::record::{Effect, Reply, TEXT_MAX};
-use crate::queue::recover::{Loaded, Said};
+use crate::queue::recover::{Loaded, Progress, Said};
 use crate::queue::routing::Hop;
 use crate::queue::schedule::{Gate, Schedule};
 use crate::storage::archive::Place;
@@ -214,10 +214,16 @@ pub(crate) struct State {
     pub stirred: bool,
     /// What the index has not got yet.
     pub ledger: Ledger,
+    /// The index is being opened.
+    pub joining: bool,
+    /// It is open; whether it was lost, and is to be made anew.
+    pub index_lost: Option<bool>,
     /// All rows of the index have taken their places.
     pub loaded: bool,
     /// What was found then.
     pub found: Option<Loaded>,
+    /// Of an index that is being made anew.
+    pub progress: Progress,
     /// What the log says of messages whose rows have not been seen yet.
     pub said: BTreeMap<MessageId, Vec<Said>>,
     /// Of an index that was lost: messages that the journal had at the start; the archive's copies of
@@ -225,6 +231,8 @@ pub(crate) struct State {
     pub journaled: BTreeSet<MessageId>,
     /// What rows call under way was not: the last run ended in order.
     pub rows_sure: bool,
+    /// See [`Meta`](crate::queue::row::Meta).
+    pub doubt: u64,
     /// Records of messages that the index knew of and that ended before their changes.
     pub orphans: BTreeMap<MessageId, SmallVec<[Location; 1]>>,
     /// Parked messages that are to be read back when there is room.
@@ -235,6 +243,8 @@ pub(crate) struct State {
     pub archived_through: u64,
     /// Somebody waits for the index.
     pub hurry: bool,
+    /// New rows wait for space on the disk.
+    pub index_short: bool,
     /// The task that keeps the index has ended.
     pub index_ended: bool,
     pub index_bell: Bell,
@@ -277,16 +287,21 @@ impl State {
             moving: false,
             stirred: false,
             ledger: Default::default(),
+            joining: false,
+            index_lost: None,
             loaded: false,
             found: None,
+            progress: Progress::default(),
             said: Default::default(),
             journaled: Default::default(),
             rows_sure: false,
+            doubt: 0,
             orphans: Default::default(),
             recalls: Default::default(),
             archived: 0,
             archived_through: 0,
             hurry: false,
+            index_short: false,
             index_ended: false,
             index_bell: Default::default(),
             pulse_at: now,

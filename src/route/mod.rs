@@ -7,4 +7,5 @@ pub mod dns;
 pub mod expand;
 pub mod map;
 pub mod mx;
+pub mod senders;
 pub mod tables;

@@ -51,6 +51,7 @@ pub struct Router {
     pub(super) aliases: Table<Targets>,
     pub(super) rewrites: Table<Targets>,
     relay_recipients: Option<Table<Targets>>,
+    pub(super) senders: Option<Table<Targets>>,
     pub(super) postmaster: Option<Box<[u8]>>,
     pub(super) hostname: Box<[u8]>,
     pub(super) delimiters: Box<[u8]>,

@@ -89,6 +89,8 @@ pub struct Stored {
     pub hold: Cell<bool>,
     /// Opening says so: `InvalidData`, for example.
     pub unsound: Cell<Option<io::ErrorKind>>,
+    /// How long opening takes.
+    pub slow: Cell<std::time::Duration>,
     failed: Cell<bool>,
     open: Cell<u64>,
 }

@@ -270,6 +270,30 @@ pub async fn yield_now() {
     .await;
 }
 
+/// Does both at the same time, until both are done.
+pub async fn both<A: Future, B: Future>(a: A, b: B) -> (A::Output, B::Output) {
+    let (mut a, mut b) = (std::pin::pin!(a), std::pin::pin!(b));
+    let (mut x, mut y) = (None, None);
+    std::future::poll_fn(|cx| {
+        if x.is_none() {
+            x = ready(a.as_mut().poll(cx));
+        }
+        if y.is_none() {
+            y = ready(b.as_mut().poll(cx));
+        }
+        if x.is_some() && y.is_some() { std::task::Poll::Ready(()) } else { std::task::Poll::Pending }
+    })
+    .await;
+    (x.expect("done"), y.expect("done"))
+}
+
+fn ready<T>(poll: std::task::Poll<T>) -> Option<T> {
+    match poll {
+        std::task::Poll::Ready(value) => Some(value),
+        std::task::Poll::Pending => None,
+    }
+}
+
 /// One page-aligned buffer behind a count, as `write_at` wants it.
 #[must_use]
 pub fn shared(buf: AlignedBuf) -> SharedBytes {

@@ -93,8 +93,8 @@ fn tell_login(told: &Told<'_>, tell: &impl Fn(Level, &'static str, String)) {
     match told.event {
         Event::Message(id) => tell(Level::Info, "submitted", format!("{who} id={id}")),
         Event::Login(mechanism, Ok(())) => tell(Level::Info, "login", by(mechanism)),
-        // As information, so that each is written: others count these lines.
-        Event::Login(mechanism, Err(Why::Refused)) => tell(Level::Info, "login_failed", by(mechanism)),
+        // Told where it is counted, in a form that others read.
+        Event::Login(_, Err(Why::Refused)) => {}
         Event::Login(mechanism, Err(Why::Malformed)) => tell(Level::Info, "login_malformed", by(mechanism)),
         Event::Login(_, Err(Why::Unavailable)) => {
             tell(Level::Warn, "login_unavailable", "passwords cannot be checked fast enough".into());
@@ -140,10 +140,10 @@ mod tests {
         let told = Told {
             login: "a\u{85}\" b",
             client: [192, 0, 2, 1].into(),
-            event: Event::Login(Mechanism::Plain, Err(Why::Refused)),
+            event: Event::Login(Mechanism::Plain, Ok(())),
         };
         tell_login(&told, &|level, name, text| {
-            assert_eq!((level, name), (Level::Info, "login_failed"));
+            assert_eq!((level, name), (Level::Info, "login"));
             assert_eq!(text, "client=192.0.2.1 login=\"a\\u{85}\\\" b\" mechanism=PLAIN");
         });
     }

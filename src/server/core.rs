@@ -4,9 +4,11 @@
 //! poisoned journal closes the listeners, raises the alarm, and waits to be restarted.
 
 use super::accounts::Accounts;
+use super::guard::Guard;
 use super::names::Names;
 use super::settings;
 use super::tables::Tables;
+use crate::attempts::Attempts;
 use crate::auth::passwd::Users;
 use crate::auth::service::Logins;
 use crate::base::ids::{LogNumber, MessageId};
@@ -15,8 +17,6 @@ use crate::delivery::logs::{self, Kept, Logs, News, Setup};
 use crate::events::{Events, Level};
 use crate::intake::Intake;
 use crate::metrics;
-use crate::policy::logins::UserSessions;
-use crate::policy::sessions::Sessions;
 use crate::queue::control::{Request, Response};
 use crate::queue::desk::Desk;
 use crate::queue::desk::loading::Loaded;
@@ -104,12 +104,10 @@ pub struct Seed {
     pub config: Arc<Config>,
     /// The first tables.
     pub router: Arc<Router>,
+    /// Counters of all cores.
+    pub guard: Guard,
     /// For handshakes.
     pub certificates: Option<Certificates>,
-    /// Session counters of all cores.
-    pub sessions: Sessions,
-    /// Those of users.
-    pub user_sessions: UserSessions,
     /// Users, if there are any.
     pub accounts: Option<Accounts>,
     /// The poison of the data directory's file system.
@@ -204,8 +202,7 @@ fn logins(rt: &Uring, seed: &Seed) -> Option<Rc<Logins<Uring>>> {
 pub async fn run(rt: Uring, seed: Seed) {
     let panics = seed.metrics.session_panics.clone();
     rt.on_panic(move || panics.increment(1));
-    let counters = (seed.sessions.clone(), seed.user_sessions.clone());
-    let tables = Tables::new(seed.config.clone(), seed.router.clone(), counters);
+    let tables = Tables::new(seed.config.clone(), seed.router.clone(), seed.guard.clone());
     let names = match names(&rt, &seed) {
         Ok(names) => names,
         Err(text) => {
@@ -213,10 +210,10 @@ pub async fn run(rt: Uring, seed: Seed) {
             return;
         }
     };
-    let logs = match Logs::open(setup(&rt, &seed, &tables, names)).await {
+    let (logs, told) = match Logs::open(setup(&rt, &seed, &tables, names)).await {
         Ok((logs, recovery)) => {
             report(&seed.voice(), &recovery);
-            logs
+            (logs, recovery.index_lost)
         }
         Err((dir, e)) => {
             // The control thread waits for it or has given up.
@@ -233,6 +230,8 @@ pub async fn run(rt: Uring, seed: Seed) {
         seed.metrics.clone(),
         options,
     );
+    let failures = seed.guard.failures.clone();
+    ctx.set_attempts(Attempts::new(failures, seed.metrics.clone(), seed.events.clone(), seed.number));
     let logins = logins(&rt, &seed);
     if let Some(logins) = &logins {
         ctx.set_logins(logins.clone());
@@ -256,7 +255,7 @@ pub async fn run(rt: Uring, seed: Seed) {
     let Seed { notes, health, started, .. } = seed;
     health.set(State::Ready);
     let _ = started.send(Ok(()));
-    rt.spawn(report_loaded(logs.own().clone(), voice.clone()));
+    rt.spawn(report_loaded(logs.own().clone(), voice.clone(), told));
     // Behind the back of the sessions, however much there is.
     logs.adopt();
     rt.spawn(watch(rt.clone(), logs.clone(), health.clone(), listeners.clone(), voice));
@@ -380,16 +379,24 @@ fn report_faults(voice: &Voice, of: &str, r: &Recovery) {
         voice.say(Level::Alarm, "archive_damaged", text);
     }
     if r.index_lost {
-        let text = format!(
-            "{of}the index is not there, or not what the journal needs: it is being made anew from archive \
-             and journal"
-        );
-        voice.say(Level::Warn, "index_lost", text);
+        report_lost(voice, of);
     }
 }
 
-/// Tells what was found in the index of the core's own log when all of it has been read.
-async fn report_loaded(desk: Desk<Uring>, voice: Voice) {
+fn report_lost(voice: &Voice, of: &str) {
+    let text = format!(
+        "{of}the index is not there, or not what the journal needs: it is being made anew from archive and \
+         journal"
+    );
+    voice.say(Level::Warn, "index_lost", text);
+}
+
+/// Tells what was found in the index of the core's own log when all of it has been read. `told`: that
+/// it was lost has been told.
+async fn report_loaded(desk: Desk<Uring>, voice: Voice, told: bool) {
+    if desk.index_lost().await == Some(true) && !told {
+        report_lost(&voice, "");
+    }
     if let Some(loaded) = desk.loaded().await {
         tell_loaded(&voice, "", &loaded);
     }

@@ -7,7 +7,9 @@
 mod accounts;
 mod control;
 mod core;
+mod guard;
 pub mod names;
+pub mod offline;
 pub mod settings;
 mod tables;
 
@@ -17,8 +19,6 @@ use crate::config::reload::Reloader;
 use crate::config::units::Cores;
 use crate::events::{self, Events};
 use crate::metrics;
-use crate::policy::logins::UserSessions;
-use crate::policy::sessions::Sessions;
 use crate::route::tables::Router;
 use crate::runtime::privileges::User;
 use crate::runtime::{self, checks, listen, privileges, uring};
@@ -27,6 +27,7 @@ use crate::tls::Certificates;
 use accounts::Accounts;
 use control::{Control, Line};
 use core::{Health, Seed};
+use guard::Guard;
 use metrics_exporter_prometheus::PrometheusRecorder;
 use std::fmt;
 use std::net::{SocketAddr, TcpListener};
@@ -206,9 +207,7 @@ fn start_cores(
     sockets: Vec<Vec<OwnedFd>>,
     events: &Events,
 ) -> Result<(Vec<runtime::core::Running<()>>, Vec<Line>), Failure> {
-    let limits = &config.limits;
-    let sessions = Sessions::new(limits.sessions, limits.sessions_per_address, uring::random_u64());
-    let user_sessions = UserSessions::new(limits.sessions_per_user, uring::random_u64());
+    let guard = Guard::new(config, uring::random_u64);
     let poison = Poison::default();
     let (mut running, mut lines, mut starts) = (Vec::new(), Vec::new(), Vec::new());
     for (number, (&cpu, sockets)) in cpus.iter().zip(sockets).enumerate() {
@@ -221,8 +220,7 @@ fn start_cores(
             config: config.clone(),
             router: first.router.clone(),
             certificates: first.certificates.clone(),
-            sessions: sessions.clone(),
-            user_sessions: user_sessions.clone(),
+            guard: guard.clone(),
             accounts: first.accounts.clone(),
             poison: poison.clone(),
             metrics: metrics::Core::new(&*first.recorder, number),

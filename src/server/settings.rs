@@ -7,6 +7,7 @@ use crate::config::raw::{self, Protocol};
 use crate::config::resolve::Listener;
 use crate::config::units::{Duration as Span, Size};
 use crate::delivery::{agent, relay};
+use crate::policy::access::Networks;
 use crate::queue::desk::{self, DoubleBounce};
 use crate::queue::pace::{Backoff, Rate};
 use crate::queue::schedule::Limits;
@@ -102,6 +103,9 @@ pub fn sessions(c: &Config, cores: usize) -> serve::Options {
         busy: time(c.timeouts.commit),
         write: time(c.timeouts.write),
         session: time(c.timeouts.session),
+        proxy_header: time(c.timeouts.proxy_header),
+        // Zero means what it says: nobody looks.
+        greeting_delay: c.timeouts.greeting_delay.0,
         ..serve::Options::new(&c.hostname)
     }
 }
@@ -109,11 +113,17 @@ pub fn sessions(c: &Config, cores: usize) -> serve::Options {
 /// How each listening socket lets clients in, in the order of the sockets of a core.
 pub fn doors(c: &Config, certificates: Option<&Certificates>) -> Vec<Rc<serve::Door>> {
     let door = |l: &Listener| {
+        let (proxies, forwarders) = (l.proxies.iter().copied(), l.forwarders.iter().copied());
+        let for_users = matches!(l.protocol, Protocol::Submission | Protocol::Submissions);
+        let submission = serve::Submission { hide_client: c.submission.hide_client };
         Rc::new(serve::Door {
             tls: l.tls,
             certificates: certificates.cloned(),
             // Where users log in; other servers have nothing to prove.
-            ask_certificate: matches!(l.protocol, Protocol::Submission | Protocol::Submissions),
+            ask_certificate: for_users,
+            proxies: Networks::new(proxies),
+            forwarders: Networks::new(forwarders),
+            submission: for_users.then_some(submission),
             auth: match l.auth {
                 raw::AuthMode::Offered => AuthMode::Offered,
                 raw::AuthMode::Required => AuthMode::Required,

@@ -1,18 +1,19 @@
 //! The tables of one core, as its parts ask for them: who may send (for the sessions), and where
 //! mail goes (for the queue). Replaced by a reload as a whole. Look-ups do not fail.
 
+use super::guard::Guard;
 use super::settings;
+use crate::base::time::Mono;
 use crate::config::Config;
 use crate::policy::access::{self, Client, Networks, Verdict};
-use crate::policy::logins::UserSessions;
-use crate::policy::sessions::{Full, Sessions};
+use crate::policy::sessions::Full;
 use crate::queue::routing::{Hop, Plan, Routing, Target};
 use crate::queue::schedule::Limits;
 use crate::route::destination::{self, Host, NextHop, TlsPolicy};
 use crate::route::expand::Expansion;
 use crate::route::tables::{self, Router, split};
 use crate::smtp::reply::{Refusal, Reply};
-use crate::smtp::serve::{Gate, Guest};
+use crate::smtp::serve::{Caller, Gate, Guest, Refused, Sender};
 use std::any::Any;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -24,8 +25,7 @@ use std::sync::Arc;
 pub struct Tables {
     config: Arc<Config>,
     networks: Networks,
-    sessions: Sessions,
-    user_sessions: UserSessions,
+    guard: Guard,
     router: RefCell<Arc<Router>>,
     hops: RefCell<Hops>,
 }
@@ -43,14 +43,9 @@ struct Hops {
 
 impl Tables {
     /// Tables with this first router.
-    pub fn new(
-        config: Arc<Config>,
-        router: Arc<Router>,
-        (sessions, user_sessions): (Sessions, UserSessions),
-    ) -> Rc<Self> {
+    pub fn new(config: Arc<Config>, router: Arc<Router>, guard: Guard) -> Rc<Self> {
         let networks = Networks::new(config.relay.networks.iter().copied());
-        let (router, hops) = (RefCell::new(router), RefCell::default());
-        Rc::new(Tables { config, networks, sessions, user_sessions, router, hops })
+        Rc::new(Tables { config, networks, guard, router: RefCell::new(router), hops: RefCell::default() })
     }
 
     /// From now on this router.
@@ -133,31 +128,51 @@ fn target(host: &Host) -> Target {
     }
 }
 
+fn refusal(r: access::Refusal) -> Refusal<'static> {
+    Refusal::Own { code: r.code, enhanced: (r.enhanced.1, r.enhanced.2), text: r.text.as_bytes() }
+}
+
 impl Gate for Tables {
-    fn admit(&self, client: IpAddr) -> Result<Guest, Reply> {
-        let trusted = self.networks.class(client) == Client::Trusted;
-        match self.sessions.enter((!trusted).then_some(client)) {
+    fn admit(&self, caller: &Caller, now: Mono) -> Result<Guest, Refused> {
+        let trusted = caller.may_relay && self.networks.contains(caller.address);
+        let counted = (!trusted && !caller.speaks_for_others).then_some(caller.address);
+        if counted.is_some_and(|address| !self.guard.may_connect(address, now)) {
+            return Err(Refused::Rate);
+        }
+        match self.guard.sessions.enter(counted) {
             Ok(permit) => Ok(Guest { trusted, permit: Box::new(permit) }),
-            Err(Full::All | Full::Address) => Err(Reply::TOO_MANY_SESSIONS),
+            Err(Full::All) => Err(Refused::Sessions),
+            Err(Full::Address) => Err(Refused::Address),
+            Err(Full::Network) => Err(Refused::Network),
         }
     }
 
     fn login(&self, login: &str) -> Result<Box<dyn Any>, Reply> {
-        match self.user_sessions.enter(login) {
+        match self.guard.user_sessions.enter(login) {
             Some(permit) => Ok(Box::new(permit)),
             None => Err(Reply::AUTH_SESSIONS),
         }
     }
 
-    fn recipient(&self, trusted: bool, address: &[u8]) -> Result<(), Refusal<'static>> {
+    fn sender(&self, who: Sender<'_>, address: &[u8], now: Mono) -> Result<(), Refusal<'static>> {
+        let Some(login) = who.login else { return Ok(()) };
+        if !self.router.borrow().may_send(login, address) {
+            return Err(refusal(access::NOT_YOUR_ADDRESS));
+        }
+        if self.guard.may_send(login, now) { Ok(()) } else { Err(refusal(access::TOO_MUCH_MAIL)) }
+    }
+
+    fn recipient(&self, who: Sender<'_>, address: &[u8], now: Mono) -> Result<(), Refusal<'static>> {
+        let trusted = who.trusted || who.login.is_some();
         let client = if trusted { Client::Trusted } else { Client::Stranger };
         match access::recipient(&self.router.borrow(), client, address) {
-            Verdict::Accept | Verdict::AcceptAs(_) => Ok(()),
-            Verdict::Refuse(r) => Err(Refusal::Own {
-                code: r.code,
-                enhanced: (r.enhanced.1, r.enhanced.2),
-                text: r.text.as_bytes(),
-            }),
+            Verdict::Refuse(r) => Err(refusal(r)),
+            Verdict::Accept | Verdict::AcceptAs(_) => match who.login {
+                Some(login) if !self.guard.may_address(login, now) => {
+                    Err(refusal(access::TOO_MANY_RECIPIENTS))
+                }
+                _ => Ok(()),
+            },
         }
     }
 }

@@ -54,6 +54,10 @@ pub enum Command<'a> {
         /// Initial response, base64, empty if not given.
         initial: &'a [u8],
     },
+    /// XCLIENT with its attributes.
+    Xclient(&'a [u8]),
+    /// XFORWARD with its attributes.
+    Xforward(&'a [u8]),
 }
 
 /// MAIL and its parameters.
@@ -150,6 +154,12 @@ fn parse_long_verb<'a>(verb: &[u8], argument: &'a [u8]) -> Result<Command<'a>, B
     const HTTP: [&str; 7] = ["GET", "PUT", "CONNECT", "OPTIONS", "DELETE", "PATCH", "TRACE"];
     if verb.eq_ignore_ascii_case(b"STARTTLS") {
         return alone(argument, Command::StartTls);
+    }
+    if verb.eq_ignore_ascii_case(b"XCLIENT") {
+        return some(argument).map(Command::Xclient);
+    }
+    if verb.eq_ignore_ascii_case(b"XFORWARD") {
+        return some(argument).map(Command::Xforward);
     }
     if HTTP.iter().any(|h| verb.eq_ignore_ascii_case(h.as_bytes())) {
         return Err(BadCommand::Http);
@@ -280,6 +290,8 @@ mod tests {
             ("QUIT", Command::Quit),
             ("StartTLS", Command::StartTls),
             ("AUTH PLAIN =", Command::Auth { mechanism: b"PLAIN", initial: b"=" }),
+            ("XCLIENT ADDR=1 NAME=x", Command::Xclient(b"ADDR=1 NAME=x")),
+            ("xforward NAME=x", Command::Xforward(b"NAME=x")),
             ("AUTH LOGIN", Command::Auth { mechanism: b"LOGIN", initial: b"" }),
         ] {
             assert_eq!(parse(line.as_bytes()), Ok(command), "{line}");

@@ -20,8 +20,8 @@ pub struct Offer {
     pub auth: Rc<str>,
 }
 
-/// Appends the reply to EHLO. `host` is our own name.
-pub fn put_ehlo(out: &mut Vec<u8>, host: &str, offer: &Offer) {
+/// Appends the reply to EHLO. `host` is our own name; `more` are lines for this client alone.
+pub fn put_ehlo(out: &mut Vec<u8>, host: &str, offer: &Offer, more: &[&str]) {
     out.extend_from_slice(b"250-");
     out.extend_from_slice(host.as_bytes());
     // RFC 2920, RFC 1870
@@ -35,6 +35,11 @@ pub fn put_ehlo(out: &mut Vec<u8>, host: &str, offer: &Offer) {
     if !offer.auth.is_empty() {
         out.extend_from_slice(b"250-AUTH ");
         out.extend_from_slice(offer.auth.as_bytes());
+        out.extend_from_slice(b"\r\n");
+    }
+    for line in more {
+        out.extend_from_slice(b"250-");
+        out.extend_from_slice(line.as_bytes());
         out.extend_from_slice(b"\r\n");
     }
     if offer.transactions > 0 || offer.recipients > 0 {
@@ -64,7 +69,7 @@ mod tests {
 
     fn lines(offer: &Offer) -> String {
         let mut out = Vec::new();
-        put_ehlo(&mut out, "mx.example", offer);
+        put_ehlo(&mut out, "mx.example", offer, &["XCLIENT ADDR"]);
         String::from_utf8(out).unwrap()
     }
 
@@ -75,8 +80,8 @@ mod tests {
         assert_eq!(
             lines(&offer),
             "250-mx.example\r\n250-PIPELINING\r\n250-SIZE 52428800\r\n250-8BITMIME\r\n\
-             250-ENHANCEDSTATUSCODES\r\n250-CHUNKING\r\n250-DSN\r\n250-LIMITS MAILMAX=99 RCPTMAX=1000\r\n\
-             250 SMTPUTF8\r\n"
+             250-ENHANCEDSTATUSCODES\r\n250-CHUNKING\r\n250-DSN\r\n250-XCLIENT ADDR\r\n\
+             250-LIMITS MAILMAX=99 RCPTMAX=1000\r\n250 SMTPUTF8\r\n"
         );
         (offer.recipients, offer.transactions, offer.starttls, offer.auth) = (0, 0, true, "PLAIN".into());
         let all = lines(&offer);

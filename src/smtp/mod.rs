@@ -6,6 +6,7 @@ pub mod extension;
 pub mod inbound;
 pub mod outbound;
 pub mod parameter;
+pub mod proxy;
 pub mod reply;
 pub mod reply_in;
 pub mod serve;

@@ -82,6 +82,10 @@ replies! {
     TOO_MANY_MESSAGES = "421 4.7.0 Too many messages in this session, reconnect";
     /// The limit of sessions is reached, for this client or in all.
     TOO_MANY_SESSIONS = "421 4.7.0 Too many connections, try again later";
+    /// The rate of connections is reached, for this client or its network.
+    TOO_OFTEN = "421 4.7.0 Connecting too often, try again later";
+    /// Too many logins have failed, of this client or with this login.
+    TOO_MANY_FAILURES = "421 4.7.0 Too many failed logins, try again later";
     /// New mail cannot be taken for the life of this process.
     STORAGE_FAILED = "421 4.3.0 Mail storage is not available, try again later";
     /// Something of ours failed.
@@ -124,6 +128,8 @@ replies! {
     BAD_RECIPIENT = "501 5.1.3 Bad recipient address syntax";
     /// A parameter with a bad value, or given twice.
     BAD_PARAMETER = "501 5.5.4 Bad or repeated parameter";
+    /// XCLIENT and XFORWARD with an attribute that is not known or has a bad value.
+    BAD_ATTRIBUTE = "501 5.5.4 Bad attribute name or value";
     /// An argument where none belongs.
     NO_ARGUMENT = "501 5.5.4 This command takes no argument";
     /// A response of AUTH that is not base64 (RFC 4954 §4).
@@ -160,6 +166,8 @@ replies! {
     NESTED_MAIL = "503 5.5.1 Nested MAIL";
     /// DATA, MAIL or RCPT between chunks (RFC 3030 §3).
     WITHIN_CHUNKS = "503 5.5.1 Not between BDAT chunks";
+    /// XCLIENT and XFORWARD of a client that may not use them.
+    NO_FORWARDER = "550 5.7.0 You may not speak for other clients";
     /// A command before AUTH (RFC 4954 §6).
     NEEDS_AUTH = "530 5.7.0 Authentication required";
     /// Login or password are wrong (RFC 4954 §6).

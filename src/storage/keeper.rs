@@ -283,7 +283,19 @@ impl<R: Runtime> Keeper<R> {
         self.inner().with(|j| j.space().pressure())
     }
 
-    /// The oldest segment, if the log is longer than its window and something lives in it.
+    /// True while copying forward needs what is free: no more should be begun that will be recorded.
+    #[must_use]
+    pub fn is_tight(&self) -> bool {
+        self.inner().with(|j| j.space().is_tight())
+    }
+
+    /// Number of the segment being written.
+    #[must_use]
+    pub fn newest(&self) -> u64 {
+        self.inner().with(|j| j.space().current().sequence)
+    }
+
+    /// The oldest segment in which something lives, if the log is longer than its window.
     #[must_use]
     pub fn overflow(&self) -> Option<u64> {
         self.inner().with(|j| j.space().overflow())

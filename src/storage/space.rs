@@ -133,16 +133,26 @@ impl Space {
             n => n,
         };
         let (floor, floor_now) = match urgency {
-            Urgency::NewMail => (o.reserve.new_mail, usable / 4),
-            Urgency::Bounce => (o.reserve.bounces, usable / 8),
-            Urgency::Compaction => (o.reserve.compaction, usable / 8),
+            Urgency::NewMail => (u64::from(o.reserve.new_mail) * usable, usable / 4),
+            Urgency::Bounce => (u64::from(o.reserve.bounces) * usable, usable / 8),
+            Urgency::Compaction => (self.copying_leaves(), usable / 8),
             Urgency::Outcome | Urgency::Archived => (0, 0),
         };
         let taken = need + waiting;
-        if now + more * usable < taken + u64::from(floor) * usable {
+        if now + more * usable < taken + floor {
             return Err(Shortage::Full);
         }
         if now < taken + floor_now { Err(Shortage::Busy) } else { Ok(()) }
+    }
+
+    /// Bytes that copying forward leaves to outcomes. Where all that lives in the oldest segment fits
+    /// besides, to end it gives more than it takes; to stop before would leave it to outcomes to use up
+    /// the rest, and nothing would ever be free again.
+    fn copying_leaves(&self) -> u64 {
+        let usable = self.options.usable();
+        let left =
+            self.oldest_living().and_then(|(segment, _)| self.get(segment)).map_or(0, |s| s.live_bytes);
+        (u64::from(self.options.reserve.compaction) * usable).min(left + usable / 4)
     }
 
     /// Files that may still be added for everyone.
@@ -273,30 +283,41 @@ impl Space {
         self.failing = true;
     }
 
-    /// The oldest segment, if it holds live records and the log is longer than its window: they
-    /// should be taken out of the journal.
-    #[must_use]
-    pub fn overflow(&self) -> Option<u64> {
-        let front = self.listed.front().expect("never empty");
-        let long = self.listed.len() > self.options.window as usize;
-        (long && front.live_records > 0).then_some(front.sequence)
+    /// The oldest segment that holds live records, and how many are older: those go by themselves.
+    fn oldest_living(&self) -> Option<(u64, usize)> {
+        let last = self.listed.len() - 1;
+        let older = self.listed.iter().take(last).position(|s| s.live_records > 0)?;
+        Some((self.listed[older].sequence, older))
     }
 
-    /// The oldest segment, if its live records should be copied forward now: the log is much longer
-    /// than what lives in it, or space runs out while a quarter of it is dead.
+    /// The oldest segment that holds live records, if the log from there on is longer than its window:
+    /// they should be taken out of the journal.
+    #[must_use]
+    pub fn overflow(&self) -> Option<u64> {
+        let (segment, older) = self.oldest_living()?;
+        (self.listed.len() - older > self.options.window as usize).then_some(segment)
+    }
+
+    /// The oldest segment that holds live records, if they should be copied forward now: the log is much
+    /// longer than what lives in it, or space runs out while a quarter of it is dead.
     #[must_use]
     pub fn pressure(&self) -> Option<u64> {
-        let front = self.listed.front().expect("never empty");
-        if self.listed.len() < 2 || front.live_records == 0 {
-            return None;
-        }
+        let (segment, older) = self.oldest_living()?;
         let o = &self.options;
         let live = self.live_bytes();
-        let listed = self.listed.len() as u64;
+        let listed = (self.listed.len() - older) as u64;
         let spread = listed > 8 && listed > u64::from(o.spread) * (live / o.usable() + 1);
-        let low = self.free.len() as u64 + self.addable() < u64::from(o.reserve.new_mail) + 2;
+        let free = (self.free.len() + older) as u64;
+        let low = free + self.addable() < u64::from(o.reserve.new_mail) + 2;
         let worth = live < listed * o.usable() / 4 * 3;
-        (spread || (low && worth)).then_some(front.sequence)
+        (spread || (low && worth)).then_some(segment)
+    }
+
+    /// True if there is little space, and copying forward will make more: it must not have to compete
+    /// for what is left.
+    #[must_use]
+    pub fn is_tight(&self) -> bool {
+        self.admit(Urgency::Bounce, 0, 0) == Err(Shortage::Full) && self.pressure().is_some()
     }
 
     /// Bytes of all live records.
@@ -315,5 +336,63 @@ impl Space {
     #[must_use]
     pub fn sizes(&self) -> (usize, usize, u64) {
         (self.listed.len(), self.free.len(), self.listed.iter().map(|s| u64::from(s.end)).sum())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A full log whose segments hold so many live records each, the last one being written.
+    fn log(live: &[u64]) -> Space {
+        let segment = |(n, live): (usize, &u64)| Segment {
+            sequence: n as u64 + 1,
+            file: n as u32,
+            epoch: 1,
+            keys: Keys::new([7; 16]),
+            first_batch: 1,
+            chain: 0,
+            bytes: 64 << 10,
+            end: 64 << 10,
+            live_records: *live,
+            live_bytes: 1000 * live,
+            pins: 0,
+        };
+        let listed = live.iter().enumerate().map(segment).collect();
+        let options = Options { window: 3, segments_max: live.len() as u32 + 2, ..Options::tiny() };
+        Space::new(options, listed, [50, 51].into_iter().collect())
+    }
+
+    #[test]
+    fn what_goes_by_itself_does_not_hide_what_must_be_taken_out() {
+        // The oldest two are about to be retired; the third is to be emptied next, at once.
+        let space = log(&[0, 0, 3, 0, 0, 1]);
+        assert_eq!((space.retirable(), space.overflow()), (Some(3), Some(3)));
+        // What is left is as long as the window, what is being written included.
+        assert_eq!(log(&[0, 0, 0, 3, 0, 1]).overflow(), None);
+        assert_eq!(log(&[0, 0, 0, 0, 0, 9]).overflow(), None, "the last one is being written");
+    }
+
+    #[test]
+    fn copying_forward_may_use_the_reserve_to_end_a_segment() {
+        let full = |live: &[u64]| {
+            let mut space = log(live);
+            space.free.pop_front();
+            space.admit(Urgency::Compaction, 9000, 0)
+        };
+        // One free segment: not for all that lives in the oldest, but for the last of it.
+        assert_eq!(full(&[30, 0, 0, 0]), Err(Shortage::Full));
+        assert_eq!(full(&[9, 30, 30, 0]), Ok(()));
+    }
+
+    #[test]
+    fn pressure_counts_what_will_be_free_soon() {
+        // Two free files, none to be added: short.
+        assert_eq!(log(&[1, 0, 0, 0]).pressure(), Some(1));
+        assert_eq!(log(&[0, 1, 0, 0]).pressure(), Some(2));
+        // With three more it is not.
+        assert_eq!(log(&[0, 0, 0, 1, 0, 0]).pressure(), None);
+        // Nothing is to be had where all of it lives.
+        assert_eq!(log(&[41, 41, 41, 0]).pressure(), None);
     }
 }

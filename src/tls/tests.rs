@@ -420,3 +420,34 @@ fn the_end_is_said_and_heard() {
     pair.client.reader().read_to_end(&mut said).unwrap();
     assert_eq!(said, b"221 Bye\r\n", "read_to_end fails without close_notify");
 }
+
+/// Pages of this process that are in memory, in bytes.
+#[allow(clippy::disallowed_methods, reason = "a test looks at its own process")]
+fn resident() -> usize {
+    let text = std::fs::read_to_string("/proc/self/statm").unwrap();
+    text.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * 4096
+}
+
+/// What TLS adds to an idle session. Other tests run beside this one, so it is a process of its own.
+#[test]
+fn an_idle_connection_is_small() {
+    if !crate::runtime::in_child("tls::tests::an_idle_connection_is_small") {
+        return;
+    }
+    let (snapshot, config) = (snapshot(&rules()), client(Some(TlsVersion::Tls13), None));
+    let idle = || {
+        let mut pair = Pair::new(&snapshot, config.clone(), "mx.example");
+        pair.run(usize::MAX).unwrap();
+        pair.client.writer().write_all(&[b'x'; 20_000]).unwrap();
+        pair.run(usize::MAX).unwrap();
+        pair.server.rest();
+        Box::new(pair.server)
+    };
+    // What is needed once is there after these.
+    let first: Vec<_> = (0..200).map(|_| idle()).collect();
+    let before = resident();
+    let more: Vec<_> = (0..1000).map(|_| idle()).collect();
+    let each = resident().saturating_sub(before) / more.len();
+    assert!(each < 10 << 10, "{each} bytes for each of {} connections", first.len() + more.len());
+    assert!(size_of::<Connection>() <= 2048, "{}", size_of::<Connection>());
+}

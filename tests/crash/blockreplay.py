@@ -12,9 +12,10 @@ sectors; mount (ext4 replays its own journal), start the server, list its queue.
 point the next hop comes back and must get the bytes that were sent.
 
 An id is owed at a point if it was acknowledged before it, and, for mail, had not reached the next
-hop by then; a second after that it must be out of the queue. All times are turned into numbers of
+hop by then, nor its sender as a notification; a second after that it must be out of the queue. From the
+end of its lifetime on a notification in the queue may stand for it. All times are turned into numbers of
 log entries through samples taken each millisecond, on the safe side. Exit 0 if all is as it must be.
-About two minutes.
+About five minutes.
 """
 
 import argparse
@@ -74,18 +75,29 @@ class Recording:
                 sampler = Sampler(log)
                 sampler.start()
                 subject.run(mount, seconds)
+                end = time.time_ns()
                 time.sleep(0.1)
                 sampler.ended.set()
                 sampler.join()
                 self.last = entry_count(log)
         # {id: from when on it must be out of the queue}
         self.over = {k: sampler.by(at + SETTLED) or 1 << 60 for k, at in subject.gone.items()}
-        self.owed = {}
+        # {id: from when until when it must be in the queue}, and the same for it or its notification.
+        self.owed, self.told = {}, {}
         for key, at in subject.acked.items():
             start = sampler.by(at)
             until = sampler.before(subject.gone[key]) if key in subject.gone else self.last
-            if start is not None and start <= until:
-                self.owed[key] = (start, until)
+            sure = until
+            if key in subject.returned:
+                # Refused when it was first tried, or given up at the end of its lifetime.
+                sure = -1
+            elif key not in subject.gone and subject.lifetime:
+                given_up = min(at + subject.lifetime * 10**9 - SETTLED, end - 2 * SETTLED)
+                sure = sampler.before(given_up)
+            if start is not None and start <= sure:
+                self.owed[key] = (start, sure)
+            if start is not None and max(start, sure) < until:
+                self.told[key] = (max(start, sure + 1), until)
         if not self.owed:
             raise SystemExit(f"FAIL blockreplay: nothing was acknowledged: {subject.last_words()}")
         self.first = min(start for start, _ in self.owed.values())
@@ -93,9 +105,11 @@ class Recording:
         flushes = self.log.flushes(self.first, self.last)
         print(f"recorded ({options}) {self.last - self.first} entries, {flushes} of them flushes;"
               f" {len(subject.acked)} acknowledged, {len(self.owed)} owed some time,"
-              f" up to {subject.parked:.0f} in archive and index", flush=True)
-        if subject.archives and subject.parked < 100:
+              f" {len(subject.returned)} returned, up to {subject.parked:.0f} in archive and index", flush=True)
+        if subject.archives and subject.parked < len(subject.acked) / 10:
             raise SystemExit("FAIL blockreplay: archive and index were hardly used")
+        if subject.archives and len(subject.returned) < len(subject.acked) / 100:
+            raise SystemExit("FAIL blockreplay: hardly anything was returned")
 
 
 class Replay:
@@ -105,6 +119,7 @@ class Replay:
         self.subject, self.recording, self.loud = subject, recording, loud
         self.points = self.torn = self.owing = self.bad = self.unmountable = self.unstarted = 0
         self.owed_least, self.owed_most, self.lost, self.deep, self.risen = 1 << 60, 0, 0, 0, 0
+        self.pending = 0
 
     def run(self, count, rng):
         """Recovers from `count` points."""
@@ -129,7 +144,8 @@ class Replay:
 
     def check(self, image, point, mode, deep):
         """Recovers from `image` and notes what is missing."""
-        expected = {k for k, (start, until) in self.recording.owed.items() if start <= point <= until}
+        at_point = lambda owed: {k for k, (start, until) in owed.items() if start <= point <= until}
+        expected, told = at_point(self.recording.owed), at_point(self.recording.told)
         self.points += 1
         self.owing += bool(expected)
         self.owed_least = min(self.owed_least, len(expected))
@@ -138,8 +154,11 @@ class Replay:
         try:
             with rig.mounted(image, os.path.join(self.recording.folder, "mount")) as mount:
                 try:
-                    found = self.subject.recover(mount)
+                    found, notifications = self.subject.recover(mount)
                     missing = expected - found
+                    self.pending += len(told)
+                    if len(untold := told - found) > notifications:
+                        missing |= untold
                     self.risen += sum(1 for k in found if self.recording.over.get(k, 1 << 60) <= point)
                     if deep and not missing:
                         missing = self.subject.deliver(mount, expected)
@@ -162,8 +181,9 @@ class Replay:
     def text(self):
         """What came of it."""
         text = f"{self.points} points ({self.owing} with something owed, {self.owed_least} to "
-        text += f"{self.owed_most} messages; {self.torn} torn writes): {self.bad} bad, {self.lost} lost, "
-        text += f"{self.risen} back in the queue after delivery, "
+        text += f"{self.owed_most} messages, {self.pending / max(1, self.points):.0f} more that may be "
+        text += f"notifications; {self.torn} torn writes): {self.bad} bad, {self.lost} lost, "
+        text += f"{self.risen} back in the queue after delivery or return, "
         text += f"{self.unmountable} mount failures, {self.unstarted} failed recoveries"
         return text + (f", {self.deep} delivered to the end" if self.deep else "")
 
@@ -189,20 +209,22 @@ def main():
     parser.add_argument("--subject", choices=["server", "writer", "careless"], default="server")
     parser.add_argument("--points", type=int, default=500)
     parser.add_argument("--control", type=int, default=40, help="points of the control")
-    parser.add_argument("--seconds", type=int, default=10)
+    parser.add_argument("--seconds", type=int, default=20)
+    parser.add_argument("--lifetime", default="4s", help="of a message in the queue")
     parser.add_argument("--megabytes", type=int, default=128)
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
     rig.prepare(600 + 2 * args.points)
     # In memory: the writes of thousands of recoveries would only wear the machine's disk.
     folder = tempfile.mkdtemp(prefix="blockreplay-", dir="/dev/shm" if os.path.isdir("/dev/shm") else None)
-    makes = {"server": Server, "writer": lambda _: Writer(True), "careless": lambda _: Writer(False)}
+    server = lambda folder: Server(folder, journal=48, lifetime=args.lifetime)
+    makes = {"server": server, "writer": lambda _: Writer(True), "careless": lambda _: Writer(False)}
     wrong = []
     try:
         if args.subject != "careless":
             real = record_and_replay(makes[args.subject], folder, args, "barrier", args.points, loud=True)
             wrong += [f"{real.bad} points are bad"] if real.bad else []
-            wrong += ["delivered messages are back in the queue"] if real.risen else []
+            wrong += ["delivered or returned messages are back in the queue"] if real.risen else []
             wrong += ["most points owe nothing"] if real.owing < args.points / 3 else []
             text, options = real.text() + "; ", "nobarrier"
         else:

@@ -5,8 +5,8 @@
 
 Sources and sinks write ledgers and are not killed. The next hop is there for some kills and away for
 more, so that a backlog goes into archive and index, and is drained from there, while the server dies;
-a part of the mail is refused by the next hop for now, and what waits longer than its lifetime is
-returned. After each kill the server is started with a next hop that says nothing, asked
+a part of the mail is refused by the next hop for now, a part for good, and what waits longer than its
+lifetime is returned. After each kill the server is started with a next hop that says nothing, asked
 what is in doubt (`queue list --in-doubt`), killed again, and started for real; one start in five is
 also killed while it reads its journal or its index. At the end the queue must drain; then nothing may
 be lost, invented or altered, and nothing delivered twice, or delivered after its sender was told that
@@ -25,7 +25,7 @@ import tempfile
 import time
 
 import rig
-from subjects import Server, ledger_lines
+from subjects import Server, join_ledgers, ledger_lines
 
 # Nanoseconds from a delivery to a kill that explains why it is repeated. The sink may take a little
 # before it reads what the killed server had sent.
@@ -39,7 +39,7 @@ SETTLED = 40 * 10**9
 def without_excuse(taken, kills):
     """Repeated deliveries that no kill within two seconds of the first explains."""
     last, found = {}, []
-    for words in ledger_lines(taken):
+    for words in sorted(ledger_lines(taken), key=lambda words: int(words[2])):
         for recipient in words[5].split(","):
             if words[1] != "delivered":
                 continue
@@ -56,7 +56,7 @@ def returned_and_back(server, doubt):
     """Messages that were returned to their sender and came back to life all the same."""
     queue_ids = {words[0]: words[1] for words in ledger_lines(server.sent)}
     told, back = {}, set()
-    for words in ledger_lines(server.taken):
+    for words in sorted(ledger_lines(server.taken), key=lambda words: int(words[2])):
         at = int(words[2])
         first = told.get(words[0])
         if words[1] == "notified":
@@ -72,7 +72,10 @@ class NextHop:
     """Comes and goes; its ledgers are brought together at the end."""
 
     def __init__(self, server):
-        self.server, self.tool, self.ledgers = server, None, []
+        self.server, self.tool = server, None
+        # Where notifications go is always there.
+        self.ledgers = [os.path.join(server.folder, "back.ledger")]
+        self.back = server.sink(ledger=self.ledgers[0], port="back")
 
     def come(self, *options):
         """Listens, and refuses what `options` say."""
@@ -88,11 +91,9 @@ class NextHop:
 
     def gather(self):
         """Makes one ledger of all."""
-        with open(self.server.taken, "w") as out:
-            for number, path in enumerate(self.ledgers):
-                with open(path) as f:
-                    lines = f.read().splitlines(keepends=True)
-                out.writelines(lines[min(number, 1):])
+        self.back.send_signal(signal.SIGINT)
+        self.back.wait(30)
+        join_ledgers(self.ledgers, self.server.taken)
 
 
 def kill_and_restart(server, folder, rng, kills, doubt, seen):
@@ -125,7 +126,7 @@ def run(server, folder, args, rng):
             if hop.tool:
                 hop.go()
             else:
-                hop.come("--tempfail", "5%")
+                hop.come("--tempfail", "5%", "--reject", "2%")
             change = number + rng.randint(*(THERE if hop.tool else AWAY))
         slowest = max(slowest, kill_and_restart(server, folder, rng, kills, doubt, seen))
     server.end_load()

@@ -2,6 +2,7 @@
 //! catalogue, users that change, passwords that leak nowhere.
 #![allow(clippy::disallowed_methods, reason = "tests write password files")]
 
+use crate::harness::secure::{BOTH, Pair, rules};
 use crate::harness::server::PROGRAM;
 use crate::harness::{Client, Config, Hop, Server, until};
 use base64::Engine;
@@ -11,6 +12,7 @@ use std::io::Write;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
+use std::sync::Arc;
 
 /// The password of all; nothing that the server writes may hold it.
 const SECRET: &str = "Correct.Horse.Battery";
@@ -30,7 +32,10 @@ fn config(hop: SocketAddr, users: &Path, mode: &str) -> Config {
         .set("relay", "networks", "[]")
         .set("auth", "users", format!("{:?}", users.display().to_string()))
         .set("auth", "allow_plaintext", "true")
-        .set("limits", "auth_failures", "20");
+        .set("limits", "auth_failures", "20")
+        .set("limits", "login_failures", "0")
+        .set("limits", "login_failures_per_login", "0")
+        .set("limits", "login_delay", "\"0s\"");
     config.tail =
         format!("[[listener]]\nprotocol = \"smtp\"\naddress = \"127.0.0.1:0\"\nauth = \"{mode}\"\n");
     config
@@ -93,10 +98,21 @@ fn id(config: Config) -> Config {
 
 /// What a client of SCRAM says last, and what it must hear.
 fn scram(hash: Hash, bare: &str, server_first: &str, password: &str) -> (String, String) {
+    bound(hash, ("n,,", b""), bare, server_first, password)
+}
+
+/// The same with this header and data of a channel binding.
+fn bound(
+    hash: Hash,
+    (gs2, binding): (&str, &[u8]),
+    bare: &str,
+    server_first: &str,
+    password: &str,
+) -> (String, String) {
     let mut fields = server_first.split(',');
     let mut field = |name: &str| fields.next().unwrap().strip_prefix(name).unwrap().to_owned();
     let (nonce, salt, iterations) = (field("r="), field("s="), field("i=").parse().unwrap());
-    let last = format!("c=biws,r={nonce}");
+    let last = format!("c={},r={nonce}", encode([gs2.as_bytes(), binding].concat()));
     let transcript = format!("{bare},{server_first},{last}");
     let salted = hash.stretch(password.as_bytes(), &STANDARD.decode(salt).unwrap(), iterations);
     let client_key = hash.mac(&salted, b"Client Key");
@@ -145,6 +161,18 @@ fn required_is_required() {
     }
     client.say(&plain("ann", SECRET)).expect("235");
     client.mail("a@b.example", &[TO], b"Subject: x\r\n\r\nx\r\n");
+    // The load generator logs in, too; without it nothing is taken.
+    let password = world.dir.path().join("password");
+    std::fs::write(&password, SECRET).expect("a file");
+    let load = |more: &[&str]| {
+        let mut command = Command::new(PROGRAM);
+        command.args(["load", "smtp", "--messages", "3", "--to", &world.server.smtp.to_string()]);
+        command.args(more).stdout(Stdio::null()).stderr(Stdio::null()).status().expect("the program runs")
+    };
+    let file = password.display().to_string();
+    assert!(load(&["--auth", "ann", "--password-file", &file]).success());
+    assert!(!load(&[]).success());
+    assert_eq!(world.hop.wait(4).len(), 4);
     world.end(&[]);
 }
 
@@ -197,6 +225,57 @@ fn no_password_in_clear_text() {
     client.say("AUTH SCRAM-SHA-256").expect("538 5.7.11");
     client.say("MAIL FROM:<a@b.example>").expect("530 5.7.0");
     world.end(&[]);
+}
+
+/// Under TLS passwords are taken, and SCRAM is bound to the connection.
+#[test]
+fn under_tls() {
+    let (hop, dir) = (Hop::start(), crate::harness::server::directory());
+    let file = dir.path().join("users");
+    add(&file, "ann", &[]);
+    let pair = Pair::make(dir.path(), "main", "mx.test.example");
+    let mut settings = config(hop.address, &file, "required").set("auth", "allow_plaintext", "false");
+    settings.tail += &format!("[tls]\n{}", pair.lines());
+    let server = Server::start(&settings);
+    let rules = Arc::new(rules(BOTH));
+    let connect = || Client::secured(server.smtp, &rules, "mx.test.example");
+    let mut client = connect();
+    let ehlo = client.say("EHLO client.test");
+    assert!(ehlo.0.contains("AUTH SCRAM-SHA-256-PLUS SCRAM-SHA-256 PLAIN LOGIN\r\n"), "{ehlo:?}");
+    client.say(&plain("ann", SECRET)).expect("235");
+    client.mail("a@b.example", &[TO], b"Subject: x\r\n\r\nx\r\n");
+    assert!(hop.wait(1)[0].split().0.contains(" with ESMTPSA id "));
+    let run = |mechanism: &str, gs2: &str, binding: &dyn Fn(&Client) -> Vec<u8>| {
+        let mut client = connect();
+        let bare = "n=ann,r=abcdef";
+        let reply = client.say(&format!("AUTH {mechanism} {}", encode(format!("{gs2}{bare}"))));
+        if reply.code() != 334 {
+            return reply.code();
+        }
+        let (last, end) = bound(Hash::Sha256, (gs2, &binding(&client)), bare, &challenge(&reply.0), SECRET);
+        let reply = client.say(&encode(last));
+        if reply.code() != 334 {
+            return reply.code();
+        }
+        assert_eq!(challenge(&reply.0), end);
+        client.say("").code()
+    };
+    let exporter = |c: &Client| c.exporter().to_vec();
+    // The keys of rcgen are ECDSA with SHA-256: so is the digest of the certificate.
+    let end_point = |c: &Client| Hash::Sha256.digest(&c.shown());
+    let (plus, without) = ("SCRAM-SHA-256-PLUS", "SCRAM-SHA-256");
+    assert_eq!(run(plus, "p=tls-exporter,,", &exporter), 235);
+    assert_eq!(run(plus, "p=tls-server-end-point,,", &end_point), 235);
+    assert_eq!(run(plus, "p=tls-exporter,,", &|_| vec![0; 32]), 535, "another connection");
+    assert_eq!(run(plus, "p=tls-unique,,", &exporter), 535);
+    assert_eq!(run(without, "n,,", &|_| Vec::new()), 235);
+    assert_eq!(run(without, "y,,", &|_| Vec::new()), 535, "somebody has hidden the offer");
+    // What was proved in clear text would be forgotten; here nothing can be.
+    let mut clear = server.client();
+    clear.say(&plain("ann", SECRET)).expect("538 5.7.11");
+    clear.say("AUTH EXTERNAL =").expect("504");
+    assert!(!server.lines().join("").contains(SECRET));
+    server.stop();
 }
 
 /// A hash that cannot serve SCRAM takes it out of the offer.
@@ -299,7 +378,7 @@ fn guessing_ends_the_session() {
     client.say(&plain("ann", "wrong2")).expect("535");
     client.reply().expect("421 4.7.0");
     assert!(client.try_reply().is_none());
-    world.server.event_with("login_failed", "client=127.0.0.1 login=\"ann\" mechanism=PLAIN");
+    world.server.event_with("login_failed", "service=smtp mechanism=PLAIN result=failed login=\"ann\"");
     world.end(&["wrong1", "wrong2", &encode("\0ann\0wrong1")]);
 }
 

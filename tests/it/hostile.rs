@@ -5,11 +5,10 @@
 //! | row | attack                        | comes with            |
 //! |-----|-------------------------------|-----------------------|
 //! | 5   | STARTTLS response injection   | TLS towards next hops |
-//! | 11  | AUTH blobs                    | AUTH                  |
-//! | 12  | PROXY and XCLIENT spoofing    | PROXY                 |
 //!
-//! Rows 4 and 32 (TLS) are in `tls`,
-//! rows 2, 9 and 20 (next hops) are in `hostile_hops`, 14 to 17 and 37 (resources) in `hostile_load`.
+//! Rows 4 and 32 (TLS) are in `tls`, 11 (AUTH) in `auth`, 12 in `proxy` and `xclient`, 21 also in
+//! `open_relay`, 31 in `submission`, 2, 9 and 20 (next hops) in `hostile_hops`, 14 to 17 and 37
+//! (resources) in `hostile_load`.
 
 use crate::harness::{Client, Config, Hop, Server};
 use std::collections::BTreeSet;

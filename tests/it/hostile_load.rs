@@ -157,17 +157,6 @@ fn row_16_non_reading_client() {
     still_serves(&server, &hop);
 }
 
-/// Connects from an address of the loopback network.
-fn connect_from(from: [u8; 4], to: SocketAddr) -> Client {
-    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
-    socket.bind(&SocketAddr::from((from, 0)).into()).unwrap();
-    socket.connect(&to.into()).unwrap();
-    let mut client = Client::raw(to);
-    client.stream = socket.into();
-    client.stream.set_read_timeout(Some(crate::harness::PATIENCE)).unwrap();
-    client
-}
-
 #[test]
 fn row_17_connection_flood_and_churn() {
     let hop = Hop::start();
@@ -179,7 +168,7 @@ fn row_17_connection_flood_and_churn() {
     let mut open = Vec::new();
     let mut refused = 0;
     for _ in 0..60 {
-        let mut client = connect_from([127, 0, 0, 2], server.smtp);
+        let mut client = Client::from([127, 0, 0, 2], server.smtp);
         match client.reply() {
             r if r.code() == 220 => open.push(client),
             r => {
@@ -191,7 +180,7 @@ fn row_17_connection_flood_and_churn() {
     }
     assert_eq!((open.len(), refused), (10, 50));
     // Others get in, strangers and clients that may relay.
-    connect_from([127, 0, 0, 3], server.smtp).reply().expect("220 ");
+    Client::from([127, 0, 0, 3], server.smtp).reply().expect("220 ");
     still_serves(&server, &hop);
     // Places are given back, however the session ended.
     for (n, mut client) in open.into_iter().enumerate() {
@@ -201,9 +190,9 @@ fn row_17_connection_flood_and_churn() {
             socket2::SockRef::from(&client.stream).set_linger(Some(Duration::ZERO)).unwrap();
         }
     }
-    until("a free place", || (connect_from([127, 0, 0, 2], server.smtp).reply().code() == 220).then_some(()));
+    until("a free place", || (Client::from([127, 0, 0, 2], server.smtp).reply().code() == 220).then_some(()));
     for n in 0..1000 {
-        let client = connect_from([127, 0, 0, 4], server.smtp);
+        let client = Client::from([127, 0, 0, 4], server.smtp);
         if n % 2 == 0 {
             socket2::SockRef::from(&client.stream).set_linger(Some(Duration::ZERO)).unwrap();
         }

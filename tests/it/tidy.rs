@@ -46,6 +46,7 @@ const SHELLS: &[&str] = &[
     "route/dns",
     "channel",
     "intake",
+    "attempts",
     "delivery",
 ];
 

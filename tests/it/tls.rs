@@ -50,11 +50,18 @@ impl Setup {
         list.split(", ").nth(n).expect("that many listeners").parse().expect("an address")
     }
 
-    /// The message with this subject, once the next hop has it.
+    /// The message with this subject, once the next hop has it: what was put in front (trace, and what a
+    /// submitted message lacked), and what the client has sent.
     fn arrived(&self, subject: &str) -> (String, Vec<u8>) {
         let line = format!("S: {subject}\r\n");
         until("the message at the next hop", || {
-            self.hop.mails().iter().map(|m| m.split()).find(|(_, body)| body.starts_with(line.as_bytes()))
+            let found = |mail: crate::harness::Mail| {
+                let content = mail.content();
+                let at = content.windows(line.len()).position(|w| w == line.as_bytes())?;
+                let front = String::from_utf8(content[..at].to_vec()).expect("what we add is ASCII");
+                Some((front, content[at..].to_vec()))
+            };
+            self.hop.mails().into_iter().find_map(found)
         })
     }
 }

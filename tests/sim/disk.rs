@@ -59,6 +59,8 @@ struct State {
     next: Cell<u64>,
     /// When the first write on a segment failed since the last start.
     failed: Cell<Option<u64>>,
+    /// Reads may have failed since the last start.
+    misread: Cell<bool>,
     dirs: RefCell<BTreeSet<PathBuf>>,
     names: RefCell<BTreeMap<PathBuf, Rc<Inode>>>,
     durable_names: RefCell<BTreeMap<PathBuf, Rc<Inode>>>,
@@ -197,6 +199,7 @@ impl SimDisk {
             faults: Cell::default(),
             next: Cell::new(1),
             failed: Cell::new(None),
+            misread: Cell::new(false),
             dirs: RefCell::new(BTreeSet::from([PathBuf::from("/")])),
             names: RefCell::default(),
             durable_names: RefCell::default(),
@@ -208,7 +211,15 @@ impl SimDisk {
 
     /// Sets the faults from now on.
     pub fn set_faults(&self, faults: DiskFaults) {
+        if faults.read_error > 0 {
+            self.0.misread.set(true);
+        }
         self.0.faults.set(faults);
+    }
+
+    /// From now on there is no more space than is in use.
+    pub fn fill_up(&self) {
+        self.set_faults(DiskFaults { capacity: Some(self.used()), ..DiskFaults::default() });
     }
 
     /// The faults in force.
@@ -221,9 +232,15 @@ impl SimDisk {
         self.0.failed.get().is_some_and(|at| at < time)
     }
 
+    /// Whether no read can have failed in this life of the machine.
+    pub fn reads_well(&self) -> bool {
+        !self.0.misread.get()
+    }
+
     /// A new process: failures of the last one are over.
     pub fn forget_failures(&self) {
         self.0.failed.set(None);
+        self.0.misread.set(self.faults().read_error > 0);
     }
 
     /// Counts that `what` has happened.

@@ -23,7 +23,20 @@ impl<R: Runtime> Logs<R> {
                 Which::All | Which::Destination(_) => self.all(request).await,
             },
             Request::Stats => Response::Stats(self.desks().iter().map(Desk::stats).collect()),
+            Request::CopyIndex(_) => self.copy(request).await,
         }
+    }
+
+    async fn copy(&self, request: &Request) -> Response {
+        let mut copies = Vec::new();
+        for desk in self.desks() {
+            match desk.control(request).await {
+                Response::Copied(more) => copies.extend(more),
+                Response::Error(ControlError::Closed) if desk.is_spent() && !desk.is_dead() => {}
+                other => return other,
+            }
+        }
+        Response::Copied(copies)
     }
 
     async fn one(&self, id: QueueId, request: &Request) -> Response {

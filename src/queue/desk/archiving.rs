@@ -2,8 +2,9 @@
 //!
 //! Bodies of messages that nobody is at work on go into the archive, once, in the order of the
 //! segment; their states go into the index; then the journal's records are given up (`indexing`).
-//! The few that are in flight are staged again within the journal. What cannot be done now (no
-//! space) is tried again; new mail is refused by the journal long before that becomes a danger.
+//! The few that are in flight are staged again within the journal. So are all others when archive or
+//! index have no space and the journal runs short: outcomes need its oldest segment. What cannot be done
+//! now is tried again; new mail is refused by the journal long before that becomes a danger.
 
 use crate::base::aligned::SharedBytes;
 use crate::base::ids::MessageId;
@@ -28,6 +29,8 @@ use std::time::Duration;
 
 /// Messages whose records are read at a time.
 const TOGETHER: usize = 32;
+/// A record that is staged now is at most so many segments away: fewer batches than that may wait.
+const MOVED_WITHIN: u64 = 64;
 
 /// A body that is in the archive.
 struct Copied {
@@ -59,8 +62,10 @@ struct Pass {
     copied: Vec<Copied>,
     /// Not fresh: the archive gets their states, too.
     tried: Vec<Key>,
-    /// In flight.
+    /// Copied forward within the journal: in flight, or the archive has no space.
     busy: Vec<Key>,
+    /// The archive has no space.
+    full: bool,
 }
 
 enum Standing {
@@ -134,7 +139,7 @@ impl<R: Runtime> Desk<R> {
         let vault = self.0.vault.clone();
         let mut pass = Pass::default();
         let mut stop = self.copy_bodies(&vault, segment, &mut pass).await.is_err();
-        stop = stop || self.copy_states(&vault, &mut pass).await.is_err();
+        stop = stop || self.copy_states(&vault, segment, &mut pass).await.is_err();
         let mut moved = false;
         if !pass.copied.is_empty() {
             if vault.sync().await == Err(ArchiveError::Poisoned) {
@@ -145,7 +150,7 @@ impl<R: Runtime> Desk<R> {
         }
         for key in pass.busy {
             match self.move_one(key).await {
-                Ok(()) => moved = true,
+                Ok(staged) => moved |= staged,
                 Err(StageError::Busy) => {
                     self.0.rt.sleep_until(self.0.rt.now().after(Duration::from_millis(5))).await;
                     // The next look at the pressure comes back to it.
@@ -171,13 +176,19 @@ impl<R: Runtime> Desk<R> {
                     key.and_then(|key| Some((key, here(&key)?)))
                 };
                 match found {
-                    None | Some((_, Standing::Archived)) => {}
+                    None => {}
+                    // The index has no space for its row.
+                    Some((key, Standing::Archived)) if self.is_needed(segment) => pass.busy.push(key),
+                    Some((_, Standing::Archived)) => {}
                     Some((key, Standing::Busy)) => pass.busy.push(key),
                     Some((key, Standing::Quiet)) => pass.tried.push(key),
-                    Some((key, Standing::Fresh)) => {
-                        let place = vault.append(r.head, 0, &[r.payload]).await?;
-                        pass.copied.push(Copied { key, at: r.location, place, replies: Vec::new() });
-                    }
+                    Some((key, Standing::Fresh)) if pass.full => pass.busy.push(key),
+                    Some((key, Standing::Fresh)) => match vault.append(r.head, 0, &[r.payload]).await {
+                        Ok(place) => {
+                            pass.copied.push(Copied { key, at: r.location, place, replies: Vec::new() });
+                        }
+                        Err(e) => self.without_space(e, segment, key, pass)?,
+                    },
                 }
             }
             if self.is_closed() {
@@ -188,8 +199,24 @@ impl<R: Runtime> Desk<R> {
         Ok(())
     }
 
+    /// True if outcomes may find no room unless this segment is emptied, wherever that goes.
+    fn is_needed(&self, segment: u64) -> bool {
+        self.0.keeper.pressure() == Some(segment)
+    }
+
+    /// The archive has no space for `key`. If the journal needs the segment, what lives in it is copied
+    /// forward instead.
+    fn without_space(&self, e: ArchiveError, segment: u64, key: Key, pass: &mut Pass) -> Result<(), Stop> {
+        if e != ArchiveError::Full || !self.is_needed(segment) {
+            return Err(Stop);
+        }
+        pass.full = true;
+        pass.busy.push(key);
+        Ok(())
+    }
+
     /// Appends messages with their states; what the next hops said is read back.
-    async fn copy_states(&self, vault: &Archive<R>, pass: &mut Pass) -> Result<(), Stop> {
+    async fn copy_states(&self, vault: &Archive<R>, segment: u64, pass: &mut Pass) -> Result<(), Stop> {
         for keys in std::mem::take(&mut pass.tried).chunks(TOGETHER) {
             let reads = keys.iter().map(|key| self.with_replies(*key));
             for (key, read) in keys.iter().zip(together(reads).await) {
@@ -200,9 +227,17 @@ impl<R: Runtime> Desk<R> {
                     s.index.get(*key).filter(quiet).and_then(|e| self.with_states(e, &payload, &replies))
                 };
                 let Some((head, restated)) = restated else { continue };
-                let place = vault.append(head, 0, &restated.parts(&payload)).await?;
-                let replies = replies.into_iter().collect();
-                pass.copied.push(Copied { key: *key, at, place, replies });
+                if pass.full {
+                    pass.busy.push(*key);
+                    continue;
+                }
+                match vault.append(head, 0, &restated.parts(&payload)).await {
+                    Ok(place) => {
+                        let replies = replies.into_iter().collect();
+                        pass.copied.push(Copied { key: *key, at, place, replies });
+                    }
+                    Err(e) => self.without_space(e, segment, *key, pass)?,
+                }
             }
             if self.is_closed() {
                 return Err(Stop);
@@ -213,9 +248,9 @@ impl<R: Runtime> Desk<R> {
 
     /// The record of a message, and what next hops said of it.
     async fn with_replies(&self, key: Key) -> Option<(Location, SharedBytes, BTreeMap<u32, OwnedReply>)> {
-        let (id, at, said) = self.0.state.borrow().index.get(key).map(|e| (e.id, e.at, places(e)))?;
+        let (id, at) = self.0.state.borrow().index.get(key).map(|e| (e.id, e.at))?;
         let payload = self.read_source(Source::Journal(at), id).await?;
-        let replies = self.replies(id, &said).await;
+        let replies = self.replies_to(key).await;
         Some((at, payload, replies))
     }
 
@@ -275,20 +310,32 @@ impl<R: Runtime> Desk<R> {
         Some((record, Restated { head, reported, states, envelope, content }))
     }
 
-    async fn move_one(&self, key: Key) -> Result<(), StageError> {
-        let Some((at, payload, replies)) = self.with_replies(key).await else { return Err(StageError::Full) };
+    /// Stages the record of a message anew. `false`: not as it is now.
+    async fn move_one(&self, key: Key) -> Result<bool, StageError> {
+        let Some((at, payload, replies)) = self.with_replies(key).await else {
+            // It has left the journal meanwhile, or its record cannot be read.
+            let here = self.0.state.borrow().index.get(key).is_some_and(|e| e.at.len > 0);
+            return if here { Err(StageError::Full) } else { Ok(false) };
+        };
         let mut s = self.0.state.borrow_mut();
         let s = &mut *s;
-        let movable = |e: &&Entry| e.at == at && e.archived.is_none() && is_settled(e);
-        let Some(e) = s.index.get(key).filter(movable) else { return Ok(()) };
+        // A transaction under way would give up the old place, and not know of the new one.
+        let unknown = s.index_short && s.ledger.waiting() == s.ledger.len();
+        let movable = |e: &&Entry| e.at == at && (e.archived.is_none() || unknown) && is_settled(e);
+        let Some(e) = s.index.get(key).filter(movable) else { return Ok(false) };
+        let archived = e.archived.is_some();
         let Some((record, restated)) = self.with_states(e, &payload, &replies) else {
             return Err(StageError::Full);
         };
         let parts = restated.parts(&payload);
         let staged = self.0.keeper.stage(record, &parts, Some(at), Urgency::Compaction)?;
         s.index.change(key, |e| e.switches.moving = true);
+        if archived {
+            // The transaction with its row says where in the journal it may be.
+            s.archived_through = s.archived_through.max(self.0.keeper.newest() + MOVED_WITHIN);
+        }
         self.follow(s, staged, After::Moved { key });
-        Ok(())
+        Ok(true)
     }
 
     /// The stored replies of recipients, by index.

@@ -61,11 +61,15 @@ impl<R: Runtime> Desk<R> {
                 }
             }
             match self.write_index(full.is_some()).await {
-                Ok(()) => {}
-                Err(e) if matches!(e.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) => {
+                Ok(()) if full.is_some() => {}
+                Ok(()) => self.0.state.borrow_mut().index_short = false,
+                Err(e) if is_full(&e) => {
                     let closing = {
                         let mut s = self.0.state.borrow_mut();
                         s.ledger.failed();
+                        s.index_short = true;
+                        // Who waits for new rows may wait long.
+                        s.crowd.wake_all();
                         s.closing
                     };
                     let until = self.0.rt.now().after(SPACE_WAIT);
@@ -151,15 +155,29 @@ impl<R: Runtime> Desk<R> {
                 None => changes.delete(key),
             });
             let mark = s.ledger.mark() + 1;
-            let meta = Meta { log: self.0.keeper.log(), mark, last: s.last_id, through: s.archived_through };
+            let (log, last, through, doubt) = (self.0.keeper.log(), s.last_id, s.archived_through, s.doubt);
+            let meta = Meta { log, mark, last, through, doubt };
             changes.put(row::META, &meta.encode());
             mark
         };
         // What the rows say must be in the journal first: it is what a restart goes by.
         self.0.keeper.fence().await.map_err(io::Error::other)?;
-        self.0.table.commit(changes).await?;
+        self.0.table().commit(changes).await?;
         self.indexed(mark);
         Ok(())
+    }
+
+    /// Commits when the disk has space for it. For an index that is made anew, which nothing can be
+    /// taken out of before.
+    pub(crate) async fn commit_in_time(&self, changes: Changes) -> io::Result<()> {
+        loop {
+            match self.0.table().commit(changes.clone()).await {
+                Err(e) if is_full(&e) && !self.is_closed() => {
+                    self.0.rt.sleep_until(self.0.rt.now().after(SPACE_WAIT)).await;
+                }
+                result => return result,
+            }
+        }
     }
 
     /// The index has transaction `mark`.
@@ -168,14 +186,17 @@ impl<R: Runtime> Desk<R> {
         let mut s = self.0.state.borrow_mut();
         let s = &mut *s;
         self.0.keeper.set_mark(mark);
-        for (_, change) in s.ledger.done(mark) {
+        let done = s.ledger.done(mark);
+        s.index_short &= !s.ledger.is_empty();
+        for (_, change) in done {
             let Change { key, outcomes, record, dead, .. } = change;
             outcomes.into_iter().for_each(|at| self.0.keeper.free(at));
             dead.into_iter().for_each(|place| self.0.vault.dead(place, wall));
             let Some(key) = key else { continue };
             if let Some(at) = record {
                 let freed = s.index.change(key, |e| {
-                    let here = e.at == at;
+                    // The commit of what is being moved enters the new place.
+                    let here = e.at == at && !e.switches.moving;
                     if here {
                         e.at = NOWHERE;
                     }
@@ -207,7 +228,8 @@ impl<R: Runtime> Desk<R> {
         .await;
     }
 
-    /// Waits until the index has all that is entered now, or the desk is dead or closing.
+    /// Waits until the index has all that is entered now, or has no space for it, or the desk is dead or
+    /// closing.
     pub(crate) async fn index_settled(&self) {
         let goal = {
             let mut s = self.0.state.borrow_mut();
@@ -217,7 +239,7 @@ impl<R: Runtime> Desk<R> {
         };
         poll_fn(|cx| {
             let mut s = self.0.state.borrow_mut();
-            if s.dead || s.closing || s.ledger.is_empty() || s.ledger.mark() >= goal {
+            if s.dead || s.closing || s.index_short || s.ledger.is_empty() || s.ledger.mark() >= goal {
                 s.hurry = false;
                 return Poll::Ready(());
             }
@@ -262,6 +284,10 @@ impl<R: Runtime> Desk<R> {
         ledger.enter(id, change);
         s.index_bell.ring();
     }
+}
+
+fn is_full(e: &io::Error) -> bool {
+    matches!(e.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 fn head(e: &Entry) -> RowHead {

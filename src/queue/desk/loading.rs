@@ -1,30 +1,28 @@
-//! L4: the index is opened with the journal, and read while mail is taken already.
+//! L4: the rows of the index are read while mail is taken already.
 //!
-//! Before the first mail: the index is opened and compared with the log's mark; a message that both
-//! journal and index have is found, so that whatever becomes of it is known to both. Then, beside all
-//! else, its rows are read in order: parked messages take their places, what the log says of them is
-//! entered. An index that is lost, damaged or older than the log's mark is made anew from archive and
-//! journal; what may be sent again because of that is counted and told.
+//! When the index is open (`joining`), its rows are read in order beside all else: parked messages take
+//! their places, what the log says of them is entered. An index that is lost, damaged or older than the
+//! log's mark is made anew from archive and journal; what may be sent again because of that is counted
+//! and told.
 
 use crate::base::ids::MessageId;
 use crate::base::time::{Mono, Wall};
 use crate::queue::desk::Desk;
-use crate::queue::index::{Archived, NOWHERE};
+use crate::queue::index::{DestId, NOWHERE};
 use crate::queue::ledger::Change;
 use crate::queue::record::{self, Fate, MessageView, StatesView};
-pub use crate::queue::recover::Loaded;
 use crate::queue::recover::{self, Found, Said, Way};
+pub use crate::queue::recover::{Loaded, Progress};
 use crate::queue::row::{self, Meta, RowHead, RowRecipient, RowView};
 use crate::queue::state::{self, After, OwnedReply, State};
 use crate::queue::stub::{Marks, SEVERAL, Stub};
-use crate::runtime::table::{Changes, Rows, ScanLimit, Table, TableOptions};
-use crate::runtime::{Disk, Runtime, yield_now};
+use crate::runtime::table::{Changes, Rows, ScanLimit, Table};
+use crate::runtime::{Runtime, both, yield_now};
 use crate::storage::archive::Place;
-use crate::storage::keeper::Keeper;
 use crate::storage::record::RecordHead;
+use smallvec::SmallVec;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::path::Path;
 
 /// Rows read at a time, and rows that take their places before others may run.
 const PAGE: ScanLimit = ScanLimit { rows: 16_384, bytes: 4 << 20 };
@@ -33,89 +31,41 @@ const SLICE: usize = 1024;
 /// an old copy that comes back is known for one.
 const REBUILT: u64 = 1 << 32;
 
-/// An index that has just been opened.
-pub(crate) struct OpenIndex<T> {
-    pub table: T,
-    pub meta: Meta,
-    /// It was not there, or is not what the log needs: it is empty, and must be made anew.
-    pub lost: bool,
+/// What the rows read so far have come to.
+#[derive(Default)]
+struct Places {
+    loaded: Loaded,
+    /// Side files that rows name.
+    sides: BTreeSet<u64>,
+    /// Of the numbers that the index gives to destinations, those that have one by that name today.
+    known: Vec<Option<DestId>>,
+    /// The time, as good as it need be.
+    now: Mono,
+    wall: Wall,
 }
 
-/// Opens the index of the journal `keeper`, a new one if it is of no use.
-pub(crate) async fn open_index<R: Runtime>(
-    rt: &R,
-    path: &Path,
-    options: TableOptions,
-    keeper: &Keeper<R>,
-) -> io::Result<OpenIndex<<R as Disk>::Table>> {
-    let needs = keeper.mark();
-    match rt.open_table(path, options).await {
-        Ok(table) => match fits(&table, keeper).await {
-            Ok(Some(meta)) => return Ok(OpenIndex { table, meta, lost: false }),
-            Ok(None) => table.close().await?,
-            Err(e) if e.kind() == io::ErrorKind::InvalidData => drop(table.close().await),
-            Err(e) => return Err(e),
-        },
-        Err(e) if e.kind() == io::ErrorKind::InvalidData => {}
-        Err(e) => return Err(e),
+impl Places {
+    /// The destination with this number in the index, if there is one by that name today.
+    fn known(&mut self, s: &State, number: u32) -> Option<DestId> {
+        let slot = number as usize;
+        if let Some(Some(d)) = self.known.get(slot) {
+            return Some(*d);
+        }
+        let d = s.schedule.find(s.ledger.name(number)?)?;
+        if self.known.len() <= slot {
+            self.known.resize(slot + 1, None);
+        }
+        // Destinations are not forgotten.
+        self.known[slot] = Some(d);
+        Some(d)
     }
-    rt.remove(path).await?;
-    let table = rt.open_table(path, options).await?;
-    let meta = Meta { log: keeper.log(), mark: needs, ..Meta::default() };
-    Ok(OpenIndex { table, meta, lost: true })
-}
-
-/// What the index says of itself, if it is one that the log can go by.
-async fn fits<R: Runtime>(table: &<R as Disk>::Table, keeper: &Keeper<R>) -> io::Result<Option<Meta>> {
-    let meta = table.get(row::META).await?;
-    if meta.is_none() && keeper.mark() == 0 {
-        let any = table.scan(&[], &[], ScanLimit { rows: 1, bytes: 1 }).await?;
-        // Nothing was ever given up for its sake.
-        return Ok(any.is_empty().then(|| Meta { log: keeper.log(), ..Meta::default() }));
-    }
-    let meta = meta.and_then(|bytes| Meta::parse(&bytes).ok());
-    Ok(meta.filter(|m| m.log == keeper.log() && m.mark >= keeper.mark()))
 }
 
 impl<R: Runtime> Desk<R> {
-    /// Of the messages of the journal those that the index has, too: from now on what becomes of
-    /// them is said to both. Only those from segments up to `through` can be.
-    pub(crate) async fn find_archived(
-        &self,
-        found: &BTreeMap<MessageId, Found>,
-        through: u64,
-    ) -> io::Result<BTreeMap<MessageId, Box<[u8]>>> {
-        let old = found.iter().filter(|(_, f)| f.at.segment <= through).map(|(id, _)| *id);
-        let ids: Vec<MessageId> = old.collect();
-        let mut out = BTreeMap::new();
-        for ids in ids.chunks(PAGE.rows) {
-            let keys = ids.iter().map(|id| row::key(*id).to_vec()).collect();
-            let rows = self.0.table.get_many(keys).await?;
-            let rows = ids.iter().zip(rows).filter_map(|(id, row)| Some((*id, row?.into_boxed_slice())));
-            out.extend(rows);
-        }
-        Ok(out)
-    }
-
-    /// A message of the journal has this row: what the journal says of it is newer.
-    pub(crate) fn unite(&self, s: &mut State, id: MessageId, row: &[u8]) {
-        let Some(key) = s.index.find(id) else { return };
-        let said = s.said.remove(&id).unwrap_or_default();
-        let outcomes = said.iter().filter_map(|said| said.at).collect();
-        let Some(view) = RowView::parse(row).ok().filter(|view| self.0.vault.keep(view.place)) else {
-            // The archive has lost it, the journal has not: it goes into the archive once more.
-            return s.ledger.enter(id, Change { outcomes, ..Change::default() });
-        };
-        let replies = replies(&view, &said).into_iter().collect();
-        let at = s.index.change(key, |e| {
-            e.archived = Some(Box::new(Archived { place: view.place, replies, unsaid: 0 }));
-            e.recipients.iter_mut().for_each(|r| r.said = NOWHERE);
-            e.at
-        });
-        let Some(at) = at else { return };
-        s.archived += 1;
-        let change = Change { record: Some(at), outcomes, ..Change::default() };
-        self.enter_row(s, key, None, change);
+    /// How far it is if it makes its index anew.
+    #[must_use]
+    pub fn progress(&self) -> Progress {
+        self.0.state.borrow().progress
     }
 
     /// Reads the whole index; runs beside everything else.
@@ -141,20 +91,19 @@ impl<R: Runtime> Desk<R> {
     }
 
     async fn read_index(&self, lost: bool) -> io::Result<Loaded> {
-        let mut loaded = Loaded::default();
+        let mut places = Places::default();
         if lost {
-            loaded.rebuilt = Some(self.rebuild_rows().await?);
+            places.loaded.rebuilt = Some(self.rebuild_rows().await?);
         }
-        let mut sides = BTreeSet::new();
-        let mut after = vec![row::MESSAGES];
-        loop {
-            let rows = self.0.table.scan(&[row::MESSAGES], &after, PAGE).await?;
-            if rows.is_empty() {
-                break;
-            }
-            self.take_places(&rows, &mut loaded, &mut sides).await?;
-            after = rows.last_key().expect("not empty").to_vec();
+        let scan = async |after: &[u8]| self.0.table().scan(&[row::MESSAGES], after, PAGE).await;
+        let mut rows = scan(&[row::MESSAGES]).await?;
+        while let Some(last) = rows.last_key() {
+            // The next rows are read while these take their places.
+            let (next, taken) = both(scan(last), self.take_places(&rows, &mut places)).await;
+            taken?;
+            rows = next?;
         }
+        let Places { mut loaded, mut sides, .. } = places;
         self.settle_leftovers();
         self.0.vault.counted();
         {
@@ -168,65 +117,75 @@ impl<R: Runtime> Desk<R> {
         Ok(loaded)
     }
 
-    async fn take_places(
-        &self,
-        rows: &Rows,
-        loaded: &mut Loaded,
-        sides: &mut BTreeSet<u64>,
-    ) -> io::Result<()> {
-        let mut number = 0usize;
-        for (key, value) in rows.iter() {
-            number += 1;
-            if number.is_multiple_of(SLICE) {
-                yield_now().await;
-            }
-            let mut s = self.0.state.borrow_mut();
-            let s = &mut *s;
-            if s.closing || s.dead {
-                return Err(io::ErrorKind::Interrupted.into());
-            }
-            let (Some(id), Ok(view)) = (row::id_of(key), RowView::parse(value)) else {
-                loaded.unreadable += 1;
-                continue;
-            };
-            if s.ledger.row(id).is_some() || s.index.find(id).is_some() {
-                continue;
-            }
-            let there = self.0.vault.keep(view.place);
-            if view.side != 0 {
-                sides.insert(view.side);
-            }
-            let Some(said) = s.said.remove(&id) else {
-                match there {
-                    true => self.take_place(s, id, &view, s.rows_sure, loaded),
-                    false => loaded.unreadable += 1,
+    async fn take_places(&self, rows: &Rows, places: &mut Places) -> io::Result<()> {
+        let mut rows = rows.iter().peekable();
+        while rows.peek().is_some() {
+            {
+                let mut s = self.0.state.borrow_mut();
+                let s = &mut *s;
+                if s.closing || s.dead {
+                    return Err(io::ErrorKind::Interrupted.into());
                 }
-                continue;
-            };
-            let outcomes = said.iter().filter_map(|said| said.at).collect();
-            let Some(row) = renewed(&view, &said, s.rows_sure) else {
-                let dead = Some(view.place).filter(|_| there).into_iter().collect();
-                s.ledger.enter(id, Change { outcomes, dead, ..Change::default() });
-                sides.remove(&view.side);
-                continue;
-            };
-            if there {
-                let view = RowView::parse(&row).expect("just written");
-                self.take_place(s, id, &view, false, loaded);
-            } else {
-                loaded.unreadable += 1;
+                (places.now, places.wall) = (self.0.rt.now(), self.0.rt.wall());
+                for (key, value) in rows.by_ref().take(SLICE) {
+                    self.take_row(s, key, value, places);
+                }
+                self.recall_due(s);
             }
-            let key = s.index.find(id);
-            let row = Some(row.into());
-            s.ledger.enter(id, Change { row, key, outcomes, ..Change::default() });
+            yield_now().await;
         }
         Ok(())
     }
 
+    fn take_row(&self, s: &mut State, key: &[u8], value: &[u8], places: &mut Places) {
+        let (Some(id), Ok(view)) = (row::id_of(key), RowView::parse(value)) else {
+            places.loaded.unreadable += 1;
+            return;
+        };
+        if s.ledger.row(id).is_some() {
+            return;
+        }
+        if let Some(key) = s.index.find(id) {
+            if s.index.get(key).is_some_and(|e| e.archived.is_none()) {
+                // The clock was set back, and a message of today has its id: for whoever looks into it.
+                self.0.vault.keep(view.place);
+                places.loaded.unreadable += 1;
+            }
+            return;
+        }
+        let there = self.0.vault.keep(view.place);
+        if view.side != 0 {
+            places.sides.insert(view.side);
+        }
+        let Some(said) = s.said.remove(&id) else {
+            match there {
+                true => self.take_place(s, id, &view, s.rows_sure, places),
+                false => places.loaded.unreadable += 1,
+            }
+            return;
+        };
+        let outcomes = said.iter().filter_map(|said| said.at).collect();
+        let Some(row) = renewed(&view, &said, s.rows_sure) else {
+            let dead = Some(view.place).filter(|_| there).into_iter().collect();
+            s.ledger.enter(id, Change { outcomes, dead, ..Change::default() });
+            places.sides.remove(&view.side);
+            return;
+        };
+        if there {
+            let view = RowView::parse(&row).expect("just written");
+            self.take_place(s, id, &view, false, places);
+        } else {
+            places.loaded.unreadable += 1;
+        }
+        let key = s.index.find(id);
+        let row = Some(row.into());
+        s.ledger.enter(id, Change { row, key, outcomes, ..Change::default() });
+    }
+
     /// Parks a message where its row says. `sure`: what it calls under way was not.
-    fn take_place(&self, s: &mut State, id: MessageId, view: &RowView<'_>, sure: bool, loaded: &mut Loaded) {
-        let (now, wall) = (self.0.rt.now(), self.0.rt.wall());
-        loaded.parked += 1;
+    fn take_place(&self, s: &mut State, id: MessageId, view: &RowView<'_>, sure: bool, places: &mut Places) {
+        let (now, wall) = (places.now, places.wall);
+        places.loaded.parked += 1;
         let held = view.marks & record::HELD != 0;
         let mut stub = Stub {
             id,
@@ -237,7 +196,8 @@ impl<R: Runtime> Desk<R> {
             held,
             marks: marks(view),
         };
-        let (mut ready, mut due, mut owed) = (Vec::new(), None, false);
+        let mut ready: SmallVec<[u32; 4]> = SmallVec::new();
+        let (mut due, mut owed) = (None, false);
         let mut only: Option<u32> = None;
         let mut several = false;
         for r in view.recipients() {
@@ -246,7 +206,7 @@ impl<R: Runtime> Desk<R> {
                 Fate::Owed => owed = true,
                 Fate::Fresh => ready.push(r.destination),
                 Fate::Attempting => {
-                    loaded.in_doubt += u64::from(!sure);
+                    places.loaded.in_doubt += u64::from(!sure);
                     if !sure {
                         stub.marks.set(Marks::IN_DOUBT, true);
                     }
@@ -261,11 +221,13 @@ impl<R: Runtime> Desk<R> {
             only = Some(r.destination);
         }
         if let (Some(n), false) = (only, several) {
-            stub.destination = self.known(s, n).unwrap_or(SEVERAL);
+            stub.destination = places.known(s, n).unwrap_or(SEVERAL);
         }
-        ready.sort_unstable();
-        ready.dedup();
-        let unknown = ready.iter().any(|n| self.known(s, *n).is_none());
+        if ready.len() > 1 {
+            ready.sort_unstable();
+            ready.dedup();
+        }
+        let unknown = ready.iter().any(|n| places.known(s, *n).is_none());
         stub.ready = !ready.is_empty() && !unknown;
         let key = s.index.insert_parked(stub);
         if held {
@@ -276,7 +238,7 @@ impl<R: Runtime> Desk<R> {
             s.recalls.push_back(key);
         } else {
             for n in ready {
-                let d = self.known(s, n).expect("just seen");
+                let d = places.known(s, n).expect("just seen");
                 s.schedule.push(d, key, now);
                 s.call(d, now);
             }
@@ -286,12 +248,6 @@ impl<R: Runtime> Desk<R> {
             s.index.change_stub(key, |stub| stub.timer = Some(timer));
             s.look_at(due);
         }
-        self.recall_due(s);
-    }
-
-    /// The destination with this number in the index, if there is one by that name today.
-    fn known(&self, s: &State, number: u32) -> Option<u32> {
-        s.schedule.find(s.ledger.name(number)?)
     }
 
     /// Of what the log says of indexed messages, what no row was found for: they have gone, and the
@@ -306,16 +262,20 @@ impl<R: Runtime> Desk<R> {
     async fn rebuild_rows(&self) -> io::Result<u64> {
         let mut count = 0;
         let sides = self.0.keeper.sides().await?;
-        for segment in self.0.vault.segments() {
+        let segments = self.0.vault.segments();
+        let of = segments.len();
+        for (read, segment) in segments.into_iter().enumerate() {
+            self.0.state.borrow_mut().progress = Progress { segments: read, of, messages: count };
             let mut changes = Changes::new();
             let visit =
                 |head, place, payload: &[u8]| self.row_again(&mut changes, &sides, head, place, payload);
             self.0.vault.scan(segment, visit).await.map_err(io::Error::other)?;
             if !changes.is_empty() {
                 count += changes.len() as u64;
-                self.0.table.commit(changes).await?;
+                self.commit_in_time(changes).await?;
             }
         }
+        self.0.state.borrow_mut().progress = Progress { segments: of, of, messages: count };
         // The names are new ones: none of the old rows is left that could use others.
         let mut changes = Changes::new();
         let meta = {
@@ -324,10 +284,10 @@ impl<R: Runtime> Desk<R> {
                 changes.put(&row::name_key(number), &row::name_value(name, sample));
             }
             let mark = s.ledger.mark() + REBUILT;
-            Meta { log: self.0.keeper.log(), mark, last: s.last_id, through: u64::MAX }
+            Meta { log: self.0.keeper.log(), mark, last: s.last_id, through: u64::MAX, doubt: s.doubt }
         };
         changes.put(row::META, &meta.encode());
-        self.0.table.commit(changes).await?;
+        self.commit_in_time(changes).await?;
         let mut s = self.0.state.borrow_mut();
         s.journaled.clear();
         s.ledger.renewed(meta.mark);
@@ -453,7 +413,7 @@ fn renewed(view: &RowView<'_>, said: &[Said], sure: bool) -> Option<Vec<u8>> {
 }
 
 /// The last replies to recipients, from the row and then from what the log says.
-fn replies(view: &RowView<'_>, said: &[Said]) -> BTreeMap<u32, OwnedReply> {
+pub(super) fn replies(view: &RowView<'_>, said: &[Said]) -> BTreeMap<u32, OwnedReply> {
     let mut out = BTreeMap::new();
     for (i, r) in view.recipients().enumerate() {
         if r.reply != record::Reply::default() {

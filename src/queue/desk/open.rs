@@ -6,19 +6,12 @@
 use crate::base::ids::{LogNumber, MessageId};
 use crate::base::time::Wall;
 use crate::metrics;
-use crate::queue::age::Ages;
-use crate::queue::desk::loading::{Loaded, OpenIndex, open_index};
+use crate::queue::desk::loading::Loaded;
 use crate::queue::desk::{Desk, Options};
-use crate::queue::index::{Cover, DestId, Entry, Phase, Recipient};
-use crate::queue::ledger::Ledger;
-use crate::queue::record::{self, Fate};
-use crate::queue::recover::{Found, Rebuild, Way};
+use crate::queue::recover::Rebuild;
 use crate::queue::routing::Routing;
-use crate::queue::row::{self, Meta};
 use crate::queue::shares::Shares;
-use crate::queue::state::{self, State};
-use crate::runtime::table::{ScanLimit, Table};
-use crate::runtime::{Runtime, yield_now};
+use crate::runtime::Runtime;
 use crate::storage;
 use crate::storage::archive::{Archive, ArchiveReport};
 use crate::storage::keeper::Keeper;
@@ -26,16 +19,11 @@ use crate::storage::opening::OpenError;
 use crate::storage::options::Poison;
 use crate::storage::recover::RecoveryReport;
 use crate::storage::removal;
-use std::collections::BTreeMap;
 use std::future::poll_fn;
-use std::io;
 use std::path::Path;
 use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
-
-/// Messages taken over before others run.
-const AT_ONCE: usize = 500;
 
 /// What was found in the log.
 #[derive(Debug)]
@@ -48,7 +36,8 @@ pub struct Recovery {
     pub in_doubt: usize,
     /// Kind and id of records that could not be read.
     pub malformed: Vec<(u8, u64)>,
-    /// The index was not there, or not what the journal needs: it is being made anew.
+    /// The index was not there, or not what the journal needs: it is being made anew. False as well if
+    /// that is not known yet: `Desk::index_lost`.
     pub index_lost: bool,
     /// The archive's report.
     pub archive: ArchiveReport,
@@ -80,7 +69,8 @@ pub struct Parts<R: Runtime> {
 impl<R: Runtime> Desk<R> {
     /// Opens the queue in `dir` (absolute; made if it is not there) and starts its tasks.
     /// Connections are opened by `delivery::agent`, notifications made by `delivery::bounce`. What is
-    /// parked in archive and index takes its place afterwards: [`Self::loaded`].
+    /// parked in archive and index takes its place afterwards: [`Self::loaded`]. If the index takes
+    /// long to open, so do the messages of the log (`joining`).
     pub async fn open(dir: &Path, parts: Parts<R>) -> Result<(Self, Recovery), OpenError> {
         let Parts { rt, storage, poison, routing, .. } = parts.clone();
         let mut rebuild = Rebuild::default();
@@ -108,78 +98,26 @@ impl<R: Runtime> Desk<R> {
         parts: Parts<R>,
     ) -> Result<(Self, Recovery), OpenError> {
         let Parts { rt, poison, after, options, .. } = parts.clone();
-        let path = dir.join(removal::INDEX);
-        let index = open_index(&rt, &path, options.table, &keeper).await;
-        let OpenIndex { table, meta, lost } = index.map_err(|e| OpenError::Io(path.clone(), e))?;
         let archive = dir.join(removal::ARCHIVE);
         let (vault, archive) = Archive::open(rt, &archive, options.archive, poison, keeper.log()).await?;
-        let desk = Desk::assemble((keeper, vault, table), parts);
+        let desk = Desk::assemble((keeper, vault), parts);
         let malformed = std::mem::take(&mut rebuild.malformed);
-        let failed = |e| OpenError::Io(path.clone(), e);
-        desk.know(&meta, lost, &rebuild, after).await.map_err(failed)?;
-        let united = desk.find_archived(&rebuild.messages, meta.through).await.map_err(failed)?;
-        let (messages, in_doubt) = desk.take_over(rebuild, &united, lost).await;
+        let (messages, in_doubt) = (rebuild.messages.len(), rebuild.in_doubt());
+        desk.begin(&rebuild, after);
+        let path = dir.join(removal::INDEX);
+        let joined = desk.join(path.clone(), rebuild).await.map_err(|e| OpenError::Io(path, e))?;
         desk.start();
-        desk.0.rt.spawn_critical(desk.clone().load_index(lost));
-        Ok((desk, Recovery { journal, archive, messages, in_doubt, malformed, index_lost: lost }))
-    }
-
-    /// Takes over what the index says of itself, and names of destinations.
-    async fn know(&self, meta: &Meta, lost: bool, rebuild: &Rebuild, after: MessageId) -> io::Result<()> {
-        let names = if lost { None } else { Some(read_names(&self.0.table).await?) };
-        let mut s = self.0.state.borrow_mut();
-        let s = &mut *s;
-        s.ledger = Ledger::new(meta.mark);
-        s.archived_through = meta.through;
-        let last = rebuild.last.max(meta.last);
-        s.last_id = last.max(after);
-        s.ages = Ages::new(self.0.rt.now(), self.0.rt.wall(), last);
-        s.rows_sure = rebuild.stopped && !lost;
-        self.0.keeper.set_mark(meta.mark);
-        for (number, name, sample) in names.iter().flatten() {
-            // Destinations that there are no more by that name are found anew, message by message.
-            if !sample.is_empty() {
-                self.destination(s, sample);
+        let index_lost = match joined {
+            Ok(lost) => {
+                desk.0.rt.spawn_critical(desk.clone().load_index(lost));
+                lost
             }
-            if !s.ledger.learn(*number, name, sample) {
-                return Err(io::Error::new(io::ErrorKind::InvalidData, "the index has lost names"));
+            Err(joining) => {
+                desk.0.rt.spawn_critical(desk.clone().join_late(joining));
+                false
             }
-        }
-        Ok(())
-    }
-
-    /// Lets others run now and then: the core may be serving clients already.
-    async fn take_over(
-        &self,
-        rebuild: Rebuild,
-        united: &BTreeMap<MessageId, Box<[u8]>>,
-        lost: bool,
-    ) -> (usize, usize) {
-        let doors: Vec<DestId> = {
-            let mut s = self.0.state.borrow_mut();
-            s.said = rebuild.archived;
-            if lost {
-                s.journaled = rebuild.messages.keys().copied().collect();
-            }
-            let hops = rebuild.hops.into_iter();
-            hops.map(|(hop, sample)| self.door(&mut s, hop, &sample)).collect()
         };
-        let (mut messages, mut in_doubt) = (0, 0);
-        for (id, found) in rebuild.messages {
-            messages += 1;
-            in_doubt += found.recipients.iter().filter(|r| r.in_doubt && !r.fate.is_done()).count();
-            {
-                let mut s = self.0.state.borrow_mut();
-                self.take_over_one(&mut s, id, &found, &doors);
-                if let Some(row) = united.get(&id) {
-                    self.unite(&mut s, id, row);
-                }
-            }
-            if messages % AT_ONCE == 0 {
-                yield_now().await;
-            }
-        }
-        (messages, in_doubt)
+        Ok((desk, Recovery { journal, archive, messages, in_doubt, malformed, index_lost }))
     }
 
     /// Waits until everything that is parked has taken its place. `None`: closed before.
@@ -224,51 +162,6 @@ impl<R: Runtime> Desk<R> {
         self.0.state.borrow().last_id
     }
 
-    fn take_over_one(&self, s: &mut State, id: MessageId, found: &Found, doors: &[DestId]) {
-        let (now, wall) = (self.0.rt.now(), self.0.rt.wall());
-        let mut e = Entry::new(id, found.size, found.body);
-        e.at = found.at;
-        e.side = found.side;
-        e.switches.held = found.marks & record::HELD != 0;
-        e.switches.warned = found.marks & record::WARNED != 0;
-        e.switches.double_bounce = found.marks & record::DOUBLE_BOUNCE != 0;
-        e.switches.null_sender = found.null_sender;
-        let mut owed = false;
-        for r in &found.recipients {
-            let destination = match r.way {
-                Way::Hop(n) => doors[n],
-                Way::Local => state::LOCAL,
-                Way::None => state::NO_ROUTE,
-            };
-            let mut out =
-                Recipient { destination, attempts: r.attempts, said: r.said, ..Recipient::default() };
-            out.cover = if r.in_doubt { Cover::InDoubt } else { Cover::None };
-            out.phase = match r.fate {
-                Fate::Delivered => Phase::Delivered,
-                Fate::Failed => Phase::Failed,
-                Fate::Fresh | Fate::Attempting => Phase::Ready,
-                Fate::Owed => {
-                    owed = true;
-                    Phase::Owed
-                }
-                Fate::Deferred => {
-                    out.due = now.after(self.retry_in(r.due, wall));
-                    Phase::Waiting
-                }
-            };
-            e.recipients.push(out);
-        }
-        let held = e.switches.held;
-        let key = s.index.insert(e);
-        if !held {
-            self.line_up(s, key, now);
-        }
-        s.arm(key);
-        if owed {
-            self.owe_again(s, key);
-        }
-    }
-
     /// How long a retry waits that was to come at `due`. Never longer than any retry waits: if it is
     /// further ahead the clock was set back, and when it was meant to come is not known. Neither
     /// those nor overdue ones all come at once.
@@ -281,23 +174,6 @@ impl<R: Runtime> Desk<R> {
         };
         let span = span.as_millis() as u64;
         if span == 0 { Duration::ZERO } else { Duration::from_millis(self.0.rt.random() % span) }
-    }
-}
-
-/// Numbers, names and sample addresses of destinations.
-async fn read_names<T: Table>(table: &T) -> io::Result<Vec<(u32, String, Vec<u8>)>> {
-    let mut names = Vec::new();
-    let mut after = vec![row::NAMES];
-    loop {
-        let rows = table.scan(&[row::NAMES], &after, ScanLimit { rows: 1000, bytes: 1 << 20 }).await?;
-        let Some(last) = rows.last_key() else { return Ok(names) };
-        after = last.to_vec();
-        for (key, value) in rows.iter() {
-            let (Some(number), Some((name, sample))) = (row::name_of(key), row::parse_name(value)) else {
-                return Err(io::Error::new(io::ErrorKind::InvalidData, "the index has a damaged name"));
-            };
-            names.push((number, name.to_owned(), sample.to_vec()));
-        }
     }
 }
 

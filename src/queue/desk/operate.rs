@@ -7,8 +7,8 @@ use crate::base::aligned::SharedBytes;
 use crate::base::ids::{MessageId, QueueId};
 use crate::base::time::Mono;
 use crate::queue::control::{
-    ControlError, DestinationStats, Listed, ListedRecipient, PAGE_MAX, PIECE_MAX, Request, Response, Stats,
-    Which,
+    ControlError, Copied, DestinationStats, Listed, ListedRecipient, PAGE_MAX, PIECE_MAX, Request, Response,
+    Stats, Which,
 };
 use crate::queue::desk::Desk;
 use crate::queue::desk::archiving::together;
@@ -21,6 +21,7 @@ use crate::runtime::table::Table;
 use crate::runtime::{Runtime, yield_now};
 use crate::storage::side::SideFile;
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::time::Duration;
 
 /// Messages read at a time.
@@ -55,6 +56,7 @@ impl<R: Runtime> Desk<R> {
             Request::Release { which, note } => self.change(which, Change::Release(note)).await,
             Request::Delete { which, note } => self.change(which, Change::Delete(note)).await,
             Request::Stats => Ok(Response::Stats(vec![self.stats()])),
+            Request::CopyIndex(dir) => self.copy_index(dir).await,
         };
         result.unwrap_or_else(Response::Error)
     }
@@ -439,7 +441,7 @@ impl<R: Runtime> Desk<R> {
             parked: s.index.parked(),
             archive_bytes: archive.bytes,
             archive_live_bytes: archive.live_bytes,
-            index_bytes: self.0.table.bytes(),
+            index_bytes: self.0.index_bytes(),
             loading: !s.loaded,
             oldest_ms: s.index.oldest().map(|id| id.arrival().0),
             journal_segments: j.segments,
@@ -448,6 +450,16 @@ impl<R: Runtime> Desk<R> {
             poisoned: j.poisoned,
             destinations: destinations.filter(busy).collect(),
         }
+    }
+}
+
+impl<R: Runtime> Desk<R> {
+    /// Copies the index while it is in use.
+    async fn copy_index(&self, dir: &Path) -> Result<Response, ControlError> {
+        let path = dir.join(format!("{:04}.index", self.0.log.0));
+        let table = self.0.table.get().ok_or(ControlError::Closed)?;
+        table.copy_to(&path).await.map_err(|e| ControlError::NotCopied(e.kind()))?;
+        Ok(Response::Copied(vec![Copied { log: self.0.log.0, path }]))
     }
 }
 

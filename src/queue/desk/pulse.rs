@@ -11,7 +11,6 @@ use crate::queue::record::Effect;
 use crate::queue::state::{After, Answer, Notice, State, start_of, tick_at};
 use crate::queue::stub::SEVERAL;
 use crate::runtime::Runtime;
-use crate::runtime::table::Table;
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::task::Poll;
@@ -204,7 +203,7 @@ impl<R: Runtime> Desk<R> {
         let a = self.0.vault.stats();
         m.archive_bytes.set(a.bytes as f64);
         m.archive_live_bytes.set(a.live_bytes as f64);
-        m.index_bytes.set(self.0.table.bytes() as f64);
+        m.index_bytes.set(self.0.index_bytes() as f64);
         m.index_lag.set(s.ledger.len() as f64);
         m.queue_parked.set(s.index.parked() as f64);
         m.queue_loading.set(if s.loaded { 0.0 } else { 1.0 });

@@ -51,7 +51,7 @@ impl<R: Runtime> Desk<R> {
         let known = self.0.state.borrow().ledger.row(id).map(|r| r.map(Box::from));
         match known {
             Some(row) => row,
-            None => self.0.table.get(&row::key(id)).await.ok().flatten().map(Into::into),
+            None => self.0.table().get(&row::key(id)).await.ok().flatten().map(Into::into),
         }
     }
 

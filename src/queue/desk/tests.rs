@@ -6,6 +6,7 @@ mod archived;
 mod backlog;
 mod clock;
 mod crash;
+mod joining;
 mod returned;
 
 use super::{Desk, DoubleBounce, Options};

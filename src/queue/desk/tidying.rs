@@ -107,7 +107,7 @@ impl<R: Runtime> Desk<R> {
         loop {
             let mark = self.0.state.borrow().ledger.mark();
             let keys = ids.clone().map(|id| row::key(id).to_vec()).collect();
-            let rows = self.0.table.get_many(keys).await?;
+            let rows = self.0.table().get_many(keys).await?;
             let s = self.0.state.borrow();
             if s.ledger.mark() != mark {
                 // A transaction has ended meanwhile: some may be older than what was forgotten with it.

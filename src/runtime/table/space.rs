@@ -34,6 +34,13 @@ const LOCK_PAUSE: Duration = Duration::from_millis(50);
 /// Twice the pages that redb allocates at once in a commit, for its own lists.
 const FEW: u64 = 64 << 10;
 
+/// A file is read ahead in pieces of so many bytes...
+const AHEAD: i64 = 4 << 20;
+/// ...if it is longer than this, up to that length: a small one is read at once anyway, and of a very
+/// large one the first pages would be gone before they are wanted.
+const AHEAD_FROM: i64 = 16 << 20;
+const AHEAD_MAX: i64 = 4 << 30;
+
 /// A table's file.
 #[derive(Debug)]
 pub(super) struct Space {
@@ -315,6 +322,31 @@ impl Space {
         }
         self.file.write_all_at(data, offset)
     }
+}
+
+/// Has the file at `path` read into the page cache, in the order of the disk, on a thread of its own:
+/// opening verifies it page by page in the order of the tree, and waits for each page that is not there.
+pub(super) fn read_ahead(path: &Path) {
+    // A description of its own: it has nothing to do with the lock. What fails here fails again where it
+    // matters; without this opening takes longer, that is all.
+    let Ok(file) = File::open(path) else { return };
+    let length = file.metadata().map_or(0, |meta| i64::try_from(meta.len()).unwrap_or(i64::MAX));
+    if length < AHEAD_FROM {
+        return;
+    }
+    let body = move || {
+        crate::runtime::block_signals();
+        let mut at = 0;
+        while at < length.min(AHEAD_MAX) {
+            // SAFETY: a system call on a descriptor that this closure owns; no memory.
+            let res = unsafe { libc::posix_fadvise(file.as_raw_fd(), at, AHEAD, libc::POSIX_FADV_WILLNEED) };
+            if res != 0 {
+                return;
+            }
+            at += AHEAD;
+        }
+    };
+    drop(std::thread::Builder::new().name("index-ahead".into()).spawn(body));
 }
 
 /// redb's view of the file.

@@ -7,7 +7,7 @@
 #![allow(clippy::disallowed_methods)]
 
 use super::space::{Backend, Space};
-use super::{Changes, Rows, ScanLimit, TableOptions, fresh};
+use super::{Changes, Rows, ScanLimit, TableOptions, fresh, space};
 use redb::{Builder, Database, ReadOnlyTable, ReadableDatabase, TableDefinition, WriteTransaction};
 use std::io;
 use std::ops::Bound;
@@ -66,6 +66,7 @@ impl Store {
     /// See [`super::Table`]; `ResourceBusy` if another process has it open.
     pub(super) fn open(path: &Path, options: TableOptions) -> io::Result<Self> {
         fresh::make(path, options.grow_bytes)?;
+        space::read_ahead(path);
         let space = Space::open(path, options, fresh::region_of)?;
         let backend = Backend(space.clone());
         let db = caught(|| {

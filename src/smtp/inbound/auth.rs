@@ -113,6 +113,9 @@ impl Session {
                 | Command::Quit
                 // RFC 3030 §2: its octets follow whatever the reply. It finds no transaction.
                 | Command::Bdat { .. }
+                // A login may come from an intermediary; others are refused anyway.
+                | Command::Xclient(_)
+                | Command::Xforward(_)
         );
         let needed = self.auth.mode == AuthMode::Required && !self.auth.authenticated;
         (needed && !may_come).then_some(Reply::NEEDS_AUTH)

@@ -1,6 +1,6 @@
 //! What each command does to a session; order, limits, errors.
 
-use super::{Asking, AuthMode, Hello, Question, Session, State, Step};
+use super::{Asking, AuthMode, Hello, Question, Session, State, Step, forward};
 use crate::base::scan;
 use crate::base::time::Mono;
 use crate::smtp::command::{self, BadCommand, Command, Mail, Rcpt};
@@ -89,6 +89,8 @@ impl Session {
             Command::Expn(_) => self.error(now, Reply::NOT_IMPLEMENTED, out),
             Command::StartTls => self.start_tls(now, out),
             Command::Auth { mechanism, initial } => self.begin_auth(now, mechanism, initial, out),
+            Command::Xclient(argument) => self.xclient(now, argument, out),
+            Command::Xforward(argument) => self.xforward(now, argument, out),
             Command::Lhlo => self.error(now, Reply::NOT_LMTP, out),
         }
     }
@@ -122,12 +124,13 @@ impl Session {
         self.helo.extend_from_slice(name);
         match hello {
             Hello::Ehlo => {
+                let more = if self.forwarder { &[forward::XCLIENT, forward::XFORWARD][..] } else { &[] };
                 let mut offer = self.options.offer();
                 if self.auth.mode != AuthMode::Off {
                     offer.auth = self.auth.offer.now.clone();
                 }
                 offer.starttls = self.offers_tls();
-                extension::put_ehlo(out, &self.options.hostname, &offer);
+                extension::put_ehlo(out, &self.options.hostname, &offer, more);
             }
             Hello::Helo | Hello::None => extension::put_helo(out, &self.options.hostname),
         }
@@ -199,7 +202,7 @@ impl Session {
     }
 
     /// A command that succeeds but brings no mail.
-    fn junk(&mut self, reply: Reply, out: &mut Vec<u8>) -> Option<Step> {
+    pub(super) fn junk(&mut self, reply: Reply, out: &mut Vec<u8>) -> Option<Step> {
         let close = self.count_junk(out);
         if close.is_none() {
             reply.put(out);

@@ -15,6 +15,7 @@
 
 mod auth;
 mod commands;
+mod forward;
 mod options;
 mod starttls;
 #[cfg(test)]
@@ -22,6 +23,7 @@ mod tests;
 mod transfer;
 
 pub use auth::{AuthMode, AuthOffer, AuthSaid};
+pub use forward::{Claim, Said};
 pub use options::Options;
 pub use starttls::Tls;
 
@@ -69,6 +71,9 @@ pub enum Question {
     Sender,
     /// Is the recipient that was added last taken? (RCPT)
     Recipient,
+    /// The client is another one, as [`Session::claim`] says: may it come in? (XCLIENT) If so, its
+    /// limits are set with [`Session::set_options`] before the answer.
+    Client,
     /// What becomes of an authentication? (AUTH; what the client said is in [`Session::auth_said`])
     Auth,
     /// Can there be a TLS handshake now? (STARTTLS)
@@ -149,6 +154,10 @@ pub struct Session {
     since: Mono,
     paused_until: Option<Mono>,
     shutting_down: bool,
+    /// The client may use XCLIENT and XFORWARD.
+    forwarder: bool,
+    claim: Option<Box<Claim>>,
+    forwarded: Option<Box<Claim>>,
 }
 
 /// Where the session is.
@@ -235,6 +244,9 @@ impl Session {
             since: now,
             paused_until: None,
             shutting_down: false,
+            forwarder: false,
+            claim: None,
+            forwarded: None,
         }
     }
 
@@ -300,6 +312,7 @@ impl Session {
                 Reply::SENDER_OK.put(out);
             }
             (Question::Recipient, Answer::Accept) => Reply::RECIPIENT_OK.put(out),
+            (Question::Client, Answer::Accept) => self.restart(out),
             (Question::Auth, Answer::Accept) => self.authenticated(out),
             (Question::Auth, Answer::Challenge(challenge)) => self.challenge(challenge, out),
             (_, Answer::Challenge(_)) => panic!("a challenge without AUTH"),
@@ -417,6 +430,7 @@ impl Session {
     /// Forgets the transaction. Gives true if the shell holds a part of its message.
     fn reset(&mut self) -> bool {
         self.transaction = None;
+        self.forwarded = None;
         if self.envelope.bytes().len() > ENVELOPE_KEPT {
             self.envelope = Envelope::default();
         }

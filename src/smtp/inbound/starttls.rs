@@ -74,6 +74,10 @@ impl Session {
         if self.security.is_some() {
             return self.error(now, Reply::TLS_IS_ON, out);
         }
+        // What was said in clear text must not outlive the handshake, and the client is part of it.
+        if self.claim.is_some() {
+            return self.error(now, Reply::BAD_SEQUENCE, out);
+        }
         if !self.offers_tls() {
             return self.error(now, Reply::NOT_OFFERED, out);
         }

@@ -4,8 +4,9 @@
 //! buffer as soon as it has been read. Errors become replies.
 
 use super::session::Talk;
+use crate::attempts::{Attempt, TooManyFailures};
 use crate::auth::mechanism::Mechanism;
-use crate::auth::sasl::{Channel, Exchange};
+use crate::auth::sasl::{Channel, Exchange, Turn};
 use crate::auth::service::{Outcome, Why};
 use crate::runtime::Runtime;
 use crate::smtp::inbound::{Answer, AuthOffer, AuthSaid};
@@ -90,6 +91,16 @@ impl<R: Runtime> Talk<'_, R> {
         }
     }
 
+    /// The login is the one that a forwarder names (XCLIENT), or nobody's any more.
+    pub(super) fn claim_login(&mut self) -> Result<(), Reply> {
+        self.login = Login::default();
+        let Some(login) = self.machine.claimed_login() else { return Ok(()) };
+        let name = String::from_utf8_lossy(login).into_owned();
+        let permit = self.ctx.gate.login(&name).map_err(|_| Reply::TOO_MANY_SESSIONS)?;
+        self.login = Login { exchange: None, name, permit: Some(permit) };
+        Ok(())
+    }
+
     async fn drive(&mut self) -> Result<Outcome, Reply> {
         let logins = self.ctx.logins().ok_or(Reply::AUTH_BUSY)?;
         let channel = self.bindings();
@@ -103,7 +114,25 @@ impl<R: Runtime> Talk<'_, R> {
             (AuthSaid::Response(_), None) => return Err(Reply::AUTH_BUSY),
         };
         let exchange = self.login.exchange.as_mut().expect("just begun or there before");
+        let begins = matches!(turn, Turn::Password | Turn::Account | Turn::Cleartext | Turn::Verifier(_));
+        let login = exchange.login().to_owned();
+        let attempt = Attempt {
+            client: self.peer,
+            counted: !self.guest.trusted,
+            service: self.door.service(),
+            mechanism: exchange.mechanism().name(),
+            login: login.as_bytes(),
+        };
+        let (attempts, rt) = (self.ctx.attempts(), &self.ctx.rt);
+        if let Some(attempts) = attempts.filter(|_| begins) {
+            attempts.may_try(rt, &attempt).await.map_err(|TooManyFailures| Reply::TOO_MANY_FAILURES)?;
+        }
         let outcome = logins.drive(exchange, turn, self.peer.ip()).await;
+        match (attempts, &outcome) {
+            (Some(attempts), Outcome::Success) => attempts.succeeded(rt, &attempt),
+            (Some(attempts), Outcome::Failure(Why::Refused)) => attempts.failed(rt, &attempt),
+            _ => {}
+        }
         if outcome == Outcome::Success {
             self.login.permit = Some(self.ctx.gate.login(exchange.login())?);
             exchange.login().clone_into(&mut self.login.name);

@@ -5,17 +5,22 @@
 //! of the socket ends the session; our own trouble (disk, space) becomes a 4xx. A session holds a
 //! receive buffer only while bytes are on their way: an idle one gives it back.
 
+mod arrive;
 mod auth;
 mod collect;
 mod gather;
 mod secure;
 mod session;
 
+pub use arrive::Refused;
+
+use crate::attempts::Attempts;
 use crate::auth::service::Logins;
 use crate::base::time::Mono;
 use crate::intake::Intake;
 use crate::message::date::DateCache;
 use crate::metrics;
+use crate::policy::access::Networks;
 use crate::runtime::pool::Pool;
 use crate::runtime::{Listener, Runtime, Stream};
 use crate::smtp::inbound;
@@ -30,16 +35,47 @@ use std::time::Duration;
 /// What the shell asks of policy. Synchronous: everything is in memory.
 pub trait Gate {
     /// A client has connected: is it one of those that may relay anywhere? `Err`: it is refused.
-    fn admit(&self, client: IpAddr) -> Result<Guest, Reply>;
-
-    /// May a `trusted` client, an authenticated one (or any) send to this recipient through us?
-    fn recipient(&self, trusted: bool, address: &[u8]) -> Result<(), Refusal<'static>>;
+    fn admit(&self, caller: &Caller, now: Mono) -> Result<Guest, Refused>;
 
     /// A client has proved to be this user. What is counted for it is given back on drop. `Err`: not
     /// now.
     fn login(&self, _login: &str) -> Result<Box<dyn std::any::Any>, Reply> {
         Ok(Box::new(()))
     }
+
+    /// May it send one more message, with this sender?
+    fn sender(&self, who: Sender<'_>, address: &[u8], now: Mono) -> Result<(), Refusal<'static>>;
+
+    /// May it send to this recipient through us?
+    fn recipient(&self, who: Sender<'_>, address: &[u8], now: Mono) -> Result<(), Refusal<'static>>;
+}
+
+/// Who wants to come in.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Caller {
+    /// Its address; IPv4 is never in IPv6 form.
+    pub address: IpAddr,
+    /// Behind it are many others (it is listed as a proxy, or for XCLIENT): limits per address are not
+    /// for it, but for them.
+    pub speaks_for_others: bool,
+    /// It may relay if its address may. Not so what a proxy says for itself.
+    pub may_relay: bool,
+}
+
+/// How mail of our own users is taken.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Submission {
+    /// The trace header does not name the client.
+    pub hide_client: bool,
+}
+
+/// Who sends.
+#[derive(Clone, Copy, Debug)]
+pub struct Sender<'a> {
+    /// The client may relay by its address.
+    pub trusted: bool,
+    /// The name under which it has authenticated.
+    pub login: Option<&'a [u8]>,
 }
 
 /// A client that has been let in. What was counted for it is given back when this is dropped.
@@ -61,17 +97,32 @@ pub struct Door {
     pub ask_certificate: bool,
     /// What it does with AUTH.
     pub auth: inbound::AuthMode,
+    /// Peers whose PROXY header is required and believed.
+    pub proxies: Networks,
+    /// Clients that may use XCLIENT and XFORWARD.
+    pub forwarders: Networks,
+    /// It is for our own users (RFC 6409); then how.
+    pub submission: Option<Submission>,
 }
 
 impl Door {
+    /// What it is called in events.
+    fn service(&self) -> &'static str {
+        match self.submission {
+            None => "smtp",
+            Some(_) if self.is_implicit() => "submissions",
+            Some(_) => "submission",
+        }
+    }
+
     fn is_implicit(&self) -> bool {
         self.tls == inbound::Tls::Implicit
     }
 
     /// Our end of a handshake.
-    fn begin_tls(&self) -> Option<Connection> {
+    fn begin_tls(&self) -> Option<Box<Connection>> {
         let snapshot = self.certificates.as_ref()?.current();
-        Connection::accept(snapshot, self.ask_certificate).ok()
+        Connection::accept(snapshot, self.ask_certificate).ok().map(Box::new)
     }
 }
 
@@ -99,6 +150,11 @@ pub struct Options {
     pub session: Duration,
     /// How long a message that has come in waits for a busy disk before it is refused.
     pub busy: Duration,
+    /// How long a listed proxy may take to send its header.
+    pub proxy_header: Duration,
+    /// How long the greeting of clients that may not relay is held back, to see whether they speak
+    /// first; zero: nobody looks.
+    pub greeting_delay: Duration,
 }
 
 impl Options {
@@ -119,6 +175,8 @@ impl Options {
             write: Duration::from_secs(180),
             session: Duration::from_secs(100 * 365 * 86_400),
             busy: Duration::from_secs(60),
+            proxy_header: Duration::from_secs(5),
+            greeting_delay: Duration::from_millis(100),
         }
     }
 }
@@ -135,6 +193,9 @@ pub struct Context<R: Runtime> {
     /// Bytes of unfinished bodies.
     held: Cell<usize>,
     stopping: Cell<bool>,
+    /// Connections that are being refused.
+    refusing: Cell<usize>,
+    attempts: OnceCell<Attempts>,
     /// None: there are no users.
     logins: OnceCell<Rc<Logins<R>>>,
     live: RefCell<Live<R::Stream>>,
@@ -174,6 +235,8 @@ impl<R: Runtime> Context<R> {
             date: RefCell::default(),
             held: Cell::new(0),
             stopping: Cell::new(false),
+            refusing: Cell::new(0),
+            attempts: OnceCell::new(),
             logins: OnceCell::new(),
             live,
         })
@@ -186,6 +249,18 @@ impl<R: Runtime> Context<R> {
 
     fn logins(&self) -> Option<&Rc<Logins<R>>> {
         self.logins.get()
+    }
+
+    /// Logins are let in by these rules; to be said once, before the first session.
+    pub fn set_attempts(&self, attempts: Attempts) {
+        // A second time is a bug that changes nothing.
+        let _ = self.attempts.set(attempts);
+    }
+
+    /// The rules by which logins are let in; without, everybody may try at once.
+    #[must_use]
+    pub fn attempts(&self) -> Option<&Attempts> {
+        self.attempts.get()
     }
 
     /// Sessions that are open.
@@ -237,6 +312,11 @@ impl<R: Runtime> Context<R> {
     }
 }
 
+/// How long the refusal of a connection may take to be sent and read.
+const REFUSAL_TIME: Duration = Duration::from_secs(1);
+/// Refusals under way at once; beyond, connections are closed without a word.
+const REFUSING_MAX: usize = 256;
+
 /// Accepts connections until the listener is closed.
 pub async fn accept<R: Runtime, L: Listener<Stream = R::Stream>>(
     ctx: Rc<Context<R>>,
@@ -245,33 +325,40 @@ pub async fn accept<R: Runtime, L: Listener<Stream = R::Stream>>(
 ) {
     loop {
         let (stream, peer) = match listener.accept().await {
-            Ok(connection) => connection,
+            Ok((stream, peer)) => (stream, arrive::canonical(peer)),
             Err(e) if e.kind() == io::ErrorKind::NotConnected => return,
             // The connection has gone before it was taken, or the kernel is short of something.
             Err(_) => continue,
         };
         ctx.metrics.smtp_connections.increment(1);
-        let guest = match ctx.gate.admit(peer.ip()) {
-            Ok(guest) if !ctx.stopping.get() => guest,
-            refused => {
-                let reply = refused.err().unwrap_or(Reply::SHUTTING_DOWN);
-                ctx.metrics.sessions_refused.increment(1);
-                // Where TLS comes first no words can be understood.
-                if !door.is_implicit() {
-                    ctx.rt.spawn(turn_away(ctx.clone(), stream, reply));
-                }
-                continue;
+        if ctx.stopping.get() {
+            ctx.metrics.refused_stopping.increment(1);
+            turn_away(&ctx, &door, stream, Reply::SHUTTING_DOWN);
+            continue;
+        }
+        match ctx.gate.admit(&arrive::caller(&door, peer.ip()), ctx.rt.now()) {
+            Ok(guest) => ctx.rt.spawn(serve(ctx.clone(), door.clone(), stream, peer, guest)),
+            Err(refused) => {
+                refused.counter(&ctx.metrics).increment(1);
+                turn_away(&ctx, &door, stream, refused.reply());
             }
-        };
-        let ctx2 = ctx.clone();
-        ctx.rt.spawn(serve(ctx2, door.clone(), stream, peer, guest));
+        }
     }
 }
 
-/// Refuses a connection.
-async fn turn_away<R: Runtime>(ctx: Rc<Context<R>>, stream: R::Stream, reply: Reply) {
-    let until = ctx.rt.now().after(Duration::from_secs(1));
-    session::last_words(&stream, reply.line().as_bytes().to_vec(), false, until).await;
+/// Refuses a connection. Costs little, however many come.
+fn turn_away<R: Runtime>(ctx: &Rc<Context<R>>, door: &Door, stream: R::Stream, reply: Reply) {
+    // Where TLS comes first no words can be understood.
+    if door.is_implicit() || ctx.refusing.get() >= REFUSING_MAX {
+        return;
+    }
+    ctx.refusing.set(ctx.refusing.get() + 1);
+    let ctx2 = ctx.clone();
+    ctx.rt.spawn(async move {
+        let until = ctx2.rt.now().after(REFUSAL_TIME);
+        session::last_words(&stream, reply.line().as_bytes().to_vec(), false, until).await;
+        ctx2.refusing.set(ctx2.refusing.get() - 1);
+    });
 }
 
 /// Serves one connection to its end.
@@ -285,7 +372,9 @@ async fn serve<R: Runtime>(
     let (place, handle) = ctx.enter(stream);
     // On drop, so that a session that panics leaves, too.
     let _place = Place { ctx: ctx.clone(), place };
-    session::run(&ctx, &door, &handle, peer, &guest).await;
+    if let Some(arrival) = arrive::arrive(&ctx, &handle, peer, guest, &door).await {
+        session::run(&ctx, &door, &handle, arrival).await;
+    }
 }
 
 struct Place<R: Runtime> {

@@ -16,7 +16,7 @@ use std::rc::Rc;
 impl<R: Runtime> Talk<'_, R> {
     /// Can there be a handshake? Before the client is told to begin.
     pub(super) fn promise_tls(&mut self) -> Answer<'static> {
-        self.handshake = self.door.begin_tls().map(Box::new);
+        self.handshake = self.door.begin_tls();
         match self.handshake {
             Some(_) => Answer::Accept,
             None => Answer::Refuse(Reply::TLS_UNAVAILABLE.into()),
@@ -26,14 +26,14 @@ impl<R: Runtime> Talk<'_, R> {
     /// Drops what came in clear text and does the handshake. `None`: the session has ended.
     pub(super) async fn start_tls(&mut self) -> Option<()> {
         self.flush().await?;
-        self.body.clear();
+        self.forget_message();
         // RFC 3207 §4.2 (attack: commands injected behind STARTTLS).
         self.buf.clear();
         self.at = 0;
-        let connection = self.handshake.take().or_else(|| self.door.begin_tls().map(Box::new))?;
+        let connection = self.handshake.take().or_else(|| self.door.begin_tls())?;
         let (ctx, stream) = (self.ctx, &self.handle.stream);
         stream.set_deadline(Some(self.machine.deadline()));
-        let (channel, result) = Channel::handshake(stream, *connection, &ctx.pool).await;
+        let (channel, result) = Channel::handshake(stream, connection, &ctx.pool).await;
         self.channel = channel;
         self.now = ctx.rt.now();
         let security = self.channel.tls().and_then(|c| c.security(ctx.rt.wall()));

@@ -1,21 +1,23 @@
 //! L4: one session: the loop between socket, machine, gate and intake.
 
+use super::arrive::Arrival;
 use super::auth::Login;
 use super::collect::Collector;
 use super::secure::Counted;
-use super::{Context, Door, Guest, Handle};
+use super::{Caller, Context, Door, Guest, Handle, Refused, Sender};
 use crate::base::time::Mono;
 use crate::channel::Channel;
 use crate::intake::{Accepted, Body, IntakeError, Submission};
 use crate::message::received::{self, Trace};
+use crate::message::submitted::FieldsSeen;
 use crate::metrics;
 use crate::runtime::{Runtime, Stream, pool, yield_now};
-use crate::smtp::inbound::{Answer, Question, Session, Step};
+use crate::smtp::inbound::{Answer, Question, Said, Session, Step};
 use crate::smtp::reply::{Refusal, Reply};
 use crate::storage::side::SideError;
 use crate::tls;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 
 /// Serves the connection until it ends.
@@ -23,11 +25,14 @@ pub(super) async fn run<R: Runtime>(
     ctx: &Rc<Context<R>>,
     door: &Door,
     handle: &Handle<R::Stream>,
-    peer: SocketAddr,
-    guest: &Guest,
+    arrival: Arrival,
 ) {
+    let Arrival { peer, guest, buf, early, forwarder } = arrival;
     let options = if guest.trusted { &ctx.options.trusted } else { &ctx.options.others };
     let now = ctx.rt.now();
+    if early {
+        ctx.metrics.early_talkers.increment(1);
+    }
     let mut talk = Talk {
         now,
         ends: now.after(ctx.options.session),
@@ -38,11 +43,13 @@ pub(super) async fn run<R: Runtime>(
         handshake: None,
         counted: None,
         peer,
-        trusted: guest.trusted,
+        claimed: false,
         machine: Session::new(options.clone(), now),
         login: Login::default(),
+        guest,
         body: Collector::new(ctx.clone()),
-        buf: Vec::new(),
+        seen: FieldsSeen::default(),
+        buf,
         at: 0,
         shown: 0,
         bulk: false,
@@ -52,10 +59,13 @@ pub(super) async fn run<R: Runtime>(
     talk.machine.set_tls(door.tls);
     talk.machine.set_auth(door.auth);
     talk.offer_auth();
+    if forwarder {
+        talk.machine.allow_forwarding();
+    }
     let mut step = if door.is_implicit() {
         talk.machine.begin_tls(now)
     } else {
-        talk.machine.banner(now, false, &mut talk.out)
+        talk.machine.banner(now, early, &mut talk.out)
     };
     while let Some(next) = talk.obey(step).await {
         step = next;
@@ -78,9 +88,14 @@ pub(super) struct Talk<'a, R: Runtime> {
     /// Under TLS.
     pub(super) counted: Option<Counted>,
     pub(super) peer: SocketAddr,
-    trusted: bool,
-    pub(super) machine: Session,
+    /// The address of the peer is what a forwarder has said.
+    claimed: bool,
+    /// What the client may do, and its place.
+    pub(super) guest: Guest,
     pub(super) login: Login,
+    pub(super) machine: Session,
+    /// The header of a submitted message.
+    seen: FieldsSeen,
     pub(super) body: Collector<R>,
     /// What has been received; consumed up to `at`.
     pub(super) buf: Vec<u8>,
@@ -109,11 +124,20 @@ impl<R: Runtime> Talk<'_, R> {
             }
             Step::Ask(question) => self.ask(question).await,
             Step::Body(run) => {
-                self.body.here(self.shown + run.start..self.shown + run.end, &self.buf);
+                let range = self.shown + run.start..self.shown + run.end;
+                if self.door.submission.is_some() {
+                    self.seen.feed(&self.buf[range.clone()]);
+                }
+                self.body.here(range, &self.buf);
             }
-            Step::BodyStatic(bytes) => self.body.inserted(bytes, &self.buf),
+            Step::BodyStatic(bytes) => {
+                if self.door.submission.is_some() {
+                    self.seen.feed(bytes);
+                }
+                self.body.inserted(bytes, &self.buf);
+            }
             Step::EndOfMessage => self.end_of_message().await,
-            Step::Abandoned => self.body.clear(),
+            Step::Abandoned => self.forget_message(),
             Step::Yield => {
                 self.flush().await?;
                 yield_now().await;
@@ -317,25 +341,76 @@ impl<R: Runtime> Talk<'_, R> {
     async fn ask(&mut self, question: Question) {
         let answer = match question {
             Question::Auth => return self.ask_auth().await,
-            Question::Sender => {
-                let room = self.ctx.intake.room().await;
-                self.now = self.ctx.rt.now();
-                match room {
-                    Ok(()) => Answer::Accept,
-                    Err(e) => Answer::Refuse(refusal(e).into()),
+            Question::Sender => match self.may_send() {
+                Ok(()) => {
+                    let room = self.ctx.intake.room().await;
+                    self.now = self.ctx.rt.now();
+                    match room {
+                        Ok(()) => Answer::Accept,
+                        Err(e) => Answer::Refuse(refusal(e).into()),
+                    }
                 }
-            }
+                Err(refusal) => Answer::Refuse(refusal),
+            },
             Question::Recipient => {
                 let last = self.machine.envelope().last().expect("the question is about a recipient");
-                let may_relay = self.trusted || self.machine.is_authenticated();
-                match self.ctx.gate.recipient(may_relay, last.address) {
+                match self.ctx.gate.recipient(self.sender(), last.address, self.now) {
                     Ok(()) => Answer::Accept,
                     Err(refusal) => Answer::Refuse(refusal),
                 }
             }
+            Question::Client => match self.admit_claimed() {
+                Ok(()) => match self.claim_login() {
+                    Ok(()) => Answer::Accept,
+                    Err(refusal) => Answer::Refuse(refusal.into()),
+                },
+                Err(refused) => {
+                    refused.counter(&self.ctx.metrics).increment(1);
+                    Answer::Refuse(refused.reply().into())
+                }
+            },
             Question::Tls => self.promise_tls(),
         };
         self.machine.answer(self.now, answer, &mut self.out);
+    }
+
+    /// Who sends.
+    fn sender(&self) -> Sender<'_> {
+        Sender { trusted: self.guest.trusted, login: self.login.name().map(str::as_bytes) }
+    }
+
+    /// May the client send a message with the sender of the transaction?
+    fn may_send(&self) -> Result<(), Refusal<'static>> {
+        self.ctx.gate.sender(self.sender(), self.machine.envelope().view().sender(), self.now)
+    }
+
+    /// The client is who its forwarder says (XCLIENT): every rule that goes by the address is asked
+    /// again. What the client before had taken is given back.
+    fn admit_claimed(&mut self) -> Result<(), Refused> {
+        let claim = self.machine.claim().expect("the question is about a claim");
+        let (said, port) = (claim.address.clone(), claim.port.known().copied());
+        let (address, known) = match said {
+            Said::Not => return Ok(()),
+            Said::Is(address) if self.claimed && address == self.peer.ip() => (address, true),
+            Said::Is(address) => {
+                self.guest.permit = Box::new(());
+                let caller = Caller { address, speaks_for_others: false, may_relay: true };
+                self.guest = self.ctx.gate.admit(&caller, self.ctx.rt.now())?;
+                (address, true)
+            }
+            // Nobody in particular: such a client has no rights, and no limits of its own.
+            Said::Unknown => {
+                self.guest.permit = Box::new(());
+                let caller = Caller { address: self.peer.ip(), speaks_for_others: true, may_relay: false };
+                self.guest = self.ctx.gate.admit(&caller, self.ctx.rt.now())?;
+                (self.peer.ip(), false)
+            }
+        };
+        self.claimed = known;
+        self.peer = SocketAddr::new(address, port.unwrap_or(self.peer.port()));
+        let options = if self.guest.trusted { &self.ctx.options.trusted } else { &self.ctx.options.others };
+        self.machine.set_options(options.clone());
+        Ok(())
     }
 
     /// Makes the message safe and answers for it.
@@ -351,7 +426,25 @@ impl<R: Runtime> Talk<'_, R> {
             }
             Err(reply) => self.machine.refused(now, Refusal::Fixed(reply), &mut self.out),
         }
+        self.forget_message();
+    }
+
+    pub(super) fn forget_message(&mut self) {
         self.body.clear();
+        self.seen = FieldsSeen::default();
+    }
+
+    /// The client of the message, as the trace header names it: what XFORWARD says of it, else what
+    /// XCLIENT says, else what we see.
+    fn client(&self) -> Client<'_> {
+        let mut client = Client { helo: self.machine.helo(), address: self.peer.ip(), name: None };
+        for claim in [self.machine.claim(), self.machine.forwarded()].into_iter().flatten() {
+            client.helo = claim.helo.known().map_or(client.helo, |h| h);
+            client.address = claim.address.known().copied().unwrap_or(client.address);
+            client.name =
+                if claim.name == Said::Not { client.name } else { claim.name.known().map(|n| &n[..]) };
+        }
+        client
     }
 
     async fn store(&mut self) -> Result<Accepted, Reply> {
@@ -360,21 +453,29 @@ impl<R: Runtime> Talk<'_, R> {
         let arrival = ctx.rt.wall();
         let id = ctx.intake.next_id(arrival);
         let envelope = self.machine.envelope();
-        self.trace.clear();
+        let mut trace = std::mem::take(&mut self.trace);
+        trace.clear();
+        let client = self.client();
+        let date = *ctx.date.borrow_mut().at(arrival);
         received::put(
-            &mut self.trace,
+            &mut trace,
             &Trace {
-                helo: self.machine.helo(),
-                client: self.peer.ip(),
-                name: None,
+                helo: client.helo,
+                client: client.address,
+                name: client.name,
+                hidden: self.door.submission.is_some_and(|s| s.hide_client),
                 host: &ctx.options.hostname,
                 protocol: self.machine.protocol().text(),
                 id: &id.text(),
                 security: self.machine.security(),
                 recipient: envelope.last().filter(|_| envelope.count() == 1).map(|r| r.address),
-                date: ctx.date.borrow_mut().at(arrival),
+                date: &date,
             },
         );
+        if self.door.submission.is_some() {
+            self.seen.put_missing(&mut trace, &date, &id.text(), &ctx.options.hostname);
+        }
+        self.trace = trace;
         let needed = envelope.bytes().len() + self.trace.len() + self.body.in_memory();
         let too_long = needed > ctx.intake.inline_max(envelope.count());
         let mut side = None;
@@ -408,6 +509,13 @@ impl<R: Runtime> Talk<'_, R> {
     }
 }
 
+/// Who has sent a message.
+struct Client<'a> {
+    helo: &'a [u8],
+    address: IpAddr,
+    name: Option<&'a [u8]>,
+}
+
 /// Sends the last reply and sees to it that the peer gets it: a connection that is closed while
 /// input lies unread is reset, and the reset destroys what the peer has not read.
 /// `was_asked`: who has said QUIT sends no more.
@@ -439,6 +547,9 @@ fn rejection<'a>(m: &'a metrics::Core, line: &[u8]) -> Option<&'a metrics::Count
     }
     Some(match line.get(..9)? {
         b"554 5.7.1" => &m.rejected_relay,
+        b"530 5.7.0" => &m.rejected_login,
+        b"553 5.7.1" => &m.rejected_sender,
+        b"450 4.7.1" => &m.rejected_rate,
         b"550 5.1.1" => &m.rejected_unknown,
         b"550 5.4.4" => &m.rejected_no_route,
         b"451 4.3.5" => &m.rejected_map,

@@ -390,6 +390,12 @@ impl<R: Runtime> Archive<R> {
         Ok(entries)
     }
 
+    /// When the segment was begun that was begun last, by the clock of then; the epoch: there is none.
+    #[must_use]
+    pub fn newest(&self) -> Wall {
+        self.inner().with(|s| s.shelf.iter().map(|(_, v)| v.begun).max().unwrap_or(Wall(0)))
+    }
+
     /// Numbers of all segments, oldest first.
     #[must_use]
     pub fn segments(&self) -> Vec<u32> {

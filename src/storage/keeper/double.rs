@@ -381,7 +381,12 @@ impl Disk for Double {
     }
 
     async fn open_table(&self, path: &Path, _: TableOptions) -> io::Result<MemTable> {
-        MemTable::open(self.world.tables.borrow_mut().entry(path.to_owned()).or_default())
+        let stored = self.world.tables.borrow_mut().entry(path.to_owned()).or_default().clone();
+        let slow = stored.slow.get();
+        if !slow.is_zero() {
+            self.sleep_until(self.now().after(slow)).await;
+        }
+        MemTable::open(&stored)
     }
 }
 

@@ -58,6 +58,20 @@ impl Client {
         Client { stream, tls: None, buf: Vec::new() }
     }
 
+    /// Connects from an address of the loopback network; the greeting is not read.
+    #[track_caller]
+    pub fn from(from: [u8; 4], to: SocketAddr) -> Client {
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None);
+        let socket = socket.expect("a socket");
+        socket.bind(&SocketAddr::from((from, 0)).into()).expect("an address of the loopback network");
+        socket.connect(&to.into()).expect("the server listens");
+        let stream: TcpStream = socket.into();
+        stream.set_read_timeout(Some(PATIENCE)).expect("a socket");
+        stream.set_write_timeout(Some(PATIENCE)).expect("a socket");
+        stream.set_nodelay(true).expect("a socket");
+        Client { stream, tls: None, buf: Vec::new() }
+    }
+
     /// Connects and reads the greeting.
     #[track_caller]
     pub fn connect(to: SocketAddr) -> Client {

@@ -94,6 +94,13 @@ impl Client {
         client
     }
 
+    /// The value of tls-exporter (RFC 9266).
+    #[track_caller]
+    pub fn exporter(&self) -> [u8; 32] {
+        let tls = self.tls.as_ref().expect("under TLS");
+        tls.export_keying_material([0; 32], b"EXPORTER-Channel-Binding", Some(b"")).expect("TLS 1.3")
+    }
+
     /// The certificate that the server has shown.
     #[track_caller]
     pub fn shown(&self) -> Vec<u8> {

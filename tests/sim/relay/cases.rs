@@ -236,6 +236,43 @@ fn a_body_in_the_archive_is_damaged() {
     });
 }
 
+/// Others have filled the disk, and two of four servers stay away: archive and index stand still, the
+/// journal holds mail that cannot leave, and what is for the two that come back gets there all the same.
+/// Not for any number of seeds: where nearly all of a small journal lives when the disk gets full, copying
+/// forward gains nothing (seed 20), and outcomes have only the reserve.
+#[test]
+fn a_full_disk_delivers_what_it_can() {
+    all_well("a_full_disk_delivers_what_it_can", SEEDS, |world| {
+        let mut stage = waiting::stage(world);
+        stage.options.lifetime = Duration::from_secs(5 * 86_400);
+        stage.storage.window = 2;
+        let (ledger, w) = (stage.ledger.clone(), world.clone());
+        world.block_on(async move {
+            fill(&mut stage).await;
+            stage.relay.disk.fill_up();
+            for _ in 0..6 {
+                stage.bulk(20);
+                w.pause(10 * SEC).await;
+            }
+            for machine in &stage.behind[..2] {
+                stage.net.set_dark(machine.ip(), false);
+            }
+            w.pause(8_000 * SEC).await;
+            // What is refused for good is owed to its sender, who may be elsewhere.
+            let there =
+                |to: &String| !to.starts_with("nobody") && stage.domains[..2].iter().any(|d| to.ends_with(d));
+            let stuck: Vec<_> = stage.ledger.borrow().owed().into_iter().filter(|o| there(&o.1)).collect();
+            if !stuck.is_empty() {
+                let stats = stage.life.desk.borrow().as_ref().map(|d| d.stats());
+                w.violation(format!("stuck on the full disk: {stuck:?}, {stats:?}"));
+            }
+            stage.kill(Death::Power);
+            same_and_drains(&mut stage).await;
+        });
+        ledger.borrow().check(1).into_iter().for_each(|v| world.violation(v));
+    });
+}
+
 /// The disk has lied about the journal: it is as it was some time ago, the index is not. What was
 /// accepted before is there all the same, and nothing rises that was over before.
 #[test]

@@ -169,5 +169,5 @@ fn histories_of_changing_numbers_of_cores() {
 
 #[test]
 fn backlogs_of_cores_that_are_gone() {
-    seeds::run_few("backlogs_of_cores_that_are_gone", 60, |world| history(world, false));
+    seeds::run("backlogs_of_cores_that_are_gone", |world| history(world, false));
 }

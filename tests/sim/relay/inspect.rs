@@ -8,7 +8,7 @@ use crate::machine::SimRuntime;
 use crate::peers::ledger::{self, Owed};
 use crate::world::SEC;
 use ringpost::base::ids::QueueId;
-use ringpost::queue::control::{Listed, Request, Response, Which};
+use ringpost::queue::control::{ControlError, Listed, Request, Response, Which};
 use ringpost::queue::desk::Desk;
 use std::collections::BTreeSet;
 
@@ -104,7 +104,8 @@ impl Stage {
         let Some(desk) = self.life.desk.borrow().clone() else { return };
         let world = &self.world;
         let listed = list(&desk, false).await;
-        if listed.is_empty() || self.life.stop.get() {
+        // Nor while the queue is looked through.
+        if listed.is_empty() || self.life.stop.get() || !self.life.open.get() {
             return;
         }
         let one = &listed[world.below(listed.len() as u64) as usize];
@@ -132,6 +133,10 @@ impl Stage {
         let answer = desk.control(&request).await;
         world.event("operate", what, u64::from(matches!(answer, Response::Done(_))));
         self.relay.disk.count(if parked { "operated while some were parked" } else { "operated" });
+        let unreadable = matches!(answer, Response::Error(ControlError::Unreadable));
+        if unreadable && self.relay.disk.reads_well() && !desk.is_dead() {
+            self.world.violation(format!("cannot be read: {request:?}, {:?}", desk.stats()));
+        }
         if let (Request::Delete { .. }, Response::Done(1), Some(n)) = (request, answer, letter) {
             self.ledger.borrow_mut().deleted(n, world.now());
         }

@@ -164,7 +164,8 @@ impl Stage {
         desk.close().await;
         life.desk.take();
         self.world.event("closed", u64::from(settled), 0);
-        self.clean.set(settled && !desk.is_dead());
+        // The very last write may have failed.
+        self.clean.set(settled && !desk.is_dead() && !desk.stats().poisoned);
         life.stopped.set(true);
     }
 
@@ -186,11 +187,15 @@ impl Stage {
         if loading {
             self.relay.disk.count("crash while loading");
         }
+        // The faults of now need not be those that it has met.
+        let poisoned = self.life.desk.borrow().as_ref().is_some_and(|d| d.stats().poisoned);
+        let harmed = poisoned || self.relay.disk.failed_before(u64::MAX);
         // Before its tasks, which share it.
         self.life.desk.take();
         self.relay.kill(how);
         let f = self.relay.disk.faults();
-        let sound = !f.lying && f.write_error + f.short_write + f.sync_error == 0 && f.capacity.is_none();
+        let sound =
+            !harmed && !f.lying && f.write_error + f.short_write + f.sync_error == 0 && f.capacity.is_none();
         self.ledger.borrow_mut().crashed(self.world.now(), sound);
     }
 

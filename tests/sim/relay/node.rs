@@ -3,6 +3,7 @@
 
 use crate::machine::{Machine, SimRuntime};
 use ringpost::base::ids::{LogNumber, MessageId};
+use ringpost::base::time::Mono;
 use ringpost::delivery::agent::{self, Resolve, Resolved};
 use ringpost::delivery::bounce;
 use ringpost::delivery::logs::{Logs, News, Setup};
@@ -17,12 +18,12 @@ use ringpost::route::dns::Known;
 use ringpost::route::mx::Fault;
 use ringpost::runtime::Runtime;
 use ringpost::runtime::TableOptions;
-use ringpost::smtp::reply::{Refusal, Reply};
-use ringpost::smtp::serve::{self, Context, Gate, Guest};
+use ringpost::smtp::reply::Refusal;
+use ringpost::smtp::serve::{self, Caller, Context, Gate, Guest, Refused, Sender};
 use ringpost::storage;
 use std::future::Future;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -55,11 +56,15 @@ impl Tables {
 }
 
 impl Gate for Tables {
-    fn admit(&self, _client: IpAddr) -> Result<Guest, Reply> {
+    fn admit(&self, _caller: &Caller, _now: Mono) -> Result<Guest, Refused> {
         Ok(Guest { trusted: true, permit: Box::new(()) })
     }
 
-    fn recipient(&self, _trusted: bool, _address: &[u8]) -> Result<(), Refusal<'static>> {
+    fn sender(&self, _who: Sender<'_>, _address: &[u8], _now: Mono) -> Result<(), Refusal<'static>> {
+        Ok(())
+    }
+
+    fn recipient(&self, _who: Sender<'_>, _address: &[u8], _now: Mono) -> Result<(), Refusal<'static>> {
         Ok(())
     }
 }

@@ -8,9 +8,9 @@ use std::cell::RefCell;
 use std::collections::BTreeSet;
 
 /// More than three times what the journal's window holds.
-const MANY: usize = 300;
+pub(super) const MANY: usize = 300;
 
-fn stored(world: &World) -> Rc<Stored> {
+pub(super) fn stored(world: &World) -> Rc<Stored> {
     world.tables.borrow().get(Path::new("/q/index")).cloned().expect("an index")
 }
 
@@ -19,19 +19,19 @@ fn archive_files(world: &World) -> usize {
 }
 
 /// Recipients that a server got, each as often as it was sent.
-fn recipients(server: &Server) -> Vec<String> {
+pub(super) fn recipients(server: &Server) -> Vec<String> {
     let mut all: Vec<String> = texts(server).iter().flat_map(|m| m.to.clone()).collect();
     all.sort();
     all
 }
 
-fn expected(domain: &str, range: std::ops::Range<usize>) -> Vec<String> {
+pub(super) fn expected(domain: &str, range: std::ops::Range<usize>) -> Vec<String> {
     let mut all: Vec<String> = range.map(|n| format!("m{n}@{domain}")).collect();
     all.sort();
     all
 }
 
-async fn fill(r: &Run, desk: &Desk<Rig>, range: std::ops::Range<usize>) {
+pub(super) async fn fill(r: &Run, desk: &Desk<Rig>, range: std::ops::Range<usize>) {
     let body = "x".repeat(6000);
     for n in range {
         let e = envelope("me@from.example", &[(&format!("m{n}@a.example"), Notify::DEFAULT)]);
@@ -42,7 +42,7 @@ async fn fill(r: &Run, desk: &Desk<Rig>, range: std::ops::Range<usize>) {
     }
 }
 
-async fn settled(r: &Run) {
+pub(super) async fn settled(r: &Run) {
     r.sleep(2 * SECOND).await;
 }
 
@@ -379,6 +379,40 @@ fn a_full_disk_keeps_what_is_accepted_and_lets_deliveries_go_on() {
             r.a.up.set(true);
             assert!(r.empty(&desk, HOUR).await, "{:?}", desk.stats());
             assert_eq!(recipients(&r.a), expected("a.example", 0..accepted));
+        },
+    );
+}
+
+#[test]
+fn an_index_that_is_made_anew_waits_for_space() {
+    let world = Rc::new(World::default());
+    run(
+        &world,
+        |r| r.a.up.set(false),
+        async |r| {
+            let (desk, _) = r.open().await;
+            fill(r, &desk, 0..MANY / 2).await;
+            settled(r).await;
+            assert!(desk.stats().parked > 0);
+        },
+    );
+    world.tables.borrow_mut().remove(Path::new("/q/index"));
+    run(
+        &world,
+        |r| r.a.up.set(true),
+        async |r| {
+            let (desk, recovery) = r.open().await;
+            assert!(recovery.index_lost);
+            stored(&world).fail.set(Some(std::io::ErrorKind::StorageFull));
+            r.sleep(10 * SECOND).await;
+            assert!(!desk.is_dead() && desk.stats().loading);
+            // What the journal holds is sent meanwhile, and new mail is taken.
+            send(&desk, &["x@b.example"]).await;
+            r.sleep(Duration::from_millis(20)).await;
+            assert_eq!(recipients(&r.b), ["x@b.example"]);
+            stored(&world).fail.set(None);
+            assert!(r.empty(&desk, HOUR).await, "{:?}", desk.stats());
+            assert_eq!(recipients(&r.a), expected("a.example", 0..MANY / 2));
         },
     );
 }
