@@ -283,12 +283,6 @@ impl<R: Runtime> Keeper<R> {
         self.inner().with(|j| j.space().pressure())
     }
 
-    /// True while copying forward needs what is free: no more should be begun that will be recorded.
-    #[must_use]
-    pub fn is_tight(&self) -> bool {
-        self.inner().with(|j| j.space().is_tight())
-    }
-
     /// Number of the segment being written.
     #[must_use]
     pub fn newest(&self) -> u64 {

@@ -313,13 +313,6 @@ impl Space {
         (spread || (low && worth)).then_some(segment)
     }
 
-    /// True if there is little space, and copying forward will make more: it must not have to compete
-    /// for what is left.
-    #[must_use]
-    pub fn is_tight(&self) -> bool {
-        self.admit(Urgency::Bounce, 0, 0) == Err(Shortage::Full) && self.pressure().is_some()
-    }
-
     /// Bytes of all live records.
     #[must_use]
     pub fn live_bytes(&self) -> u64 {

@@ -74,16 +74,11 @@ impl<R: Runtime> Item<R> {
 }
 
 impl<R: Runtime> Desk<R> {
-    /// Whether the journal takes what attempts will have to say.
-    fn may_start(&self, s: &State) -> bool {
-        s.unsettled.len() < self.0.options.limits.unsettled && !self.0.keeper.is_tight()
-    }
-
     /// Takes the next message for `d`, if its limits allow.
     pub fn next(&self, d: DestId) -> Option<Item<R>> {
         let mut s = self.0.state.borrow_mut();
         let s = &mut *s;
-        if !self.may_start(s) {
+        if s.unsettled.len() >= self.0.options.limits.unsettled {
             return None;
         }
         let now = self.0.rt.now();
@@ -284,7 +279,8 @@ impl<R: Runtime> Desk<R> {
                 cx.waker().wake_by_ref();
                 return Poll::Pending;
             }
-            let room = self.may_start(&s) && s.loads < self.0.options.limits.loads;
+            let room =
+                s.unsettled.len() < self.0.options.limits.unsettled && s.loads < self.0.options.limits.loads;
             if room && s.schedule.backlog(d) > 0 && s.schedule.gate(d, now) == Gate::Open {
                 idle.served = true;
                 return Poll::Ready(true);

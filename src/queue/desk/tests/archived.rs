@@ -411,6 +411,7 @@ fn an_index_that_is_made_anew_waits_for_space() {
             r.sleep(Duration::from_millis(20)).await;
             assert_eq!(recipients(&r.b), ["x@b.example"]);
             stored(&world).fail.set(None);
+            assert!(desk.loaded().await.is_some_and(|l| l.rebuilt > Some(0)));
             assert!(r.empty(&desk, HOUR).await, "{:?}", desk.stats());
             assert_eq!(recipients(&r.a), expected("a.example", 0..MANY / 2));
         },
