@@ -205,10 +205,7 @@ pub async fn run(rt: Uring, seed: Seed) {
     let tables = Tables::new(seed.config.clone(), seed.router.clone(), seed.guard.clone());
     let names = match names(&rt, &seed) {
         Ok(names) => names,
-        Err(text) => {
-            let _ = seed.started.send(Err(text));
-            return;
-        }
+        Err(text) => return drop(seed.started.send(Err(text))),
     };
     let (logs, told) = match Logs::open(setup(&rt, &seed, &tables, names)).await {
         Ok((logs, recovery)) => {
