@@ -128,7 +128,9 @@ impl<R: Runtime> Logins<R> {
         let serves = self.store.borrow().serves();
         let set = match self.options.mechanisms {
             Some(wanted) => wanted.filter(|m| serves.some.has(m)),
-            None => serves.all.filter(|m| m != Mechanism::CramMd5),
+            // Clients choose the strongest that is offered, and some (mutt with GNU SASL) that then fail
+            // to bind to the channel try no other.
+            None => serves.all.filter(|m| m != Mechanism::CramMd5 && !m.is_plus()),
         };
         set.filter(|m| match m {
             Mechanism::External => channel.identity.is_some(),

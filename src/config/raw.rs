@@ -411,7 +411,7 @@ section! {
     Auth {
         /// Password file.
         users: String = String::new(),
-        /// SASL mechanisms; empty: all that can be served.
+        /// SASL mechanisms; empty: all that can be served but CRAM-MD5 and the PLUS forms.
         mechanisms: Vec<String> = Vec::new(),
         /// Passwords without TLS.
         allow_plaintext: bool = false,

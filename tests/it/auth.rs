@@ -234,7 +234,12 @@ fn under_tls() {
     let file = dir.path().join("users");
     add(&file, "ann", &[]);
     let pair = Pair::make(dir.path(), "main", "mx.test.example");
-    let mut settings = config(hop.address, &file, "required").set("auth", "allow_plaintext", "false");
+    let named = "[\"SCRAM-SHA-256-PLUS\", \"SCRAM-SHA-256\", \"PLAIN\", \"LOGIN\", \"EXTERNAL\"]";
+    let mut settings = config(hop.address, &file, "required").set("auth", "allow_plaintext", "false").set(
+        "auth",
+        "mechanisms",
+        named,
+    );
     settings.tail += &format!("[tls]\n{}", pair.lines());
     let server = Server::start(&settings);
     let rules = Arc::new(rules(BOTH));

@@ -169,5 +169,6 @@ fn histories_of_changing_numbers_of_cores() {
 
 #[test]
 fn backlogs_of_cores_that_are_gone() {
-    seeds::run("backlogs_of_cores_that_are_gone", |world| history(world, false));
+    let usual = if cfg!(debug_assertions) { 40 } else { 200 };
+    seeds::run_some("backlogs_of_cores_that_are_gone", usual, |world| history(world, false));
 }
