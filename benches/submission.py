@@ -10,7 +10,7 @@ Prints one row per run and the medians. The server owns one CPU, generator and s
 counts is server CPU per session (user + system of all its processes, from a cgroup, or from /proc
 where there is none); sessions per second are stated beside it. Both servers have the same
 certificate (P-256), the same users with the same password hash (crypt SHA-512), and remember verified
-passwords. Needs root for Postfix and Dovecot, which are skipped with a word where they are not
+passwords; ringpost's wait of 100 ms for clients that speak before the greeting is off. Needs root for Postfix and Dovecot, which are skipped with a word where they are not
 installed (`apt-get install postfix dovecot-core`). Stops by itself.
 """
 import argparse
@@ -163,8 +163,13 @@ next_hop = "127.0.0.1:{self.sink}"
 tls = "none"
 [limits]
 sessions_per_address = 0
+sessions_per_network = 0
 sessions_per_user = 0
+connections_per_minute = 0
+connections_per_minute_per_network = 0
 {self.args.limits}
+[timeouts]
+greeting_delay = "0s"
 [metrics]
 address = "127.0.0.1:{self.port + 1}"
 [admin]

@@ -86,6 +86,16 @@ impl<T> Lane<T> {
         self.jobs.iter().map(|(n, jobs)| (*n, jobs.len())).max_by_key(|(_, len)| *len)
     }
 
+    /// Takes all jobs of a network out.
+    fn take(&mut self, network: Network) -> VecDeque<T> {
+        let jobs = self.jobs.remove(&network).unwrap_or_default();
+        if !jobs.is_empty() {
+            self.turns.retain(|n| *n != network);
+            self.len -= jobs.len();
+        }
+        jobs
+    }
+
     /// Takes the youngest job of a network out.
     fn drop_youngest(&mut self, network: Network) -> Option<T> {
         let jobs = self.jobs.get_mut(&network)?;
@@ -158,6 +168,12 @@ impl<T> Fair<T> {
         }
         let cell = self.cell(network);
         self.failures[cell] = self.failures[cell].saturating_add(1);
+        if self.failures[cell] >= SUSPECT {
+            // What it asked before goes with it, or many networks with little each would stay in front.
+            for job in self.lanes[QUIET].take(network) {
+                self.lanes[NOISY].push(network, job);
+            }
+        }
     }
 
     fn cell(&self, network: Network) -> usize {
@@ -180,6 +196,22 @@ mod tests {
         assert_ne!(of("192.0.2.1"), of("192.0.3.1"));
         assert_eq!(of("2001:db8::1"), of("2001:db8::ffff:1"));
         assert_ne!(of("2001:db8:0:1::1"), of("2001:db8::1"));
+    }
+
+    #[test]
+    fn what_a_failing_network_asked_before_gives_way_too() {
+        let mut queue = Fair::new(1000, 1);
+        for network in 10..110 {
+            (0..4).for_each(|_| queue.push(network, network).unwrap());
+        }
+        for network in 10..110 {
+            (0..SUSPECT).for_each(|_| queue.failed(network, Mono(1)));
+        }
+        queue.push(1, 1).unwrap();
+        let place = (0..).find(|_| queue.pop().unwrap().0 == 1).unwrap();
+        assert!(place < 2, "{place}");
+        assert_eq!((0..400).filter_map(|_| queue.pop()).count(), 400);
+        assert!(queue.pop().is_none() && queue.is_empty());
     }
 
     #[test]
