@@ -1,7 +1,7 @@
 //! L4: the threads that check passwords, and one core's queue to them.
 //!
 //! A few threads of low priority for the whole process; each core gives each of them at most
-//! [`IN_HAND`] jobs at a time and keeps the others in a bounded queue that is fair by network
+//! two jobs at a time and keeps the others in a bounded queue that is fair by network
 //! ([`super::fair`]). Beyond the bound, and after too long a wait, the answer is [`Busy`] without any
 //! work. A core never waits for a thread. A panic of a hash is a [`Busy`] for who asked.
 
