@@ -74,6 +74,10 @@ fn read_v1(input: &[u8]) -> Reading {
     let Some(lf) = memchr::memchr(b'\n', window) else {
         return if input.len() < V1_MAX { Reading::More(missing_v1(input)) } else { Reading::Bad };
     };
+    // The library takes some lines that end in a bare LF.
+    if !input[..lf].ends_with(b"\r") {
+        return Reading::Bad;
+    }
     let Ok(header) = v1::Header::try_from(&input[..=lf]) else { return Reading::Bad };
     let connection = match header.addresses {
         v1::Addresses::Unknown => None,
@@ -145,6 +149,12 @@ mod tests {
     }
 
     const IPV4: &[u8] = &[192, 0, 2, 7, 198, 51, 100, 1, 0x30, 0x39, 0, 25];
+
+    #[test]
+    fn a_line_of_version_1_ends_in_crlf() {
+        assert_eq!(read(b"PROXY TCP6 2001:db8::7 ::ffff:192.0.2.1 1 21 \n"), Reading::Bad);
+        assert_eq!(read(b"PROXY TCP4 192.0.2.7 198.51.100.1 1 25\n"), Reading::Bad);
+    }
 
     fn header(used: usize, client: &str, server: &str) -> Reading {
         let connection = Connection { client: client.parse().unwrap(), server: server.parse().unwrap() };
