@@ -66,6 +66,8 @@ pub struct Control {
     pub admin: Option<UnixListener>,
     /// Completed by [`super::Running::stop`].
     pub stopped: oneshot::Receiver<()>,
+    /// Said once signals stop the server in order: who waits for it may send one.
+    pub started: String,
 }
 
 /// Binds the metrics address.
@@ -165,9 +167,10 @@ impl Queues for Cores {
 
 async fn serve(control: Control) -> Result<(), Failure> {
     let Control { lines, reloader, users, keeper, recorder, process, events, grace, .. } = control;
-    let Control { metrics, admin, mut stopped, .. } = control;
+    let Control { metrics, admin, mut stopped, started, .. } = control;
     let failed = |e: io::Error| Failure::new(71, format!("control thread: {e}"));
     let mut signals = Signals::take().map_err(failed)?;
+    events.info("started", started);
     let health: Vec<_> = lines.iter().map(|l| l.health.clone()).collect();
     let cores = Rc::new(Cores(RefCell::new(lines)));
     if let Some(listener) = metrics {

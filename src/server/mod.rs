@@ -114,6 +114,7 @@ pub fn start(config: Arc<Config>) -> Result<Running, Failure> {
     let (cores, lines) = start_cores(&config, &first, &cpus, sockets, &events.0)?;
     let (stop, stopped) = oneshot::channel();
     let metrics_address = metrics.as_ref().and_then(|s| s.local_addr().ok());
+    let metrics_at = metrics_address.map_or(String::new(), |a| format!(", metrics on {a}"));
     let control = Control {
         lines,
         reloader,
@@ -130,13 +131,12 @@ pub fn start(config: Arc<Config>) -> Result<Running, Failure> {
         metrics,
         admin,
         stopped,
+        started: format!("serving SMTP on {smtp:?} with {} cores{metrics_at}", cores.len()),
     };
     let control = std::thread::Builder::new()
         .name("control".into())
         .spawn(move || control::run(control))
         .map_err(|e| Failure::new(71, e))?;
-    let metrics_at = metrics_address.map_or(String::new(), |a| format!(", metrics on {a}"));
-    events.0.info("started", format!("serving SMTP on {smtp:?} with {} cores{metrics_at}", cores.len()));
     Ok(Running { smtp, metrics: metrics_address, stop: Some(stop), control, cores, events, _lock: lock })
 }
 
