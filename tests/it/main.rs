@@ -19,6 +19,7 @@ mod proxy;
 mod queue;
 mod rates;
 mod relay;
+mod rewriting;
 mod source;
 mod storage;
 mod submission;
