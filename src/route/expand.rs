@@ -1,8 +1,8 @@
 //! What an address stands for: expressions, virtual map, aliases, postmaster.
 //!
 //! Owns the order of rewriting and its bounds. The local part is never changed but by an expression,
-//! only compared without regard to ASCII case. Loops and excess end in [`Expansion::Fault`], which is an error
-//! of our configuration: the sender may try again.
+//! only compared without regard to ASCII case. Loops and excess end in [`Expansion::Fault`], which
+//! is an error of our configuration: the sender may try again.
 
 use super::rewrite::Rewritten;
 use super::tables::{Router, split};

@@ -293,8 +293,9 @@ mod tests {
                 _ => Err("no such file".into()),
             }
         };
-        let text = b"all: x, :include:/lists/a, y\nquoted: \":Include:/lists/a\"\nnone: :include:/lists/empty\n\
-                     b: :include:/lists/bad\nd: :include:/lists/deep\ng: :include:/gone\nr: :include:lists/a\n";
+        let text = b"all: x, :include:/lists/a, y\nquoted: \":Include:/lists/a\"\n\
+                     none: :include:/lists/empty\nb: :include:/lists/bad\nd: :include:/lists/deep\ng: :include:/gone\n\
+                     r: :include:lists/a\n";
         let Parsed { table, bad, .. } = parse_with(text, Kind::Aliases, &mut read);
         let get =
             |k: &[u8]| table.get(k).map(|t| t.iter().map(|a| String::from_utf8_lossy(a)).collect::<Vec<_>>());
