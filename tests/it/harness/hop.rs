@@ -170,14 +170,16 @@ fn serve(stream: TcpStream, shared: &Shared) -> std::io::Result<()> {
     stream.set_read_timeout(Some(PATIENCE))?;
     let mut out = stream.try_clone()?;
     let mut input = BufReader::new(stream);
-    let say = |out: &mut TcpStream, command: &str, usual: &str| -> std::io::Result<bool> {
-        let special = (shared.answer.lock().expect("no panic"))(command);
-        let reply = special.unwrap_or_else(|| usual.as_bytes().to_vec());
+    let special = |command: &str| (shared.answer.lock().expect("no panic"))(command);
+    let answer = |out: &mut TcpStream, reply: Vec<u8>| -> std::io::Result<bool> {
         out.write_all(&reply)?;
         if reply.is_empty() {
             out.shutdown(std::net::Shutdown::Both)?;
         }
         Ok(reply.first().is_some_and(|b| matches!(b, b'2' | b'3')))
+    };
+    let say = |out: &mut TcpStream, command: &str, usual: &str| -> std::io::Result<bool> {
+        answer(out, special(command).unwrap_or_else(|| usual.as_bytes().to_vec()))
     };
     say(&mut out, "", "220 hop.test ESMTP\r\n")?;
     let (mut from, mut to, mut chunks) = (String::new(), Vec::new(), Vec::new());
@@ -215,7 +217,11 @@ fn serve(stream: TcpStream, shared: &Shared) -> std::io::Result<()> {
                     (_, true) => "250 2.0.0 Taken\r\n",
                     _ => "250 2.0.0 Go on\r\n",
                 };
-                let good = say(&mut out, if last { "." } else { &line }, usual)?;
+                // The last chunk is a BDAT as well as the end of the message.
+                let good = match last.then(|| special(&line)).flatten() {
+                    Some(reply) => answer(&mut out, reply)?,
+                    None => say(&mut out, if last { "." } else { &line }, usual)?,
+                };
                 if last {
                     let wire = stuffed(&std::mem::take(&mut chunks));
                     let mail = Mail { from: from.clone(), to: std::mem::take(&mut to), wire };
