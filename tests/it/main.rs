@@ -7,6 +7,7 @@ mod cores;
 mod crash;
 mod demo;
 mod disk;
+mod dns_faults;
 mod harness;
 mod hostile;
 mod hostile_hops;
