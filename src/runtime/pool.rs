@@ -8,7 +8,7 @@
 use std::cell::RefCell;
 
 /// Capacity of a small buffer in bytes: more than a command line may have.
-pub const SMALL: usize = 4 << 10;
+pub const SMALL: usize = 5 << 10;
 /// Capacity of a large buffer in bytes: a message of 4 KiB with its envelope in one receive, and
 /// longer ones in few.
 pub const LARGE: usize = 32 << 10;
