@@ -13,6 +13,7 @@ mod hostile;
 mod hostile_hops;
 mod hostile_load;
 mod index;
+mod memory;
 mod mx;
 mod open_relay;
 mod operator;
@@ -27,4 +28,9 @@ mod submission;
 mod table;
 mod tidy;
 mod tls;
+mod tls_entry;
 mod xclient;
+
+/// Counts what is held; see `memory`.
+#[global_allocator]
+static ALLOCATOR: &stats_alloc::StatsAlloc<std::alloc::System> = &stats_alloc::INSTRUMENTED_SYSTEM;
