@@ -88,17 +88,19 @@ async fn make<R: Runtime>(desk: &Desk<R>, notice: &Notice) -> Result<(), Later> 
     let to = addressee(desk, notice, &view, &recipients, &reports, &message)?;
     let wants = |r: &&Report| to != To::Nobody && is_wanted(notice.effect, &view, &recipients, r);
     let (told, silent): (Vec<&Report>, Vec<&Report>) = reports.iter().partition(wants);
-    if notice.effect == Effect::Failed && to != To::Sender {
-        let m = desk.metrics();
-        let counter = if to == To::Postmaster { &m.dsn_postmaster } else { &m.dsn_dropped };
-        counter.increment(reports.len() as u64);
-    }
-    if !silent.is_empty() || told.is_empty() {
+    if !silent.is_empty() {
         desk.notified(notice, silent.iter().map(|r| r.index));
     }
     let address = if to == To::Postmaster { desk.postmaster().as_bytes() } else { view.envelope.sender() };
     let telling = Facts { desk, notice, view: &view, recipients: &recipients, to: address };
-    telling.submit_all(&told, &message)
+    telling.submit_all(&told, &message)?;
+    let m = desk.metrics();
+    match to {
+        To::Postmaster => m.dsn_postmaster.increment(told.len() as u64),
+        To::Nobody if notice.effect == Effect::Failed => m.dsn_dropped.increment(silent.len() as u64),
+        _ => {}
+    }
+    Ok(())
 }
 
 async fn body<R: Runtime>(desk: &Desk<R>, notice: &Notice) -> Option<SharedBytes> {
@@ -118,8 +120,9 @@ fn addressee<R: Runtime>(
     message: &[u8],
 ) -> Result<To, Later> {
     let double = view.head.flags & record::DOUBLE_BOUNCE != 0;
+    let may = notice.effect == Effect::Failed && !double && !desk.postmaster().is_empty();
     let instead = match desk.double_bounce() {
-        DoubleBounce::Postmaster if notice.effect == Effect::Failed && !double => To::Postmaster,
+        DoubleBounce::Postmaster if may => To::Postmaster,
         _ => To::Nobody,
     };
     let sender = view.envelope.sender();
@@ -135,15 +138,13 @@ fn addressee<R: Runtime>(
     if !desk.is_away(sender) {
         return Ok(To::Sender);
     }
-    let since = reports.iter().map(|r| r.reply.at).min().unwrap_or(Wall(0));
-    let waited = desk.runtime().wall().since(since);
-    if since == Wall(0) || waited < desk.lifetime(true) {
-        let wait = (waited / 4).clamp(OWED_RETRY, AWAY_MAX);
+    if !desk.is_over(notice, view.head.arrival) {
+        let since = reports.iter().map(|r| r.reply.at).min().unwrap_or(Wall(0));
+        let wait = (desk.runtime().wall().since(since) / 4).clamp(OWED_RETRY, AWAY_MAX);
         // Spread, so that what was owed together is not looked at together for ever.
         let spread = desk.runtime().random() % (wait.as_millis() as u64 / 4);
         return Err(Later(Some(wait + Duration::from_millis(spread))));
     }
-    // Its time is over: as if it had been in the queue.
     Ok(instead)
 }
 

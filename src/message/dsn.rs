@@ -356,8 +356,8 @@ enum Coding {
     QuotedPrintable,
 }
 
-/// Type and coding of the returned part. Headers, and what RFC 6532 §3.7 calls message/global, may be encoded,
-/// so that the report passes every server; message/rfc822 may not (RFC 2046 §5.2.1).
+/// Type and coding of the returned part. Headers, and what RFC 6532 §3.7 calls message/global, may be
+/// encoded, so that the report passes every server; message/rfc822 may not (RFC 2046 §5.2.1).
 fn form(r: &Report<'_>) -> (&'static str, Coding) {
     let ascii = r.original.bytes().is_ascii();
     let kind = match (r.original, r.international && !ascii) {

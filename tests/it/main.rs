@@ -7,6 +7,7 @@ mod cores;
 mod crash;
 mod demo;
 mod disk;
+mod dsn;
 mod harness;
 mod hostile;
 mod hostile_hops;

@@ -307,6 +307,14 @@ impl<R: Runtime> Desk<R> {
         self.replies(id, &said).await
     }
 
+    /// True if the sender need not be told any more: so long the message and its notification might have
+    /// been in the queue, one after the other.
+    pub(crate) fn is_over(&self, notice: &Notice, arrival: Wall) -> bool {
+        let life = self.0.options.lifetime.saturating_add(self.0.options.bounce_lifetime);
+        let (now, wall) = (self.0.rt.now(), self.0.rt.wall());
+        self.0.state.borrow().ages.lived(now, wall, notice.id, arrival, life)
+    }
+
     /// True if nobody has taken the message of `notice` away or stopped it.
     pub(crate) fn is_wanted(&self, notice: &Notice) -> bool {
         let s = self.0.state.borrow();

@@ -409,68 +409,52 @@ impl<R: Runtime> Desk<R> {
         out: &mut Vec<u8>,
         sum: &mut Sum,
     ) {
-        let notify = || {
-            let r = item.envelope().recipients().nth(result.index as usize);
-            r.map_or(Notify::DEFAULT, |r| r.notify)
-        };
         let server = item.server.as_deref().filter(|_| result.code > 0).unwrap_or_default().as_bytes();
         let enhanced = result.enhanced.unwrap_or_default();
-        let mut reply = Reply { code: result.code, enhanced, text: result.text, server };
-        let random = || self.0.rt.random();
-        let retry = self.0.options.retry;
+        let reply = Reply { code: result.code, enhanced, text: result.text, server };
+        let (index, fate) = (result.index, Fate::Delivered);
+        let mut stored = Stored { index, fate, attempts: 0, due: Wall(0), reply };
         s.index.change(item.key, |e| {
-            let r = &mut e.recipients[result.index as usize];
+            let r = &mut e.recipients[index as usize];
             assert_eq!(r.phase, Phase::Flight, "settled once");
-            let mut stored =
-                Stored { index: result.index, fate: Fate::Delivered, attempts: 0, due: Wall(0), reply };
             match result.outcome {
                 Outcome::NotTried => {
                     r.phase = Phase::Ready;
                     sum.again = true;
                     return;
                 }
-                Outcome::Delivered => {
-                    r.phase = Phase::Delivered;
-                    // RFC 3461 §5.2.2: we report what the next hop will not.
-                    if !result.dsn_passed_on && !c.null_sender && notify().has(Notify::SUCCESS) {
-                        (r.phase, stored.fate) = (Phase::Passed, Fate::Passed);
-                    }
-                }
                 Outcome::Deferred if !c.expired => {
                     r.attempts = r.attempts.saturating_add(1);
-                    let wait = retry.wait(u32::from(r.attempts), random());
+                    let wait = self.0.options.retry.wait(u32::from(r.attempts), self.0.rt.random());
                     (r.phase, r.due, r.cover) = (Phase::Waiting, c.now.after(wait), Cover::None);
                     e.given_back = 0;
-                    stored.fate = Fate::Deferred;
-                    if let Some(archived) = &mut e.archived {
-                        archived.reply(result.index, reply.into());
-                    }
-                    stored.due = c.wall.after(wait);
-                    sum.deferred.push(result.index);
+                    (stored.fate, stored.due) = (Fate::Deferred, c.wall.after(wait));
+                    sum.deferred.push(index);
                 }
-                Outcome::Deferred | Outcome::Failed => {
-                    r.attempts = r.attempts.saturating_add(1);
-                    // Of a lost notification the postmaster is told, whatever its NOTIFY says.
-                    let silent = if c.null_sender { c.dropped } else { !notify().on_failure() };
-                    (r.phase, stored.fate) =
-                        if silent { (Phase::Failed, Fate::Failed) } else { (Phase::Owed, Fate::Owed) };
-                    if result.outcome == Outcome::Deferred && reply.code == 0 {
+                outcome => {
+                    let end = end_of(item, result, outcome, c);
+                    sum.dropped += u32::from(end == Fate::Failed && c.null_sender);
+                    r.attempts = r.attempts.saturating_add(u16::from(outcome != Outcome::Delivered));
+                    (stored.fate, r.phase) = match end {
+                        Fate::Owed => (end, Phase::Owed),
+                        Fate::Passed => (end, Phase::Passed),
+                        Fate::Failed => (end, Phase::Failed),
+                        _ => (Fate::Delivered, Phase::Delivered),
+                    };
+                    if outcome == Outcome::Deferred && reply.code == 0 {
                         // RFC 3463 §3.5: delivery time expired.
-                        reply.enhanced = [5, 4, 7];
+                        stored.reply.enhanced = [5, 4, 7];
                     }
-                    sum.dropped += u32::from(silent && c.null_sender);
                 }
             }
             stored.attempts = r.attempts;
-            stored.reply = reply;
             if r.phase.is_owed() {
                 // Part of the outcome: it is told when that can be done.
                 (r.due, stored.due) = (SOME_DAY, c.wall);
-                let reply = OwnedReply::of(&stored);
-                if let Some(archived) = &mut e.archived {
-                    archived.reply(result.index, reply.clone());
-                }
-                sum.owed.push(Report { index: result.index, reply });
+                sum.owed.push(Report { index, reply: OwnedReply::of(&stored) });
+            }
+            if let (Some(archived), false) = (&mut e.archived, stored.fate.is_done()) {
+                archived.reply(index, OwnedReply::of(&stored));
             }
             sum.written += 1;
             record::put_state(out, &stored);
@@ -479,7 +463,9 @@ impl<R: Runtime> Desk<R> {
 
     fn write_outcome(&self, s: &mut State, item: &Item<R>, states: &[u8], sum: Sum, c: &Context) {
         let key = item.key;
-        self.0.metrics.dsn_dropped.increment(sum.dropped.into());
+        if sum.dropped > 0 {
+            self.0.metrics.dsn_dropped.increment(sum.dropped.into());
+        }
         if !s.owed.is_empty() && c.null_sender {
             // Perhaps it was one of ours: there may be room for others.
             s.tried = s.tried.saturating_add(1);
@@ -523,6 +509,24 @@ impl<R: Runtime> Desk<R> {
                 Outcome::NotTried => {}
             }
         }
+    }
+}
+
+/// The fate of a recipient with whom it is over, one way or another.
+fn end_of<R: Runtime>(item: &Item<R>, result: &RecipientResult<'_>, outcome: Outcome, c: &Context) -> Fate {
+    let notify = || {
+        let r = item.envelope().recipients().nth(result.index as usize);
+        r.map_or(Notify::DEFAULT, |r| r.notify)
+    };
+    match outcome {
+        // RFC 3461 §5.2.2: we report what the next hop will not.
+        Outcome::Delivered if !result.dsn_passed_on && !c.null_sender && notify().has(Notify::SUCCESS) => {
+            Fate::Passed
+        }
+        Outcome::Delivered => Fate::Delivered,
+        // Of a lost notification the postmaster is told, whatever its NOTIFY says.
+        _ if c.null_sender && c.dropped || !c.null_sender && !notify().on_failure() => Fate::Failed,
+        _ => Fate::Owed,
     }
 }
 

@@ -1,4 +1,4 @@
-//! What senders are told: when, how often, together or apart; also over crashes, and when there is much to tell.
+//! What senders are told: when, how often, together or apart; also over crashes, and when it is much.
 
 use super::archived::settled;
 use super::*;
