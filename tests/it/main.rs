@@ -8,6 +8,7 @@ mod crash;
 mod demo;
 mod disk;
 mod dns_faults;
+mod dsn;
 mod harness;
 mod hostile;
 mod hostile_hops;
