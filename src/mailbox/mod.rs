@@ -10,11 +10,27 @@
 //! storage, and what a restart finds is exactly what had been committed.
 //!
 //! * L1 [`types`]: ids, flags, messages, UID sets; [`name`]: names of mailboxes; [`api`]: the interface,
-//!   its questions and answers; [`record`]: operations as bytes.
+//!   its questions and answers; [`record`], [`row`], [`wire`]: operations and rows of the index as bytes.
+//! * L2 [`directory`]: accounts, mailboxes, counters; [`opened`]: an opened mailbox and the snapshots
+//!   that sessions have of it; [`bodies`]: which messages have a body; [`deliveries`]: what queues have
+//!   handed over already; [`ledger`]: what the index has not got yet; [`shard`]: the state of a shard,
+//!   which applies records; [`plan`]: what is asked becomes a record.
+//! * L4 [`store`]: a shard on a disk.
 //!
 //! **For who uses it:** start at [`api::Mailboxes`] (one shard) and [`api::Selected`] (a session's view
 //! of one mailbox). Both are traits: beyond one machine another implementation may stand behind them.
 
 pub mod api;
+pub mod bodies;
+pub mod deliveries;
+pub mod directory;
+pub mod ledger;
 pub mod name;
+pub mod opened;
+pub mod plan;
+pub mod record;
+pub mod row;
+pub mod shard;
+pub mod store;
 pub mod types;
+pub mod wire;
