@@ -222,7 +222,12 @@ impl<'a> Draft<'a> {
                 accepted[n] = Ok(None);
             }
         }
-        let many = accepted.iter().flatten().flatten().count() > 1;
+        let taken = accepted.iter().flatten().flatten().count();
+        if taken == 0 {
+            // The body is for nobody.
+            self.plan.parts.clear();
+        }
+        let many = taken > 1;
         let marks = message.marks | if many { Message::SHARED } else { 0 };
         let when = self.now;
         accepted

@@ -82,6 +82,19 @@ struct Wait {
 
 type Waiting = Rc<RefCell<Wait>>;
 
+impl Wait {
+    fn new() -> Waiting {
+        Rc::new(RefCell::new(Wait { answer: None, waker: None }))
+    }
+
+    fn answer(&mut self, answer: Result<Vec<Committed>, Refusal>) {
+        self.answer = Some(answer);
+        if let Some(w) = self.waker.take() {
+            w.wake();
+        }
+    }
+}
+
 /// A staged record.
 struct Pending<R: Runtime> {
     staged: Staged,
@@ -257,7 +270,7 @@ impl<R: Runtime> Store<R> {
                 }
             }
         }
-        let wait = Rc::new(RefCell::new(Wait { answer: None, waker: None }));
+        let wait = Wait::new();
         if failed.is_none() {
             for part in &plan.parts {
                 let items = ItemsView::parse(part.items.bytes()).expect("of our own making");
@@ -377,11 +390,7 @@ impl<R: Runtime> Store<R> {
             }
         };
         if let Some((wait, _)) = wait {
-            let mut wait = wait.borrow_mut();
-            wait.answer = Some(answer);
-            if let Some(w) = wait.waker.take() {
-                w.wake();
-            }
+            wait.borrow_mut().answer(answer);
         }
     }
 

@@ -4,6 +4,7 @@
 //! bodies that went into the archive, and places there that nothing names any more. A disk without space
 //! makes new rows wait, deletes go on; any other error of the index poisons like a failed write.
 
+use crate::base::time::Mono;
 use crate::mailbox::row::{self, BodyRow, Key, Meta};
 use crate::mailbox::store::opening::each_row;
 use crate::mailbox::store::{State, Store};
@@ -82,10 +83,17 @@ impl<R: Runtime> Store<R> {
     }
 
     async fn write_changes(&self) {
-        let mut short = false;
-        while self.due(short).await {
+        // While the disk is full new rows wait until then, and others go in small transactions.
+        let mut full_until: Option<Mono> = None;
+        loop {
+            let short = full_until.is_some_and(|until| self.0.rt.now() < until);
+            if !self.due(short).await {
+                return;
+            }
             match self.write_index(short).await {
-                Ok(()) => short = false,
+                Ok(()) if short && self.is_closed() => return,
+                Ok(()) if short => {}
+                Ok(()) => full_until = None,
                 Err(e) if matches!(e.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) => {
                     let closing = {
                         let mut s = self.0.state.borrow_mut();
@@ -96,12 +104,10 @@ impl<R: Runtime> Store<R> {
                         s.closing
                     };
                     if short && closing {
+                        // The journal still has it all.
                         return;
                     }
-                    if short {
-                        self.0.rt.sleep_until(self.0.rt.now().after(SPACE_WAIT)).await;
-                    }
-                    short = !short;
+                    full_until = Some(self.0.rt.now().after(SPACE_WAIT * 4));
                 }
                 Err(_) => return self.die(),
             }
@@ -117,20 +123,17 @@ impl<R: Runtime> Store<R> {
                 if s.dead {
                     return Poll::Ready(false);
                 }
-                let many = s.shard.ledger.len() > self.0.options.changes_max;
                 let something = !s.shard.ledger.is_empty();
                 if s.closing && s.commits.is_empty() {
                     return Poll::Ready(something);
                 }
-                if something && (many || s.hurry) {
+                let many = s.shard.ledger.len() > self.0.options.changes_max;
+                if !short && something && (many || s.hurry) {
                     return Poll::Ready(true);
                 }
-                if short {
-                    drop(s);
-                    return sleep.as_mut().poll(cx).map(|()| true);
-                }
                 if s.index_bell.poll(cx).is_pending() {
-                    return Poll::Pending;
+                    drop(s);
+                    return if short { sleep.as_mut().poll(cx).map(|()| true) } else { Poll::Pending };
                 }
             }
         })

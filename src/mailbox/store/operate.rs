@@ -8,10 +8,10 @@ use crate::mailbox::api::{
 use crate::mailbox::name;
 use crate::mailbox::plan::NewMessage;
 use crate::mailbox::record::HEAD_LEN;
-use crate::mailbox::store::{Bytes, Inner, Locked, Open, Store, answer};
+use crate::mailbox::store::{Bytes, Inner, Locked, Open, Store, Wait, answer};
 use crate::mailbox::types::{AccountId, DeliveryId, MailboxId, Quota, SpecialUse, Status, UIDL_MAX, Usage};
 use crate::message::body::BodyFlags;
-use crate::runtime::Runtime;
+use crate::runtime::{Runtime, yield_now};
 use crate::storage::options::Urgency;
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -111,14 +111,21 @@ impl<R: Runtime> Store<R> {
         self.draft(&s, self.0.rt.wall()).find(account, mailbox)
     }
 
-    /// Deletes a mailbox with its messages, while nothing can come into it.
+    /// Deletes a mailbox with its messages, while nothing can come into it. Once begun it goes on although
+    /// nobody waits for it: what was promised to a mailbox that goes would be lost.
     async fn delete_mailbox(&self, account: AccountId, id: MailboxId) -> Result<Done<()>, Refusal> {
-        self.0.state.borrow_mut().shard.doom(id, true);
-        let done = self.delete_doomed(account, id).await;
-        if done.is_err() {
-            self.0.state.borrow_mut().shard.doom(id, false);
-        }
-        done
+        let wait = Wait::new();
+        let (store, told) = (self.clone(), wait.clone());
+        self.0.rt.spawn_critical(async move {
+            store.0.state.borrow_mut().shard.doom(id, true);
+            let done = store.delete_doomed(account, id).await;
+            if done.is_err() {
+                store.0.state.borrow_mut().shard.doom(id, false);
+            }
+            told.borrow_mut().answer(done.map(|d| vec![d.ticket]));
+        });
+        let ticket = answer(wait).await?.pop().ok_or(Refusal::Closed)?;
+        Ok(Done { ticket, value: () })
     }
 
     async fn delete_doomed(&self, account: AccountId, id: MailboxId) -> Result<Done<()>, Refusal> {
@@ -134,17 +141,14 @@ impl<R: Runtime> Store<R> {
 
     /// Waits until all that is on stable storage now has been applied.
     async fn applied(&self) {
-        let mut left = self.0.state.borrow().commits.len();
-        while left > 0 && !self.is_closed() {
-            crate::runtime::yield_now().await;
-            left = left.min(self.0.state.borrow().commits.len());
-            let settled = {
+        loop {
+            {
                 let s = self.0.state.borrow();
-                s.commits.front().is_none_or(|c| !c.staged.is_settled())
-            };
-            if settled {
-                return;
+                if s.dead || s.commits.front().is_none_or(|c| !c.staged.is_settled()) {
+                    return;
+                }
             }
+            yield_now().await;
         }
     }
 }
@@ -227,14 +231,26 @@ impl<R: Runtime> Mailboxes for Store<R> {
             let mut draft = self.draft(s, now);
             let answers = draft.deliver(&new_message(&message), targets, self.0.keeper.log());
             let accepted = answers.iter().filter(|a| a.is_ok()).count();
+            let needed = answers.iter().any(|a| matches!(a, Ok(Some(_))));
             let head = head_of(&message);
-            let staged = draft.finish().map_err(|refusal| (refusal, Vec::new())).and_then(|plan| {
-                self.stage(s, &plan, &[bytes(&message, &head)], Urgency::NewMail, Vec::new(), accepted)
-            });
-            (answers, staged)
+            let staged = match draft.finish() {
+                Err(refusal) => Err((refusal, Vec::new())),
+                // Nobody takes it: there is nothing to be committed.
+                Ok(_) if accepted == 0 => Err((Refusal::NoMailbox, Vec::new())),
+                Ok(plan) => {
+                    let bytes = [bytes(&message, &head)];
+                    self.stage(s, &plan, &bytes, Urgency::NewMail, Vec::new(), accepted)
+                }
+            };
+            (answers, staged.map(|wait| (wait, needed)))
         };
         let tickets = match staged {
-            Ok(wait) => answer(wait).await,
+            Ok((wait, needed)) => {
+                if !needed {
+                    self.drop_content(&message);
+                }
+                answer(wait).await
+            }
             Err((refusal, _)) => {
                 self.drop_content(&message);
                 Err(refusal)
@@ -244,11 +260,10 @@ impl<R: Runtime> Mailboxes for Store<R> {
             Err(refusal) => answers.into_iter().map(|a| a.and(Err(refusal))).collect(),
             Ok(tickets) => {
                 let mut tickets = tickets.into_iter();
-                let delivered = |at| {
+                let mut delivered = |at| {
                     let ticket = tickets.next().ok_or(Refusal::Closed)?;
                     Ok(Delivered { ticket, at })
                 };
-                let mut delivered = delivered;
                 answers.into_iter().map(|a| a.and_then(&mut delivered)).collect()
             }
         }

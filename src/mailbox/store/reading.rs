@@ -71,7 +71,6 @@ impl<R: Runtime> Store<R> {
 
     /// The record of a body, verified.
     pub(super) async fn body_record(&self, body: BodyId) -> Result<SharedBytes, Refusal> {
-        let mut last = Refusal::Expunged;
         for _ in 0..TRIES {
             let read = match self.find_body(body).await? {
                 Where::Journal(at) => self.0.keeper.read(at, body.0).await,
@@ -79,11 +78,11 @@ impl<R: Runtime> Store<R> {
             };
             match read {
                 Ok(bytes) => return Ok(bytes),
-                Err(ReadError::Gone) => last = Refusal::Expunged,
-                Err(ReadError::Damaged | ReadError::Io(_)) => last = Refusal::Damaged,
+                Err(ReadError::Gone) => {}
+                Err(ReadError::Damaged | ReadError::Io(_)) => return Err(Refusal::Damaged),
             }
         }
-        Err(last)
+        Err(Refusal::Damaged)
     }
 
     /// What is stored with a body, without its content if that is in the archive.
