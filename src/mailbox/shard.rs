@@ -243,6 +243,7 @@ impl Shard {
             Item::Keyword { mailbox, bit, name } => {
                 self.directory.put_keyword(mailbox, bit, name);
                 self.ledger.touch(Key::mailbox(mailbox), Some(said));
+                effects.mailboxes.insert(mailbox);
                 let count = self.directory.mailbox(mailbox).map_or(0, |m| m.keywords.len());
                 if let Some(opened) = self.opened.get_mut(&mailbox) {
                     opened.set_keywords(count);

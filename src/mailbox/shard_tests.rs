@@ -320,6 +320,9 @@ fn names_are_made_moved_and_taken_away() {
 /// One random operation; nothing else is under way in the mailboxes that it changes.
 fn operate(b: &mut Bench, accounts: &[AccountId], what: u8, n: u64) {
     let a = accounts[n as usize % accounts.len()];
+    if what >= 4 {
+        b.settle();
+    }
     let names: Vec<String> =
         b.shard.directory.account(a).expect("there").mailboxes.keys().map(|n| n.to_string()).collect();
     let name = &names[(n / 3) as usize % names.len()];
@@ -331,7 +334,6 @@ fn operate(b: &mut Bench, accounts: &[AccountId], what: u8, n: u64) {
         b.deliver(if what == 0 { &all } else { &one });
         return;
     }
-    b.settle();
     let (mailbox, target) = (b.find(a, name), b.find(a, other));
     b.open(mailbox);
     let uids = UidSet::of([(1 + n as u32 % 5, 4 + n as u32 % 9)]);

@@ -47,7 +47,7 @@ use smallvec::SmallVec;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::future::poll_fn;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::task::{Context, Poll, Waker};
 
 /// How a store works.
@@ -114,16 +114,17 @@ enum Locked {
     Mailbox(MailboxId),
 }
 
-/// Held until it is dropped.
+/// Held until it is dropped. (By weak handle: what is staged holds locks, and is itself part of the store.)
 struct Lock<R: Runtime> {
-    inner: Rc<Inner<R>>,
+    inner: Weak<Inner<R>>,
     what: Locked,
 }
 
 impl<R: Runtime> Drop for Lock<R> {
     fn drop(&mut self) {
+        let Some(inner) = self.inner.upgrade() else { return };
         // Locks are dropped outside of any borrow of the state.
-        let mut s = self.inner.state.borrow_mut();
+        let mut s = inner.state.borrow_mut();
         s.locks.remove(&self.what);
         s.crowd.wake_all();
     }
@@ -223,7 +224,7 @@ impl<R: Runtime> Store<R> {
                 Poll::Pending
             })
             .await?;
-            held.push(Lock { inner: self.0.clone(), what });
+            held.push(Lock { inner: Rc::downgrade(&self.0), what });
         }
         Ok(held)
     }

@@ -278,7 +278,15 @@ async fn unite<T: Table>(
         let keys = some.iter().map(|id| Key::body(*id).bytes().to_vec()).collect();
         let rows = table.get_many(keys).await?;
         for (id, _) in some.iter().zip(rows).filter(|(_, row)| row.is_some()) {
-            let Some(body) = shard.bodies.remove(*id) else {
+            let body = shard.bodies.remove(*id);
+            // References that the index has and that went since.
+            for b in super::selected::rows(table, row::REFERENCES, id.0).await?.into_keys() {
+                let (mailbox, uid) = (MailboxId((b >> 32) as u32), b as u32);
+                if !body.as_ref().is_some_and(|body| body.refs.contains(&(mailbox, uid))) {
+                    shard.ledger.delete(Key::reference(*id, mailbox, uid), None);
+                }
+            }
+            let Some(body) = body else {
                 // It went with its last message.
                 shard.ledger.delete(Key::body(*id), None);
                 continue;

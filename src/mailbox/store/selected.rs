@@ -40,6 +40,21 @@ impl<R: Runtime> Drop for Open<R> {
     }
 }
 
+/// The rows of `tag` whose keys have `a` as the first number, by the second.
+pub(super) async fn rows<T: Table>(table: &T, tag: u8, a: u64) -> io::Result<BTreeMap<u64, Vec<u8>>> {
+    let prefix = row::prefix(tag, a);
+    let (mut out, mut after) = (BTreeMap::new(), prefix.to_vec());
+    loop {
+        let page = table.scan(&prefix, &after, PAGE).await?;
+        let Some(last) = page.last_key() else { return Ok(out) };
+        after = last.to_vec();
+        for (key, value) in page.iter() {
+            let key = Key::parse(key).ok_or(io::ErrorKind::InvalidData)?;
+            out.insert(key.b(), value.to_vec());
+        }
+    }
+}
+
 /// Rows are being read: no transaction may end meanwhile.
 pub(super) struct Cold<R: Runtime>(Rc<Inner<R>>);
 
@@ -69,19 +84,9 @@ impl<R: Runtime> Store<R> {
         Cold(self.0.clone())
     }
 
-    /// The rows of `tag` that begin with `a`, by the second number of their keys.
+    /// See [`rows`].
     pub(super) async fn rows(&self, tag: u8, a: u64) -> io::Result<BTreeMap<u64, Vec<u8>>> {
-        let prefix = row::prefix(tag, a);
-        let (mut out, mut after) = (BTreeMap::new(), prefix.to_vec());
-        loop {
-            let page = self.0.table.scan(&prefix, &after, PAGE).await?;
-            let Some(last) = page.last_key() else { return Ok(out) };
-            after = last.to_vec();
-            for (key, value) in page.iter() {
-                let key = Key::parse(key).ok_or(io::ErrorKind::InvalidData)?;
-                out.insert(key.b(), value.to_vec());
-            }
-        }
+        rows(&self.0.table, tag, a).await
     }
 
     /// A snapshot of a mailbox.
