@@ -85,14 +85,16 @@ pub enum Content<'a> {
 }
 
 /// A message that comes in. The content is the same for all mailboxes it goes to: trace headers, if any,
-/// are part of it. All of it is copied in the first step of the operation.
+/// are part of it, and who needs one of his own (Delivered-To) needs a delivery of his own. All of it is
+/// copied when the operation is staged. If it is refused, or was delivered before, its side file is removed.
 #[derive(Clone, Copy, Debug)]
 pub struct Incoming<'a> {
     /// Header and body, unstuffed, CRLF line ends.
     pub content: Content<'a>,
     /// Facts about all of the content; `facts.len` is its length: the message's exact size.
     pub facts: BodyFacts,
-    /// What `message::mime` made of it (ENVELOPE, BODYSTRUCTURE, preview); opaque here. May be empty.
+    /// What `message::mime` made of it (ENVELOPE, BODYSTRUCTURE, preview); opaque here. May be empty;
+    /// of more than 64 KiB nothing is kept.
     pub summary: &'a [u8],
     /// INTERNALDATE.
     pub internal: Wall,
@@ -334,7 +336,8 @@ pub trait Mailboxes: Clone + 'static {
 
 /// A session's view of a mailbox: a snapshot that moves on in [`Self::sync`] only. Sequence numbers
 /// are those of the snapshot (RFC 9051 §2.3.1.2, §7.5.1); messages are as they are now. Operations name
-/// messages by UID and pass over those that are not there. Dropping it leaves the mailbox.
+/// messages by UID and pass over those that are not there; some hundred thousand at once are too many
+/// ([`Refusal::Limit`]): do it in parts. Dropping it leaves the mailbox.
 pub trait Selected: 'static {
     /// A body being read.
     type Reader: Reader;

@@ -81,6 +81,10 @@ pub struct Opened {
     modseq: u64,
     keywords: usize,
     deleted: bool,
+    /// What it is counted for in memory, in messages.
+    pub(super) charged: usize,
+    /// It is among those that may be closed.
+    pub(super) idle: bool,
 }
 
 impl Opened {
@@ -110,6 +114,8 @@ impl Opened {
             modseq,
             keywords,
             deleted: false,
+            charged: 0,
+            idle: false,
         }
     }
 

@@ -17,8 +17,10 @@ use crate::mailbox::types::{
 use crate::message::body::BodyFlags;
 use std::collections::BTreeMap;
 
-/// Bytes of items of one operation at most; about half a million messages.
+/// Bytes of items of one operation at most; half a million messages and more.
 pub const OPERATION_MAX: usize = 16 << 20;
+/// Records of one operation at most: all of them must find room in the journal's waiting batches.
+const PARTS_MAX: usize = 96;
 
 /// One record of an operation.
 #[derive(Debug)]
@@ -164,7 +166,8 @@ impl<'a> Draft<'a> {
         if self.plan.parts.is_empty() {
             self.part(None);
         }
-        if self.plan.len() > OPERATION_MAX { Err(Refusal::Limit) } else { Ok(self.plan) }
+        let large = self.plan.parts.len() > PARTS_MAX || self.plan.len() > OPERATION_MAX;
+        if large { Err(Refusal::Limit) } else { Ok(self.plan) }
     }
 
     fn fits(&mut self, account: AccountId, messages: u64, bytes: u64) -> Result<(), Refusal> {

@@ -468,7 +468,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn keys_are_in_the_order_of_their_bytes(numbers in proptest::collection::vec((0u8..7, 0u64..300, 0u64..300), 2)) {
+        fn keys_are_in_the_order_of_their_bytes(
+            numbers in proptest::collection::vec((0u8..7, 0u64..300, 0u64..300), 2),
+        ) {
             let key = |&(tag, a, b): &(u8, u64, u64)| match tag {
                 0 => Key::account(AccountId(a as u32)),
                 1 => Key::mailbox(MailboxId(a as u32)),

@@ -16,11 +16,14 @@ use crate::mailbox::row::{self, Key};
 use crate::mailbox::types::{AccountId, BodyId, DeliveryId, MailboxId, Message, Status, UidSet, Usage};
 use crate::storage::record::{Location, RecordHead};
 use smallvec::SmallVec;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 /// How long the content of an expunged message is kept for those who have not been told.
 const LINGER: Duration = Duration::from_secs(600);
+
+/// What an opened mailbox takes besides its messages, in messages.
+const MAILBOX_COST: usize = 8;
 
 /// What a released record did, for the shell.
 #[derive(Debug, Default)]
@@ -77,6 +80,9 @@ pub struct Shard {
     /// Hand-overs taken.
     pub deliveries: Deliveries,
     opened: BTreeMap<MailboxId, Opened>,
+    /// Opened mailboxes that no session has, since long first.
+    idle: VecDeque<MailboxId>,
+    resident: usize,
     lingering: BTreeMap<BodyId, Linger>,
     ahead: BTreeMap<MailboxId, Ahead>,
     /// Bytes and messages of accounts that are staged.
@@ -180,6 +186,9 @@ impl Shard {
         }
         for ((mailbox, modseq), gone) in gone {
             self.expunge(mailbox, modseq, gone, now, effects);
+        }
+        for mailbox in &effects.mailboxes {
+            self.charge(*mailbox);
         }
         for (id, _) in parts.iter().filter_map(|p| p.body) {
             // Nobody has taken it.
@@ -429,24 +438,61 @@ impl Shard {
             self.ledger.touch(Key::mailbox(mailbox), None);
         }
         self.opened.insert(mailbox, opened);
+        self.charge(mailbox);
         Ok(())
     }
 
     /// Closes a mailbox that no session has.
     pub fn close(&mut self, mailbox: MailboxId) {
-        let opened = self.opened.remove(&mailbox);
-        assert!(opened.is_none_or(|o| !o.is_viewed()), "a session has it");
+        let Some(opened) = self.opened.remove(&mailbox) else { return };
+        assert!(!opened.is_viewed(), "a session has it");
+        self.resident -= opened.charged;
+        if opened.idle {
+            self.idle.retain(|id| *id != mailbox);
+        }
     }
 
-    /// Opened mailboxes that no session has, and their messages.
-    pub fn unviewed(&self) -> impl Iterator<Item = (MailboxId, usize)> {
-        self.opened.iter().filter(|(_, o)| !o.is_viewed()).map(|(id, o)| (*id, o.slots()))
+    /// A session has left a mailbox: it may be closed when memory is wanted.
+    pub fn left(&mut self, mailbox: MailboxId) {
+        self.charge(mailbox);
+        if let Some(opened) = self.opened.get_mut(&mailbox)
+            && !opened.is_viewed()
+            && !opened.idle
+        {
+            opened.idle = true;
+            self.idle.push_back(mailbox);
+        }
     }
 
-    /// Messages in all opened mailboxes.
+    /// The mailbox that no session has had for the longest time, if more than `max` messages are in
+    /// memory, or it has been deleted. It is for the caller to close it, or to say that it was left again.
+    pub fn too_many(&mut self, max: usize) -> Option<MailboxId> {
+        while self.resident > max
+            || self.idle.back().and_then(|id| self.opened.get(id)).is_some_and(Opened::is_deleted)
+        {
+            let id = if self.resident > max { self.idle.pop_front()? } else { self.idle.pop_back()? };
+            let Some(opened) = self.opened.get_mut(&id) else { continue };
+            opened.idle = false;
+            if !opened.is_viewed() {
+                return Some(id);
+            }
+        }
+        None
+    }
+
+    /// Counts what a mailbox takes in memory now.
+    fn charge(&mut self, mailbox: MailboxId) {
+        if let Some(opened) = self.opened.get_mut(&mailbox) {
+            let now = opened.slots() + MAILBOX_COST;
+            self.resident = self.resident + now - opened.charged;
+            opened.charged = now;
+        }
+    }
+
+    /// What opened mailboxes take in memory, in messages.
     #[must_use]
     pub fn resident(&self) -> usize {
-        self.opened.values().map(Opened::slots).sum()
+        self.resident
     }
 
     /// Counters of a mailbox with everything that is staged.

@@ -267,8 +267,13 @@ fn content_lingers_for_those_who_still_see_it() {
     b.shard.opened_mut(inbox).expect("open").sync(view, true);
     b.shard.expire(Mono(0));
     assert!(b.shard.journaled(body).is_none());
+    assert_eq!(b.shard.too_many(0), None, "a session has it");
     b.shard.opened_mut(inbox).expect("open").leave(view);
+    b.shard.left(inbox);
+    b.shard.left(inbox);
+    assert_eq!((b.shard.too_many(1000), b.shard.too_many(0), b.shard.too_many(0)), (None, Some(inbox), None));
     b.shard.close(inbox);
+    assert_eq!(b.shard.resident(), 0);
 }
 
 #[test]

@@ -114,7 +114,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn numbers_have_one_form(numbers in proptest::collection::vec(any::<u64>(), 0..20), cut in 0usize..200) {
+        fn numbers_have_one_form(
+            numbers in proptest::collection::vec(any::<u64>(), 0..20),
+            cut in 0usize..200,
+        ) {
             let (mut out, mut last) = (Vec::new(), 7);
             for n in &numbers {
                 put(&mut out, *n >> (n % 64));

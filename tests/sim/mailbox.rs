@@ -14,12 +14,13 @@ use ringpost::mailbox::store::opening::{Parts, Recovery};
 use ringpost::mailbox::store::{Open, Options, Store};
 use ringpost::mailbox::types::{AccountId, DeliveryId, Flags, Quota, UidSet};
 use ringpost::message::body::BodyFacts;
-use ringpost::runtime::Runtime;
+use ringpost::runtime::{Disk, Runtime};
 use ringpost::storage::{self, Poison, archive};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::rc::Rc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 const FOLDER: &str = "/data/mailbox/0000";
@@ -113,13 +114,17 @@ impl Owner {
     }
 
     async fn inbox(&self) -> Option<Open<SimRuntime>> {
+        self.open("INBOX").await
+    }
+
+    async fn open(&self, mailbox: &str) -> Option<Open<SimRuntime>> {
         let account = self.book.borrow().account?;
-        match self.store.select(account, "INBOX").await {
+        match self.store.select(account, mailbox).await {
             Ok(open) => Some(open),
             // A disk that cannot be read.
             Err(Refusal::Damaged | Refusal::Closed) => None,
             Err(e) => {
-                self.world.violation(format!("lost: INBOX: {e}"));
+                self.world.violation(format!("lost: {mailbox}: {e}"));
                 None
             }
         }
@@ -142,6 +147,7 @@ impl Owner {
         for m in found.iter().filter(|m| !uids.contains(&m.uid)) {
             self.check_new(&inbox, m.uid, m.flags.0).await;
         }
+        self.check_copies().await;
     }
 
     async fn check_known(&self, inbox: &Open<SimRuntime>) {
@@ -169,6 +175,18 @@ impl Owner {
 
     fn settle(&self, uid: u32, f: impl FnOnce(&mut Known)) {
         f(self.book.borrow_mut().messages.get_mut(&uid).expect("known"));
+    }
+
+    /// Copies are of what was delivered; how many there are nobody has written down.
+    async fn check_copies(&self) {
+        let Some(trash) = self.open("Trash").await else { return };
+        for uid in (1..=trash.exists()).filter_map(|seq| trash.message(seq)).map(|m| m.uid) {
+            if let Some(n) = self.read(&trash, uid, None).await
+                && !self.book.borrow().begun.contains(&n)
+            {
+                self.world.violation(format!("invented: copy {uid} with content {n}"));
+            }
+        }
     }
 
     /// A message nobody was told of: it must be one that was begun, once, above all others.
@@ -261,13 +279,29 @@ impl Owner {
             .collect()
     }
 
+    /// Copies some; or does away with the copies.
+    async fn copy(&self, inbox: &Open<SimRuntime>, uids: &UidSet) {
+        let done = if self.world.below(3) > 0 {
+            inbox.copy(uids, "Trash").await.map(drop)
+        } else {
+            let Some(trash) = self.open("Trash").await else { return };
+            trash.expunge(&UidSet::all(), false).await.map(drop)
+        };
+        match done {
+            Ok(()) | Err(Refusal::Closed | Refusal::Full | Refusal::Busy) => {}
+            Err(e) => self.world.violation(format!("COPY: {e}")),
+        }
+    }
+
     /// One session at a time changes flags and expunges.
     async fn change_for_ever(self) {
         loop {
             self.world.pause(self.world.below(3 * MS)).await;
             let Some(inbox) = self.inbox().await else { return };
             let uids = self.some();
-            if self.world.below(2) == 0 {
+            if self.world.below(5) == 0 {
+                self.copy(&inbox, &uids).await;
+            } else if self.world.below(2) == 0 {
                 let flags = self.world.below(32) as u8;
                 uids.iter().for_each(|uid| self.settle(uid, |k| k.maybe = Some(flags)));
                 let stored = inbox.store(&uids, Alter::Replace, Flags(flags), &[], None).await;
@@ -316,7 +350,7 @@ impl Site {
                 task_rt.spawn(owner.change_for_ever());
             }
         });
-        let long = [5 * MS, 50 * MS, 300 * MS];
+        let long = [10 * MS, 150 * MS, 600 * MS];
         world.pause(world.below(long[world.below(3) as usize])).await;
         let how = if lying || world.chance(6_000) { Death::Power } else { Death::Process };
         self.machine.kill(how);
@@ -331,8 +365,13 @@ impl Site {
             Err(e) => return self.world.violation(format!("lost: does not start: {e}")),
         };
         owner.store.close().await;
+        let archive = rt.list(Path::new(&format!("{FOLDER}/archive"))).await.map_or(0, |files| files.len());
+        DEEP.fetch_add(u64::from(archive > 1), Ordering::Relaxed);
     }
 }
+
+/// Histories in which mail went into the archive.
+static DEEP: AtomicU64 = AtomicU64::new(0);
 
 fn history(world: &World, lying: bool) -> History {
     let site = Site {
@@ -352,7 +391,9 @@ fn history(world: &World, lying: bool) -> History {
 
 #[test]
 fn mailbox_histories() {
-    seeds::run_some("mailbox_histories", 60, |world| history(world, false));
+    seeds::run_some("mailbox_histories", 40, |world| history(world, false));
+    let one = std::env::var_os("SIM_SEED").is_some();
+    assert!(one || DEEP.load(Ordering::Relaxed) > 0, "no history was long enough for the archive");
 }
 
 /// The planted bug: a disk that says "durable" before it is.

@@ -3,13 +3,16 @@
 //! Each operation is planned against what is known now, and staged in the same step.
 
 use crate::mailbox::api::{
-    Append, Appended, Content, Delivered, Done, Incoming, Listed, Mailboxes, Refusal, Target, Willing,
+    Append, Appended, Content, Delivered, Done, Incoming, Listed, Mailboxes, Refusal, Selected, Target,
+    Willing,
 };
 use crate::mailbox::name;
 use crate::mailbox::plan::NewMessage;
 use crate::mailbox::record::HEAD_LEN;
 use crate::mailbox::store::{Bytes, Inner, Locked, Open, Store, Wait, answer};
-use crate::mailbox::types::{AccountId, DeliveryId, MailboxId, Quota, SpecialUse, Status, UIDL_MAX, Usage};
+use crate::mailbox::types::{
+    AccountId, DeliveryId, MailboxId, Quota, SpecialUse, Status, UIDL_MAX, UidSet, Usage,
+};
 use crate::message::body::BodyFlags;
 use crate::runtime::{Runtime, yield_now};
 use crate::storage::options::Urgency;
@@ -132,11 +135,26 @@ impl<R: Runtime> Store<R> {
         // What was staged for it before is visible then, and goes with the rest.
         self.0.keeper.fence().await.map_err(|_| Refusal::Closed)?;
         self.applied().await;
-        let view = self.view(account, id).await?;
-        let locks = self.lock(&[Locked::Mailbox(id)]).await?;
-        let done = self.commit(locks, |draft| draft.delete(id)).await?;
-        drop(view);
-        Ok(done)
+        let mut view = self.view(account, id).await?;
+        let mut slice = usize::MAX;
+        loop {
+            let locks = self.lock(&[Locked::Mailbox(id)]).await?;
+            match self.commit(locks, |draft| draft.delete(id)).await {
+                Err(Refusal::Limit) if slice > 0 => {
+                    // Too many for one operation: some of them go before.
+                    slice = (slice / 2).min(view.exists() as usize / 2);
+                    let some: UidSet =
+                        (1..=slice as u32).filter_map(|seq| view.message(seq)).map(|m| m.uid).collect();
+                    match view.expunge(&some, false).await {
+                        Ok(_) => slice = usize::MAX,
+                        Err(Refusal::Limit) => {}
+                        Err(refusal) => return Err(refusal),
+                    }
+                    view.sync(true);
+                }
+                done => return done,
+            }
+        }
     }
 
     /// Waits until all that is on stable storage now has been applied.

@@ -9,7 +9,7 @@ use crate::mailbox::api::{Reader, Refusal};
 use crate::mailbox::record::BodyView;
 use crate::mailbox::row::{BodyRow, Key};
 use crate::mailbox::store::{Open, Store};
-use crate::mailbox::types::{BodyId, Guid, MailboxId, Message};
+use crate::mailbox::types::{BodyId, Guid, Message};
 use crate::runtime::Runtime;
 use crate::runtime::table::Table;
 use crate::storage::archive::Place;
@@ -162,12 +162,6 @@ impl<R: Runtime> Open<R> {
             out.push(if uidl.is_empty() { made_uidl(validity, *uid) } else { uidl });
         }
         Ok(out)
-    }
-
-    /// The object id of the mailbox within its shard.
-    #[must_use]
-    pub fn id(&self) -> MailboxId {
-        self.mailbox()
     }
 }
 

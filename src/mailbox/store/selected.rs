@@ -35,6 +35,7 @@ impl<R: Runtime> Drop for Open<R> {
         if let Some(opened) = s.shard.opened_mut(self.mailbox) {
             opened.leave(self.view);
         }
+        s.shard.left(self.mailbox);
         self.store.expire(s);
         self.store.make_room(s);
     }
@@ -131,16 +132,13 @@ impl<R: Runtime> Store<R> {
 
     /// Closes mailboxes that nobody has, when there are too many messages in memory.
     pub(super) fn make_room(&self, s: &mut State<R>) {
-        let deleted = |s: &State<R>, id: MailboxId| s.shard.opened(id).is_some_and(Opened::is_deleted);
-        let idle: Vec<(MailboxId, usize)> =
-            s.shard.unviewed().filter(|(id, _)| !s.locks.contains(&Locked::Mailbox(*id))).collect();
-        let mut resident = s.shard.resident();
-        for (id, messages) in idle {
-            if resident > self.0.options.resident_max || deleted(s, id) {
-                s.shard.close(id);
-                s.watch.remove(&id);
-                resident -= messages;
+        while let Some(id) = s.shard.too_many(self.0.options.resident_max) {
+            if s.locks.contains(&Locked::Mailbox(id)) {
+                // Something is under way in it.
+                return s.shard.left(id);
             }
+            s.shard.close(id);
+            s.watch.remove(&id);
         }
     }
 

@@ -170,9 +170,7 @@ fn sessions_are_told_of_what_others_do() {
         other.told(stored.modseq.expect("changed"));
         assert_eq!(other.sync(true), [News::Keywords]);
         let news = idle.sync(true);
-        assert!(
-            matches!(news[..], [News::Keywords, News::Changed { seq: 1, message }] if message == stored.now[0])
-        );
+        assert_eq!(news, [News::Keywords, News::Changed { seq: 1, message: stored.now[0] }]);
         assert_eq!(idle.keywords(), ["$x"]);
         let before = idle.status().highest_modseq;
         let gone = other.expunge(&uids, true).await.expect("fine").value;
@@ -448,4 +446,90 @@ fn a_kill_at_any_point_loses_nothing_that_was_acknowledged() {
             assert!(deliver(&store, 1, 10, a).await > last);
         });
     }
+}
+
+#[test]
+fn damage_costs_the_damaged_and_counters_are_counted() {
+    let world = world();
+    let a = die(&world, |_, store, _| async move {
+        let a = account(&store, "a").await;
+        for n in 1..=20 {
+            deliver(&store, n, 3000, a).await;
+        }
+        a
+    });
+    let pattern = body(10, 3000);
+    let hit = world.files.borrow().values().any(|node| {
+        let mut data = node.data.borrow_mut();
+        let at = data.windows(pattern.len()).position(|w| w == pattern);
+        at.inspect(|at| data[at + 1000] ^= 1).is_some()
+    });
+    assert!(hit, "it is in the journal");
+    let check = |damaged: bool| {
+        move |_: Double, store: Store<Double>, recovery: Recovery| async move {
+            assert_eq!((recovery.journal.damage_count > 0, recovery.malformed.len()), (damaged, 0));
+            let inbox = store.select(a, "INBOX").await.expect("there");
+            assert_eq!((inbox.exists(), inbox.status().messages, inbox.status().uidnext), (19, 19, 21));
+            assert_eq!(store.usage(a).await.map(|u| u.messages), Some(19));
+            for uid in (1..=20).filter(|uid| *uid != 10) {
+                assert_eq!(content(&inbox, uid, 0..u64::MAX).await, Ok(body(uid, 3000)));
+            }
+            assert!(inbox.seq(10).is_none());
+        }
+    };
+    live(&world, check(true));
+}
+
+#[test]
+fn an_account_that_is_being_removed_goes_after_a_restart() {
+    let world = world();
+    die(&world, |rt, store, _| async move {
+        let a = account(&store, "a").await;
+        for n in 1..=5 {
+            deliver(&store, n, 100, a).await;
+        }
+        let remover = store.clone();
+        rt.spawn(async move { drop(remover.remove_account(a).await) });
+        while store.account("a").await.is_some() {
+            yield_now().await;
+        }
+        assert!(store.0.state.borrow().shard.directory.account(a).is_some(), "it takes a while");
+        assert_eq!(store.select(a, "INBOX").await.err(), Some(Refusal::NoAccount));
+    });
+    live(&world, |_, store, _| async move {
+        for _ in 0..200 {
+            yield_now().await;
+        }
+        let s = store.0.state.borrow();
+        assert!(s.shard.directory.accounts().next().is_none() && s.shard.directory.is_empty());
+        assert!(s.shard.bodies.is_empty(), "with its mail");
+    });
+}
+
+#[test]
+fn a_mailbox_with_more_than_one_operation_can_say_is_deleted_in_several() {
+    let world = world();
+    live(&world, |_, store, _| async move {
+        let a = account(&store, "a").await;
+        deliver(&store, 1, 10, a).await;
+        let inbox = store.select(a, "INBOX").await.expect("there");
+        let mut trash = store.select(a, "Trash").await.expect("there");
+        inbox.copy(&UidSet::all(), "Trash").await.expect("fine");
+        // Twice as many each time.
+        let mut refused = false;
+        for _ in 0..18 {
+            trash.sync(true);
+            match trash.copy(&UidSet::all(), "Trash").await {
+                Ok(_) => {}
+                Err(e) => {
+                    refused = e == Refusal::Limit;
+                    break;
+                }
+            }
+        }
+        assert!(refused && trash.status().messages > 1000, "{}", trash.status().messages);
+        store.delete(a, "Trash").await.expect("in parts");
+        assert_eq!(store.usage(a).await.map(|u| u.messages), Some(1));
+        assert_eq!(content(&inbox, 1, 0..u64::MAX).await, Ok(body(1, 10)));
+    });
 }
