@@ -25,6 +25,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("smtp", &["base", "message", "smtp"]),
     ("storage", &["base", "storage"]),
     ("queue", &["base", "message", "storage", "queue"]),
+    ("mailbox", &["base", "message", "storage", "mailbox"]),
     ("route", &["base", "message", "route"]),
     ("policy", &["base", "message", "route", "policy"]),
     ("auth", &["base", "auth"]),
@@ -41,6 +42,7 @@ const SHELLS: &[&str] = &[
     "storage/keeper",
     "storage/archive/vault",
     "queue/desk",
+    "mailbox/store",
     "auth/hashing",
     "auth/service",
     "route/dns",
@@ -157,7 +159,7 @@ fn state_machines_do_not_wait() {
     let mut found = Vec::new();
     for source in sources(&["src"]).iter().filter(|s| !is_test_file(&s.path)) {
         let path = source.path.strip_prefix("src/").expect("below src");
-        let pure = ["base", "message", "smtp", "storage", "queue", "route", "policy"];
+        let pure = ["base", "message", "smtp", "storage", "queue", "mailbox", "route", "policy"];
         if is_shell(path) || !pure.iter().any(|p| is_below(path, p)) || excused(&source.path, "async") {
             continue;
         }
