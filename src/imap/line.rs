@@ -163,8 +163,8 @@ struct Skip {
 }
 
 impl Skip {
-    /// `{` 20 digits `+}` CR.
-    const KEPT: usize = 24;
+    /// More than `{`, 20 digits, `+}`, CRLF.
+    const KEPT: usize = 32;
 
     fn keep(&mut self, bytes: &[u8]) {
         let bytes = &bytes[bytes.len().saturating_sub(Skip::KEPT)..];
@@ -192,6 +192,10 @@ fn ending(line: &[u8]) -> Ending {
     let Some(head) = text.strip_suffix(b"}") else { return Ending::Line };
     let digits = head.strip_suffix(b"+").unwrap_or(head);
     let count = digits.iter().rev().take_while(|b| b.is_ascii_digit()).count();
+    // The header of a literal never has so many; its start may not have been kept.
+    if count > 20 {
+        return Ending::Odd;
+    }
     let at = digits.len() - count;
     if at == 0 || digits[at - 1] != b'{' || count == 0 {
         return Ending::Line;
@@ -465,3 +469,7 @@ fn message_at(text: &[u8]) -> Option<bool> {
         Err(_) => Some(false),
     }
 }
+
+#[cfg(test)]
+#[path = "line_tests.rs"]
+mod tests;

@@ -236,7 +236,7 @@ fn extension<'a, P: Part<'a>>(out: &mut Vec<u8>, part: &P, wire: Wire) {
 fn params<'a>(out: &mut Vec<u8>, list: impl Iterator<Item = Param<'a>>, charset: bool, wire: Wire) {
     let from = out.len();
     let mut missing = charset;
-    let mut put = |out: &mut Vec<u8>, name: &[u8], value: &[u8]| {
+    let put = |out: &mut Vec<u8>, name: &[u8], value: &[u8]| {
         out.push(if out.len() == from { b'(' } else { b' ' });
         string(out, name, wire);
         out.push(b' ');

@@ -89,7 +89,7 @@ impl<'a> Flags<'a> {
         input.atom(FLAG)?;
         let name = input.since(from);
         match System::NAMES.iter().find(|(_, n)| name.eq_ignore_ascii_case(n.as_bytes())) {
-            Some((&System::RECENT, _)) => Ok(()),
+            Some((System::RECENT, _)) => Ok(()),
             Some((bit, _)) => {
                 self.system = self.system.with(*bit);
                 Ok(())
