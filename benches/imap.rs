@@ -20,12 +20,16 @@ const COMMANDS: [(&str, &str); 10] = [
     ("fetch_flags", "A001 UID FETCH 1:* (FLAGS)"),
     (
         "fetch_list",
-        "A001 UID FETCH 1:* (UID FLAGS RFC822.SIZE INTERNALDATE BODY.PEEK[HEADER.FIELDS (DATE FROM TO CC SUBJECT \
+        "A001 UID FETCH 1:* (UID FLAGS RFC822.SIZE INTERNALDATE BODY.PEEK[HEADER.FIELDS (DATE FROM TO CC \
+        SUBJECT \
          MESSAGE-ID REFERENCES)])",
     ),
     ("fetch_body", "A001 UID FETCH 4711 (BODY.PEEK[1.2]<0.65536>)"),
     ("store", "A001 UID STORE 17,19:23,99 +FLAGS.SILENT (\\Seen \\Deleted $Junk)"),
-    ("search", "A001 UID SEARCH CHARSET UTF-8 OR (UNSEEN SINCE 1-Feb-2026) NOT FROM \"somebody\" LARGER 1000"),
+    (
+        "search",
+        "A001 UID SEARCH CHARSET UTF-8 OR (UNSEEN SINCE 1-Feb-2026) NOT FROM \"somebody\" LARGER 1000",
+    ),
     ("list", "A001 LIST \"\" \"*\""),
     ("status", "A001 STATUS \"Sent Items\" (MESSAGES UIDNEXT UIDVALIDITY UNSEEN)"),
 ];
@@ -117,7 +121,10 @@ fn searching(c: &mut Criterion) {
             subject: format!("SUBJECT {}", i % 3000).into_bytes().into(),
             is_reply: i > 3000,
             id: i.to_string().into_bytes().into(),
-            references: vec![(i / 2).to_string().into_bytes().into(), (i / 3).to_string().into_bytes().into()],
+            references: vec![
+                (i / 2).to_string().into_bytes().into(),
+                (i / 3).to_string().into_bytes().into(),
+            ],
         })
         .collect();
     c.bench_function("imap_thread/10000", |b| b.iter(|| thread::references(black_box(&messages)).is_empty()));

@@ -1,4 +1,4 @@
-//! Any IMAP command: no panic; what is read is within bounds; another parser reads it too or refuses it.
+//! Any IMAP command: no panic; what is read is within bounds; searches judge; strings are read back.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -41,8 +41,13 @@ fuzz_target!(|text: &[u8]| {
 /// The program of any keys judges any message, and never needs more steps than there are.
 fn keys(keys: &[parse::search::Key<'_>]) {
     let saved = SeqSet::of(1, 5);
-    let context =
-        Context { exists: 10, uid_max: 100, saved: &saved, now: 1_800_000_000, keyword: &|name| Some(name.len() as u32 % 64) };
+    let context = Context {
+        exists: 10,
+        uid_max: 100,
+        saved: &saved,
+        now: 1_800_000_000,
+        keyword: &|name| Some(name.len() as u32 % 64),
+    };
     let Ok(program) = Program::new(keys, None, &context) else { return };
     let mut run = program.run();
     let mut verdict = run.begin(&Known { seq: 3, uid: 30, size: 1000, ..Known::default() });

@@ -94,7 +94,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn case_and_concatenation_do_not_matter(a in "\\PC{0,20}", b in "[a-zA-Z\u{e0}-\u{ff}\u{400}-\u{45f}]{0,20}") {
+        fn case_and_concatenation_do_not_matter(
+            a in "\\PC{0,20}",
+            b in "[a-zA-Z\u{e0}-\u{ff}\u{400}-\u{45f}]{0,20}",
+        ) {
             prop_assert_eq!(text(&format!("{a}{b}")), text(&a) + &text(&b));
             // U+00DF has no simple mapping, and U+00FF and U+00B5 none within these.
             if !b.contains('\u{df}') {

@@ -106,7 +106,7 @@ pub enum Frame {
     Bad {
         /// Bytes passed over.
         used: usize,
-        /// With this tag.
+        /// With this tag; if it is `*` and a message came before, with that of the APPEND.
         tag: Tag,
         /// Why, for the client's user.
         why: &'static str,
@@ -263,14 +263,14 @@ impl Framer {
             let found = input.get(self.scanned..).and_then(|rest| memchr(b'\n', rest));
             let Some(found) = found else {
                 if input.len() > self.limits.command {
-                    return self.skip_line(input, Some((Tag::of(input), LONG_LINE)));
+                    return self.skip_line(input, Some((self.tag(input), LONG_LINE)));
                 }
                 self.scanned = self.scanned.max(input.len());
                 return Frame::More { used: 0 };
             };
             let used = self.scanned + found + 1;
             if used > self.limits.command {
-                return self.skip_line(input, Some((Tag::of(input), LONG_LINE)));
+                return self.skip_line(input, Some((self.tag(input), LONG_LINE)));
             }
             let line = self.line;
             match ending(&input[line..used]) {
@@ -283,6 +283,11 @@ impl Framer {
                 }
             }
         }
+    }
+
+    /// The tag of the command; behind a message only the session knows it.
+    fn tag(&self, input: &[u8]) -> Tag {
+        Tag::of(if matches!(self.state, State::Command) { input } else { b"" })
     }
 
     /// The command ends at `used`.
@@ -333,7 +338,7 @@ impl Framer {
         // The client waits for the continuation and takes a tagged answer for a refusal (RFC 9051 §4.3).
         let frame = match why {
             None => Frame::Command { text: without_line_end(&input[..at]), used: at },
-            Some(why) => Frame::Bad { used: at, tag: Tag::of(input), why },
+            Some(why) => Frame::Bad { used: at, tag: self.tag(input), why },
         };
         self.begin(State::Command);
         if !synchronizing && !self.skip_literal(len, self.limits.skip) {

@@ -143,7 +143,8 @@ fn messages_stream_through() {
 
 #[test]
 fn several_messages_and_odd_ones() {
-    let wire = b"a APPEND {1+}\r\nx {3+}\r\nabc (\\Seen) {0+}\r\n {2+}\r\n}{\r\nb UID REPLACE 4 x UTF8 (~{1+}\r\n\0)\r\n";
+    let wire = b"a APPEND {1+}\r\nx {3+}\r\nabc (\\Seen) {0+}\r\n {2+}\r\n}{\r\nb UID REPLACE 4 x UTF8 \
+    (~{1+}\r\n\0)\r\n";
     let expect = [
         Seen::Append(3),
         Seen::Message(b"abc".to_vec()),
@@ -208,7 +209,10 @@ fn long_lines_are_passed_over() {
     }
     // The client waits behind a literal that nobody wants, and gives it up.
     let wire = format!("a {long} {{5}}\r\nb NOOP\r\n");
-    assert_eq!(seen(wire.as_bytes(), SMALL, true), [Seen::Bad("a".to_string(), LONG_LINE), command("b NOOP")]);
+    assert_eq!(
+        seen(wire.as_bytes(), SMALL, true),
+        [Seen::Bad("a".to_string(), LONG_LINE), command("b NOOP")]
+    );
     // A line without end.
     assert_eq!(seen("x".repeat(1000).as_bytes(), SMALL, true), [Seen::Bye(LONG_LINE)]);
 }
@@ -256,8 +260,24 @@ fn what_is_dropped_at_starttls_is_forgotten() {
 }
 
 const BITS: &[&str] = &[
-    "a NOOP\r\n", "b LOGIN {3}\r\n", "x y", " {2+}\r\n", "\r\n", "\n", "\r", "{", "}", "+}", "c APPEND x {4}\r\n",
-    "c APPEND x {4+}\r\n", "UID REPLACE 1 x ", "abcd", "{9999999999}\r\n", "zzzzzzzzzzzzzzzzzzzzzzzzzzz", "(", "~{1+}\r\n",
+    "a NOOP\r\n",
+    "b LOGIN {3}\r\n",
+    "x y",
+    " {2+}\r\n",
+    "\r\n",
+    "\n",
+    "\r",
+    "{",
+    "}",
+    "+}",
+    "c APPEND x {4}\r\n",
+    "c APPEND x {4+}\r\n",
+    "UID REPLACE 1 x ",
+    "abcd",
+    "{9999999999}\r\n",
+    "zzzzzzzzzzzzzzzzzzzzzzzzzzz",
+    "(",
+    "~{1+}\r\n",
 ];
 
 proptest! {

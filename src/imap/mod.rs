@@ -14,5 +14,6 @@ pub mod set;
 pub mod sort;
 pub mod subject;
 pub mod thread;
+pub mod transfer;
 pub mod view;
 pub mod words;

@@ -169,8 +169,7 @@ impl Links {
     /// there. That is what its order of steps amounts to, without taking links back.
     fn of(messages: &[Message]) -> Self {
         let count = messages.len();
-        let mut links =
-            Links { parents: vec![NONE; count], towards_root: (0..count as u32).collect() };
+        let mut links = Links { parents: vec![NONE; count], towards_root: (0..count as u32).collect() };
         let mut nodes: HashMap<&[u8], u32> = HashMap::with_capacity(count);
         for (i, message) in messages.iter().enumerate() {
             if !message.id.is_empty() {
@@ -300,7 +299,9 @@ fn gather_subjects(forest: &mut Forest, messages: &[Message], dates: &mut Vec<i6
         let entry = table.entry(&message.subject[..]).or_insert(root);
         let absent = |node: u32| forest.numbers[node as usize].is_none();
         let replaces = !absent(*entry) && absent(root)
-            || absent(*entry) == absent(root) && messages[shown(forest, *entry)].is_reply && !message.is_reply;
+            || absent(*entry) == absent(root)
+                && messages[shown(forest, *entry)].is_reply
+                && !message.is_reply;
         if *entry != root && replaces {
             *entry = root;
         }
@@ -314,7 +315,8 @@ fn gather_subjects(forest: &mut Forest, messages: &[Message], dates: &mut Vec<i6
         let Some(with) = table.get(&message.subject[..]).copied().filter(|with| *with != root) else {
             continue;
         };
-        let (absent, with_absent) = (forest.numbers[root as usize].is_none(), forest.numbers[with as usize].is_none());
+        let (absent, with_absent) =
+            (forest.numbers[root as usize].is_none(), forest.numbers[with as usize].is_none());
         let with_reply = messages[shown(forest, with)].is_reply;
         if absent && with_absent {
             let mut children = std::mem::take(&mut forest.children[root as usize]);

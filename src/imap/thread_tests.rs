@@ -112,19 +112,19 @@ fn row_27_long_chains_neither_recurse_nor_take_for_ever() {
     let n = 200_000u32;
     let id = |i: u32| i.to_string();
     let all: Vec<Message> = (1..=n)
-        .map(|i| message(i, i64::from(i), &format!("s{i}"), &id(i), &[&id(i - 1), &id(i.wrapping_mul(7) % n)]))
+        .map(|i| {
+            message(i, i64::from(i), &format!("s{i}"), &id(i), &[&id(i - 1), &id(i.wrapping_mul(7) % n)])
+        })
         .collect();
     let forest = references(&all);
     assert_eq!(numbers_of(&forest).len(), n as usize);
     assert!(text(&forest).len() > n as usize);
-    let chain: Vec<Message> =
-        (1..=n).map(|i| message(i, i64::from(i), "", &id(i), &[&id(i - 1)])).collect();
+    let chain: Vec<Message> = (1..=n).map(|i| message(i, i64::from(i), "", &id(i), &[&id(i - 1)])).collect();
     assert_eq!(text(&references(&chain)).split(' ').count(), n as usize);
 }
 
 fn numbers_of(forest: &Forest) -> Vec<u32> {
-    let mut numbers: Vec<u32> =
-        top_down(forest).iter().filter_map(|n| forest.numbers[*n as usize]).collect();
+    let mut numbers: Vec<u32> = top_down(forest).iter().filter_map(|n| forest.numbers[*n as usize]).collect();
     numbers.sort_unstable();
     numbers
 }
@@ -141,7 +141,8 @@ proptest! {
             .iter()
             .enumerate()
             .map(|(i, (date, subject, reply, id, refs))| {
-                let subject = format!("{}{}", if *reply { "re: " } else { "" }, ["", "x", "y", "z"][*subject]);
+                let before = if *reply { "re: " } else { "" };
+                let subject = format!("{before}{}", ["", "x", "y", "z"][*subject]);
                 let refs: Vec<String> = refs.iter().map(u8::to_string).collect();
                 let refs: Vec<&str> = refs.iter().map(String::as_str).collect();
                 message(i as u32 + 1, *date, &subject, &id.to_string(), &refs)

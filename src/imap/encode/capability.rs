@@ -100,7 +100,8 @@ mod tests {
         assert!(!has(&secure, "STARTTLS") && !has(&secure, "LOGINDISABLED"));
         assert!(has(&secure, "AUTH=PLAIN") && has(&secure, "AUTH=SCRAM-SHA-256") && has(&secure, "SASL-IR"));
 
-        let state = State { authenticated: true, compress: true, quota: true, append_limit: Some(9), ..state };
+        let state =
+            State { authenticated: true, compress: true, quota: true, append_limit: Some(9), ..state };
         let inside = names(state);
         assert!(has(&inside, "LITERAL+") && !has(&inside, "LITERAL-") && has(&inside, "COMPRESS=DEFLATE"));
         assert!(has(&inside, "APPENDLIMIT=9") && has(&inside, "QUOTA=RES-STORAGE"));

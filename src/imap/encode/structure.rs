@@ -125,7 +125,8 @@ fn addresses<'a>(out: &mut Vec<u8>, list: impl Iterator<Item = Address<'a>>, wir
     let from = out.len();
     for address in list {
         out.extend_from_slice(if out.len() == from { b"((" } else { b"(" });
-        for (i, text) in [address.name, address.route, address.mailbox, address.host].into_iter().enumerate() {
+        for (i, text) in [address.name, address.route, address.mailbox, address.host].into_iter().enumerate()
+        {
             if i > 0 {
                 out.push(b' ');
             }

@@ -93,14 +93,21 @@ fn mailbox_responses() {
     };
     let list = |l: &Listed<'_>| written(|o| mailbox::list(o, false, l, Wire::Ascii));
     assert_eq!(list(&listed), "* LIST (\\HasChildren \\Subscribed \\Drafts) \"/\" \"My Drafts\"\\r\\n");
-    listed = Listed { attributes: Attributes::NO_SELECT, uses: Uses(0), name: b"x", child_info: true, old_name: None };
+    listed = Listed {
+        attributes: Attributes::NO_SELECT,
+        uses: Uses(0),
+        name: b"x",
+        child_info: true,
+        old_name: None,
+    };
     assert_eq!(list(&listed), "* LIST (\\Noselect) \"/\" x (\"CHILDINFO\" (\"SUBSCRIBED\"))\\r\\n");
     listed.old_name = Some(b"y z");
     assert_eq!(
         list(&listed),
         "* LIST (\\Noselect) \"/\" x (\"CHILDINFO\" (\"SUBSCRIBED\") \"OLDNAME\" (\"y z\"))\\r\\n"
     );
-    let counters = Counters { messages: 3, uid_next: 9, size: 1 << 33, mailbox_id: b"F7", ..Counters::default() };
+    let counters =
+        Counters { messages: 3, uid_next: 9, size: 1 << 33, mailbox_id: b"F7", ..Counters::default() };
     let items = Items(1 | 4 | 64 | 256 | 512);
     assert_eq!(
         written(|o| mailbox::status(o, b"INBOX", items, &counters, Wire::Ascii)),
@@ -119,7 +126,10 @@ fn mailbox_responses() {
     );
     assert_eq!(written(|o| mailbox::quota_root(o, b"x", &[b""], Wire::Ascii)), "* QUOTAROOT x \"\"\\r\\n");
     assert_eq!(written(|o| mailbox::id(o, &[])), "* ID NIL\\r\\n");
-    assert_eq!(written(|o| mailbox::id(o, &[("name", Some("x")), ("os", None)])), "* ID (\"name\" \"x\" \"os\" NIL)\\r\\n");
+    assert_eq!(
+        written(|o| mailbox::id(o, &[("name", Some("x")), ("os", None)])),
+        "* ID (\"name\" \"x\" \"os\" NIL)\\r\\n"
+    );
     assert_eq!(written(mailbox::namespace), "* NAMESPACE ((\"\" \"/\")) NIL NIL\\r\\n");
     assert_eq!(written(mailbox::delimiter), "* LIST (\\Noselect) \"/\" \"\"\\r\\n");
 }
@@ -130,7 +140,9 @@ fn search_responses() {
     assert_eq!(written(|o| search::search(o, [2], Some(9))), "* SEARCH 2 (MODSEQ 9)\\r\\n");
     assert_eq!(written(|o| search::search(o, [], Some(9))), "* SEARCH\\r\\n");
     assert_eq!(written(|o| search::sort(o, [5, 3])), "* SORT 5 3\\r\\n");
-    let esearch = |uid, wanted, found: &[u32]| written(|o| search::esearch(o, b"A\"1", uid, Wanted(wanted), found, None));
+    let esearch = |uid, wanted, found: &[u32]| {
+        written(|o| search::esearch(o, b"A\"1", uid, Wanted(wanted), found, None))
+    };
     assert_eq!(
         esearch(true, 1 | 2 | 4 | 8, &[2, 3, 7]),
         "* ESEARCH (TAG \"A\\\"1\") UID MIN 2 MAX 7 COUNT 3 ALL 2:3,7\\r\\n"
@@ -157,7 +169,8 @@ fn fetch_responses() {
     });
     assert_eq!(
         text,
-        "* 12 FETCH (UID 7 FLAGS (\\Seen Work) MODSEQ (624) INTERNALDATE \"01-Jan-1970 01:00:00 +0100\" SAVEDATE NIL \
+        "* 12 FETCH (UID 7 FLAGS (\\Seen Work) MODSEQ (624) INTERNALDATE \"01-Jan-1970 01:00:00 +0100\" \
+        SAVEDATE NIL \
          RFC822.SIZE 4294967296 EMAILID (M1) THREADID NIL PREVIEW \"h\\xc3\\xa9\" PREVIEW NIL)\\r\\n"
     );
     assert_eq!(written(|o| fetch::exists(o, 3)), "* 3 EXISTS\\r\\n");
@@ -194,7 +207,9 @@ fn sections_are_answered_under_their_names() {
         });
         assert_eq!(got, format!("* 1 FETCH (UID 2 {name} {{3}}\\r\\nabc {name} NIL)\\r\\n"), "{asked}");
     }
-    let Verb::Fetch(f) = parse::parse(b"a FETCH 1 (BINARY[1] BINARY.SIZE[2])").unwrap().verb else { panic!("FETCH") };
+    let Verb::Fetch(f) = parse::parse(b"a FETCH 1 (BINARY[1] BINARY.SIZE[2])").unwrap().verb else {
+        panic!("FETCH")
+    };
     let got = written(|out| {
         let mut fetch = Fetch::begin(out, 1);
         fetch.section(&f.sections[0], 1, true);
@@ -330,10 +345,14 @@ fn envelopes() {
         written(|o| structure::envelope(o, &MadeEnvelope, Wire::Utf8)),
         format!(
             "(\"Mon, 23 Nov 2026 07:00:00 +0000\" \"caf\\xc3\\xa9 \\\"x\\\"\" {address} {address} {address} \
-             ((NIL NIL \"list\" NIL)(\"A B\" NIL \"a\" \"b.example\")(NIL NIL NIL NIL)) NIL NIL NIL \"<1@b.example>\")"
+             ((NIL NIL \"list\" NIL)(\"A B\" NIL \"a\" \"b.example\")(NIL NIL NIL NIL)) NIL NIL NIL \
+             \"<1@b.example>\")"
         )
     );
-    assert!(written(|o| structure::envelope(o, &MadeEnvelope, Wire::Ascii)).contains(" {9}\\r\\ncaf\\xc3\\xa9 \"x\" "));
+    assert!(
+        written(|o| structure::envelope(o, &MadeEnvelope, Wire::Ascii))
+            .contains(" {9}\\r\\ncaf\\xc3\\xa9 \"x\" ")
+    );
 }
 
 #[test]
@@ -346,7 +365,8 @@ fn body_structures() {
     assert_eq!(
         body(&mixed, true),
         "((\"text\" \"plain\" (\"charset\" \"us-ascii\") NIL NIL \"7bit\" 100 5 NIL NIL NIL NIL)\
-         (\"image\" \"png\" NIL NIL NIL \"base64\" 100 NIL (\"attachment\" (\"filename\" \"x.png\")) (\"en\" \"de\") NIL) \
+         (\"image\" \"png\" NIL NIL NIL \"base64\" 100 NIL (\"attachment\" (\"filename\" \"x.png\")) \
+         (\"en\" \"de\") NIL) \
          \"mixed\" NIL NIL NIL NIL)"
     );
     let with = Made { params: vec![(b"format", b"flowed"), (b"CHARSET", b"utf-8")], ..text.clone() };

@@ -4,11 +4,11 @@
 //! Messages are never in memory: the framing stops at the literal of each. What stands before the
 //! first one is a command ([`Append`], [`Replace`]); what stands behind one is a [`Next`].
 
+use super::Parsed;
 use super::date::{self, DateTime};
 use super::flags::{self, Flags};
 use super::input::Input;
 use super::mailbox::{self, Mailbox};
-use super::Parsed;
 
 /// What is said of a message before its bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -2,8 +2,8 @@
 //!
 //! Secrets are borrowed like everything else; they never show in `Debug`. Base64 is not decoded here.
 
-use super::input::{Input, Str};
 use super::Parsed;
+use super::input::{Input, Str};
 use std::fmt;
 
 /// A text that is not shown.

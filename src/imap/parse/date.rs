@@ -178,8 +178,20 @@ mod tests {
             assert_eq!(date(&mut Input::new(text.as_bytes())), Ok(Day(day)), "{text}");
         }
         for text in [
-            "29-Feb-2023", "29-Feb-1900", "0-Jan-2000", "31-Apr-2000", "1-Foo-2000", "1-Jan-00", "1 Jan 2000",
-            "1-Jan-", "-Jan-2000", "\"1-Jan-2000", "", "1", "123-Jan-2000", "1-J",
+            "29-Feb-2023",
+            "29-Feb-1900",
+            "0-Jan-2000",
+            "31-Apr-2000",
+            "1-Foo-2000",
+            "1-Jan-00",
+            "1 Jan 2000",
+            "1-Jan-",
+            "-Jan-2000",
+            "\"1-Jan-2000",
+            "",
+            "1",
+            "123-Jan-2000",
+            "1-J",
         ] {
             assert!(date(&mut Input::new(text.as_bytes())).is_err(), "{text}");
         }

@@ -81,7 +81,9 @@ impl<'a> Flags<'a> {
             let keyword = input.atom(FLAG)?;
             self.keywords += 1;
             return match () {
-                () if keyword.len() > KEYWORD_MAX => input.bad_at(from, "a keyword of at most 100 characters"),
+                () if keyword.len() > KEYWORD_MAX => {
+                    input.bad_at(from, "a keyword of at most 100 characters")
+                }
                 () if self.keywords > KEYWORDS_MAX => input.bad_at(from, "at most 64 keywords"),
                 () => Ok(()),
             };

@@ -498,7 +498,10 @@ mod tests {
     #[test]
     fn numbers() {
         let number = |text: &str| Input::new(text.as_bytes()).number("n").ok();
-        assert_eq!((number("0"), number("4294967295"), number("4294967296")), (Some(0), Some(u32::MAX), None));
+        assert_eq!(
+            (number("0"), number("4294967295"), number("4294967296")),
+            (Some(0), Some(u32::MAX), None)
+        );
         let number = |text: &str| Input::new(text.as_bytes()).number64("n").ok();
         assert_eq!(number("9223372036854775807"), Some(i64::MAX as u64));
         assert_eq!((number("9223372036854775808"), number("x"), number("")), (None, None, None));

@@ -27,7 +27,9 @@ use imap_codec::decode::Decoder;
 use imap_codec::imap_types::command::CommandBody;
 use imap_codec::imap_types::core::AString;
 use imap_codec::imap_types::extensions::binary::LiteralOrLiteral8;
-use imap_codec::imap_types::fetch::{MacroOrMessageDataItemNames, MessageDataItemName, Section as TheirSection};
+use imap_codec::imap_types::fetch::{
+    MacroOrMessageDataItemNames, MessageDataItemName, Section as TheirSection,
+};
 use imap_codec::imap_types::flag::{Flag, StoreResponse, StoreType};
 use imap_codec::imap_types::mailbox::Mailbox as TheirMailbox;
 use imap_codec::imap_types::search::SearchKey;
@@ -101,7 +103,8 @@ fn their_flags(flags: &[Flag<'_>]) -> String {
 
 fn our_section(s: &Section<'_>) -> String {
     let part = |p: &Part<'_>| p.numbers().map(|n| n.to_string()).collect::<Vec<_>>().join(".");
-    let names = |f: &super::fetch::Fields<'_>| f.names().map(|n| bytes(&n.bytes())).collect::<Vec<_>>().join(" ");
+    let names =
+        |f: &super::fetch::Fields<'_>| f.names().map(|n| bytes(&n.bytes())).collect::<Vec<_>>().join(" ");
     let text = match &s.text {
         Text::Whole => String::new(),
         Text::Header => "HEADER".to_string(),
@@ -148,7 +151,8 @@ fn their_item(item: &MessageDataItemName<'_>, items: &mut u16) -> Option<String>
 
 fn their_section(section: Option<&TheirSection<'_>>) -> String {
     use TheirSection as S;
-    let part = |p: Option<&imap_codec::imap_types::fetch::Part>| p.map_or(String::new(), |p| numbers(p.0.as_ref()));
+    let part =
+        |p: Option<&imap_codec::imap_types::fetch::Part>| p.map_or(String::new(), |p| numbers(p.0.as_ref()));
     let names = |n: &[AString<'_>]| n.iter().map(|n| bytes(n.as_ref())).collect::<Vec<_>>().join(" ");
     match section {
         None => "|".to_string(),
@@ -201,10 +205,12 @@ fn their_list(keys: &[SearchKey<'_>]) -> String {
 }
 
 fn their_key(key: &SearchKey<'_>) -> String {
-    use SearchKey as S;
     use super::flags::System;
+    use SearchKey as S;
     let flag = |f: System, set: bool| format!("{f:?} {set}");
-    let dated = |c: Clock, w: When, d: &imap_codec::imap_types::datetime::NaiveDate| format!("{c:?} {w:?} {}", d.as_ref());
+    let dated = |c: Clock, w: When, d: &imap_codec::imap_types::datetime::NaiveDate| {
+        format!("{c:?} {w:?} {}", d.as_ref())
+    };
     let text = |name: &str, t: &AString<'_>| format!("{name} {}", bytes(t.as_ref()));
     match key {
         S::And(list) => their_list(list.as_ref()),
@@ -369,21 +375,59 @@ fn both(text: &str) -> (Option<String>, Option<String>) {
 #[test]
 fn commands_are_read_the_same_way() {
     for text in [
-        "a CAPABILITY", "a NOOP", "a LOGOUT", "a STARTTLS", "a IDLE", "a CHECK", "a CLOSE", "a UNSELECT", "a EXPUNGE",
-        "a NAMESPACE", "a LOGIN x \"y z\"", "a login {3}\r\nx\"y {2+}\r\n\\]", "a LOGIN \"a\\\"\\\\\" \"\"",
-        "a SELECT inbox", "a EXAMINE \"a b\"", "a SELECT x (CONDSTORE)", "a SELECT x (QRESYNC (1 2 3:4 (1 5)))",
-        "a CREATE x", "a DELETE x]", "a RENAME x {1}\r\ny", "a SUBSCRIBE INBOX", "a UNSUBSCRIBE &AOQ-",
-        "a LIST \"\" *", "a LIST x/ \"%\"", "a LSUB \"\" {2}\r\na*", "a STATUS x (MESSAGES UIDNEXT SIZE)",
-        "a COPY 1:3,5 x", "a UID MOVE 7:*,2 INBOX", "a UID EXPUNGE 4", "a STORE 1 FLAGS ()",
-        "a UID STORE *:4 +FLAGS.SILENT (\\Seen $x \\Deleted)", "a STORE 1 -FLAGS a b", "a FETCH 1 ALL",
-        "a FETCH 1 (UID FLAGS)", "a FETCH 1 BODY", "a UID FETCH 1:* (FLAGS BODY.PEEK[1.2.HEADER.FIELDS (A \"b c\")]<0.5>)",
-        "a FETCH 1 (BODY[] BODY[1] BODY[1.MIME] BODY[TEXT] BODY[HEADER] BODY[2.3.TEXT] RFC822 RFC822.HEADER RFC822.TEXT)",
-        "a FETCH 1 (BINARY[1.2] BINARY.PEEK[]<3.4> BINARY.SIZE[5])", "a FETCH 1 (FLAGS MODSEQ) (CHANGEDSINCE 5)",
-        "a SEARCH ALL", "a UID SEARCH CHARSET UTF-8 OR SEEN (NOT DELETED 1:3) SUBJECT {3}\r\na b",
+        "a CAPABILITY",
+        "a NOOP",
+        "a LOGOUT",
+        "a STARTTLS",
+        "a IDLE",
+        "a CHECK",
+        "a CLOSE",
+        "a UNSELECT",
+        "a EXPUNGE",
+        "a NAMESPACE",
+        "a LOGIN x \"y z\"",
+        "a login {3}\r\nx\"y {2+}\r\n\\]",
+        "a LOGIN \"a\\\"\\\\\" \"\"",
+        "a SELECT inbox",
+        "a EXAMINE \"a b\"",
+        "a SELECT x (CONDSTORE)",
+        "a SELECT x (QRESYNC (1 2 3:4 (1 5)))",
+        "a CREATE x",
+        "a DELETE x]",
+        "a RENAME x {1}\r\ny",
+        "a SUBSCRIBE INBOX",
+        "a UNSUBSCRIBE &AOQ-",
+        "a LIST \"\" *",
+        "a LIST x/ \"%\"",
+        "a LSUB \"\" {2}\r\na*",
+        "a STATUS x (MESSAGES UIDNEXT SIZE)",
+        "a COPY 1:3,5 x",
+        "a UID MOVE 7:*,2 INBOX",
+        "a UID EXPUNGE 4",
+        "a STORE 1 FLAGS ()",
+        "a UID STORE *:4 +FLAGS.SILENT (\\Seen $x \\Deleted)",
+        "a STORE 1 -FLAGS a b",
+        "a FETCH 1 ALL",
+        "a FETCH 1 (UID FLAGS)",
+        "a FETCH 1 BODY",
+        "a UID FETCH 1:* (FLAGS BODY.PEEK[1.2.HEADER.FIELDS (A \"b c\")]<0.5>)",
+        "a FETCH 1 (BODY[] BODY[1] BODY[1.MIME] BODY[TEXT] BODY[HEADER] BODY[2.3.TEXT] RFC822 \
+        RFC822.HEADER RFC822.TEXT)",
+        "a FETCH 1 (BINARY[1.2] BINARY.PEEK[]<3.4> BINARY.SIZE[5])",
+        "a FETCH 1 (FLAGS MODSEQ) (CHANGEDSINCE 5)",
+        "a SEARCH ALL",
+        "a UID SEARCH CHARSET UTF-8 OR SEEN (NOT DELETED 1:3) SUBJECT {3}\r\na b",
         "a SEARCH BEFORE 1-Feb-2026 SENTON \"28-Feb-2024\" LARGER 5 KEYWORD x UID 1,3,2 HEADER a \"\"",
-        "a SEARCH OLDER 5 YOUNGER 6 MODSEQ 7", "a SORT (REVERSE DATE SIZE) UTF-8 ALL", "a THREAD REFERENCES UTF-8 SEEN",
-        "a GETQUOTA \"\"", "a GETQUOTAROOT INBOX", "a SETQUOTA \"\" (STORAGE 5)", "a ID NIL", "a ID (\"a\" NIL \"b\" \"c\")",
-        "a COMPRESS DEFLATE", "a ENABLE CONDSTORE",
+        "a SEARCH OLDER 5 YOUNGER 6 MODSEQ 7",
+        "a SORT (REVERSE DATE SIZE) UTF-8 ALL",
+        "a THREAD REFERENCES UTF-8 SEEN",
+        "a GETQUOTA \"\"",
+        "a GETQUOTAROOT INBOX",
+        "a SETQUOTA \"\" (STORAGE 5)",
+        "a ID NIL",
+        "a ID (\"a\" NIL \"b\" \"c\")",
+        "a COMPRESS DEFLATE",
+        "a ENABLE CONDSTORE",
     ] {
         let (our, their) = both(text);
         assert!(our.is_some(), "{text}");
@@ -394,31 +438,91 @@ fn commands_are_read_the_same_way() {
 #[test]
 fn refusals_are_the_same() {
     for text in [
-        "", "a", "a ", "a FOO", "a NOOP x", "a LOGIN x", "a LOGIN x y z", "a SELECT", "a SELECT (", "a STATUS x",
-        "a STATUS x ()", "a STORE 1", "a STORE x FLAGS ()", "a STORE 0 FLAGS ()", "a FETCH 1", "a FETCH 1 FOO",
-        "a FETCH 1 ()", "a FETCH 1 BODY[MIME]", "a FETCH 1 BODY[0]", "a FETCH 1 BODY[]<1>", "a FETCH 1 BODY[HEADER.FIELDS ()]",
-        "a SEARCH", "a SEARCH NOT", "a SEARCH OR ALL", "a SEARCH ()", "a SEARCH (ALL", "a SEARCH ALL)", "a SEARCH SINCE x",
-        "a SEARCH LARGER", "a SORT () UTF-8 ALL", "a THREAD REFERENCES ALL", "a COPY 1", "a UID EXPUNGE", "a LIST \"\"",
-        "a LIST \"\" ()", "a ID", "a ID (a b)", "a COMPRESS FOO", "a SELECT \"a\rb\"", "a LOGIN \"\\x\" y", "a 1:2",
-        "(a NOOP", "+ NOOP", "a LOGIN {2}\r\na", "a FETCH 4294967296 ALL", "a FETCH 1, ALL", "a FETCH 1: ALL",
+        "",
+        "a",
+        "a ",
+        "a FOO",
+        "a NOOP x",
+        "a LOGIN x",
+        "a LOGIN x y z",
+        "a SELECT",
+        "a SELECT (",
+        "a STATUS x",
+        "a STATUS x ()",
+        "a STORE 1",
+        "a STORE x FLAGS ()",
+        "a STORE 0 FLAGS ()",
+        "a FETCH 1",
+        "a FETCH 1 FOO",
+        "a FETCH 1 ()",
+        "a FETCH 1 BODY[MIME]",
+        "a FETCH 1 BODY[0]",
+        "a FETCH 1 BODY[]<1>",
+        "a FETCH 1 BODY[HEADER.FIELDS ()]",
+        "a SEARCH",
+        "a SEARCH NOT",
+        "a SEARCH OR ALL",
+        "a SEARCH ()",
+        "a SEARCH (ALL",
+        "a SEARCH ALL)",
+        "a SEARCH SINCE x",
+        "a SEARCH LARGER",
+        "a SORT () UTF-8 ALL",
+        "a THREAD REFERENCES ALL",
+        "a COPY 1",
+        "a UID EXPUNGE",
+        "a LIST \"\"",
+        "a LIST \"\" ()",
+        "a ID",
+        "a ID (a b)",
+        "a COMPRESS FOO",
+        "a SELECT \"a\rb\"",
+        "a LOGIN \"\\x\" y",
+        "a 1:2",
+        "(a NOOP",
+        "+ NOOP",
+        "a LOGIN {2}\r\na",
+        "a FETCH 4294967296 ALL",
+        "a FETCH 1, ALL",
+        "a FETCH 1: ALL",
     ] {
         assert_eq!(both(text), (None, None), "{text}");
     }
 }
 
 fn atoms() -> impl Strategy<Value = String> {
-    prop::sample::select(vec!["x", "INBOX", "\"a b\"", "{3}\r\n)\"(", "a]b", "\"\\\"q\\\\\"", "NIL", "{0}\r\n", "\"\"", "a+b"])
-        .prop_map(str::to_string)
+    prop::sample::select(vec![
+        "x",
+        "INBOX",
+        "\"a b\"",
+        "{3}\r\n)\"(",
+        "a]b",
+        "\"\\\"q\\\\\"",
+        "NIL",
+        "{0}\r\n",
+        "\"\"",
+        "a+b",
+    ])
+    .prop_map(str::to_string)
 }
 
 fn sets() -> impl Strategy<Value = String> {
-    prop::sample::select(vec!["1", "*", "1:3", "5,1:2", "7:*", "*:3,9", "4294967295"]).prop_map(str::to_string)
+    prop::sample::select(vec!["1", "*", "1:3", "5,1:2", "7:*", "*:3,9", "4294967295"])
+        .prop_map(str::to_string)
 }
 
 fn keys() -> impl Strategy<Value = String> {
     let leaf = prop_oneof![
-        prop::sample::select(vec!["ALL", "SEEN", "UNSEEN", "NEW", "OLD", "ON 1-Jan-2020", "SENTSINCE 29-Feb-2024"])
-            .prop_map(str::to_string),
+        prop::sample::select(vec![
+            "ALL",
+            "SEEN",
+            "UNSEEN",
+            "NEW",
+            "OLD",
+            "ON 1-Jan-2020",
+            "SENTSINCE 29-Feb-2024"
+        ])
+        .prop_map(str::to_string),
         sets(),
         sets().prop_map(|s| format!("UID {s}")),
         atoms().prop_map(|a| format!("SUBJECT {a}")),
@@ -437,8 +541,21 @@ fn keys() -> impl Strategy<Value = String> {
 fn items() -> impl Strategy<Value = String> {
     let item = prop_oneof![
         prop::sample::select(vec![
-            "FLAGS", "UID", "ENVELOPE", "RFC822.SIZE", "BODY", "BODYSTRUCTURE", "INTERNALDATE", "RFC822", "BODY[]",
-            "BODY.PEEK[1.2]<5.6>", "BODY[HEADER]", "BODY[3.TEXT]", "BODY.PEEK[1.MIME]", "BINARY[1]", "BINARY.SIZE[2.3]",
+            "FLAGS",
+            "UID",
+            "ENVELOPE",
+            "RFC822.SIZE",
+            "BODY",
+            "BODYSTRUCTURE",
+            "INTERNALDATE",
+            "RFC822",
+            "BODY[]",
+            "BODY.PEEK[1.2]<5.6>",
+            "BODY[HEADER]",
+            "BODY[3.TEXT]",
+            "BODY.PEEK[1.MIME]",
+            "BINARY[1]",
+            "BINARY.SIZE[2.3]",
         ])
         .prop_map(str::to_string),
         (atoms(), atoms()).prop_map(|(a, b)| format!("BODY[HEADER.FIELDS ({a} {b})]")),
@@ -454,8 +571,10 @@ fn commands() -> impl Strategy<Value = String> {
             .prop_map(|(v, a)| format!("{v} {a}")),
         (atoms(), atoms()).prop_map(|(a, b)| format!("RENAME {a} {b}")),
         (atoms(), atoms()).prop_map(|(a, b)| format!("LIST {a} {b}")),
-        (any::<bool>(), sets(), atoms()).prop_map(|(u, s, a)| format!("{}COPY {s} {a}", if u { "UID " } else { "" })),
-        (any::<bool>(), sets(), items()).prop_map(|(u, s, i)| format!("{}FETCH {s} {i}", if u { "UID " } else { "" })),
+        (any::<bool>(), sets(), atoms())
+            .prop_map(|(u, s, a)| format!("{}COPY {s} {a}", if u { "UID " } else { "" })),
+        (any::<bool>(), sets(), items())
+            .prop_map(|(u, s, i)| format!("{}FETCH {s} {i}", if u { "UID " } else { "" })),
         prop::collection::vec(keys(), 1..4).prop_map(|k| format!("SEARCH {}", k.join(" "))),
         keys().prop_map(|k| format!("UID SORT (DATE) UTF-8 {k}")),
         sets().prop_map(|s| format!("STORE {s} +FLAGS (\\Seen x y)")),
@@ -497,7 +616,8 @@ proptest! {
 /// The differences of the head of this file, as far as a changed byte can bring them about.
 fn is_accepted_difference(text: &str, our: Option<&str>) -> bool {
     let zeros = text.split(|c: char| !c.is_ascii_digit()).any(|n| n.len() > 1 && n.starts_with('0'));
-    let extended = text.contains('$') || text.contains("LIST (") || text.contains(" )") || text.ends_with(' ');
+    let extended =
+        text.contains('$') || text.contains("LIST (") || text.contains(" )") || text.ends_with(' ');
     // A literal whose length does not fit is a question of framing, which the other one does as well.
     let literal = text.contains('{');
     our.is_some() && (zeros || extended) || literal
@@ -506,12 +626,15 @@ fn is_accepted_difference(text: &str, our: Option<&str>) -> bool {
 #[test]
 fn appends_are_read_the_same_way() {
     for text in [
-        "a APPEND x {3}\r\n", "a APPEND INBOX (\\Seen k) {3}\r\n", "a APPEND x \" 1-Feb-2026 01:02:03 +0100\" {3+}\r\n",
+        "a APPEND x {3}\r\n",
+        "a APPEND INBOX (\\Seen k) {3}\r\n",
+        "a APPEND x \" 1-Feb-2026 01:02:03 +0100\" {3+}\r\n",
         "a APPEND {1}\r\nx (\\Draft) \"11-Feb-2026 01:02:03 -0130\" ~{3}\r\n",
     ] {
         let Verb::Append(ours) = parse(text.as_bytes()).unwrap().verb else { panic!("{text}") };
         let wire = format!("{text}abc\r\n");
-        let (_, command) = CommandCodec::default().decode(wire.as_bytes()).unwrap_or_else(|e| panic!("{text}: {e:?}"));
+        let (_, command) =
+            CommandCodec::default().decode(wire.as_bytes()).unwrap_or_else(|e| panic!("{text}: {e:?}"));
         let CommandBody::Append { mailbox, flags, date, message } = command.body else { panic!("{text}") };
         assert_eq!(our_name(&ours.mailbox), their_name(&mailbox), "{text}");
         assert_eq!(our_flags(&ours.message.flags), their_flags(&flags), "{text}");

@@ -12,7 +12,8 @@ fn thunderbird() {
     let Verb::Fetch(f) = ok("7 UID fetch 1:* (FLAGS) (CHANGEDSINCE 4711)") else { panic!("FETCH") };
     assert_eq!((f.uid, f.changed_since), (true, Some(4711)));
     ok("8 UID fetch 5 (UID RFC822.SIZE BODY.PEEK[]<8192.16384>)");
-    ok("9 UID fetch 1:5 (UID RFC822.SIZE FLAGS BODY.PEEK[HEADER.FIELDS (From To Cc Bcc Subject Date Message-ID \
+    ok("9 UID fetch 1:5 (UID RFC822.SIZE FLAGS BODY.PEEK[HEADER.FIELDS (From To Cc Bcc Subject Date \
+        Message-ID \
         Priority X-Priority References Newsgroups In-Reply-To Content-Type Reply-To)])");
     let Verb::Create(c) = ok("10 create \"Work/Sub/\"") else { panic!("CREATE") };
     assert_eq!(&*c.mailbox.bytes(), b"Work/Sub/");
@@ -33,7 +34,8 @@ fn k9() {
     ok("1 AUTHENTICATE XOAUTH2 dXNlcj1mb28BYXV0aD1CZWFyZXIgYmFyAQE=");
     ok("2 AUTHENTICATE PLAIN");
     ok("3 UID SEARCH 1:25 NOT DELETED");
-    ok("4 UID FETCH 3 (UID BODY.PEEK[HEADER.FIELDS (date subject from content-type to cc reply-to message-id)])");
+    ok("4 UID FETCH 3 (UID BODY.PEEK[HEADER.FIELDS (date subject from content-type to cc reply-to \
+        message-id)])");
     ok("5 UID FETCH 3 (BODY.PEEK[1.2]<0.5120>)");
     ok("6 LIST \"\" \"*\" RETURN (SPECIAL-USE)");
     ok("7 UID MOVE 3 \"Trash\"");
@@ -43,10 +45,13 @@ fn k9() {
 /// Apple Mail and iOS: LIST-STATUS, pipelined, lower-case tags with dots, ESEARCH.
 #[test]
 fn apple() {
-    ok("1.58 LIST \"\" \"*\" RETURN (STATUS (MESSAGES UIDNEXT UIDVALIDITY HIGHESTMODSEQ UNSEEN) SPECIAL-USE)");
+    ok("1.58 LIST \"\" \"*\" RETURN (STATUS (MESSAGES UIDNEXT UIDVALIDITY HIGHESTMODSEQ UNSEEN) \
+        SPECIAL-USE)");
     ok("2.58 UID SEARCH RETURN (ALL) 1:* NOT DELETED");
-    ok("3.58 UID FETCH 1:10 (INTERNALDATE UID RFC822.SIZE FLAGS MODSEQ BODY.PEEK[HEADER.FIELDS (date subject)])");
-    ok("4.58 ID (\"name\" \"Mac OS X Mail\" \"version\" \"16.0 (3774)\" \"os\" \"Mac OS X\" \"vendor\" \"Apple Inc.\")");
+    ok("3.58 UID FETCH 1:10 (INTERNALDATE UID RFC822.SIZE FLAGS MODSEQ BODY.PEEK[HEADER.FIELDS (date \
+        subject)])");
+    ok("4.58 ID (\"name\" \"Mac OS X Mail\" \"version\" \"16.0 (3774)\" \"os\" \"Mac OS X\" \"vendor\" \
+        \"Apple Inc.\")");
     ok("5.58 STATUS \"INBOX\" (MESSAGES UIDNEXT UIDVALIDITY APPENDLIMIT)");
     ok("6.58 COMPRESS DEFLATE");
     ok("7.58 AUTHENTICATE PLAIN AGZyZWQAc2VjcmV0");
@@ -69,8 +74,10 @@ fn outlook() {
 #[test]
 fn mutt() {
     ok("a0003 SELECT \"INBOX\" (QRESYNC (1700000000 42 1:5000))");
-    ok("a0004 FETCH 1:50 (UID FLAGS INTERNALDATE RFC822.SIZE BODY.PEEK[HEADER.FIELDS (DATE FROM SENDER SUBJECT TO CC \
-        MESSAGE-ID REFERENCES CONTENT-TYPE CONTENT-DESCRIPTION IN-REPLY-TO REPLY-TO LINES LIST-POST X-LABEL)])");
+    ok("a0004 FETCH 1:50 (UID FLAGS INTERNALDATE RFC822.SIZE BODY.PEEK[HEADER.FIELDS (DATE FROM SENDER \
+        SUBJECT TO CC \
+        MESSAGE-ID REFERENCES CONTENT-TYPE CONTENT-DESCRIPTION IN-REPLY-TO REPLY-TO LINES LIST-POST \
+        X-LABEL)])");
     ok("a0005 STORE 3 +FLAGS (\\Seen )");
     ok("a0006 ID (\"name\" \"NeoMutt\" \"version\" \"20240425\")");
     ok("a0007 LOGIN \"fred\" \"x\"");
@@ -95,7 +102,12 @@ fn synchronizers() {
 #[test]
 fn web_mail() {
     ok("A0006 UID SORT (DATE) US-ASCII ALL UNDELETED");
-    ok("A0007 UID SORT RETURN (ALL)".split(" RETURN").next().map(|s| format!("{s} (ARRIVAL) UTF-8 ALL")).unwrap().as_str());
+    ok("A0007 UID SORT RETURN (ALL)"
+        .split(" RETURN")
+        .next()
+        .map(|s| format!("{s} (ARRIVAL) UTF-8 ALL"))
+        .unwrap()
+        .as_str());
     ok("A0008 UID THREAD REFS".replace("REFS", "REFERENCES US-ASCII ALL UNDELETED").as_str());
     ok("A0009 LIST (SUBSCRIBED) \"\" \"*\" RETURN (STATUS (MESSAGES UNSEEN))");
     ok("A0010 UID SEARCH RETURN (ALL COUNT) UNSEEN UNDELETED");

@@ -90,7 +90,10 @@ fn tags_are_echoed_whatever_is_wrong() {
 #[test]
 fn login_and_authenticate() {
     let Verb::Login(login) = verb("a LOGIN fred \"pass \\\"word\"") else { panic!("LOGIN") };
-    assert_eq!((&*login.user.bytes(), &*login.password.expose().bytes()), (&b"fred"[..], &b"pass \"word"[..]));
+    assert_eq!(
+        (&*login.user.bytes(), &*login.password.expose().bytes()),
+        (&b"fred"[..], &b"pass \"word"[..])
+    );
     let Verb::Login(login) = verb("a LOGIN {4}\r\nfr d {3+}\r\n\"]x") else { panic!("LOGIN") };
     assert_eq!((&*login.user.bytes(), &*login.password.expose().bytes()), (&b"fr d"[..], &b"\"]x"[..]));
     assert!(!format!("{login:?}").contains("]x"), "passwords do not show");
@@ -99,14 +102,18 @@ fn login_and_authenticate() {
     assert!(!format!("{auth:?}").contains("AGE"));
     let Verb::Authenticate(auth) = verb("a authenticate SCRAM-SHA-256") else { panic!("AUTHENTICATE") };
     assert_eq!((auth.mechanism, auth.initial), (&b"SCRAM-SHA-256"[..], None));
-    for text in ["a LOGIN", "a LOGIN x y z", "a AUTHENTICATE", "a AUTHENTICATE PLAIN *", "a AUTHENTICATE PLAIN a b"] {
+    for text in
+        ["a LOGIN", "a LOGIN x y z", "a AUTHENTICATE", "a AUTHENTICATE PLAIN *", "a AUTHENTICATE PLAIN a b"]
+    {
         assert!(parse(text.as_bytes()).is_err(), "{text}");
     }
 }
 
 #[test]
 fn enable_and_id() {
-    let Verb::Enable(enable) = verb("a ENABLE condstore X-FOO UTF8=ACCEPT IMAP4rev2") else { panic!("ENABLE") };
+    let Verb::Enable(enable) = verb("a ENABLE condstore X-FOO UTF8=ACCEPT IMAP4rev2") else {
+        panic!("ENABLE")
+    };
     use session::Extensions as E;
     assert_eq!(enable.known, E::CONDSTORE.with(E::UTF8_ACCEPT).with(E::IMAP4REV2));
     assert_eq!(enable.names, b"condstore X-FOO UTF8=ACCEPT IMAP4rev2");
@@ -120,7 +127,9 @@ fn enable_and_id() {
         assert_eq!(id.pairs().count(), 0);
     }
     let many = format!("a ID ({})", vec!["\"a\" \"b\""; 31].join(" "));
-    for text in ["a ENABLE", "a ID", "a ID (\"a\")", "a ID (a b)", "a ID (\"a\" \"b\"", "a COMPRESS LZ4", &many] {
+    for text in
+        ["a ENABLE", "a ID", "a ID (\"a\")", "a ID (a b)", "a ID (\"a\" \"b\"", "a COMPRESS LZ4", &many]
+    {
         assert!(parse(text.as_bytes()).is_err(), "{text}");
     }
     assert!(session::is_done(b"done ") && session::is_done(b"DONE") && !session::is_done(b"a DONE"));
@@ -142,8 +151,17 @@ fn select_and_its_parameters() {
     let Verb::Select(select) = verb("a SELECT x (QRESYNC (1 2 (1 3)))") else { panic!("SELECT") };
     assert_eq!(select.qresync.unwrap().matched, Some((set("1"), set("3"))));
     for parameters in [
-        "()", "(FOO)", "(QRESYNC)", "(QRESYNC (0 1))", "(QRESYNC (1))", "(QRESYNC (1 2 3:*))",
-        "(QRESYNC (1 2 (1:3 5)))", "(QRESYNC (1 2 3 4))", "(QRESYNC (1 2) QRESYNC (1 2))", "(CONDSTORE", "CONDSTORE",
+        "()",
+        "(FOO)",
+        "(QRESYNC)",
+        "(QRESYNC (0 1))",
+        "(QRESYNC (1))",
+        "(QRESYNC (1 2 3:*))",
+        "(QRESYNC (1 2 (1:3 5)))",
+        "(QRESYNC (1 2 3 4))",
+        "(QRESYNC (1 2) QRESYNC (1 2))",
+        "(CONDSTORE",
+        "CONDSTORE",
         "(QRESYNC (1 9223372036854775808))",
     ] {
         assert!(parse(format!("a SELECT x {parameters}").as_bytes()).is_err(), "{parameters}");
@@ -167,8 +185,16 @@ fn mailbox_commands() {
     assert_eq!(quota.limits[..], [(&b"STORAGE"[..], 512), (&b"MESSAGE"[..], 10)]);
     let long = format!("a DELETE {}", "x".repeat(1001));
     for text in [
-        "a DELETE", "a DELETE %", "a DELETE a b", "a RENAME a", "a CREATE x (USE)", "a CREATE x (FOO)",
-        "a CREATE x (USE (Sent))", "a SETQUOTA x", "a SETQUOTA x (STORAGE)", &long,
+        "a DELETE",
+        "a DELETE %",
+        "a DELETE a b",
+        "a RENAME a",
+        "a CREATE x (USE)",
+        "a CREATE x (FOO)",
+        "a CREATE x (USE (Sent))",
+        "a SETQUOTA x",
+        "a SETQUOTA x (STORAGE)",
+        &long,
     ] {
         assert!(parse(text.as_bytes()).is_err(), "{text}");
     }
@@ -178,7 +204,8 @@ fn mailbox_commands() {
 fn list_and_lsub() {
     let Verb::List(l) = verb("a LIST \"\" *") else { panic!("LIST") };
     assert!(!l.extended && l.reference.text().is_empty() && &*l.patterns[0].bytes() == b"*");
-    let Verb::List(l) = verb("a LIST (SUBSCRIBED RECURSIVEMATCH) x/ (\"INBOX\" a%) RETURN (CHILDREN STATUS (MESSAGES SIZE))")
+    let Verb::List(l) =
+        verb("a LIST (SUBSCRIBED RECURSIVEMATCH) x/ (\"INBOX\" a%) RETURN (CHILDREN STATUS (MESSAGES SIZE))")
     else {
         panic!("LIST")
     };
@@ -187,14 +214,24 @@ fn list_and_lsub() {
     assert_eq!(l.patterns.len(), 2);
     let Verb::List(l) = verb("a LIST () \"\" % RETURN ()") else { panic!("LIST") };
     assert!(l.extended);
-    let Verb::List(l) = verb("a LIST (SPECIAL-USE) \"\" \"*\" RETURN (SPECIAL-USE SUBSCRIBED)") else { panic!("LIST") };
+    let Verb::List(l) = verb("a LIST (SPECIAL-USE) \"\" \"*\" RETURN (SPECIAL-USE SUBSCRIBED)") else {
+        panic!("LIST")
+    };
     assert!(l.selection.special_use && l.ret.special_use && l.ret.subscribed);
     let Verb::Lsub(l) = verb("a LSUB \"\" \"a*\"") else { panic!("LSUB") };
     assert_eq!(&*l.pattern.bytes(), b"a*");
     let many = format!("a LIST \"\" ({})", vec!["x"; 101].join(" "));
     for text in [
-        "a LIST", "a LIST \"\"", "a LIST \"\" ()", "a LIST (FOO) \"\" *", "a LIST (RECURSIVEMATCH) \"\" *",
-        "a LIST \"\" * RETURN", "a LIST \"\" * RETURN (STATUS)", "a LIST \"\" * (CHILDREN)", "a LSUB \"\" (x y)", &many,
+        "a LIST",
+        "a LIST \"\"",
+        "a LIST \"\" ()",
+        "a LIST (FOO) \"\" *",
+        "a LIST (RECURSIVEMATCH) \"\" *",
+        "a LIST \"\" * RETURN",
+        "a LIST \"\" * RETURN (STATUS)",
+        "a LIST \"\" * (CHILDREN)",
+        "a LSUB \"\" (x y)",
+        &many,
     ] {
         assert!(parse(text.as_bytes()).is_err(), "{text}");
     }
@@ -232,9 +269,17 @@ fn append_and_replace() {
     let Verb::Replace(r) = verb("a UID REPLACE * x {5+}\r\n") else { panic!("REPLACE") };
     assert_eq!((r.uid, r.number), (true, None));
     for text in [
-        "a APPEND x", "a APPEND x ()", "a APPEND x {5}", "a APPEND x {5}\r\nabcde", "a APPEND x UTF8 ({5}\r\n",
-        "a APPEND x (\\Bad) {5}\r\n", "a APPEND x \"yesterday\" {5}\r\n", "a REPLACE 0 x {5}\r\n",
-        "a REPLACE 1,2 x {5}\r\n", "a APPEND x {99999999999999999999}\r\n", "a APPEND x {-1}\r\n",
+        "a APPEND x",
+        "a APPEND x ()",
+        "a APPEND x {5}",
+        "a APPEND x {5}\r\nabcde",
+        "a APPEND x UTF8 ({5}\r\n",
+        "a APPEND x (\\Bad) {5}\r\n",
+        "a APPEND x \"yesterday\" {5}\r\n",
+        "a REPLACE 0 x {5}\r\n",
+        "a REPLACE 1,2 x {5}\r\n",
+        "a APPEND x {99999999999999999999}\r\n",
+        "a APPEND x {-1}\r\n",
     ] {
         assert!(parse(text.as_bytes()).is_err(), "{text}");
     }
@@ -275,11 +320,29 @@ fn store_and_its_flags() {
         ("a STORE 1 +FLAGS (\\Deleted)", Change::Add, false, None, System::DELETED, vec![]),
         ("a STORE 1 -flags.silent \\Seen $x", Change::Remove, true, None, System::SEEN, vec!["$x"]),
         ("a STORE 1 +FLAGS.SILENT a", Change::Add, true, None, System(0), vec!["a"]),
-        ("a UID STORE 1 (UNCHANGEDSINCE 12) FLAGS \\Draft", Change::Replace, false, Some(12), System::DRAFT, vec![]),
-        ("a STORE $ (UNCHANGEDSINCE 0) +FLAGS (b \\Answered c)", Change::Add, false, Some(0), System::ANSWERED, vec!["b", "c"]),
+        (
+            "a UID STORE 1 (UNCHANGEDSINCE 12) FLAGS \\Draft",
+            Change::Replace,
+            false,
+            Some(12),
+            System::DRAFT,
+            vec![],
+        ),
+        (
+            "a STORE $ (UNCHANGEDSINCE 0) +FLAGS (b \\Answered c)",
+            Change::Add,
+            false,
+            Some(0),
+            System::ANSWERED,
+            vec!["b", "c"],
+        ),
     ] {
         let Verb::Store(s) = verb(text) else { panic!("STORE") };
-        assert_eq!((s.change, s.silent, s.unchanged_since, s.flags.system), (change, silent, since, system), "{text}");
+        assert_eq!(
+            (s.change, s.silent, s.unchanged_since, s.flags.system),
+            (change, silent, since, system),
+            "{text}"
+        );
         let got: Vec<&[u8]> = s.flags.keywords().collect();
         assert_eq!(got, keywords.iter().map(|k| k.as_bytes()).collect::<Vec<_>>(), "{text}");
         assert_eq!(s.flags.keyword_count(), got.len());
@@ -287,8 +350,15 @@ fn store_and_its_flags() {
     let many = format!("a STORE 1 FLAGS ({})", vec!["k"; 65].join(" "));
     let long = format!("a STORE 1 FLAGS ({})", "k".repeat(101));
     for text in [
-        "a STORE 1", "a STORE 1 FLAGS", "a STORE 1 FLAGS (\\Odd)", "a STORE 1 FLAGS (a", "a STORE 1 (FOO 1) FLAGS ()",
-        "a STORE 1 FLAGS (a\"b)", "a STORE 1 FLAGS () x", &many, &long,
+        "a STORE 1",
+        "a STORE 1 FLAGS",
+        "a STORE 1 FLAGS (\\Odd)",
+        "a STORE 1 FLAGS (a",
+        "a STORE 1 (FOO 1) FLAGS ()",
+        "a STORE 1 FLAGS (a\"b)",
+        "a STORE 1 FLAGS () x",
+        &many,
+        &long,
     ] {
         assert!(parse(text.as_bytes()).is_err(), "{text}");
     }
@@ -298,7 +368,8 @@ fn store_and_its_flags() {
 fn fetch_items() {
     let Verb::Fetch(f) = verb("a FETCH 1 FULL") else { panic!("FETCH") };
     assert_eq!(f.items, Items::FULL);
-    let text = "a UID FETCH 1:* (UID FLAGS INTERNALDATE RFC822.SIZE ENVELOPE BODYSTRUCTURE BODY MODSEQ EMAILID \
+    let text = "a UID FETCH 1:* (UID FLAGS INTERNALDATE RFC822.SIZE ENVELOPE BODYSTRUCTURE BODY MODSEQ \
+    EMAILID \
         THREADID SAVEDATE PREVIEW (LAZY)) (CHANGEDSINCE 12 VANISHED)";
     let Verb::Fetch(f) = verb(text) else { panic!("FETCH") };
     assert_eq!((f.items, f.changed_since, f.vanished, f.uid), (Items(0x1fff), Some(12), true, true));
@@ -330,11 +401,35 @@ fn fetch_sections() {
     assert_eq!((s[6].kind, s[6].part.bytes()), (Kind::BinarySize, &b"2"[..]));
     assert_eq!((s[7].text, s[8].text, s[8].part.bytes()), (Text::Text, Text::Text, &b"1"[..]));
     for item in [
-        "", "()", "FOO", "BODY[", "BODY[]<1>", "BODY[]<1.0>", "BODY[]<-1.1>", "BODY[0]", "BODY[1.]", "BODY[MIME]",
-        "BODY[1..2]", "BODY[.1]", "BODY[HEADER.FIELDS]", "BODY[HEADER.FIELDS ()]", "BODY[FOO]", "BINARY", "BODY.PEEK",
-        "BINARY[HEADER]", "BINARY.SIZE[1]<0.1>", "BODY[1HEADER]", "(ALL)", "(FLAGS))", "FLAGS (VANISHED)",
-        "FLAGS (CHANGEDSINCE)", "FLAGS ()", "FLAGS (CHANGEDSINCE 1 CHANGEDSINCE 2)", "FLAGS UID",
-        "BODY[4294967296]", "(PREVIEW (EAGER))",
+        "",
+        "()",
+        "FOO",
+        "BODY[",
+        "BODY[]<1>",
+        "BODY[]<1.0>",
+        "BODY[]<-1.1>",
+        "BODY[0]",
+        "BODY[1.]",
+        "BODY[MIME]",
+        "BODY[1..2]",
+        "BODY[.1]",
+        "BODY[HEADER.FIELDS]",
+        "BODY[HEADER.FIELDS ()]",
+        "BODY[FOO]",
+        "BINARY",
+        "BODY.PEEK",
+        "BINARY[HEADER]",
+        "BINARY.SIZE[1]<0.1>",
+        "BODY[1HEADER]",
+        "(ALL)",
+        "(FLAGS))",
+        "FLAGS (VANISHED)",
+        "FLAGS (CHANGEDSINCE)",
+        "FLAGS ()",
+        "FLAGS (CHANGEDSINCE 1 CHANGEDSINCE 2)",
+        "FLAGS UID",
+        "BODY[4294967296]",
+        "(PREVIEW (EAGER))",
     ] {
         assert!(parse(format!("a FETCH 1 {item}").as_bytes()).is_err(), "{item}");
     }
@@ -343,7 +438,9 @@ fn fetch_sections() {
 
 #[test]
 fn search_keys_in_prefix_order() {
-    let Verb::Search(s) = verb("a SEARCH RETURN (MIN COUNT) CHARSET UTF-8 OR (SEEN 1:3) NOT FROM \"x\" UID 5") else {
+    let Verb::Search(s) =
+        verb("a SEARCH RETURN (MIN COUNT) CHARSET UTF-8 OR (SEEN 1:3) NOT FROM \"x\" UID 5")
+    else {
         panic!("SEARCH")
     };
     assert_eq!(s.wanted, Some(Wanted(1 | 8)));
@@ -370,13 +467,57 @@ fn search_keys_in_prefix_order() {
 #[test]
 fn each_search_key() {
     for key in [
-        "ALL", "ANSWERED", "DELETED", "DRAFT", "FLAGGED", "NEW", "OLD", "RECENT", "SEEN", "UNANSWERED", "UNDELETED",
-        "UNDRAFT", "UNFLAGGED", "UNSEEN", "BCC x", "BODY x", "CC x", "FROM x", "SUBJECT x", "TEXT x", "TO x",
-        "HEADER a b", "KEYWORD x", "UNKEYWORD x", "LARGER 1", "SMALLER 1", "OLDER 1", "YOUNGER 1", "BEFORE 1-Feb-2026",
-        "ON \"1-Feb-2026\"", "SINCE 01-Feb-2026", "SENTBEFORE 1-Feb-2026", "SENTON 1-Feb-2026", "SENTSINCE 1-Feb-2026",
-        "SAVEDBEFORE 1-Feb-2026", "SAVEDON 1-Feb-2026", "SAVEDSINCE 1-Feb-2026", "SAVEDATESUPPORTED", "UID 1:*", "UID $",
-        "MODSEQ 1", "MODSEQ \"/flags/x\" shared 1", "EMAILID M-1_a", "THREADID T1", "$", "1", "*", "2:*", "NOT ALL",
-        "OR ALL ALL", "(ALL ALL)",
+        "ALL",
+        "ANSWERED",
+        "DELETED",
+        "DRAFT",
+        "FLAGGED",
+        "NEW",
+        "OLD",
+        "RECENT",
+        "SEEN",
+        "UNANSWERED",
+        "UNDELETED",
+        "UNDRAFT",
+        "UNFLAGGED",
+        "UNSEEN",
+        "BCC x",
+        "BODY x",
+        "CC x",
+        "FROM x",
+        "SUBJECT x",
+        "TEXT x",
+        "TO x",
+        "HEADER a b",
+        "KEYWORD x",
+        "UNKEYWORD x",
+        "LARGER 1",
+        "SMALLER 1",
+        "OLDER 1",
+        "YOUNGER 1",
+        "BEFORE 1-Feb-2026",
+        "ON \"1-Feb-2026\"",
+        "SINCE 01-Feb-2026",
+        "SENTBEFORE 1-Feb-2026",
+        "SENTON 1-Feb-2026",
+        "SENTSINCE 1-Feb-2026",
+        "SAVEDBEFORE 1-Feb-2026",
+        "SAVEDON 1-Feb-2026",
+        "SAVEDSINCE 1-Feb-2026",
+        "SAVEDATESUPPORTED",
+        "UID 1:*",
+        "UID $",
+        "MODSEQ 1",
+        "MODSEQ \"/flags/x\" shared 1",
+        "EMAILID M-1_a",
+        "THREADID T1",
+        "$",
+        "1",
+        "*",
+        "2:*",
+        "NOT ALL",
+        "OR ALL ALL",
+        "(ALL ALL)",
     ] {
         verb(&format!("a SEARCH {key}"));
         verb(&format!("a UID SEARCH NOT ({key} OR {key} {key}) "));
@@ -384,9 +525,35 @@ fn each_search_key() {
     let Verb::Search(s) = verb("a SEARCH SENTSINCE 1-Jan-1970") else { panic!("SEARCH") };
     assert_eq!(s.keys[1], Key::Date(super::search::Clock::Sent, When::Since, Day(0)));
     for key in [
-        "", "FOO", "NOT", "OR", "OR ALL", "()", "(ALL", "ALL)", "SUBJECT", "HEADER a", "KEYWORD \\Seen", "LARGER x", "OLDER 0",
-        "SINCE", "UID", "UID x", "MODSEQ", "MODSEQ \"x\" all 1", "EMAILID", "EMAILID (x)", "ALL  ALL", "OR (ALL)(ALL)",
-        "RETURN (FOO) ALL", "RETURN ALL", "RETURN (ALL)", "CHARSET", "CHARSET UTF-8", "0", "1:2:3",
+        "",
+        "FOO",
+        "NOT",
+        "OR",
+        "OR ALL",
+        "()",
+        "(ALL",
+        "ALL)",
+        "SUBJECT",
+        "HEADER a",
+        "KEYWORD \\Seen",
+        "LARGER x",
+        "OLDER 0",
+        "SINCE",
+        "UID",
+        "UID x",
+        "MODSEQ",
+        "MODSEQ \"x\" all 1",
+        "EMAILID",
+        "EMAILID (x)",
+        "ALL  ALL",
+        "OR (ALL)(ALL)",
+        "RETURN (FOO) ALL",
+        "RETURN ALL",
+        "RETURN (ALL)",
+        "CHARSET",
+        "CHARSET UTF-8",
+        "0",
+        "1:2:3",
     ] {
         assert!(parse(format!("a SEARCH {key}").as_bytes()).is_err(), "{key}");
     }
@@ -401,8 +568,14 @@ fn sort_and_thread() {
     let Verb::Thread(t) = verb("a THREAD references \"us-ascii\" ALL") else { panic!("THREAD") };
     assert_eq!((t.uid, t.algorithm), (false, Algorithm::References));
     for text in [
-        "a SORT", "a SORT () UTF-8 ALL", "a SORT (FOO) UTF-8 ALL", "a SORT (REVERSE) UTF-8 ALL", "a SORT (DATE) UTF-8",
-        "a SORT DATE UTF-8 ALL", "a THREAD REFS UTF-8 ALL", "a THREAD REFERENCES ALL",
+        "a SORT",
+        "a SORT () UTF-8 ALL",
+        "a SORT (FOO) UTF-8 ALL",
+        "a SORT (REVERSE) UTF-8 ALL",
+        "a SORT (DATE) UTF-8",
+        "a SORT DATE UTF-8 ALL",
+        "a THREAD REFS UTF-8 ALL",
+        "a THREAD REFERENCES ALL",
     ] {
         assert!(parse(text.as_bytes()).is_err(), "{text}");
     }
@@ -438,9 +611,49 @@ fn row_27_many_keys() {
 }
 
 const WORDS: &[&str] = &[
-    "a", " ", " ", " ", "(", ")", "\"", "\\", "{1}\r\n", "{3+}\r\n", "~", "*", "1:3", "UID", "FETCH", "STORE", "SEARCH",
-    "BODY[", "]", "<0.1>", "HEADER.FIELDS", "FLAGS", "\\Seen", "OR", "NOT", "SELECT", "LIST", "RETURN", "STATUS", "APPEND",
-    "x", "INBOX", "NIL", "ID", "$", "SORT", "THREAD", "REFERENCES", "UTF-8", "QRESYNC", "1-Feb-2026", "LOGIN", "USE",
+    "a",
+    " ",
+    " ",
+    " ",
+    "(",
+    ")",
+    "\"",
+    "\\",
+    "{1}\r\n",
+    "{3+}\r\n",
+    "~",
+    "*",
+    "1:3",
+    "UID",
+    "FETCH",
+    "STORE",
+    "SEARCH",
+    "BODY[",
+    "]",
+    "<0.1>",
+    "HEADER.FIELDS",
+    "FLAGS",
+    "\\Seen",
+    "OR",
+    "NOT",
+    "SELECT",
+    "LIST",
+    "RETURN",
+    "STATUS",
+    "APPEND",
+    "x",
+    "INBOX",
+    "NIL",
+    "ID",
+    "$",
+    "SORT",
+    "THREAD",
+    "REFERENCES",
+    "UTF-8",
+    "QRESYNC",
+    "1-Feb-2026",
+    "LOGIN",
+    "USE",
 ];
 
 proptest! {
@@ -452,7 +665,9 @@ proptest! {
     }
 
     #[test]
-    fn never_panics_on_nearly_good_commands(words in prop::collection::vec(prop::sample::select(WORDS), 0..30)) {
+    fn never_panics_on_nearly_good_commands(
+        words in prop::collection::vec(prop::sample::select(WORDS), 0..30),
+    ) {
         let text = format!("a {}", words.concat());
         if let Err(bad) = parse(text.as_bytes()) {
             prop_assert!(bad.at <= text.len());

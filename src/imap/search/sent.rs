@@ -125,7 +125,9 @@ mod tests {
         ] {
             assert_eq!(parse(value.as_bytes()), Some(Sent { day: Day(day), seconds }), "{value}");
         }
-        for value in ["", "Mon", "Mon,", "31 Feb 2026", "1 Foo 2026", "1 Jan", "x y z", "1 Jan 12345", "(1 Jan 1970"] {
+        for value in
+            ["", "Mon", "Mon,", "31 Feb 2026", "1 Foo 2026", "1 Jan", "x y z", "1 Jan 12345", "(1 Jan 1970"]
+        {
             assert_eq!(parse(value.as_bytes()), None, "{value}");
         }
     }

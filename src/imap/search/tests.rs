@@ -4,7 +4,8 @@ use super::*;
 use crate::imap::parse::{self, Verb};
 use proptest::prelude::*;
 
-const HEADER: &[u8] = b"Date: Mon, 23 Nov 2026 23:30:00 -0500\r\nFrom: =?utf-8?Q?J=C3=BCrgen?= <j@a.example>\r\n\
+const HEADER: &[u8] =
+    b"Date: Mon, 23 Nov 2026 23:30:00 -0500\r\nFrom: =?utf-8?Q?J=C3=BCrgen?= <j@a.example>\r\n\
     To: a@b.example,\r\n c@d.example\r\nSubject: =?iso-8859-1?Q?Gr=FC=DFe?= from\r\n far\r\nX-Empty:\r\n\r\n";
 
 fn known() -> Known<'static> {
@@ -140,8 +141,7 @@ fn keys_that_read_the_header() {
     }
     let latin = b"a SEARCH CHARSET iso-8859-1 SUBJECT {3}\r\ngr\xfc";
     let Verb::Search(search) = parse::parse(latin).unwrap().verb else { panic!("a search") };
-    let context =
-        Context { exists: 5, uid_max: 50, saved: &SeqSet::default(), now: 0, keyword: &|_| None };
+    let context = Context { exists: 5, uid_max: 50, saved: &SeqSet::default(), now: 0, keyword: &|_| None };
     let program = Program::new(&search.keys, Some(b"iso-8859-1"), &context).unwrap();
     let mut run = program.run();
     assert_eq!(run.begin(&known()), Verdict::Header);
