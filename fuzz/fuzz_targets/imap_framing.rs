@@ -34,6 +34,7 @@ fn session(wire: &[u8], cut: usize) -> Vec<String> {
                 end = wire.len();
                 continue;
             }
+            Frame::Passed { used } => used,
             Frame::Continue => {
                 seen.push("continue".to_string());
                 0

@@ -73,6 +73,11 @@ pub enum Frame {
         /// Bytes passed over.
         used: usize,
     },
+    /// The rest of a command that was refused has been passed over: call again with what is behind it.
+    Passed {
+        /// How many bytes that were.
+        used: usize,
+    },
     /// The client waits: write a continuation request, then call again with the same input.
     Continue,
     /// `input[..text]` is a command for [`parse::parse`].
@@ -287,7 +292,10 @@ impl Framer {
 
     /// The tag of the command; behind a message only the session knows it.
     fn tag(&self, input: &[u8]) -> Tag {
-        Tag::of(if matches!(self.state, State::Command) { input } else { b"" })
+        // Within what every way of cutting the input shows; a tag that does not end there is none.
+        let seen = &input[..input.len().min(self.limits.command)];
+        let is_whole = matches!(self.state, State::Command) && memchr(b' ', seen).is_some();
+        Tag::of(if is_whole { seen } else { b"" })
     }
 
     /// The command ends at `used`.
@@ -366,6 +374,7 @@ impl Framer {
         match self.pass(&input[from..], skip) {
             Frame::More { used } => Frame::More { used: from + used },
             Frame::Bad { used, tag, why } => Frame::Bad { used: from + used, tag, why },
+            Frame::Passed { used } => Frame::Passed { used: from + used },
             other => other,
         }
     }
@@ -404,7 +413,7 @@ impl Framer {
                     self.begin(State::Command);
                     return match skip.answer {
                         Some((tag, why)) => Frame::Bad { used, tag, why },
-                        None => Frame::More { used },
+                        None => Frame::Passed { used },
                     };
                 }
             }

@@ -78,11 +78,10 @@ fn leader(text: &str) -> Option<&str> {
     while let Some(after) = blob(rest) {
         rest = after;
     }
-    let rest = ["re", "fwd", "fw"].iter().find_map(|word| {
+    ["re", "fwd", "fw"].iter().find_map(|word| {
         let after = strip_prefix(rest, word)?.trim_start_matches(' ');
         blob(after).unwrap_or(after).strip_prefix(':')
-    });
-    rest
+    })
 }
 
 #[cfg(test)]
