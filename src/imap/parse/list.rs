@@ -39,7 +39,7 @@ pub struct Return {
 /// LIST.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct List<'a> {
-    /// Extended syntax was used (RFC 5258 §3): answers may have more, and INBOX needs no care.
+    /// Extended syntax was used (RFC 5258 §3): answers may have more, such as CHILDINFO.
     pub extended: bool,
     /// Selection options.
     pub selection: Selection,

@@ -11,6 +11,8 @@
 //! * ESEARCH, SEARCHRES, LIST-EXTENDED, OBJECTID, SAVEDATE, PREVIEW, REPLACE, USE of CREATE and UTF8 of
 //!   APPEND (RFC 6855 §4) are not known to the other one.
 //! * Sizes and partials up to 63 bits are taken by ours (RFC 9051 §9 `number64`), 32 bits by the other.
+//! * Algorithms of THREAD that nobody knows are taken by the other one (RFC 5256 §5 `thread-alg-ext`).
+//! * `*` in QRESYNC is refused by ours (RFC 7162 §7 `known-uids`).
 //! * VANISHED without UID or CHANGEDSINCE, RECURSIVEMATCH alone, and sets of unequal size in QRESYNC are
 //!   refused by ours (RFC 7162 §3.2.6, RFC 5258 §3.1).
 //! * STATUS and FETCH without items are taken by the other one (RFC 9051 §9: at least one).
@@ -632,12 +634,16 @@ fn is_accepted_difference(text: &str, our: Option<&str>, their: Option<&str>) ->
     let extended =
         text.contains('$') || text.contains("LIST (") || text.contains(" )") || text.ends_with(' ');
     let bare = text.replace("\r\n", "").contains('\n');
-    let charset = text.contains("UTF]") || text.contains("]8 ");
+    let has_charset = ["CHARSET ", "SORT ", "THREAD "].iter().any(|w| text.contains(w));
+    let charset = has_charset && text.contains(']');
+    let algorithm = text.contains("THREAD ") && !text.contains("THREAD REFERENCES ");
+    let star = text.contains("QRESYNC (") && text.contains('*');
     let odd_flag = their.is_some_and(|t| {
         let known = |f: &str| f != "\\Recent" && System::NAMES.iter().any(|(_, n)| f.eq_ignore_ascii_case(n));
         t.split(' ').any(|word| word.starts_with('\\') && !known(word))
     });
-    our.is_some() && (zeros || extended || charset || bare) || our.is_none() && odd_flag
+    our.is_some() && (zeros || extended || charset || bare)
+        || our.is_none() && (odd_flag || algorithm || star)
 }
 
 #[test]
