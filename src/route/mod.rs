@@ -8,4 +8,5 @@ pub mod expand;
 pub mod map;
 pub mod mx;
 pub mod senders;
+pub mod site;
 pub mod tables;
