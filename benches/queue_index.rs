@@ -11,6 +11,7 @@ use ringpost::base::wheel::Wheel;
 use ringpost::message::body::BodyFlags;
 use ringpost::queue::index::{Entry, Index, Key, Phase, Recipient};
 use ringpost::queue::schedule::{Limits, Rules, Schedule};
+use ringpost::queue::shares::Cost;
 use ringpost::queue::stub::Stub;
 use std::hint::black_box;
 use std::rc::Rc;
@@ -140,18 +141,21 @@ fn listed(count: u64) {
     let mut schedule = Schedule::new(Rules::default(), Rc::default());
     let mut index = Index::default();
     let d = schedule.destination("a", Limits::default).0;
+    let p = schedule.pool_of(d);
     let key = index.insert(entry(0));
     let numbers: Vec<u64> = (0..count).collect();
     time("put into a list", &numbers, |_| schedule.push(d, key, Mono(1)));
     println!("{:<44} {:>8.1} bytes", "  per place", schedule.heap_bytes() as f64 / count as f64);
     let some = &numbers[..1000];
     time("a beat's look at it", some, |_| {
-        schedule.failed(d, Mono(1), 7);
+        schedule.failed(p, Mono(1), 7);
         black_box((schedule.backlog_paused(), schedule.next_look(Mono(2)), schedule.could_work(Mono(2))));
         schedule.unpause(d);
         black_box(schedule.open_next(Mono(3)));
     });
-    time("taken from a list", &numbers, |_| assert!(schedule.take(d, Mono(4)).is_some()));
+    time("taken from a list", &numbers, |_| {
+        assert!(schedule.take(p, Mono(4), |_, _| Cost::default()).is_some())
+    });
 }
 
 /// A message in each list, and one connection each for as many as are allowed.

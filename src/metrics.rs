@@ -60,7 +60,7 @@ impl Core {
         let queue = [&self.queue_messages, &self.queue_active, &self.queue_deferred, &self.queue_held];
         let rest = [&self.queue_bytes, &self.queue_oldest, &self.journal_segments, &self.journal_live_ratio];
         let archive = [&self.archive_bytes, &self.archive_live_bytes, &self.index_bytes, &self.index_lag];
-        let parked = [&self.queue_parked, &self.queue_loading];
+        let parked = [&self.queue_parked, &self.queue_loading, &self.queue_destinations];
         let all = queue.into_iter().chain(rest).chain(archive).chain(parked);
         all.for_each(|gauge| gauge.set(0.0));
     }
@@ -188,6 +188,7 @@ series! {
     commit_bytes: Histogram "ringpost_commit_batch_bytes" {} "Bytes in one durable write";
     journal_segments: Gauge "ringpost_journal_segments" {} "Journal segments in use";
     journal_live_ratio: Gauge "ringpost_journal_live_ratio" {} "Share of journal bytes that are still needed";
+    queue_destinations: Gauge "ringpost_queue_destinations" {} "Destinations known to the queue; those that nothing waits for are forgotten when there are many";
     queue_parked: Gauge "ringpost_queue_parked" {} "Messages of the queue that are in archive and index, not in the journal";
     queue_loading: Gauge "ringpost_queue_loading" {} "1 while the index is read after the start";
     archive_bytes: Gauge "ringpost_archive_bytes" {} "Bytes of the archive";

@@ -4,9 +4,12 @@
 //! may open the socket get in: mode 0600, owner the server's user. A bad request is answered and
 //! ends its connection; a core that does not answer in time is reported, others are not held up.
 
+use super::rules::{Book, New};
 use super::wire::{Command, Line, REQUEST_MAX, Which};
 use crate::queue::control;
 use crate::queue::control::{ControlError, Listed, PAGE_MAX, Request, Response};
+use crate::queue::rules::Rule;
+use crate::runtime::uring::wall_now;
 use std::future::Future;
 use std::io;
 use std::path::PathBuf;
@@ -31,7 +34,7 @@ pub trait Queues: 'static {
 }
 
 /// Serves the socket for ever. To be run in a `LocalSet`.
-pub async fn serve(listener: UnixListener, queues: Rc<impl Queues>) {
+pub async fn serve(listener: UnixListener, queues: Rc<impl Queues>, book: Rc<Book>) {
     let places = std::sync::Arc::new(tokio::sync::Semaphore::new(CONNECTIONS));
     loop {
         let Ok(place) = places.clone().acquire_owned().await else { return };
@@ -39,16 +42,16 @@ pub async fn serve(listener: UnixListener, queues: Rc<impl Queues>) {
             tokio::time::sleep(Duration::from_millis(100)).await;
             continue;
         };
-        let queues = queues.clone();
+        let (queues, book) = (queues.clone(), book.clone());
         tokio::task::spawn_local(async move {
             // The other end may go away at any time; that is its affair.
-            let _ = connection(stream, &*queues).await;
+            let _ = connection(stream, &*queues, &book).await;
             drop(place);
         });
     }
 }
 
-async fn connection(stream: UnixStream, queues: &impl Queues) -> io::Result<()> {
+async fn connection(stream: UnixStream, queues: &impl Queues, book: &Book) -> io::Result<()> {
     let who = stream.peer_cred().map_or_else(|_| "unknown user".to_owned(), |c| format!("uid {}", c.uid()));
     let mut stream = BufReader::new(stream);
     let mut line = Vec::new();
@@ -57,7 +60,7 @@ async fn connection(stream: UnixStream, queues: &impl Queues) -> io::Result<()> 
     tokio::time::timeout(ANSWER, read).await??;
     let mut out = Out(stream.into_inner());
     match serde_json::from_slice::<Command>(&line) {
-        Ok(command) => Conversation { queues, who, out: &mut out }.obey(command).await?,
+        Ok(command) => Conversation { queues, book, who, out: &mut out }.obey(command).await?,
         Err(e) => out.error(&format!("not a request: {e}"), 65).await?,
     }
     out.line(&Line::End).await
@@ -83,6 +86,7 @@ impl Out {
 
 struct Conversation<'a, Q> {
     queues: &'a Q,
+    book: &'a Book,
     who: String,
     out: &'a mut Out,
 }
@@ -108,6 +112,13 @@ impl<Q: Queues> Conversation<'_, Q> {
                 let note = note(reason);
                 self.change(which, |which| Request::Delete { which, note: note.clone() }).await
             }
+            Command::Why { id } => self.why(&id).await,
+            Command::Suspend { what, reason, seconds } => {
+                let new = New { what: &what, reason: &reason, by: &who, seconds };
+                self.suspend(&new).await
+            }
+            Command::Resume { which } => self.resume(&which).await,
+            Command::Rules => self.rules(self.book.rules(wall_now())).await,
             Command::Stats => self.stats().await,
             Command::CopyIndex { dir } => self.copy_index(dir).await,
         }
@@ -166,6 +177,61 @@ impl<Q: Queues> Conversation<'_, Q> {
             }
         }
         self.refuse(&Response::Error(ControlError::NotFound)).await
+    }
+
+    async fn why(&mut self, id: &str) -> io::Result<()> {
+        let Ok(id) = id.parse() else { return self.bad_id(id).await };
+        for queue in 0..self.queues.count() {
+            match self.ask(queue, Request::Why(id)).await {
+                Response::Why(why) => {
+                    let value = serde_json::to_value(&why).map_err(io::Error::other)?;
+                    return self.out.line(&Line::Why(value)).await;
+                }
+                Response::Error(ControlError::NotFound) => {}
+                other => return self.refuse(&other).await,
+            }
+        }
+        self.refuse(&Response::Error(ControlError::NotFound)).await
+    }
+
+    async fn suspend(&mut self, new: &New<'_>) -> io::Result<()> {
+        match self.book.add(new, wall_now()) {
+            Ok(rule) => {
+                self.hand_out().await?;
+                self.rules(vec![rule]).await
+            }
+            Err(e) => self.out.error(&e.to_string(), 73).await,
+        }
+    }
+
+    async fn resume(&mut self, which: &str) -> io::Result<()> {
+        match self.book.remove(which, wall_now()) {
+            Ok(0) => self.out.error("no such rule", 65).await,
+            Ok(n) => {
+                self.hand_out().await?;
+                self.out.line(&Line::Done(n as u64)).await
+            }
+            Err(e) => self.out.error(&e.to_string(), 73).await,
+        }
+    }
+
+    /// All queues learn of the rules.
+    async fn hand_out(&mut self) -> io::Result<()> {
+        for queue in 0..self.queues.count() {
+            match self.ask(queue, Request::Rules(self.book.rules(wall_now()))).await {
+                Response::Done(_) => {}
+                other => self.refuse(&other).await?,
+            }
+        }
+        Ok(())
+    }
+
+    async fn rules(&mut self, rules: Vec<Rule>) -> io::Result<()> {
+        for rule in &rules {
+            let value = serde_json::to_value(rule).map_err(io::Error::other)?;
+            self.out.line(&Line::Rule(value)).await?;
+        }
+        Ok(())
     }
 
     async fn cat(&mut self, id: &str) -> io::Result<()> {

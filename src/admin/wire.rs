@@ -42,6 +42,29 @@ pub enum Command {
         /// Queue id.
         id: String,
     },
+    /// What one message waits for.
+    Why {
+        /// Queue id.
+        id: String,
+    },
+    /// Nothing is sent to these destinations until they are resumed.
+    Suspend {
+        /// A destination, a site or a domain; `*` or the end of a name after `*`.
+        what: String,
+        /// Why; kept with the rule.
+        #[serde(default)]
+        reason: String,
+        /// Seconds after which the rule ends by itself.
+        #[serde(default)]
+        seconds: Option<u64>,
+    },
+    /// Takes rules back.
+    Resume {
+        /// The number of a rule, or its `what`.
+        which: String,
+    },
+    /// The rules that hold.
+    Rules,
     /// Makes what waits due now.
     Flush {
         /// Which.
@@ -88,6 +111,10 @@ pub enum Line {
     Message(serde_json::Value),
     /// The counts of one queue.
     Stats(serde_json::Value),
+    /// What a message waits for.
+    Why(serde_json::Value),
+    /// A rule of operators.
+    Rule(serde_json::Value),
     /// An index has been copied: number of its log and the file.
     Copied(serde_json::Value),
     /// So many raw bytes follow.

@@ -15,6 +15,7 @@ use crate::route::dns;
 use crate::route::expand::Expansion;
 use crate::route::mx::{self, Fault, Origin, Security};
 use crate::route::rewrite::Rewritten;
+use crate::route::site;
 use crate::route::tables::{Plan, Router, split};
 use crate::runtime::{Clock, uring};
 use crate::server::{names, settings};
@@ -248,6 +249,16 @@ async fn mail_exchangers(
         Origin::Literal => "an address literal: no look-up",
     });
     value["security"] = json!(word(plan.security));
+    let names: Vec<&str> = plan.hosts.iter().map(|h| &*h.name).collect();
+    // Of the recipient's domain, which may have another one's mail exchangers.
+    let own = value["recipient"].as_str().and_then(|r| r.rsplit_once('@')).map_or("", |(_, own)| own);
+    let block = config.narrowing(&names, own);
+    value["limits"] = limits_of(settings::destination(&config.narrowed_by(block)));
+    value["site"] = match block {
+        Some(block) if block.site.is_empty() => json!("of its own: its domain has limits of its own"),
+        Some(block) => json!(format!("{}; limits of all that fit {}", site::name(&plan), block.site)),
+        None => json!(site::name(&plan)),
+    };
     value["hosts"] = plan.hosts.iter().map(host).collect();
     let family = settings::family(config.relay.prefer);
     let most = settings::agent(config).addresses;
@@ -295,7 +306,7 @@ fn print(report: &Value, out: &mut impl Write) -> std::io::Result<()> {
             writeln!(out, "stands for    {}", word(&way["recipient"]))?;
         }
         writeln!(out, "rule          {}", word(&way["rule"]))?;
-        for (key, title) in [("destination", "destination"), ("found", "look-up")] {
+        for (key, title) in [("destination", "destination"), ("found", "look-up"), ("site", "site")] {
             if !way[key].is_null() {
                 writeln!(out, "{title:<13} {}", word(&way[key]))?;
             }

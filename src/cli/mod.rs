@@ -11,6 +11,7 @@ pub mod queue;
 pub mod serve;
 pub mod storage;
 pub mod user;
+pub mod why;
 
 use clap::{Parser, Subcommand};
 use std::ffi::OsString;
@@ -88,6 +89,8 @@ enum Command {
     Explain(explain::ExplainCommand),
     /// Look at the queue of a running server, and change it
     Queue(queue::QueueArgs),
+    /// Why a message is still here: what each recipient waits for, and what has been tried
+    Why(why::WhyArgs),
     /// Look at the users of the password file, and change them
     User(user::UserArgs),
     /// The files of the queue: what there is, whether it is sound; the index made anew, or copied
@@ -106,6 +109,7 @@ impl Command {
             Command::Check(args) => check::run(&args, &mut std::io::stdout()).into(),
             Command::Explain(command) => command.run(&mut std::io::stdout()).into(),
             Command::Queue(args) => args.run(),
+            Command::Why(args) => args.run(),
             Command::User(args) => args.run().into(),
             Command::Storage(command) => command.run().into(),
             Command::Load(command) => command.run(),

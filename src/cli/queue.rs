@@ -14,15 +14,22 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-/// Look at the queue of a running server, and change it.
+/// How the server is found.
 #[derive(Debug, Args)]
-pub struct QueueArgs {
+pub struct Contact {
     /// Configuration file, for the place of the admin socket.
     #[arg(short, long, global = true, default_value = "/etc/ringpost/ringpost.toml", value_name = "FILE")]
     config: PathBuf,
     /// Admin socket, instead of asking the configuration file.
     #[arg(long, global = true, value_name = "PATH")]
     socket: Option<PathBuf>,
+}
+
+/// Look at the queue of a running server, and change it.
+#[derive(Debug, Args)]
+pub struct QueueArgs {
+    #[command(flatten)]
+    contact: Contact,
     /// Lines of JSON with the field names of `postqueue -j`.
     #[arg(long, global = true)]
     json: bool,
@@ -56,6 +63,24 @@ enum QueueCommand {
     Release(Changed),
     /// Remove messages. Nobody is notified.
     Delete(Changed),
+    /// Send nothing to some destinations until they are resumed; their mail keeps its place.
+    Suspend {
+        /// A destination, a site or a domain as `queue stats` and `why` name it; or `*.example.net`, or `*`.
+        what: String,
+        /// Why; shown by `why`, and told to senders whose mail expires meanwhile.
+        #[arg(long, default_value = "", value_name = "TEXT")]
+        reason: String,
+        /// Resume by itself after this time, such as 30m or 4h.
+        #[arg(long = "for", value_name = "TIME")]
+        time: Option<crate::config::units::Duration>,
+    },
+    /// End a suspension.
+    Resume {
+        /// Number of the rule, or what it is about.
+        which: String,
+    },
+    /// Suspensions that hold.
+    Rules,
     /// Counts of each queue and its destinations.
     Stats,
 }
@@ -97,16 +122,6 @@ struct Changed {
 impl QueueArgs {
     /// Runs the command.
     pub fn run(self) -> ExitCode {
-        let socket = match self.socket {
-            Some(path) => path,
-            None => match Config::load(&self.config) {
-                Ok((config, _)) => match config.admin_socket {
-                    Some(path) => path,
-                    None => return fail(78, "admin.socket is empty: the server has no admin socket"),
-                },
-                Err(problems) => return fail(78, &problems.to_string()),
-            },
-        };
         let command = match self.command {
             QueueCommand::List { in_doubt } => Command::List { in_doubt },
             QueueCommand::Show { id } => Command::Show { id },
@@ -115,29 +130,101 @@ impl QueueArgs {
             QueueCommand::Hold(c) => Command::Hold { which: c.chosen.which(), reason: c.reason },
             QueueCommand::Release(c) => Command::Release { which: c.chosen.which(), reason: c.reason },
             QueueCommand::Delete(c) => Command::Delete { which: c.chosen.which(), reason: c.reason },
+            QueueCommand::Suspend { what, reason, time } => {
+                Command::Suspend { what, reason, seconds: time.map(|t| t.0.as_secs()) }
+            }
+            QueueCommand::Resume { which } => Command::Resume { which },
+            QueueCommand::Rules => Command::Rules,
             QueueCommand::Stats => Command::Stats,
         };
-        let stream = match UnixStream::connect(&socket) {
-            Ok(stream) => stream,
-            Err(e) => {
-                let why =
-                    format!("no server answers at {}: {e} (is `ringpost serve` running?)", socket.display());
-                return fail(69, &why);
-            }
+        let mut printer = Printer {
+            json: self.json,
+            brief: matches!(command, Command::List { .. }),
+            rules: matches!(command, Command::Resume { .. }),
+            ..Printer::default()
         };
-        let mut printer =
-            Printer { json: self.json, brief: matches!(command, Command::List { .. }), ..Printer::default() };
-        match printer.converse(stream, &command) {
-            Ok(code) => ExitCode::from(code),
-            // The reader of a pipe has gone, as in `| head`.
-            Err(e) if e.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
-            Err(e) => fail(74, &format!("the connection to the server broke: {e}")),
+        let mut out = io::stdout().lock();
+        let code =
+            converse(&self.contact, &command, "queue", |line, input| printer.line(&mut out, line, input));
+        if code != ExitCode::SUCCESS {
+            return code;
+        }
+        match printer.end(&mut out) {
+            Ok(()) => code,
+            Err(e) => broken("queue", &e),
         }
     }
 }
 
-fn fail(code: u8, text: &str) -> ExitCode {
-    eprintln!("ringpost queue: {text}");
+/// Asks the server; `each` gets the lines of the answer, with what follows them. Errors are printed, as
+/// `ringpost NAME`.
+pub(super) fn converse(
+    contact: &Contact,
+    command: &Command,
+    name: &str,
+    mut each: impl FnMut(Line, &mut dyn BufRead) -> io::Result<()>,
+) -> ExitCode {
+    let socket = match &contact.socket {
+        Some(path) => path.clone(),
+        None => match Config::load(&contact.config) {
+            Ok((config, _)) => match config.admin_socket {
+                Some(path) => path,
+                None => return fail(name, 78, "admin.socket is empty: the server has no admin socket"),
+            },
+            Err(problems) => return fail(name, 78, &problems.to_string()),
+        },
+    };
+    let stream = match UnixStream::connect(&socket) {
+        Ok(stream) => stream,
+        Err(e) => {
+            let why =
+                format!("no server answers at {}: {e} (is `ringpost serve` running?)", socket.display());
+            return fail(name, 69, &why);
+        }
+    };
+    match talk(stream, command, name, &mut each) {
+        Ok(code) => ExitCode::from(code),
+        Err(e) => broken(name, &e),
+    }
+}
+
+fn broken(name: &str, e: &io::Error) -> ExitCode {
+    match e.kind() {
+        // The reader of a pipe has gone, as in `| head`.
+        io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        _ => fail(name, 74, &format!("the connection to the server broke: {e}")),
+    }
+}
+
+fn talk(
+    mut stream: UnixStream,
+    command: &Command,
+    name: &str,
+    each: &mut impl FnMut(Line, &mut dyn BufRead) -> io::Result<()>,
+) -> io::Result<u8> {
+    let mut text = serde_json::to_vec(command)?;
+    text.push(b'\n');
+    stream.write_all(&text)?;
+    let mut input = BufReader::new(stream);
+    let mut code = 0;
+    loop {
+        let mut line = String::new();
+        if input.read_line(&mut line)? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        match serde_json::from_str(&line)? {
+            Line::Error { text, code: c } => {
+                eprintln!("ringpost {name}: {text}");
+                code = c;
+            }
+            Line::End => return Ok(code),
+            line => each(line, &mut input)?,
+        }
+    }
+}
+
+fn fail(name: &str, code: u8, text: &str) -> ExitCode {
+    eprintln!("ringpost {name}: {text}");
     ExitCode::from(code)
 }
 
@@ -146,50 +233,42 @@ struct Printer {
     json: bool,
     /// A line or two a message, and a sum at the end, as `mailq` does.
     brief: bool,
+    /// The command is about rules.
+    rules: bool,
     messages: u64,
     bytes: u64,
 }
 
 impl Printer {
-    fn converse(&mut self, mut stream: UnixStream, command: &Command) -> io::Result<u8> {
-        let mut text = serde_json::to_vec(command)?;
-        text.push(b'\n');
-        stream.write_all(&text)?;
-        let mut input = BufReader::new(stream);
-        let mut out = io::stdout().lock();
-        let mut code = 0;
-        loop {
-            let mut line = String::new();
-            if input.read_line(&mut line)? == 0 {
-                return Err(io::ErrorKind::UnexpectedEof.into());
-            }
-            match serde_json::from_str(&line)? {
-                Line::Message(m) => self.message(&mut out, &m)?,
-                Line::Stats(s) if self.json => writeln!(out, "{s}")?,
-                Line::Stats(s) => stats(&mut out, &s)?,
-                Line::Bytes(n) => {
-                    io::copy(&mut (&mut input).take(n), &mut out)?;
-                }
-                // Asked for by `ringpost storage` only.
-                Line::Copied(_) => {}
-                Line::Done(n) if self.json => writeln!(out, "{{\"changed\":{n}}}")?,
-                Line::Done(n) => writeln!(out, "{n} messages changed")?,
-                Line::Error { text, code: c } => {
-                    eprintln!("ringpost queue: {text}");
-                    code = c;
-                }
-                Line::End => break,
-            }
+    fn line(&mut self, out: &mut impl Write, line: Line, input: &mut dyn BufRead) -> io::Result<()> {
+        match line {
+            Line::Message(m) => self.message(out, &m),
+            Line::Stats(s) if self.json => writeln!(out, "{s}"),
+            Line::Stats(s) => stats(out, &s),
+            Line::Rule(r) if self.json => writeln!(out, "{r}"),
+            Line::Rule(r) => rule(out, &r),
+            Line::Bytes(n) => io::copy(&mut input.take(n), out).map(|_| ()),
+            Line::Done(n) if self.json => writeln!(out, "{{\"changed\":{n}}}"),
+            Line::Done(n) => writeln!(out, "{n} {} changed", self.changes()),
+            // Asked for by other commands only.
+            Line::Copied(_) | Line::Why(_) | Line::Error { .. } | Line::End => Ok(()),
         }
-        if self.brief && !self.json && code == 0 {
+    }
+
+    /// What the command changes.
+    fn changes(&self) -> &'static str {
+        if self.rules { "rules" } else { "messages" }
+    }
+
+    fn end(&self, out: &mut impl Write) -> io::Result<()> {
+        if self.brief && !self.json {
             // The words that scripts around `mailq` look for.
             match self.messages {
                 0 => writeln!(out, "Mail queue is empty")?,
                 n => writeln!(out, "-- {} Kbytes in {n} Requests.", self.bytes.div_ceil(1024))?,
             }
         }
-        out.flush()?;
-        Ok(code)
+        out.flush()
     }
 
     fn message(&mut self, out: &mut impl Write, m: &Value) -> io::Result<()> {
@@ -232,8 +311,16 @@ impl Printer {
 }
 
 /// Bytes from the network must not steer the terminal.
-fn escape(text: &str) -> String {
+pub(super) fn escape(text: &str) -> String {
     text.chars().flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] }).collect()
+}
+
+fn rule(out: &mut impl Write, r: &Value) -> io::Result<()> {
+    let (what, reason, by) = (&r["what"], &r["reason"], &r["by"]);
+    let word = |v: &Value| escape(v.as_str().unwrap_or(""));
+    let until =
+        r["until"].as_u64().map_or("it is resumed".into(), |ms| crate::base::time::Wall(ms).to_string());
+    writeln!(out, "{}  {} suspended until {until} by {}: {}", r["number"], word(what), word(by), word(reason))
 }
 
 fn stats(out: &mut impl Write, s: &Value) -> io::Result<()> {

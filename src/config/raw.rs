@@ -4,7 +4,7 @@
 //! position in the file (`diagnose` does). Keys whose function this version lacks are here too, so
 //! that `resolve` can say so. `examples/ringpost.toml` documents every key; a test compares.
 
-use super::units::{Cores as CoreSet, Duration, Listen, Many, Maybe, Network, Rate, Size};
+use super::units::{ByteRate, Cores as CoreSet, Duration, Listen, Many, Maybe, Network, Rate, Size};
 use serde::{Deserialize, Serialize};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -265,8 +265,21 @@ section! {
         recipients_per_message: u32 = 50,
         /// Messages per time.
         rate: Rate = Rate(None),
+        /// Recipients per time; up to one message more.
+        recipient_rate: Rate = Rate(None),
+        /// Bytes of messages per time; up to one message more.
+        byte_rate: ByteRate = ByteRate(None),
         /// How long a connection without work stays open.
         idle: Duration = Duration::s(60),
+        /// Connections before the first one has worked; 0: no such limit.
+        slow_start: u32 = 5,
+        /// How long a site is left alone that cannot be reached; then doubled up to
+        pause_first: Duration = Duration::s(60),
+        /// Longest pause.
+        pause_max: Duration = Duration::s(4000),
+        /// Messages that a site puts off (4xx to MAIL, DATA or the message, or 421) in a row before it
+        /// is left alone; 0: never.
+        pause_after_deferrals: u32 = 20,
         /// `[[destination.for]]`
         #[serde(rename = "for")]
         narrowed: Vec<DestinationFor> = Vec::new(),
@@ -292,7 +305,25 @@ section! {
         rate: Option<Rate> = None,
         /// As in [`Destination`].
         #[serde(skip_serializing_if = "Option::is_none")]
+        recipient_rate: Option<Rate> = None,
+        /// As in [`Destination`].
+        #[serde(skip_serializing_if = "Option::is_none")]
+        byte_rate: Option<ByteRate> = None,
+        /// As in [`Destination`].
+        #[serde(skip_serializing_if = "Option::is_none")]
         idle: Option<Duration> = None,
+        /// As in [`Destination`].
+        #[serde(skip_serializing_if = "Option::is_none")]
+        slow_start: Option<u32> = None,
+        /// As in [`Destination`].
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pause_first: Option<Duration> = None,
+        /// As in [`Destination`].
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pause_max: Option<Duration> = None,
+        /// As in [`Destination`].
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pause_after_deferrals: Option<u32> = None,
     }
 
     /// `[submission]`: mail of our own users (RFC 6409).
@@ -605,7 +636,13 @@ impl Raw {
             messages_per_connection: Some(100),
             recipients_per_message: Some(50),
             rate: Some(Rate(None)),
+            recipient_rate: Some(Rate(None)),
+            byte_rate: Some(ByteRate(None)),
             idle: Some(Duration::s(60)),
+            slow_start: Some(5),
+            pause_first: Some(Duration::s(60)),
+            pause_max: Some(Duration::s(4000)),
+            pause_after_deferrals: Some(20),
             ..DestinationFor::default()
         };
         let mut raw =

@@ -202,23 +202,42 @@ impl Config {
     /// matching `[[destination.for]]`, else those of `[destination]`.
     #[must_use]
     pub fn destination_for(&self, host: &str, domain: &str) -> Destination {
+        self.narrowed_by(self.narrowing(&[host], domain))
+    }
+
+    /// The values of `[destination]`, as narrowed by this block.
+    #[must_use]
+    pub fn narrowed_by(&self, block: Option<&DestinationFor>) -> Destination {
         let mut values = Destination { narrowed: Vec::new(), ..self.destination.clone() };
-        let fits = |f: &&DestinationFor| {
-            if f.site.is_empty() {
-                matches_pattern(&f.domain, domain)
-            } else {
-                matches_pattern(&f.site, host)
-            }
-        };
-        if let Some(f) = self.destination.narrowed.iter().find(fits) {
+        if let Some(f) = block {
             values.connections = f.connections.unwrap_or(values.connections);
             values.messages_per_connection =
                 f.messages_per_connection.unwrap_or(values.messages_per_connection);
             values.recipients_per_message = f.recipients_per_message.unwrap_or(values.recipients_per_message);
             values.rate = f.rate.unwrap_or(values.rate);
+            values.recipient_rate = f.recipient_rate.unwrap_or(values.recipient_rate);
+            values.byte_rate = f.byte_rate.unwrap_or(values.byte_rate);
             values.idle = f.idle.unwrap_or(values.idle);
+            values.slow_start = f.slow_start.unwrap_or(values.slow_start);
+            values.pause_first = f.pause_first.unwrap_or(values.pause_first);
+            values.pause_max = f.pause_max.unwrap_or(values.pause_max);
+            values.pause_after_deferrals = f.pause_after_deferrals.unwrap_or(values.pause_after_deferrals);
         }
         values
+    }
+
+    /// The first `[[destination.for]]` that is about `domain`, or about a site one of whose hosts is in
+    /// `hosts`.
+    #[must_use]
+    pub fn narrowing(&self, hosts: &[&str], domain: &str) -> Option<&DestinationFor> {
+        let fits = |f: &&DestinationFor| {
+            if f.site.is_empty() {
+                matches_pattern(&f.domain, domain)
+            } else {
+                hosts.iter().any(|host| matches_pattern(&f.site, host))
+            }
+        };
+        self.destination.narrowed.iter().find(fits)
     }
 }
 
@@ -389,6 +408,10 @@ fn numbers(raw: &Raw, report: &mut Report<'_>) {
     }
     if raw.destination.connections == 0 {
         report.error("destination.connections", "must be 1 at least", "");
+    }
+    let (first, max) = (raw.destination.pause_first, raw.destination.pause_max);
+    if first.0.is_zero() || first > max {
+        report.error("destination.pause_first", "must be above 0 and not above destination.pause_max", "");
     }
     let soft_above = l.errors_hard != 0 && l.errors_soft > l.errors_hard;
     if soft_above {
@@ -657,6 +680,10 @@ fn narrowed(destination: &Destination, report: &mut Report<'_>) {
         }
         if f.connections == Some(0) {
             report.error(&format!("{at}.connections"), "must be 1 at least", "");
+        }
+        let first = f.pause_first.unwrap_or(destination.pause_first);
+        if first.0.is_zero() || first > f.pause_max.unwrap_or(destination.pause_max) {
+            report.error(&format!("{at}.pause_first"), "must be above 0 and not above pause_max", "");
         }
     }
 }

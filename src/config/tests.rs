@@ -216,6 +216,10 @@ fn destinations_are_narrowed() {
     assert_eq!(config.destination_for("outlook.com", "x").connections, 9);
     assert_eq!(config.destination_for("mx", "B.example").rate.to_string(), "5/s");
     assert_eq!(config.destination_for("mx", "B.example").connections, 9);
+    // Of mail exchangers one must fit.
+    let block = config.narrowing(&["mx.example", "b.outlook.com"], "x").expect("the first block");
+    assert_eq!((block.site.as_str(), config.narrowed_by(Some(block)).connections), ("*.outlook.com", 2));
+    assert!(config.narrowing(&["mx.example"], "x").is_none());
 }
 
 #[test]

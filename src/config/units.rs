@@ -184,6 +184,44 @@ impl fmt::Display for Rate {
 }
 text_form!(Rate);
 
+/// Bytes per time: `"10MiB/min"`; `"none"` or a size of 0 is no limit.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ByteRate(pub Option<BytesPerTime>);
+
+/// `bytes` in `per`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct BytesPerTime {
+    /// At least 1.
+    pub bytes: u64,
+    /// One second, minute, hour or day.
+    pub per: std::time::Duration,
+}
+
+impl FromStr for ByteRate {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || format!("{text:?} is not a rate: write \"10MiB/min\" (s, min, h, d) or \"none\"");
+        if text == "none" || text == "0" {
+            return Ok(ByteRate(None));
+        }
+        let (size, unit) = text.split_once('/').ok_or_else(wrong)?;
+        let bytes = size.trim().parse::<Size>().map_err(|_| wrong())?.0;
+        let seconds = PERIODS.iter().find(|(u, _)| *u == unit.trim()).ok_or_else(wrong)?.1;
+        let per = std::time::Duration::from_secs(seconds);
+        Ok(ByteRate((bytes > 0).then_some(BytesPerTime { bytes, per })))
+    }
+}
+
+impl fmt::Display for ByteRate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Some(BytesPerTime { bytes, per }) = self.0 else { return f.write_str("none") };
+        let unit = PERIODS.iter().find(|(_, s)| *s == per.as_secs()).map_or("s", |(u, _)| u);
+        write!(f, "{}/{unit}", Size(bytes))
+    }
+}
+text_form!(ByteRate);
+
 /// A network: `"192.0.2.0/24"`, `"2001:db8::/32"`, or a single address.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Network(pub IpNet);
@@ -427,6 +465,13 @@ mod tests {
         }
         for bad in ["100", "100/m", "/min", "x/s", "-1/s", ""] {
             assert!(bad.parse::<Rate>().is_err(), "{bad}");
+        }
+        assert_eq!("10MiB/min".parse(), Ok(ByteRate(Some(BytesPerTime { bytes: 10 << 20, per }))));
+        for text in ["10MiB/min", "1GiB/d", "none"] {
+            assert_eq!(text.parse::<ByteRate>().unwrap().to_string(), text);
+        }
+        for bad in ["10MiB", "10MB/s", "/s", ""] {
+            assert!(bad.parse::<ByteRate>().is_err(), "{bad}");
         }
     }
 

@@ -1,9 +1,10 @@
 //! L4: opens the connections that the schedule asks for, and says what came of them.
 //!
-//! Owns no message: a connection (`relay`) takes its work from the desk through `At`, one
-//! destination's end of it. Knows no retry rule. Hosts are tried one after another until one greets;
-//! a destination of which none does, or whose connection breaks off, pauses; a connection that had
-//! worked and then died makes none pause. Mail for a domain that takes none ends here.
+//! Owns no message: a connection (`relay`) takes its work from the desk through `At`, one pool's end of
+//! it. Where name servers say that a destination belongs to a site, it goes to the pool of that site.
+//! Knows no retry rule. Hosts are tried one after another until one greets; a pool of which none does,
+//! or whose connection breaks off, pauses; a connection that had worked and then died makes none pause.
+//! Mail for a domain that takes none ends here.
 
 use crate::base::aligned::AlignedBuf;
 use crate::base::time::Mono;
@@ -13,9 +14,11 @@ use crate::queue::desk::Desk;
 use crate::queue::desk::settle::Item;
 use crate::queue::index::DestId;
 use crate::queue::routing::{Hop, Target};
+use crate::queue::schedule::PoolId;
 use crate::queue::state::OwnedReply;
 use crate::route::dns::Known;
-use crate::route::mx::{self, Family, Fault};
+use crate::route::mx::{self, Family, Fault, Security};
+use crate::route::site;
 use crate::runtime::{Lent, Runtime, yield_now};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -66,8 +69,8 @@ pub fn start<R: Runtime>(desk: &Desk<R>, resolver: Rc<dyn Resolve>, options: Opt
     let desk = desk.clone();
     let shared = Rc::new(Shared { resolver, options, habits: RefCell::default(), dead: RefCell::default() });
     rt.spawn(async move {
-        while let Some(d) = desk.opening().await {
-            desk.runtime().spawn(connection(desk.clone(), d, shared.clone()));
+        while let Some(p) = desk.opening().await {
+            desk.runtime().spawn(connection(desk.clone(), p, shared.clone()));
         }
     });
 }
@@ -80,19 +83,20 @@ const DEAD_MAX: usize = 1000;
 struct Shared {
     resolver: Rc<dyn Resolve>,
     options: Options,
-    /// One for each destination, of which there are as many as routes and domains in use.
-    habits: RefCell<BTreeMap<DestId, Rc<Habits>>>,
+    /// One for each pool, of which there are as many as routes and sites in use. A new pool in the place
+    /// of one that was forgotten begins with what was learnt of that: it learns anew.
+    habits: RefCell<BTreeMap<PoolId, Rc<Habits>>>,
     /// Addresses that did not answer, and until when they come last: a dead first host is not waited
     /// for again by each connection.
     dead: RefCell<BTreeMap<SocketAddr, Mono>>,
 }
 
 /// One connection from its opening to its end.
-async fn connection<R: Runtime>(desk: Desk<R>, d: DestId, shared: Rc<Shared>) {
+async fn connection<R: Runtime>(desk: Desk<R>, p: PoolId, shared: Rc<Shared>) {
     // Gives the place back even if something panics.
-    let open = Open { desk: desk.clone(), d };
-    let hop = desk.hop(d);
-    let at = At { desk: desk.clone(), d, server: RefCell::default(), side: SideCursor::default() };
+    let open = Open { desk: desk.clone(), p };
+    let Some((d, hop)) = desk.hop(p) else { return };
+    let at = At { desk: desk.clone(), p, server: RefCell::default(), side: SideCursor::default() };
     if hop.tls_required {
         // Known beforehand: no connection is opened for it.
         relay::refuse_without_tls(&at);
@@ -101,8 +105,10 @@ async fn connection<R: Runtime>(desk: Desk<R>, d: DestId, shared: Rc<Shared>) {
     let mut lost = OwnedReply::ours([4, 4, 1], format!("{} has no address", hop.key).as_bytes());
     let mut left = shared.options.addresses;
     'all: for target in &hop.targets {
-        let stops = match shared.stops(desk.runtime(), target, left).await {
+        let stops = match shared.stops(&desk, (p, d), target, left).await {
             Ok(stops) => stops,
+            // Its mail goes out over connections of another pool.
+            Err(Nowhere::Elsewhere) => return,
             Err(Nowhere::Never(fault)) => return refuse(&at, &fault).await,
             Err(Nowhere::NotNow(reason)) => {
                 desk.metrics().out_connections_failed.increment(1);
@@ -121,7 +127,7 @@ async fn connection<R: Runtime>(desk: Desk<R>, d: DestId, shared: Rc<Shared>) {
             }
         }
     }
-    desk.unreachable(d, lost);
+    desk.unreachable(p, lost);
     drop(open);
 }
 
@@ -136,6 +142,8 @@ struct Stop {
 
 /// Why there is no place to connect to.
 enum Nowhere {
+    /// It is another pool's affair.
+    Elsewhere,
     /// There never will be.
     Never(Fault),
     /// It could not be found out.
@@ -143,8 +151,15 @@ enum Nowhere {
 }
 
 impl Shared {
-    /// Where `target` is, in order of preference, about `most` places.
-    async fn stops<R: Runtime>(&self, rt: &R, target: &Target, most: usize) -> Result<Vec<Stop>, Nowhere> {
+    /// Where `target` of destination `d` is, in order of preference, about `most` places.
+    async fn stops<R: Runtime>(
+        &self,
+        desk: &Desk<R>,
+        (p, d): (PoolId, DestId),
+        target: &Target,
+        most: usize,
+    ) -> Result<Vec<Stop>, Nowhere> {
+        let rt = desk.runtime();
         match target {
             Target::Address(address) => {
                 let server = format!("[{}]", address.ip()).into();
@@ -166,6 +181,9 @@ impl Shared {
             Target::Mx(domain, port) => match self.resolver.exchangers(domain).await {
                 Ok(plan) => {
                     let now = rt.now();
+                    if !is_here(desk, (p, d), domain, &plan) {
+                        return Err(Nowhere::Elsewhere);
+                    }
                     let is_dead = |a| self.dead.borrow().get(&a).is_some_and(|until| *until > now);
                     let stops = plan.stops(*port, self.options.family, most, rt.random(), is_dead);
                     let named = |s: mx::Stop| Stop {
@@ -175,6 +193,7 @@ impl Shared {
                     };
                     Ok(stops.into_iter().map(named).collect())
                 }
+                Err(_) if !desk.lost(p, d) => Err(Nowhere::Elsewhere),
                 Err(fault) if fault.is_permanent() => Err(Nowhere::Never(fault)),
                 Err(fault) => {
                     let text = fault.to_string();
@@ -186,7 +205,7 @@ impl Shared {
 
     /// Connects and sends what there is. `Err`: nothing was sent, the next place may be better.
     async fn attempt<R: Runtime>(&self, at: &At<R>, hop: &Hop, stop: &Stop) -> Result<(), OwnedReply> {
-        let (desk, d) = (&at.desk, at.d);
+        let (desk, p) = (&at.desk, at.p);
         let (rt, m) = (desk.runtime(), desk.metrics());
         let source = if stop.address.is_ipv4() { hop.source.0 } else { hop.source.1 };
         let deadline = rt.now().after(self.options.connect);
@@ -208,10 +227,13 @@ impl Shared {
         m.out_connections.increment(1);
         m.out_open.increment(1.0);
         let mut options = self.options.relay.clone();
-        if hop.limits.messages_per_connection > 0 {
-            options.client.transactions_max = hop.limits.messages_per_connection;
-        }
-        let habits = self.habits.borrow_mut().entry(d).or_default().clone();
+        let limits = desk.limits(p);
+        options.client.transactions_max = match limits.messages_per_connection {
+            0 => u32::MAX,
+            n => n,
+        };
+        options.idle = limits.idle;
+        let habits = self.habits.borrow_mut().entry(p).or_default().clone();
         let end = relay::run(rt, stream, at, &options, &habits).await;
         m.out_open.decrement(1.0);
         if is_turned_away(&end) {
@@ -221,7 +243,7 @@ impl Shared {
             return Err(OwnedReply::ours([4, 4, 2], format!("{whom}{end}").as_bytes()));
         }
         self.dead.borrow_mut().remove(&stop.address);
-        judge(desk, d, &end);
+        judge(desk, p, &end);
         Ok(())
     }
 
@@ -250,13 +272,30 @@ fn is_turned_away(end: &ConnectionEnd) -> bool {
     }
 }
 
-fn judge<R: Runtime>(desk: &Desk<R>, d: DestId, end: &ConnectionEnd) {
+/// How long mail of a domain goes to its site without another look at what name servers say.
+const SITE_MIN: Duration = Duration::from_secs(60);
+const SITE_MAX: Duration = Duration::from_secs(3600);
+
+/// Whether mail of `d`, to `domain`, with this plan, goes out over connections of `p`. Connections are
+/// shared by those whose mail exchangers are the same and known with the same certainty.
+fn is_here<R: Runtime>(desk: &Desk<R>, (p, d): (PoolId, DestId), domain: &str, plan: &mx::Plan) -> bool {
+    let hosts: Vec<&str> = plan.hosts.iter().map(|h| &*h.name).collect();
+    let mut name = site::name(plan);
+    let all = plan.hosts.iter().map(|h| h.security).chain([plan.security]);
+    if all.min() == Some(Security::Secure) {
+        name.push_str(" secure");
+    }
+    let until = desk.runtime().now().after(plan.ttl.clamp(SITE_MIN, SITE_MAX));
+    desk.found((p, d), domain, (&name, &hosts), until)
+}
+
+fn judge<R: Runtime>(desk: &Desk<R>, p: PoolId, end: &ConnectionEnd) {
     if end.is_orderly() {
-        desk.reachable(d);
+        desk.reachable(p);
     } else if !end.is_stale() && *end != ConnectionEnd::TlsUnavailable {
         let text = end.to_string();
         // RFC 3463 §3.5: bad connection.
-        desk.unreachable(d, OwnedReply::ours([4, 4, 2], text.as_bytes()));
+        desk.unreachable(p, OwnedReply::ours([4, 4, 2], text.as_bytes()));
     }
 }
 
@@ -298,19 +337,19 @@ async fn refuse<R: Runtime>(at: &At<R>, fault: &Fault) {
 /// A place among the open connections.
 struct Open<R: Runtime> {
     desk: Desk<R>,
-    d: DestId,
+    p: PoolId,
 }
 
 impl<R: Runtime> Drop for Open<R> {
     fn drop(&mut self) {
-        self.desk.closed(self.d);
+        self.desk.closed(self.p);
     }
 }
 
-/// One destination's end of the desk.
+/// One pool's end of the desk.
 struct At<R: Runtime> {
     desk: Desk<R>,
-    d: DestId,
+    p: PoolId,
     /// What reports call the server (RFC 3464 §2.3.5).
     server: RefCell<Option<Rc<str>>>,
     side: SideCursor<R>,
@@ -320,17 +359,17 @@ impl<R: Runtime> Source for At<R> {
     type Item = Item<R>;
 
     fn next(&self) -> Option<Item<R>> {
-        let mut item = self.desk.next(self.d)?;
+        let mut item = self.desk.next(self.p)?;
         item.server = self.server.borrow().clone();
         Some(item)
     }
 
     fn pass_on(&self) {
-        self.desk.pass_on(self.d);
+        self.desk.pass_on(self.p);
     }
 
     fn wait(&self, until: Mono) -> impl Future<Output = bool> {
-        self.desk.wait(self.d, until)
+        self.desk.wait(self.p, until)
     }
 
     fn describe<'a>(&self, item: &'a Item<R>) -> Job<'a> {

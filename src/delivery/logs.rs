@@ -26,6 +26,7 @@ use crate::queue::desk::Desk;
 use crate::queue::desk::loading::Loaded;
 use crate::queue::desk::open::{Parts, Recovery};
 use crate::queue::routing::Routing;
+use crate::queue::rules::Rule;
 use crate::runtime::Runtime;
 use crate::storage::opening::{self, OpenError};
 use crate::storage::removal;
@@ -56,6 +57,8 @@ pub struct Setup<R: Runtime> {
     pub parts: Parts<R>,
     /// The series of an adopted log.
     pub series: Box<dyn Fn(LogNumber) -> metrics::Core>,
+    /// Rules of operators.
+    pub rules: Vec<Rule>,
     /// For connections.
     pub resolver: Rc<dyn Resolve>,
     /// How connections are made.
@@ -113,6 +116,8 @@ struct Inner<R: Runtime> {
     setup: Setup<R>,
     own: Desk<R>,
     routing: RefCell<Rc<dyn Routing>>,
+    /// Of operators.
+    rules: RefCell<Vec<Rule>>,
     state: RefCell<State<R>>,
     /// Logs being opened, closed or removed right now.
     busy: Cell<u32>,
@@ -157,12 +162,14 @@ impl<R: Runtime> Logs<R> {
         let state = State { adopted: BTreeMap::new(), waiting: found.adopted, removed: found.removed };
         let logs = Logs(Rc::new(Inner {
             routing: RefCell::new(setup.parts.routing.clone()),
+            rules: RefCell::new(setup.rules.clone()),
             setup,
             own: desk,
             state: RefCell::new(state),
             busy: Cell::new(0),
             stopping: Cell::new(false),
         }));
+        logs.0.own.set_rules(&logs.0.rules.borrow());
         logs.send_from(&logs.0.own);
         Ok((logs, recovery))
     }
@@ -271,6 +278,7 @@ impl<R: Runtime> Logs<R> {
         };
         // Tables may have been replaced while it was read.
         desk.set_routing(self.0.routing.borrow().clone());
+        desk.set_rules(&self.0.rules.borrow());
         if recovery.is_damaged() {
             // What is in the way of a removal stays in the way at later starts, when the damaged
             // segments have been used again. If it cannot be made, this run still knows.

@@ -6,6 +6,7 @@
 //! `postqueue -j`. Answers are bounded: lists come in pages, messages in pieces.
 
 use crate::base::ids::QueueId;
+use crate::queue::rules::Rule;
 use serde::Serialize;
 use std::fmt;
 use std::io;
@@ -41,6 +42,8 @@ pub enum Request {
     },
     /// One message.
     Show(QueueId),
+    /// What one message waits for, and what has been tried.
+    Why(QueueId),
     /// Bytes of a message (trace headers and body) from `offset`.
     Cat {
         /// Which.
@@ -73,6 +76,8 @@ pub enum Request {
     },
     /// Counts.
     Stats,
+    /// From now on these rules, and no others.
+    Rules(Vec<Rule>),
     /// Copies the index as it is at one moment into this directory (absolute), as a file `NNNN.index`.
     CopyIndex(PathBuf),
 }
@@ -87,6 +92,8 @@ pub enum Response {
         /// Give this as `after` for the next page; none: this was the last.
         next: Option<QueueId>,
     },
+    /// What a message waits for.
+    Why(Box<Why>),
     /// A piece of a message.
     Piece {
         /// The bytes; none at the end.
@@ -171,6 +178,59 @@ pub struct ListedRecipient {
     pub in_doubt: bool,
 }
 
+/// Why a message is still here.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct Why {
+    /// Its id.
+    pub queue_id: String,
+    /// Seconds since 1970.
+    pub arrival_time: u64,
+    /// The sender; empty for the null sender.
+    pub sender: String,
+    /// Bytes of trace headers and body.
+    pub message_size: u64,
+    /// Those that are not done.
+    pub recipients: Vec<WhyRecipient>,
+}
+
+/// Why a recipient is still here.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct WhyRecipient {
+    /// Its address.
+    pub address: String,
+    /// `ready`, `sending`, `deferred`, `paused`, `limited`, `suspended`, `held` or `failed`.
+    pub state: &'static str,
+    /// What must happen before it goes on; for people.
+    pub waits_for: String,
+    /// Its destination.
+    pub destination: String,
+    /// The site that the destination is known to belong to; the destination itself before it is known.
+    pub site: String,
+    /// Messages before it in its destination's list, if it stands there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ahead: Option<u64>,
+    /// Attempts that ended without success.
+    pub attempts: u16,
+    /// What was said of the last one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_reply: Option<String>,
+    /// The first attempt and the ten latest, as far as the journal still has them.
+    pub tried: Vec<Tried>,
+    /// Attempts of which it has nothing any more.
+    pub missing: u32,
+}
+
+/// An attempt that ended without success.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct Tried {
+    /// Its number, from 1.
+    pub attempt: u16,
+    /// What the next hop, or we, said.
+    pub reply: String,
+    /// Before this no other one was to be made; RFC 3339.
+    pub next: String,
+}
+
 /// A copy of an index.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 pub struct Copied {
@@ -215,7 +275,7 @@ pub struct Stats {
     pub journal_bytes: u64,
     /// After a write error: nothing is accepted until a restart.
     pub poisoned: bool,
-    /// Destinations with messages, connections or failures.
+    /// Sites and next hops with messages, connections or failures; and suspended destinations.
     pub destinations: Vec<DestinationStats>,
 }
 

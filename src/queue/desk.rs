@@ -22,6 +22,8 @@ mod reach;
 pub(crate) mod recall;
 pub mod settle;
 mod tidying;
+mod touring;
+mod why;
 
 #[cfg(test)]
 pub(crate) mod double;
@@ -284,20 +286,15 @@ impl<R: Runtime> Desk<R> {
     pub(crate) fn door(&self, s: &mut State, hop: Rc<Hop>, sample: &[u8]) -> DestId {
         let (d, new) = s.schedule.destination(&hop.key, || hop.limits);
         if new {
-            let reason = OwnedReply::default();
-            let sample = sample.into();
-            s.doors.push(Door {
-                hop,
-                sample,
-                idle: Vec::new(),
-                woken: Vec::new(),
-                reason,
-                swept: false,
-                breather: false,
-            });
+            let door = Door { hop, sample: sample.into(), swept: false, toured: Mono(0) };
+            match s.doors.get_mut(d as usize) {
+                Some(vacant) => *vacant = door,
+                None => s.doors.push(door),
+            }
+            self.suspend(s, d);
         } else if !Rc::ptr_eq(&s.doors[d as usize].hop, &hop) {
-            if s.schedule.limits(d) != hop.limits {
-                s.schedule.set_limits(d, hop.limits);
+            if s.schedule.own_limits(d) != hop.limits {
+                s.schedule.set_own_limits(d, hop.limits);
             }
             s.doors[d as usize].hop = hop;
         }

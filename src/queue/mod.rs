@@ -5,13 +5,15 @@
 //! * L2 [`age`] (how old a message is), [`index`] (what is resident of each message) with [`entry`]
 //!   (of those at work), [`stub`] (of those that wait long) and [`order`] (their ids), [`bodies`]
 //!   (which are in memory), [`schedule`] with [`pace`] (who goes next), [`shares`] (limits that several
-//!   queues have together), [`limits`] (when to take more), [`routing`] (what is asked of routes),
-//!   [`bell`] and [`state`] (what the desk's tasks share).
+//!   queues have together) and [`common`] (that all cores have), [`tour`] (which destinations are
+//!   forgotten), [`rules`] (of operators), [`limits`] (when to take more), [`routing`] (what is asked of
+//!   routes), [`bell`] and [`state`] (what the desk's tasks share).
 //! * L4 [`desk`] drives them over a journal; [`control`]: what operators ask of it.
 
 pub mod age;
 pub mod bell;
 pub mod bodies;
+pub mod common;
 pub mod control;
 pub mod desk;
 pub mod entry;
@@ -24,10 +26,12 @@ pub mod record;
 pub mod recover;
 pub mod routing;
 pub mod row;
+pub mod rules;
 pub mod schedule;
 pub mod shares;
 pub mod state;
 pub mod stub;
+pub mod tour;
 
 #[cfg(test)]
 mod resident_tests;

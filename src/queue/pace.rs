@@ -5,66 +5,64 @@
 use crate::base::time::Mono;
 use std::time::Duration;
 
-/// At most so many messages in any span of `per`; `count` 0: no limit.
+/// At most so many things in any span of `per`; `count` 0: no limit.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Rate {
-    /// Messages.
-    pub count: u32,
+    /// Messages, recipients or bytes.
+    pub count: u64,
     /// The span.
     pub per: Duration,
 }
 
-/// Keeps a [`Rate`] by spacing messages evenly, with a small catch-up after a late timer.
+/// Keeps a [`Rate`] by spacing things evenly: each has a slot in time, which is good for a moment
+/// ([`Spacing::slack`]), so that a late timer costs nothing.
 ///
-/// In any span of `rate.per` at most `rate.count` messages pass: the interval is stretched by the
-/// catch-up, so that no burst at a window's edge can exceed the number an operator wrote down.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Pace {
-    interval: Duration,
-    slack: Duration,
-    next: Mono,
+/// In any span of `rate.per` at most `rate.count` things pass: the slots are so far apart that this
+/// holds for the span and the slack together. No burst at a window's edge can exceed the number an
+/// operator wrote down.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Spacing {
+    count: u64,
+    /// Nanoseconds of the span and the slack.
+    span: u64,
+    slack: u64,
 }
 
-impl Pace {
-    /// A pace for `rate`.
+impl Spacing {
+    /// Spacing for `rate`.
     #[must_use]
     pub fn new(rate: Rate) -> Self {
-        if rate.count == 0 {
-            return Pace::default();
-        }
-        let slack = (rate.per / 20).min(Duration::from_millis(50));
-        let nanos = (rate.per + slack).as_nanos().div_ceil(u128::from(rate.count));
-        let interval = Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX));
-        Pace { interval, slack, next: Mono(0) }
+        let slack = (rate.per / 20).min(Duration::from_millis(250));
+        let nanos = |d: Duration| u64::try_from(d.as_nanos()).unwrap_or(u64::MAX >> 1);
+        Spacing { count: rate.count, span: nanos(rate.per + slack), slack: nanos(slack) }
     }
 
-    /// The earliest time at which one more message may pass.
+    /// True if there is no limit.
     #[must_use]
-    pub fn earliest(&self) -> Mono {
-        Mono(self.next.0.saturating_sub(self.slack.as_nanos() as u64))
+    pub fn is_off(&self) -> bool {
+        self.count == 0
     }
 
-    /// Time from one message to the next.
+    /// How long a slot is good.
     #[must_use]
-    pub fn interval(&self) -> Duration {
-        self.interval
+    pub fn slack(&self) -> Duration {
+        Duration::from_nanos(self.slack)
     }
 
-    /// Lets a message pass at `now` if the rate allows.
-    pub fn pass(&mut self, now: Mono) -> bool {
-        if self.interval.is_zero() {
-            return true;
+    /// Nanoseconds that `things` take; 0 without a limit.
+    #[must_use]
+    pub fn cost(&self, things: u64) -> u64 {
+        if self.count == 0 {
+            return 0;
         }
-        if now < self.earliest() {
-            return false;
-        }
-        self.next = self.next.max(now).after(self.interval);
-        true
+        let nanos = (u128::from(self.span) * u128::from(things)).div_ceil(u128::from(self.count));
+        u64::try_from(nanos).unwrap_or(u64::MAX >> 1)
     }
 
-    /// Takes back a message that was let pass and not sent.
-    pub fn give_back(&mut self) {
-        self.next = Mono(self.next.0.saturating_sub(self.interval.as_nanos() as u64));
+    /// The first time from which things may take their slots, if all slots before `next` are taken.
+    #[must_use]
+    pub fn first(&self, next: u64, now: Mono) -> u64 {
+        next.max(now.0.saturating_sub(self.slack))
     }
 }
 
@@ -114,27 +112,39 @@ mod tests {
     proptest! {
         #[test]
         fn no_span_carries_more_than_the_rate(
-            count in 1u32..40,
+            count in 1u64..40,
             per_ms in 10u64..5000,
-            steps in proptest::collection::vec(0u64..400_000_000, 50..400),
+            steps in proptest::collection::vec((0u64..400_000_000, 1u64..4), 50..400),
         ) {
             let rate = Rate { count, per: Duration::from_millis(per_ms) };
-            let mut pace = Pace::new(rate);
-            let mut now = Mono(1);
-            let mut passed: Vec<Mono> = Vec::new();
-            for s in steps {
+            let spacing = Spacing::new(rate);
+            let (mut now, mut next, mut passed) = (Mono(1), 0, Vec::new());
+            for (s, things) in steps {
                 now = now.after(Duration::from_nanos(s));
                 for _ in 0..3 {
-                    if pace.pass(now) {
-                        passed.push(now);
+                    let first = spacing.first(next, now);
+                    if first <= now.0 {
+                        next = first + spacing.cost(things);
+                        passed.push((now, things));
                     }
                 }
             }
-            for (i, t) in passed.iter().enumerate() {
-                let inside = passed[i..].iter().filter(|u| u.since(*t) < rate.per).count();
-                prop_assert!(inside <= count as usize, "{inside} in one span of {count}");
+            for (i, (t, _)) in passed.iter().enumerate() {
+                let inside: Vec<u64> =
+                    passed[i..].iter().take_while(|p| p.0.since(*t) < rate.per).map(|p| p.1).collect();
+                // What takes several slots at once may end the span.
+                let most = count + inside.last().map_or(0, |last| last - 1);
+                prop_assert!(inside.iter().sum::<u64>() <= most, "{inside:?} in one span of {count}");
             }
             prop_assert!(!passed.is_empty());
         }
+    }
+
+    #[test]
+    fn without_a_limit_nothing_costs_time() {
+        let off = Spacing::new(Rate::default());
+        assert!(off.is_off() && off.cost(7) == 0 && off.slack() == Duration::ZERO);
+        let bytes = Spacing::new(Rate { count: 1 << 20, per: Duration::from_secs(1) });
+        assert_eq!((bytes.cost(1 << 20), bytes.cost(1)), (1_050_000_000, 1002));
     }
 }

@@ -5,7 +5,7 @@ use crate::base::time::Mono;
 use crate::base::wheel::Wheel;
 use crate::message::body::BodyFlags;
 use crate::queue::index::{Entry, Index, Key, Phase, Recipient};
-use crate::queue::schedule::{Limits, Rules, Schedule};
+use crate::queue::schedule::{Limits, PoolId, Rules, Schedule};
 use crate::queue::stub::Stub;
 use std::rc::Rc;
 
@@ -60,7 +60,7 @@ fn a_parked_message_takes_little_however_it_waits_and_however_many_recipients_it
         for phase in [Phase::Waiting, Phase::Ready] {
             let mut w = Waiting::new();
             if phase == Phase::Ready {
-                w.schedule.failed(0, Mono(1), 0);
+                w.schedule.failed(PoolId(0), Mono(1), 0);
             }
             // The rich form is built only for a part of those with many recipients: it takes time.
             let rich = if recipients == 1 { COUNT } else { COUNT / 100 };

@@ -44,8 +44,24 @@ pub enum Plan {
     NoRoute,
 }
 
+/// A site that the mail exchangers of a domain belong to.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Site {
+    /// Under this name its limits are shared with other sites.
+    pub shared: String,
+    /// The limits.
+    pub limits: Limits,
+}
+
 /// Tables of one core.
 pub trait Routing {
+    /// The limits of the site `name`, to which mail of `hop` goes as the mail exchangers of its `domain`
+    /// are `hosts`; `None`: this domain has limits, and connections, of its own.
+    fn site(&self, hop: &Hop, domain: &str, name: &str, hosts: &[&str]) -> Option<Site> {
+        let _ = (hop, domain, name, hosts);
+        None
+    }
+
     /// Where `recipient` (local part, `@`, domain) goes.
     fn plan(&self, recipient: &[u8]) -> Plan;
 

@@ -1,40 +1,58 @@
-//! L2: what the queues of one core share of each destination: its connections and its rate.
+//! L2: what the queues of one core share of each destination: its connections and its rates.
 //!
 //! A core may drive several logs: its own, and those of cores that are gone. The limits of a
-//! destination hold for all of them together. Three rules, so that none of them starves:
+//! destination hold for all of them together, and for all cores ([`Common`]). Three rules, so that none
+//! of them starves:
 //!
-//! 1. Queues that have work and no connection stand in line; free places are theirs, in that order.
+//! 1. Queues that have work and no connection stand in line; free places are theirs, in that order. A core
+//!    of which none has a connection claims the next place that is free.
 //! 2. If there is no place for it, one connection that was opened [`SLICE`] ago or longer is given up.
-//! 3. Under a rate, queues that had to wait stand in line too. One that does not come in its turn
-//!    (for half an interval, [`TURN`] at most) has lost it.
+//! 3. Under a rate, each core takes slots from all in the order of asking, a few at a time, and uses them
+//!    at their times. Queues that had to wait stand in line too; one that does not come in its turn (for
+//!    half an interval, [`TURN`] at most) has lost it.
 //!
 //! Counts only: no clock, no names beyond those of the destinations. A count that does not add up is
 //! a bug and panics. One thread.
 
 use crate::base::time::Mono;
-use crate::queue::index::DestId;
-use crate::queue::pace::{Pace, Rate};
+use crate::queue::common::{Common, Commons, Counted};
+use crate::queue::pace::{Rate, Spacing};
+use crate::queue::schedule::{Limits, PoolId};
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
-/// How long a queue may keep a connection that another queue waits for.
+/// How long a queue, or a core, may keep a connection that another one waits for.
 pub const SLICE: Duration = Duration::from_secs(10);
 /// How long a queue's turn is kept under a rate, at most.
 pub const TURN: Duration = Duration::from_secs(1);
+/// Slots that a core takes at once reach no further than this.
+const LEASE: Duration = Duration::from_millis(20);
+/// Slots that a core takes at once.
+const LEASE_MAX: u64 = 1000;
 
 /// What the queues of one core share.
 #[derive(Debug, Default)]
 pub struct Shares {
+    commons: Arc<Commons>,
+    /// Number of the core.
+    core: u16,
     open: Cell<u32>,
     members: Cell<u32>,
     /// Destinations of members, to be looked at: there may be a place for them now.
-    freed: RefCell<BTreeMap<u32, Vec<DestId>>>,
+    freed: RefCell<BTreeMap<u32, Vec<PoolId>>>,
     by_key: RefCell<BTreeMap<Box<str>, Rc<Share>>>,
 }
 
 impl Shares {
+    /// Of core `core`, which shares `commons` with others.
+    #[must_use]
+    pub fn new(commons: Arc<Commons>, core: u16) -> Self {
+        Shares { commons, core, ..Shares::default() }
+    }
+
     /// One more queue; gives its number.
     pub fn join(&self) -> u32 {
         let number = self.members.get() + 1;
@@ -42,15 +60,37 @@ impl Shares {
         number
     }
 
-    /// The destination `key`, from now on with this rate.
-    pub fn share(&self, key: &str, rate: Rate) -> Rc<Share> {
+    /// The destination `key`, from now on with these rates.
+    pub fn share(&self, key: &str, limits: &Limits) -> Rc<Share> {
         if let Some(share) = self.by_key.borrow().get(key) {
-            share.set_rate(rate);
+            share.set_rates(limits);
             return share.clone();
         }
-        let share = Rc::new(Share::new(rate));
+        let share = Rc::new(Share::new(self.commons.get(key), self.core, limits));
         self.by_key.borrow_mut().insert(key.into(), share.clone());
         share
+    }
+
+    /// Forgets the destination `key` if no other queue has it.
+    pub fn forget_share(&self, key: &str, share: Rc<Share>, now: Mono) {
+        // The map's and the caller's.
+        if Rc::strong_count(&share) > 2 || share.open.get() > 0 {
+            return;
+        }
+        self.by_key.borrow_mut().remove(key);
+        self.commons.forget(key, &share.common, now);
+    }
+
+    /// Number of destinations.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.by_key.borrow().len()
+    }
+
+    /// True if there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.by_key.borrow().is_empty()
     }
 
     /// Connections over all destinations.
@@ -59,10 +99,14 @@ impl Shares {
         self.open.get()
     }
 
-    /// A connection is being opened.
-    pub fn enter(&self, share: &Share) {
+    /// A connection is to be opened: `false` if all cores together have `limit` already.
+    pub fn enter(&self, share: &Share, limit: u32, now: Mono) -> bool {
+        if !share.common.enter(self.core, limit, now) {
+            return false;
+        }
         self.open.set(self.open.get() + 1);
         share.open.set(share.open.get() + 1);
+        true
     }
 
     /// It has ended.
@@ -70,6 +114,8 @@ impl Shares {
         let less = |n: &Cell<u32>| n.set(n.get().checked_sub(1).expect("a connection ends once"));
         less(&self.open);
         less(&share.open);
+        share.paid.set(share.paid.get().saturating_sub(1));
+        share.common.leave();
         self.free(share);
     }
 
@@ -86,8 +132,8 @@ impl Shares {
             return;
         }
         let mut freed = self.freed.borrow_mut();
-        for (member, d) in refused.drain(..) {
-            freed.entry(member).or_default().push(d);
+        for (member, p) in refused.drain(..) {
+            freed.entry(member).or_default().push(p);
         }
     }
 
@@ -98,16 +144,58 @@ impl Shares {
 
     /// Destinations that `member` is to look at: it had been refused a place, and may get one now.
     #[must_use]
-    pub fn take_freed(&self, member: u32) -> Vec<DestId> {
+    pub fn take_freed(&self, member: u32) -> Vec<PoolId> {
         self.freed.borrow_mut().remove(&member).unwrap_or_default()
     }
+}
+
+/// What a message takes of the rates beyond that it is one.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Cost {
+    /// Recipients.
+    pub recipients: u64,
+    /// Bytes of trace headers and body.
+    pub bytes: u64,
+}
+
+/// The rates of a destination.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+struct Spacings {
+    messages: Spacing,
+    recipients: Spacing,
+    bytes: Spacing,
+}
+
+impl Spacings {
+    fn of(limits: &Limits) -> Self {
+        let of = |rate: Rate| Spacing::new(rate);
+        Spacings { messages: of(limits.rate), recipients: of(limits.recipients), bytes: of(limits.bytes) }
+    }
+
+    fn are_off(&self) -> bool {
+        self.messages.is_off() && self.recipients.is_off() && self.bytes.is_off()
+    }
+}
+
+/// Slots that this core has taken and not used.
+#[derive(Clone, Copy, Debug, Default)]
+struct Lease {
+    /// Of the first, nanoseconds.
+    at: u64,
+    left: u64,
+    /// When the first was to be used, before it was moved.
+    due: u64,
 }
 
 /// One destination.
 #[derive(Debug)]
 pub struct Share {
-    rate: Cell<Rate>,
-    pace: Cell<Pace>,
+    common: Arc<Common>,
+    core: u16,
+    spacings: Cell<Spacings>,
+    /// There is no rate: the usual case, looked at for each message.
+    off: Cell<bool>,
+    lease: Cell<Lease>,
     /// Queues that had to wait for the rate.
     turns: RefCell<VecDeque<u32>>,
     open: Cell<u32>,
@@ -115,62 +203,159 @@ pub struct Share {
     line: RefCell<VecDeque<u32>>,
     /// Connections that are to be given up for them; never more than they are.
     owed: Cell<usize>,
+    /// Connections that are being given up.
+    paid: Cell<usize>,
     /// Queues that were refused a place, and what they call this destination.
-    refused: RefCell<Vec<(u32, DestId)>>,
+    refused: RefCell<Vec<(u32, PoolId)>>,
 }
 
 impl Share {
-    fn new(rate: Rate) -> Self {
+    fn new(common: Arc<Common>, core: u16, limits: &Limits) -> Self {
+        let spacings = Spacings::of(limits);
         Share {
-            rate: Cell::new(rate),
-            pace: Cell::new(Pace::new(rate)),
+            common,
+            core,
+            off: Cell::new(spacings.are_off()),
+            spacings: Cell::new(spacings),
+            lease: Cell::default(),
             turns: RefCell::default(),
             open: Cell::new(0),
             line: RefCell::default(),
             owed: Cell::new(0),
+            paid: Cell::new(0),
             refused: RefCell::default(),
         }
     }
 
-    /// From now on this rate. Each queue says so; only the first time means a change.
-    pub fn set_rate(&self, rate: Rate) {
-        if self.rate.replace(rate) != rate {
-            self.pace.set(Pace::new(rate));
+    /// Stands for a destination where there is none.
+    #[must_use]
+    pub fn nobody() -> Self {
+        Share::new(Arc::default(), 0, &Limits::default())
+    }
+
+    /// From now on these rates. Each queue says so; only the first time means a change.
+    pub fn set_rates(&self, limits: &Limits) {
+        let new = Spacings::of(limits);
+        if self.spacings.replace(new) != new {
+            self.off.set(new.are_off());
+            self.lease.take();
             self.turns.borrow_mut().clear();
         }
     }
 
-    /// When `member` may send the next message.
+    /// When `member`, which has work, may send the next message. Takes slots for it.
     #[must_use]
-    pub fn earliest(&self, member: u32) -> Mono {
-        let pace = self.pace.get();
+    pub fn earliest(&self, member: u32, now: Mono) -> Mono {
+        if self.off.get() {
+            return Mono(0);
+        }
+        let spacings = self.spacings.get();
+        let next = |what, spacing: &Spacing| match spacing.is_off() {
+            true => Mono(0),
+            // The slack is for timers that are late.
+            false => self.common.next(what),
+        };
+        let others =
+            next(Counted::Recipients, &spacings.recipients).max(next(Counted::Bytes, &spacings.bytes));
+        if spacings.messages.is_off() || others > now {
+            // Slots of messages would only run out meanwhile.
+            return others;
+        }
+        let lease = self.slot(&spacings.messages, now);
+        let slot = Mono(lease.at);
         match self.turns.borrow().front() {
-            Some(next) if *next != member => pace.earliest().after(TURN.min(pace.interval() / 2)),
-            _ => pace.earliest(),
+            Some(next) if *next != member => {
+                let turn = TURN.min(Duration::from_nanos(spacings.messages.cost(1) / 2));
+                slot.max(Mono(lease.due).after(turn))
+            }
+            _ => slot,
         }
     }
 
-    /// `member` sends a message. Panics if it must not yet.
-    pub fn pass(&self, member: u32, now: Mono) {
-        let mut pace = self.pace.get();
-        if pace.interval().is_zero() {
-            return;
+    /// The rate that is in the way at `now`, and when its next slot is; takes none.
+    #[must_use]
+    pub fn next_slot(&self, now: Mono) -> Option<(Counted, Mono)> {
+        let (spacings, lease) = (self.spacings.get(), self.lease.get());
+        let own = if lease.left > 0 { Mono(lease.at) } else { self.common.next(Counted::Messages) };
+        let all = [
+            (spacings.messages, Counted::Messages, own),
+            (spacings.recipients, Counted::Recipients, self.common.next(Counted::Recipients)),
+            (spacings.bytes, Counted::Bytes, self.common.next(Counted::Bytes)),
+        ];
+        let late = all.into_iter().filter(|(spacing, _, at)| !spacing.is_off() && *at > now);
+        late.map(|(_, what, at)| (what, at)).max_by_key(|next| next.1)
+    }
+
+    /// The slots that this core has; some are taken if it has none.
+    fn slot(&self, spacing: &Spacing, now: Mono) -> Lease {
+        let mut lease = self.lease.get();
+        let step = spacing.cost(1).max(1);
+        let late = now.0.saturating_sub(spacing.slack().as_nanos() as u64);
+        if lease.left > 0 && lease.at < late {
+            // Not used in time: moved if that takes nothing from others, else lost.
+            match self.common.renew(Counted::Messages, spacing, (lease.at, lease.left), now) {
+                Some(at) => lease.at = at.0,
+                None => {
+                    let lost = (late - lease.at).div_ceil(step).min(lease.left);
+                    let at = lease.at + lost * step;
+                    lease = Lease { at, left: lease.left - lost, due: at };
+                    // Whoever should have used them.
+                    self.turns.borrow_mut().pop_front();
+                }
+            }
         }
-        assert!(self.earliest(member) <= now && pace.pass(now), "an open gate lets pass");
-        self.pace.set(pace);
+        if lease.left == 0 {
+            let left = (LEASE.as_nanos() as u64 / step).clamp(1, LEASE_MAX);
+            let at = self.common.take(Counted::Messages, spacing, left, now).0;
+            lease = Lease { at, left, due: at };
+        }
+        self.lease.set(lease);
+        lease
+    }
+
+    /// `member` sends a message, after [`Self::earliest`] has said that it may. `false`: another core
+    /// was faster.
+    #[must_use]
+    pub fn pass(&self, member: u32, now: Mono, cost: impl FnOnce() -> Cost) -> bool {
+        if self.off.get() {
+            return true;
+        }
+        let spacings = self.spacings.get();
+        if !spacings.recipients.is_off() || !spacings.bytes.is_off() {
+            let cost = cost();
+            let take = |what, spacing: &Spacing, things| {
+                spacing.is_off() || things == 0 || self.common.take_now(what, spacing, things, now)
+            };
+            if !take(Counted::Recipients, &spacings.recipients, cost.recipients)
+                || !take(Counted::Bytes, &spacings.bytes, cost.bytes)
+            {
+                return false;
+            }
+        }
+        if !spacings.messages.is_off() {
+            let lease = self.lease.get();
+            assert!(lease.left > 0 && lease.at <= now.0, "an open gate lets pass");
+            let at = lease.at + spacings.messages.cost(1);
+            self.lease.set(Lease { at, left: lease.left - 1, due: at });
+        }
         let mut turns = self.turns.borrow_mut();
         turns.pop_front();
         turns.retain(|m| *m != member);
+        true
     }
 
-    /// The message was not sent: its place is still that of `member`.
+    /// The message was not sent: its slot is still that of `member`.
     pub fn give_back(&self, member: u32) {
-        let mut pace = self.pace.get();
-        if pace.interval().is_zero() {
+        if self.off.get() {
             return;
         }
-        pace.give_back();
-        self.pace.set(pace);
+        let spacings = self.spacings.get();
+        if spacings.messages.is_off() {
+            return;
+        }
+        let lease = self.lease.get();
+        let at = lease.at.saturating_sub(spacings.messages.cost(1));
+        self.lease.set(Lease { at, left: lease.left + 1, due: at });
         let mut turns = self.turns.borrow_mut();
         turns.retain(|m| *m != member);
         turns.push_front(member);
@@ -184,10 +369,16 @@ impl Share {
         }
     }
 
-    /// Connections of all queues together.
+    /// Connections of all queues of this core together.
     #[must_use]
     pub fn open(&self) -> u32 {
         self.open.get()
+    }
+
+    /// Connections of all cores together.
+    #[must_use]
+    pub fn open_everywhere(&self) -> u32 {
+        self.common.open()
     }
 
     /// `member`, with work and without a connection, gets in line.
@@ -196,22 +387,41 @@ impl Share {
         self.owed.set(self.owed.get() + 1);
     }
 
+    /// A queue in line has found no place again: what was given up for it has gone to another core.
+    pub fn owe_again(&self) {
+        let line = self.line.borrow().len();
+        self.owed.set(self.owed.get().max(line.saturating_sub(self.paid.get())));
+    }
+
     /// It has one now, or no work.
     fn feed(&self, member: u32) {
         let mut line = self.line.borrow_mut();
         line.retain(|m| *m != member);
         self.owed.set(self.owed.get().min(line.len()));
+        if line.is_empty() {
+            self.common.disclaim(self.core);
+        }
     }
 
-    /// Whether a free place is for `member`: nobody stands in line before it.
+    /// Whether a place is free, and for `member`: nobody stands in line before it.
     #[must_use]
-    pub fn is_next(&self, member: u32) -> bool {
-        self.line.borrow().front().is_none_or(|m| *m == member)
+    pub fn is_free(&self, member: u32, limit: u32, now: Mono) -> bool {
+        self.line.borrow().front().is_none_or(|m| *m == member) && self.common.is_free(self.core, limit, now)
     }
 
-    /// `member`, which calls it `d`, is to look again when a place may be free.
-    pub fn wait(&self, member: u32, d: DestId) {
-        self.refused.borrow_mut().push((member, d));
+    /// `member`, which calls it `p`, is to look again when a place may be free.
+    pub fn wait(&self, member: u32, p: PoolId) {
+        self.refused.borrow_mut().push((member, p));
+    }
+
+    /// There is no place because of other cores: nobody tells us when there is one. `true` if it is
+    /// to be looked for again soon. A core without any connection claims the next one.
+    pub fn seek(&self, now: Mono) -> bool {
+        let starving = self.open.get() == 0;
+        if starving {
+            self.common.claim(self.core, now);
+        }
+        self.common.open() > self.open.get() || starving
     }
 
     /// `member` does not want to look any more.
@@ -219,156 +429,29 @@ impl Share {
         self.refused.borrow_mut().retain(|r| r.0 != member);
     }
 
-    /// Whether a connection is to be given up.
+    /// It does not want to look at `p` any more.
+    pub fn forget_pool(&self, member: u32, p: PoolId) {
+        self.refused.borrow_mut().retain(|r| *r != (member, p));
+    }
+
+    /// Whether a connection is to be given up for another queue of this core.
     #[must_use]
     pub fn is_owed(&self) -> bool {
         self.owed.get() > 0
     }
 
-    /// One is being given up.
+    /// Whether one is to be given up for another core.
+    #[must_use]
+    pub fn is_wanted(&self, limit: u32, now: Mono) -> bool {
+        self.common.claimant(now).is_some_and(|c| c != self.core) && self.common.open() >= limit
+    }
+
+    /// One is being given up for another queue of this core.
     pub fn pay(&self) {
         self.owed.set(self.owed.get().checked_sub(1).expect("paid what is owed"));
+        self.paid.set(self.paid.get() + 1);
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::base::ids::MessageId;
-    use crate::message::body::BodyFlags;
-    use crate::queue::index::{Entry, Index};
-    use crate::queue::schedule::{Limits, Rules, Schedule};
-    use proptest::prelude::*;
-
-    fn ms(n: u64) -> Mono {
-        Mono(n * 1_000_000)
-    }
-
-    #[test]
-    fn a_rate_is_shared_in_turns() {
-        let shares = Shares::default();
-        let (a, b) = (shares.join(), shares.join());
-        let s = shares.share("x", Rate { count: 1, per: Duration::from_secs(10) });
-        assert!(Rc::ptr_eq(&s, &shares.share("x", s.rate.get())));
-        s.pass(a, ms(1_000));
-        let next = s.earliest(a);
-        assert!(next > ms(10_000) && s.earliest(b) == next);
-        s.refuse(b);
-        s.refuse(a);
-        assert_eq!((s.earliest(a), s.earliest(b)), (next.after(TURN), next));
-        s.pass(b, next);
-        s.refuse(b);
-        let next = s.earliest(a);
-        assert_eq!(s.earliest(b), next.after(TURN), "in turns");
-        // A has lost interest: B goes on after it, and A has lost its turn.
-        s.pass(b, s.earliest(b));
-        assert_eq!(s.earliest(a), s.earliest(b));
-        s.refuse(a);
-        s.set_rate(Rate { count: 100, per: Duration::from_secs(1) });
-        s.refuse(a);
-        assert!(s.earliest(b) <= ms(6), "a turn is never longer than half an interval");
-        s.set_rate(Rate::default());
-        assert!(s.earliest(a) <= ms(0) && s.earliest(b) <= ms(0));
-    }
-
-    /// Several queues and one destination: what is allowed is never exceeded in sum, and everything
-    /// gets out.
-    #[derive(Clone, Debug)]
-    enum Op {
-        Push(usize),
-        Open(usize),
-        Take(usize),
-        Close(usize),
-        Hold(usize),
-        Wait(u64),
-    }
-
-    fn op() -> impl Strategy<Value = Op> {
-        prop_oneof![
-            3 => (0usize..3).prop_map(Op::Push),
-            3 => (0usize..3).prop_map(Op::Open),
-            4 => (0usize..3).prop_map(Op::Take),
-            1 => (0usize..3).prop_map(Op::Close),
-            1 => (0usize..3).prop_map(Op::Hold),
-            2 => (0u64..20_000).prop_map(Op::Wait),
-        ]
-    }
-
-    proptest! {
-        #[test]
-        fn limits_hold_for_all_queues_and_none_starves(
-            connections in 1u32..4,
-            ops in proptest::collection::vec(op(), 1..300),
-        ) {
-            let rate = Rate { count: 5, per: Duration::from_secs(10) };
-            let limits = Limits { connections, rate, ..Limits::default() };
-            let shares = Rc::new(Shares::default());
-            let rules = Rules { deep: 2, ..Rules::default() };
-            let mut queues: Vec<Schedule> = (0..3).map(|_| Schedule::new(rules, shares.clone())).collect();
-            queues.iter_mut().for_each(|q| assert!(q.destination("x", || limits).1));
-            let mut index = Index::default();
-            let mut open = [0u32; 3];
-            let (mut now, mut times) = (ms(1_000), Vec::new());
-            for (n, op) in ops.into_iter().enumerate() {
-                match op {
-                    Op::Push(q) => {
-                        let key = index.insert(Entry::new(MessageId(n as u64 + 1), 1, BodyFlags(0)));
-                        queues[q].push(0, key, now);
-                    }
-                    Op::Open(q) => open[q] += u32::from(queues[q].open_next(now).is_some()),
-                    Op::Take(q) if open[q] > 0 => times.extend(queues[q].take(0, now).map(|_| now)),
-                    Op::Close(q) if open[q] > 0 => {
-                        open[q] -= 1;
-                        queues[q].closed(0);
-                    }
-                    Op::Hold(q) => (0..queues[q].backlog(0)).for_each(|_| queues[q].drop_first(0)),
-                    Op::Take(_) | Op::Close(_) => {}
-                    Op::Wait(t) => now = now.after(Duration::from_millis(t)),
-                }
-                prop_assert!(open.iter().sum::<u32>() <= connections && shares.open() <= connections);
-            }
-            // Now like the desk: each looks every second, its connections never end by themselves.
-            let mut left: Vec<usize> = queues.iter().map(Schedule::backlog_all).collect();
-            let mut seconds = 0;
-            while left.iter().any(|n| *n > 0) {
-                seconds += 1;
-                prop_assert!(seconds < 2_000, "stuck: {left:?}");
-                now = now.after(Duration::from_secs(1));
-                for (q, open) in queues.iter_mut().zip(&mut open) {
-                    *open += std::iter::from_fn(|| q.open_next(now)).count() as u32;
-                    while *open > 0 && q.owes(0, now) {
-                        q.pay(0);
-                        q.closed(0);
-                        *open -= 1;
-                    }
-                    if *open > 0 {
-                        times.extend(q.take(0, now).map(|_| now));
-                    }
-                }
-                prop_assert!(open.iter().sum::<u32>() <= connections);
-                left = queues.iter().map(Schedule::backlog_all).collect();
-            }
-            for (i, t) in times.iter().enumerate() {
-                prop_assert!(times[i..].iter().filter(|u| u.since(*t) < rate.per).count() <= 5);
-            }
-        }
-    }
-
-    #[test]
-    fn no_more_is_owed_than_stand_in_line() {
-        let shares = Shares::default();
-        let s = shares.share("x", Rate::default());
-        shares.enter(&s);
-        assert!(s.is_next(1));
-        s.starve(2);
-        s.starve(3);
-        s.pay();
-        assert!(s.is_owed() && s.is_next(2) && !s.is_next(3) && !s.is_next(1));
-        s.feed(2);
-        assert!(s.is_owed() && s.is_next(3), "for one that was paid another came");
-        s.feed(3);
-        assert!(!s.is_owed() && s.is_next(1));
-        shares.leave(&s);
-        assert_eq!((shares.open(), s.open()), (0, 0));
-    }
-}
+mod tests;

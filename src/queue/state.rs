@@ -14,7 +14,9 @@ use crate::queue::ledger::Ledger;
 use crate::queue::record::{self, Effect, Reply, SERVER_MAX, TEXT_MAX};
 use crate::queue::recover::{Loaded, Progress, Said};
 use crate::queue::routing::Hop;
-use crate::queue::schedule::{Gate, Schedule};
+use crate::queue::rules::Rules;
+use crate::queue::schedule::{PoolId, Schedule};
+use crate::queue::tour::Tour;
 use crate::storage::archive::Place;
 use crate::storage::group::Staged;
 use crate::storage::record::Location;
@@ -171,16 +173,23 @@ pub(crate) struct Notice {
 #[derive(Debug)]
 pub(crate) struct Door {
     pub hop: Rc<Hop>,
-    /// Connections that wait for work.
-    pub idle: Vec<(u64, Waker)>,
     /// An address that leads here: how the destination is found again by its name.
     pub sample: Box<[u8]>,
+    /// A round through its list is under way.
+    pub swept: bool,
+    /// When one last began because its mail waits for long.
+    pub toured: Mono,
+}
+
+/// The outer side of a pool of connections.
+#[derive(Debug, Default)]
+pub(crate) struct Porch {
+    /// Connections that wait for work.
+    pub idle: Vec<(u64, Waker)>,
     /// Those of them that have been woken for work and not looked for it yet.
     pub woken: Vec<u64>,
     /// Why it is left alone.
     pub reason: OwnedReply,
-    /// A round through its list is under way.
-    pub swept: bool,
     /// Places without work were passed over; there are more, but first it is the turn of others.
     pub breather: bool,
 }
@@ -204,6 +213,10 @@ pub(crate) struct State {
     pub timers: Wheel<Key>,
     pub ages: Ages,
     pub doors: Vec<Door>,
+    porches: Vec<Porch>,
+    /// Rules of operators, as they were last given.
+    pub rules: Rules,
+    pub tour: Tour,
     pub commits: VecDeque<Pending>,
     /// Batches that have become known to be on stable storage, more or less.
     pub batches: u64,
@@ -293,6 +306,9 @@ impl State {
             timers: Wheel::new(tick_at(now)),
             ages: Ages::new(now, wall, MessageId(0)),
             doors: Vec::new(),
+            porches: Vec::new(),
+            rules: Rules::default(),
+            tour: Tour::default(),
             commits: Default::default(),
             batches: 0,
             staged_bytes: 0,
@@ -344,17 +360,39 @@ impl State {
     /// Wakes whoever can send what has just come for `d`: an idle connection, or the agent. One that
     /// has been woken already takes several messages, and calls others if more are left.
     pub fn call(&mut self, d: DestId, now: Mono) {
-        let door = &mut self.doors[d as usize];
-        if door.woken.len() * TAKEN_TOGETHER >= self.schedule.backlog(d).max(1) {
-            // Somebody is on the way.
-        } else if let Some((number, waker)) = door.idle.pop() {
-            door.woken.push(number);
-            waker.wake();
-        } else if self.schedule.wants_look(d) && !matches!(self.schedule.gate(d, now), Gate::Paused(_)) {
-            self.agent_bell.ring();
+        if !self.schedule.is_paused(d, now) {
+            self.call_pool(self.schedule.pool_of(d));
         }
         self.stirred = true;
         self.look_at(now.after(std::time::Duration::from_secs(1)));
+    }
+
+    fn call_pool(&mut self, p: PoolId) {
+        let backlog = self.schedule.backlog_of(p);
+        let porch = self.porch(p);
+        if porch.woken.len() * TAKEN_TOGETHER >= backlog.max(1) {
+            // Somebody is on the way.
+        } else if let Some((number, waker)) = porch.idle.pop() {
+            porch.woken.push(number);
+            waker.wake();
+        } else if self.schedule.wants_look(p) {
+            self.agent_bell.ring();
+        }
+    }
+
+    /// The outer side of `p`.
+    pub fn porch(&mut self, p: PoolId) -> &mut Porch {
+        let at = p.0 as usize;
+        if self.porches.len() <= at {
+            self.porches.resize_with(at + 1, Porch::default);
+        }
+        &mut self.porches[at]
+    }
+
+    /// Why `p` was left alone last; without text if it has worked since.
+    pub fn reason_of(&self, p: PoolId) -> OwnedReply {
+        let porch = self.porches.get(p.0 as usize).filter(|_| self.schedule.fails(p));
+        porch.map_or_else(OwnedReply::default, |porch| porch.reason.clone())
     }
 
     /// Compares the clocks.
@@ -372,8 +410,8 @@ impl State {
 
     /// Wakes all connections that wait for work, whatever they will find.
     pub fn call_all(&mut self) {
-        for door in &mut self.doors {
-            for (_, waker) in door.idle.drain(..) {
+        for porch in &mut self.porches {
+            for (_, waker) in porch.idle.drain(..) {
                 waker.wake();
             }
         }

@@ -9,4 +9,5 @@ pub mod map;
 pub mod mx;
 pub mod rewrite;
 pub mod senders;
+pub mod site;
 pub mod tables;

@@ -6,7 +6,7 @@
 use super::Failure;
 use super::accounts::tell_problems;
 use super::core::{Health, Note, State};
-use crate::admin::{self, control::Queues, http};
+use crate::admin::{self, control::Queues, http, rules::Book};
 use crate::config::certificates::Keeper;
 use crate::config::reload::Reloader;
 use crate::config::users::{self, Watch};
@@ -64,6 +64,8 @@ pub struct Control {
     pub metrics: Option<TcpListener>,
     /// Bound.
     pub admin: Option<UnixListener>,
+    /// Rules of operators.
+    pub book: Book,
     /// Completed by [`super::Running::stop`].
     pub stopped: oneshot::Receiver<()>,
     /// Said once signals stop the server in order: who waits for it may send one.
@@ -167,7 +169,7 @@ impl Queues for Cores {
 
 async fn serve(control: Control) -> Result<(), Failure> {
     let Control { lines, reloader, users, keeper, recorder, process, events, grace, .. } = control;
-    let Control { metrics, admin, mut stopped, started, .. } = control;
+    let Control { metrics, admin, book, mut stopped, started, .. } = control;
     let failed = |e: io::Error| Failure::new(71, format!("control thread: {e}"));
     let mut signals = Signals::take().map_err(failed)?;
     events.info("started", started);
@@ -180,7 +182,7 @@ async fn serve(control: Control) -> Result<(), Failure> {
     }
     if let Some(listener) = admin {
         let listener = tokio::net::UnixListener::from_std(listener).map_err(failed)?;
-        tokio::task::spawn_local(admin::control::serve(listener, cores.clone()));
+        tokio::task::spawn_local(admin::control::serve(listener, cores.clone(), Rc::new(book)));
     }
     let mut reload = Reload { reloader, users, keeper, cores: cores.clone(), events: events.clone() };
     let mut tick = tokio::time::interval(RELOAD);

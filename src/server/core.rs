@@ -17,12 +17,15 @@ use crate::delivery::logs::{self, Kept, Logs, News, Setup};
 use crate::events::{Events, Level};
 use crate::intake::Intake;
 use crate::metrics;
+use crate::queue::common::Commons;
 use crate::queue::control::{Request, Response};
 use crate::queue::desk::Desk;
 use crate::queue::desk::loading::Loaded;
 use crate::queue::desk::open::{Parts, Recovery};
 use crate::queue::limits::Admission;
 use crate::queue::routing::Routing;
+use crate::queue::rules::Rule;
+use crate::queue::shares::Shares;
 use crate::route::tables::Router;
 use crate::runtime::cross::Receiver;
 use crate::runtime::uring::Uring;
@@ -110,6 +113,10 @@ pub struct Seed {
     pub certificates: Option<Certificates>,
     /// Users, if there are any.
     pub accounts: Option<Accounts>,
+    /// Limits of destinations, of all cores.
+    pub commons: Arc<Commons>,
+    /// Rules of operators.
+    pub rules: Vec<Rule>,
     /// The poison of the data directory's file system.
     pub poison: Poison,
     /// Its series.
@@ -175,7 +182,7 @@ fn setup(rt: &Uring, seed: &Seed, tables: &Rc<Tables>, names: Rc<Names<Uring>>) 
         options: settings::desk(&seed.config, seed.cores),
         metrics: seed.metrics.clone(),
         routing: tables.clone(),
-        shares: Rc::default(),
+        shares: Rc::new(Shares::new(seed.commons.clone(), seed.number)),
     };
     let folder = seed.config.data_dir.join("queue");
     let (recorder, voice, place) = (seed.recorder.clone(), seed.voice(), folder.clone());
@@ -184,6 +191,7 @@ fn setup(rt: &Uring, seed: &Seed, tables: &Rc<Tables>, names: Rc<Names<Uring>>) 
         cores: u16::try_from(seed.cores).expect("numbers of logs are that short"),
         parts,
         series: Box::new(move |log| metrics::Core::new(&*recorder, usize::from(log.0))),
+        rules: seed.rules.clone(),
         resolver: names,
         agent: settings::agent(&seed.config),
         tell: Box::new(move |news| tell(&voice, &place, news)),

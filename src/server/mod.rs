@@ -13,12 +13,15 @@ pub mod offline;
 pub mod settings;
 mod tables;
 
+use crate::admin::rules::Book;
 use crate::config::Config;
 use crate::config::certificates::Keeper;
 use crate::config::reload::Reloader;
 use crate::config::units::Cores;
 use crate::events::{self, Events};
 use crate::metrics;
+use crate::queue::common::Commons;
+use crate::queue::rules::Rule;
 use crate::route::tables::Router;
 use crate::runtime::privileges::User;
 use crate::runtime::{self, checks, listen, privileges, uring};
@@ -110,7 +113,9 @@ pub fn start(config: Arc<Config>) -> Result<Running, Failure> {
     let recorder = Arc::new(metrics::exporter());
     let accounts = Accounts::open(&config, cpus.len(), &events.0, uring::fill_random)?;
     let (accounts, users) = accounts.unzip();
-    let first = First { router, certificates, recorder: recorder.clone(), accounts: accounts.clone() };
+    let book = Book::open(&config.data_dir).map_err(|e| Failure::new(74, e))?;
+    let rules = book.rules(uring::wall_now());
+    let first = First { router, rules, certificates, recorder: recorder.clone(), accounts: accounts.clone() };
     let (cores, lines) = start_cores(&config, &first, &cpus, sockets, &events.0)?;
     let (stop, stopped) = oneshot::channel();
     let metrics_address = metrics.as_ref().and_then(|s| s.local_addr().ok());
@@ -130,6 +135,7 @@ pub fn start(config: Arc<Config>) -> Result<Running, Failure> {
         grace: config.stop_grace,
         metrics,
         admin,
+        book,
         stopped,
         started: format!("serving SMTP on {smtp:?} with {} cores{metrics_at}", cores.len()),
     };
@@ -143,6 +149,7 @@ pub fn start(config: Arc<Config>) -> Result<Running, Failure> {
 /// What the cores begin with, of what is read again later.
 struct First {
     router: Arc<Router>,
+    rules: Vec<Rule>,
     certificates: Option<Certificates>,
     accounts: Option<Accounts>,
     recorder: Arc<PrometheusRecorder>,
@@ -208,7 +215,7 @@ fn start_cores(
     events: &Events,
 ) -> Result<(Vec<runtime::core::Running<()>>, Vec<Line>), Failure> {
     let guard = Guard::new(config, uring::random_u64);
-    let poison = Poison::default();
+    let (poison, commons) = (Poison::default(), Arc::<Commons>::default());
     let (mut running, mut lines, mut starts) = (Vec::new(), Vec::new(), Vec::new());
     for (number, (&cpu, sockets)) in cpus.iter().zip(sockets).enumerate() {
         let (to_core, notes) = runtime::cross::channel(256).map_err(|e| Failure::new(71, e))?;
@@ -222,6 +229,8 @@ fn start_cores(
             certificates: first.certificates.clone(),
             guard: guard.clone(),
             accounts: first.accounts.clone(),
+            commons: commons.clone(),
+            rules: first.rules.clone(),
             poison: poison.clone(),
             metrics: metrics::Core::new(&*first.recorder, number),
             recorder: first.recorder.clone(),

@@ -5,7 +5,7 @@
 use crate::config::Config;
 use crate::config::raw::{self, Protocol};
 use crate::config::resolve::Listener;
-use crate::config::units::{Duration as Span, Size};
+use crate::config::units::{Duration as Span, PerTime, Size};
 use crate::delivery::{agent, relay};
 use crate::policy::access::Networks;
 use crate::queue::desk::{self, DoubleBounce};
@@ -205,6 +205,17 @@ pub fn family(prefer: raw::Prefer) -> Family {
 
 /// The limits of a destination.
 pub fn destination(d: &raw::Destination) -> Limits {
-    let rate = d.rate.0.map_or(Rate::default(), |r| Rate { count: r.count, per: r.per });
-    Limits { connections: d.connections.max(1), messages_per_connection: d.messages_per_connection, rate }
+    let rate = |r: Option<PerTime>| r.map_or(Rate::default(), |r| Rate { count: r.count.into(), per: r.per });
+    Limits {
+        connections: d.connections.max(1),
+        slow_start: d.slow_start,
+        messages_per_connection: d.messages_per_connection,
+        recipients_per_message: d.recipients_per_message,
+        idle: d.idle.0,
+        rate: rate(d.rate.0),
+        recipients: rate(d.recipient_rate.0),
+        bytes: d.byte_rate.0.map_or(Rate::default(), |r| Rate { count: r.bytes, per: r.per }),
+        pause: Backoff { first: d.pause_first.0, max: d.pause_max.0 },
+        put_off: d.pause_after_deferrals,
+    }
 }

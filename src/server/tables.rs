@@ -7,11 +7,12 @@ use crate::base::time::Mono;
 use crate::config::Config;
 use crate::policy::access::{self, Client, Networks, Verdict};
 use crate::policy::sessions::Full;
-use crate::queue::routing::{Hop, Plan, Routing, Target};
+use crate::queue::routing::{Hop, Plan, Routing, Site, Target};
 use crate::queue::schedule::Limits;
 use crate::route::destination::{self, Host, NextHop, TlsPolicy};
 use crate::route::expand::Expansion;
 use crate::route::rewrite::Rewritten;
+use crate::route::site;
 use crate::route::tables::{self, Router, split};
 use crate::smtp::reply::{Refusal, Reply};
 use crate::smtp::serve::{Caller, Gate, Guest, Refused, Sender};
@@ -75,7 +76,10 @@ impl Tables {
         let limits = settings::destination(&values);
         // Domains with limits of their own are destinations of their own.
         let plain = self.config.destination_for(&name, "");
-        let key = if values == plain { next.key.clone() } else { format!("{} for {domain}", next.key) };
+        let key = if values == plain { next.key.clone() } else { format!("{}{FOR}{domain}", next.key) };
+        if hops.by_key.len() >= HOPS_MAX {
+            hops.by_key.clear();
+        }
         let hop = hops.by_key.entry(key).or_insert_with_key(|key| {
             let required = matches!(next.tls, TlsPolicy::Required | TlsPolicy::Dane);
             let targets = match &next.target {
@@ -181,7 +185,21 @@ impl Gate for Tables {
     }
 }
 
+/// In the key of a hop: for this domain, which has limits of its own.
+const FOR: &str = " for ";
+
 impl Routing for Tables {
+    fn site(&self, hop: &Hop, domain: &str, name: &str, hosts: &[&str]) -> Option<Site> {
+        let block = self.config.narrowing(hosts, domain);
+        if hop.key.contains(FOR) || block.is_some_and(|f| f.site.is_empty()) {
+            return None;
+        }
+        // What a pattern names is one site to whoever wrote it, with one set of limits.
+        let shared = block.map_or_else(|| name.to_owned(), |f| format!("{}{}", site::PREFIX, f.site));
+        let limits = settings::destination(&self.config.narrowed_by(block));
+        Some(Site { shared, limits })
+    }
+
     fn plan(&self, recipient: &[u8]) -> Plan {
         let domain = split(recipient).1;
         let plan = self.router.borrow().plan(domain);

@@ -6,6 +6,7 @@ mod bounces;
 mod cores;
 mod crash;
 mod demo;
+mod destinations;
 mod disk;
 mod dns_faults;
 mod dsn;

@@ -269,6 +269,7 @@ fn explain_says_each_step() {
         "rule          no route: the domain's own mail exchangers",
         "destination   mx:a.test",
         "look-up       MX records",
+        "site          site:(first,second).a.test",
         &format!("     10  first.a.test  {ip}  insecure"),
         "     20  second.a.test  2001:db8::5  insecure",
         "limits        connections 7, messages per connection 100, rate none",

@@ -41,6 +41,8 @@ struct State {
     faults: Cell<NetFaults>,
     listeners: RefCell<BTreeMap<SocketAddr, Rc<Listening>>>,
     dark: RefCell<BTreeSet<IpAddr>>,
+    /// Connections allowed and open, by address.
+    limits: RefCell<std::collections::BTreeMap<IpAddr, (u32, u32)>>,
     next_port: Cell<u16>,
 }
 
@@ -59,6 +61,7 @@ impl SimNet {
             faults: Cell::default(),
             listeners: RefCell::default(),
             dark: RefCell::default(),
+            limits: RefCell::default(),
             next_port: Cell::new(20_000),
         }))
     }
@@ -98,6 +101,20 @@ impl SimNet {
         op.await;
     }
 
+    /// No more connections to `ip` than this at a time, as those who open them see it.
+    pub fn limit(&self, ip: IpAddr, most: u32) {
+        self.0.limits.borrow_mut().insert(ip, (most, 0));
+    }
+
+    fn count(&self, ip: IpAddr, more: bool) {
+        let mut limits = self.0.limits.borrow_mut();
+        let Some((most, open)) = limits.get_mut(&ip) else { return };
+        *open = if more { *open + 1 } else { open.saturating_sub(1) };
+        if *open > *most {
+            self.0.world.violation(format!("{open} connections to {ip}, where {most} are allowed"));
+        }
+    }
+
     /// Connects as `runtime::Net` says; `from` is the address of the caller's machine.
     pub async fn connect(&self, from: IpAddr, to: SocketAddr, deadline: Mono) -> io::Result<SimStream> {
         let (world, faults) = (&self.0.world, self.0.faults.get());
@@ -115,6 +132,7 @@ impl SimNet {
         let port = self.0.next_port.replace(self.0.next_port.get().wrapping_add(1).max(20_000));
         let source = SocketAddr::new(from, port);
         world.event("connected", u64::from(port), u64::from(to.port()));
+        self.count(to.ip(), true);
         let (here, there) = Conn::pair(self, source, to);
         listening.waiting.borrow_mut().push_back((there, source));
         if let Some(waker) = listening.waker.take() {
@@ -556,6 +574,9 @@ impl Drop for SimStream {
     fn drop(&mut self) {
         let (end, world) = (self.end(), self.conn.world());
         end.closed.set(true);
+        if self.side == 0 {
+            self.conn.net.count(self.peer.ip(), false);
+        }
         if world.dying() == Some(Death::Power) {
             // Nobody tells the peer, until it sends to the machine that has come back.
             self.conn.send_reset(self.side, world.below(40 * SEC));

@@ -14,7 +14,7 @@ impl<R: Runtime> Logs<R> {
     pub async fn control(&self, request: &Request) -> Response {
         match request {
             Request::List { after, limit, in_doubt } => self.list(*after, *limit, *in_doubt).await,
-            Request::Show(id) | Request::Cat { id, .. } => self.one(*id, request).await,
+            Request::Show(id) | Request::Why(id) | Request::Cat { id, .. } => self.one(*id, request).await,
             Request::Flush(which)
             | Request::Hold { which, .. }
             | Request::Release { which, .. }
@@ -22,6 +22,11 @@ impl<R: Runtime> Logs<R> {
                 Which::One(id) => self.one(*id, request).await,
                 Which::All | Which::Destination(_) => self.all(request).await,
             },
+            Request::Rules(rules) => {
+                // Logs that are adopted later have them too.
+                self.0.rules.replace(rules.clone());
+                self.all(request).await
+            }
             Request::Stats => Response::Stats(self.desks().iter().map(Desk::stats).collect()),
             Request::CopyIndex(_) => self.copy(request).await,
         }

@@ -94,6 +94,7 @@ impl Run {
             cores,
             parts,
             series: Box::new(|_| metrics::Core::new(&metrics::NoopRecorder, 0)),
+            rules: Vec::new(),
             resolver: Rc::new(NoNames),
             agent: agent::Options::new("mx.example"),
             tell: Box::new(move |news| {

@@ -233,7 +233,7 @@ impl<R: Runtime> Desk<R> {
         let now = self.0.rt.now();
         let mut s = self.0.state.borrow_mut();
         let d: DestId = self.destination(&mut s, address);
-        let tried = || s.schedule.backlog(d) > 0 && s.schedule.view(d).failures > 0;
+        let tried = || s.schedule.backlog(d) > 0 && s.schedule.view(s.schedule.pool_of(d)).failures > 0;
         d < state::LOCAL && (s.schedule.is_paused(d, now) || tried())
     }
 

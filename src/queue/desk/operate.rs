@@ -12,6 +12,7 @@ use crate::queue::control::{
 };
 use crate::queue::desk::Desk;
 use crate::queue::desk::archiving::together;
+use crate::queue::desk::touring::rule_reason;
 use crate::queue::index::{Cover, DestId, Entry, Key, Phase, Presence, Recipient};
 use crate::queue::record::{self, MessageView, TEXT_MAX};
 use crate::queue::row::RowView;
@@ -44,12 +45,13 @@ impl<R: Runtime> Desk<R> {
     /// Serves an operator's request. After a start it waits until all messages are known, but for
     /// counts: an answer must not leave out those that are still being read.
     pub async fn control(&self, request: &Request) -> Response {
-        if *request != Request::Stats {
+        if !matches!(request, Request::Stats | Request::Rules(_)) {
             self.loaded().await;
         }
         let result = match request {
             Request::List { after, limit, in_doubt } => self.list(*after, *limit, *in_doubt).await,
             Request::Show(id) => self.show(*id).await,
+            Request::Why(id) => self.why(*id).await,
             Request::Cat { id, offset } => self.cat(*id, *offset).await,
             Request::Flush(which) => self.change(which, Change::Flush).await,
             Request::Hold { which, note } => self.change(which, Change::Hold(note)).await,
@@ -57,11 +59,15 @@ impl<R: Runtime> Desk<R> {
             Request::Delete { which, note } => self.change(which, Change::Delete(note)).await,
             Request::Stats => Ok(Response::Stats(vec![self.stats()])),
             Request::CopyIndex(dir) => self.copy_index(dir).await,
+            Request::Rules(rules) => {
+                self.set_rules(rules);
+                Ok(Response::Done(0))
+            }
         };
         result.unwrap_or_else(Response::Error)
     }
 
-    fn key_of(&self, id: QueueId) -> Result<Key, ControlError> {
+    pub(crate) fn key_of(&self, id: QueueId) -> Result<Key, ControlError> {
         let s = self.0.state.borrow();
         let key = s.index.find(id.message).filter(|_| id.log == self.0.log);
         key.filter(|k| is_known(&s, *k)).ok_or(ControlError::NotFound)
@@ -426,8 +432,8 @@ impl<R: Runtime> Desk<R> {
         let archive = self.0.vault.stats();
         let paused = s.schedule.backlog_paused().min(c.active);
         let busy = |d: &DestinationStats| d.ready > 0 || d.connections > 0 || d.failures > 0;
-        let destinations = (0..s.schedule.len()).map(|d| {
-            let v = s.schedule.view(d as u32);
+        let destinations = s.schedule.pools().map(|p| {
+            let v = s.schedule.view(p);
             let paused = v.paused.filter(|p| *p > now);
             DestinationStats {
                 name: v.key,
@@ -435,8 +441,17 @@ impl<R: Runtime> Desk<R> {
                 connections: v.connections,
                 failures: v.failures,
                 paused_ms: paused.map(|p| p.since(now).as_millis() as u64),
-                reason: if v.failures > 0 { reply_text(&s.doors[d].reason) } else { String::new() },
+                reason: if v.failures > 0 { reply_text(&s.reason_of(p)) } else { String::new() },
             }
+        });
+        let suspended = s.schedule.destinations().filter(|d| s.schedule.suspended(*d).is_some());
+        let suspended = suspended.filter(|d| s.schedule.backlog(*d) > 0).map(|d| DestinationStats {
+            name: s.schedule.name(d).to_owned(),
+            ready: s.schedule.backlog(d),
+            connections: 0,
+            failures: 0,
+            paused_ms: None,
+            reason: rule_reason(&s, d).map_or_else(String::new, |r| reply_text(&r)),
         });
         Stats {
             log: self.0.log.0,
@@ -455,7 +470,7 @@ impl<R: Runtime> Desk<R> {
             journal_live_bytes: j.live_bytes,
             journal_bytes: j.total_bytes,
             poisoned: j.poisoned,
-            destinations: destinations.filter(busy).collect(),
+            destinations: destinations.filter(busy).chain(suspended).collect(),
         }
     }
 }
@@ -471,7 +486,10 @@ impl<R: Runtime> Desk<R> {
 }
 
 fn matches(s: &State, key: Key, which: &Which) -> bool {
-    let named = |d: DestId, name: &str| s.doors.get(d as usize).is_some_and(|door| door.hop.key == *name);
+    let named = |d: DestId, name: &str| {
+        let there = (d as usize) < s.doors.len();
+        there && (s.schedule.name(d) == name || s.schedule.pool_name(s.schedule.pool_of(d)) == name)
+    };
     match which {
         Which::All => true,
         Which::One(_) => false,
@@ -502,8 +520,8 @@ fn paused_reason(s: &State, r: &Recipient, now: Mono) -> Option<OwnedReply> {
     if r.phase != Phase::Ready || r.destination >= state::LOCAL {
         return None;
     }
-    let paused = s.schedule.view(r.destination).paused.is_some_and(|p| p > now);
-    paused.then(|| s.doors[r.destination as usize].reason.clone())
+    let d = r.destination;
+    rule_reason(s, d).or_else(|| s.schedule.is_paused(d, now).then(|| s.reason_of(s.schedule.pool_of(d))))
 }
 
 /// Why a recipient is still there with whom all is over.
@@ -513,7 +531,7 @@ fn owed_reason(r: &Recipient, reason: Option<OwnedReply>) -> OwnedReply {
     OwnedReply::ours([0; 3], format!("{done}, its sender is still to be told: {what}").as_bytes())
 }
 
-fn reply_text(r: &OwnedReply) -> String {
+pub(crate) fn reply_text(r: &OwnedReply) -> String {
     let text = text(&r.text);
     match (r.code, r.enhanced) {
         (0, _) => text,
@@ -523,7 +541,7 @@ fn reply_text(r: &OwnedReply) -> String {
 }
 
 /// Bytes from a peer for a person's eyes.
-fn text(bytes: &[u8]) -> String {
+pub(crate) fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).chars().map(|c| if c.is_control() { '?' } else { c }).collect()
 }
 

@@ -32,6 +32,7 @@ impl<R: Runtime> Desk<R> {
                 if now.since(measured) >= SECOND {
                     measured = now;
                     s.schedule.measure(self.0.options.limits.fast);
+                    self.tour(&mut s, now);
                     self.gauge(&s);
                     if self.0.keeper.stats().poisoned {
                         // Perhaps by another core: the file system is the same.
@@ -65,9 +66,9 @@ impl<R: Runtime> Desk<R> {
         self.catch_up(s);
         self.expire_waits(s, now);
         self.sweep(s);
-        if s.schedule.backlog_all() > 0 {
-            for d in s.schedule.could_work(now) {
-                if let Some((_, waker)) = s.doors[d as usize].idle.pop() {
+        if s.schedule.backlog_all() > 0 || s.schedule.anybody_rests() {
+            for p in s.schedule.could_work(now) {
+                if let Some((_, waker)) = s.porch(p).idle.pop() {
                     waker.wake();
                 }
             }
@@ -87,9 +88,12 @@ impl<R: Runtime> Desk<R> {
     fn next_beat(&self, s: &mut State, now: Mono) -> Mono {
         // While messages come, once a second is enough: nobody need ring for each.
         let stirred = std::mem::take(&mut s.stirred);
-        let busy =
-            stirred || s.schedule.backlog_all() > 0 || !s.commits.is_empty() || !s.unsettled.is_empty();
-        let busy = busy || !s.owed.is_empty();
+        let busy = stirred
+            || s.schedule.backlog_all() > 0
+            || s.schedule.anybody_rests()
+            || !s.commits.is_empty()
+            || !s.unsettled.is_empty()
+            || !s.owed.is_empty();
         let idle = if busy { now.after(SECOND) } else { now.after(30 * SECOND) };
         let timer = s.timers.next().map(start_of);
         let look = s.schedule.next_look(now);
@@ -195,6 +199,7 @@ impl<R: Runtime> Desk<R> {
         m.archive_live_bytes.set(a.live_bytes as f64);
         m.index_bytes.set(self.0.index_bytes() as f64);
         m.index_lag.set(s.ledger.len() as f64);
+        m.queue_destinations.set(s.schedule.len() as f64);
         m.queue_parked.set(s.index.parked() as f64);
         m.queue_loading.set(if s.loaded { 0.0 } else { 1.0 });
         m.journal_live_ratio.set(j.live_bytes as f64 / j.total_bytes.max(1) as f64);

@@ -8,9 +8,11 @@
 use crate::base::time::{Mono, Wall};
 use crate::metrics;
 use crate::queue::desk::Desk;
+use crate::queue::desk::touring::rule_reason;
 use crate::queue::index::{DestId, Entry, Key, Phase};
 use crate::queue::record::MessageView;
 use crate::queue::routing::Hop;
+use crate::queue::schedule::{Limits, PoolId};
 use crate::queue::state::{OwnedReply, Report, State, Sweep};
 use crate::queue::stub::Marks;
 use crate::runtime::Runtime;
@@ -38,17 +40,17 @@ impl<R: Runtime> Desk<R> {
         &self.0.metrics
     }
 
-    /// The next destination that is to get a connection, which counts as open from now on:
+    /// The next pool that is to get a connection, which counts as open from now on:
     /// [`Self::closed`] must follow. `None`: stopped.
-    pub async fn opening(&self) -> Option<DestId> {
+    pub async fn opening(&self) -> Option<PoolId> {
         poll_fn(|cx| {
             let mut s = self.0.state.borrow_mut();
             loop {
                 if s.schedule.is_stopped() {
                     return Poll::Ready(None);
                 }
-                if let Some(d) = s.schedule.open_next(self.0.rt.now()) {
-                    return Poll::Ready(Some(d));
+                if let Some(p) = s.schedule.open_next(self.0.rt.now()) {
+                    return Poll::Ready(Some(p));
                 }
                 if s.agent_bell.poll(cx).is_pending() {
                     if let Some(at) = s.schedule.next_look(self.0.rt.now()) {
@@ -61,38 +63,86 @@ impl<R: Runtime> Desk<R> {
         .await
     }
 
-    /// Where `d` is.
+    /// For whose mail `p` wants a connection first, and where that is; `None`: none is left.
     #[must_use]
-    pub fn hop(&self, d: DestId) -> Rc<Hop> {
-        self.0.state.borrow().doors[d as usize].hop.clone()
+    pub fn hop(&self, p: PoolId) -> Option<(DestId, Rc<Hop>)> {
+        let s = self.0.state.borrow();
+        let d = s.schedule.first_of(p)?;
+        Some((d, s.doors[d as usize].hop.clone()))
     }
 
-    /// A connection to `d` has ended, or was not opened.
-    pub fn closed(&self, d: DestId) {
+    /// Limits of `p`.
+    #[must_use]
+    pub fn limits(&self, p: PoolId) -> Limits {
+        self.0.state.borrow().schedule.limits(p)
+    }
+
+    /// Name servers say where `d` is: at the site `name`, whose mail exchangers are `hosts`, until then.
+    /// `true`: its mail goes out over connections of `p`; `false`: of another pool, which is called.
+    pub fn found(&self, (p, d): (PoolId, DestId), domain: &str, site: (&str, &[&str]), until: Mono) -> bool {
         let mut s = self.0.state.borrow_mut();
-        s.schedule.closed(d);
+        let s = &mut *s;
+        let hop = s.doors[d as usize].hop.clone();
+        let (name, hosts) = site;
+        match self.0.routing.borrow().site(&hop, domain, name, hosts) {
+            Some(site) => drop(s.schedule.join_pool(d, (name, &site.shared), site.limits, until)),
+            None => s.schedule.leave_pool(d),
+        }
+        self.suspend(s, d);
+        self.is_at(s, p, d)
+    }
+
+    /// It cannot be found where `d` is. `true`: that is for `p` to deal with, which is its own pool.
+    pub fn lost(&self, p: PoolId, d: DestId) -> bool {
+        let mut s = self.0.state.borrow_mut();
+        s.schedule.leave_pool(d);
+        self.suspend(&mut s, d);
+        self.is_at(&mut s, p, d)
+    }
+
+    fn is_at(&self, s: &mut State, p: PoolId, d: DestId) -> bool {
+        let there = s.schedule.pool_of(d) == p && s.schedule.suspended(d).is_none();
+        if !there {
+            s.call(d, self.0.rt.now());
+        }
+        there
+    }
+
+    /// A connection of `p` has ended, or was not opened.
+    pub fn closed(&self, p: PoolId) {
+        let mut s = self.0.state.borrow_mut();
+        s.schedule.closed(p);
         s.agent_bell.ring();
         s.crowd.wake_all();
     }
 
-    /// A connection to `d` has worked.
-    pub fn reachable(&self, d: DestId) {
+    /// A connection of `p` has worked.
+    pub fn reachable(&self, p: PoolId) {
         let mut s = self.0.state.borrow_mut();
-        s.schedule.worked(d);
+        s.schedule.worked(p);
         s.agent_bell.ring();
     }
 
-    /// `d` could not be reached, or broke off.
-    pub fn unreachable(&self, d: DestId, reason: OwnedReply) {
+    /// `p` could not be reached, or broke off.
+    pub fn unreachable(&self, p: PoolId, reason: OwnedReply) {
         let random = self.0.rt.random();
         let now = self.0.rt.now();
         let mut s = self.0.state.borrow_mut();
         let s = &mut *s;
-        let Some(until) = s.schedule.failed(d, now, random) else { return };
+        let Some(until) = s.schedule.failed(p, now, random) else { return };
+        self.left_alone(s, p, until, reason);
+    }
+
+    /// `p` is left alone until then: its mail whose time is over ends.
+    pub(crate) fn left_alone(&self, s: &mut State, p: PoolId, until: Mono, reason: OwnedReply) {
+        let now = self.0.rt.now();
         s.look_at(until);
-        s.doors[d as usize].reason = reason;
-        if !std::mem::replace(&mut s.doors[d as usize].swept, true) {
-            s.sweeps.push_back(Sweep { d, places: s.schedule.places(d) });
+        s.porch(p).reason = reason;
+        let working: Vec<DestId> = s.schedule.working(p).collect();
+        for d in working {
+            if !std::mem::replace(&mut s.doors[d as usize].swept, true) {
+                s.sweeps.push_back(Sweep { d, places: s.schedule.places(d) });
+            }
         }
         if let Some(at) = self.next_sweep(s, now) {
             s.look_at(at);
@@ -173,7 +223,7 @@ impl<R: Runtime> Desk<R> {
 
     /// The sender of `key` is told that it is late.
     fn warn(&self, s: &mut State, key: Key, d: DestId) -> usize {
-        let reports = self.waiting_at(s, key, d, &s.doors[d as usize].reason.clone());
+        let reports = self.waiting_at(s, key, d, &reason(s, d));
         let count = reports.len();
         if count > 0 {
             self.warn_of(s, key, reports, None);
@@ -183,7 +233,7 @@ impl<R: Runtime> Desk<R> {
 
     /// The ready recipients of `key` at `d` are given up: their time is over.
     fn give_up(&self, s: &mut State, key: Key, d: DestId) -> usize {
-        let mut reply = s.doors[d as usize].reason.clone();
+        let mut reply = reason(s, d);
         if reply.code == 0 {
             // RFC 3463 §3.5: delivery time expired.
             reply.enhanced = [5, 4, 7];
@@ -203,6 +253,16 @@ impl<R: Runtime> Desk<R> {
         let ready = recipients.enumerate().filter(|(_, r)| r.phase == Phase::Ready && r.destination == d);
         ready.map(|(i, _)| Report { index: i as u32, reply: reply.clone() }).collect()
     }
+}
+
+/// Why `d` is not sent to.
+pub(crate) fn reason(s: &State, d: DestId) -> OwnedReply {
+    let reason = rule_reason(s, d).unwrap_or_else(|| s.reason_of(s.schedule.pool_of(d)));
+    if !reason.text.is_empty() {
+        return reason;
+    }
+    // RFC 3463 §3.5: delivery time expired, though nothing is wrong with the next hop.
+    OwnedReply::ours([4, 4, 7], b"its turn has not come: the limits of the destination")
 }
 
 /// When the message came: as its head says if that is in memory, else as its id says, which is later

@@ -6,15 +6,16 @@
 use crate::base::aligned::SharedBytes;
 use crate::base::ids::QueueId;
 use crate::base::time::{Mono, Wall};
-use crate::delivery::relay::{Outcome, RecipientResult};
+use crate::delivery::relay::{Outcome, Phase as OutPhase, RecipientResult};
 use crate::message::body::BodyFlags;
 use crate::message::envelope::{EnvelopeView, Notify};
 use crate::queue::desk::indexing::LAG_MAX;
 use crate::queue::desk::recall::Source;
 use crate::queue::desk::{Desk, DoubleBounce};
-use crate::queue::index::{Cover, DestId, Entry, Key, Phase, Presence, SOME_DAY};
+use crate::queue::index::{Cover, DestId, Entry, Index, Key, Phase, Presence, SOME_DAY};
 use crate::queue::record::{self, Fate, MessageView, Reply, State as Stored};
-use crate::queue::schedule::Gate;
+use crate::queue::schedule::{self, Gate, PoolId};
+use crate::queue::shares::Cost;
 use crate::queue::state::{After, Answer, Indexes, OwnedReply, Report, State};
 use crate::runtime::Runtime;
 use smallvec::SmallVec;
@@ -38,6 +39,8 @@ pub struct Item<R: Runtime> {
     pub(crate) key: Key,
     pub(crate) id: QueueId,
     pub(crate) destination: DestId,
+    /// Of the connection.
+    pub(crate) pool: PoolId,
     pub(crate) recipients: SmallVec<[u32; 4]>,
     pub(crate) payload: SharedBytes,
     pub(crate) envelope: Range<usize>,
@@ -56,7 +59,7 @@ impl<R: Runtime> Drop for Item<R> {
     fn drop(&mut self) {
         if let Some(desk) = self.desk.take() {
             let mut s = desk.0.state.borrow_mut();
-            s.flights -= 1;
+            landed(&mut s, self);
             desk.fail(&mut s, self, [4, 3, 0], b"internal error while sending");
         }
     }
@@ -77,32 +80,34 @@ impl<R: Runtime> Item<R> {
 }
 
 impl<R: Runtime> Desk<R> {
-    /// Takes the next message for `d`, if its limits allow.
-    pub fn next(&self, d: DestId) -> Option<Item<R>> {
+    /// Takes the next message for `p`, if its limits allow.
+    pub fn next(&self, p: PoolId) -> Option<Item<R>> {
         let mut s = self.0.state.borrow_mut();
         let s = &mut *s;
         if s.unsettled.len() >= self.0.options.limits.unsettled {
             return None;
         }
         let now = self.0.rt.now();
-        if s.schedule.owes(d, now) {
+        if s.schedule.owes(p, now) {
             return None;
         }
         for _ in 0..PASSED_MAX {
-            let Some(key) = s.schedule.take(d, now) else {
-                if let (Gate::Rate(at), true) = (s.schedule.gate(d, now), s.schedule.backlog(d) > 0) {
+            let State { schedule, index, .. } = s;
+            let most = schedule.recipients_most(p, self.0.options.recipients_max);
+            let Some((d, key)) = schedule.take(p, now, |d, key| cost(index, d, key, most)) else {
+                if let Gate::Rate(at) = s.schedule.gate(p, now) {
                     s.look_at(at);
                 }
                 return None;
             };
             if !s.has_work(key, d) {
-                s.schedule.not_sent(d);
+                s.schedule.not_sent(p);
                 continue;
             }
             if s.index.get(key).is_some_and(|e| e.payload.is_some()) {
-                return Some(self.take(s, key, d, now));
+                return Some(self.take(s, key, (p, d), now));
             }
-            s.schedule.not_sent(d);
+            s.schedule.not_sent(p);
             if s.loads >= self.0.options.limits.loads {
                 // Its turn comes when a load has ended.
                 s.schedule.push_front(d, key, now);
@@ -110,12 +115,12 @@ impl<R: Runtime> Desk<R> {
             }
             self.load(s, key, d);
         }
-        s.doors[d as usize].breather = true;
+        s.porch(p).breather = true;
         None
     }
 
-    fn take(&self, s: &mut State, key: Key, d: DestId, now: Mono) -> Item<R> {
-        let max = self.0.options.recipients_max;
+    fn take(&self, s: &mut State, key: Key, (p, d): (PoolId, DestId), now: Mono) -> Item<R> {
+        let max = s.schedule.recipients_most(p, self.0.options.recipients_max);
         let mut recipients = SmallVec::<[u32; 4]>::new();
         let (mut more, mut last, mut covered, mut first) = (false, true, true, false);
         let e = s.index.change(key, |e| {
@@ -141,6 +146,7 @@ impl<R: Runtime> Desk<R> {
             s.schedule.push_front(d, key, now);
         }
         s.flights += 1;
+        s.schedule.flight(d, true);
         if first {
             let waited = s.ages.age(now, self.0.rt.wall(), id, id.arrival());
             self.0.metrics.first_attempt.record(waited.as_secs_f64());
@@ -157,6 +163,7 @@ impl<R: Runtime> Desk<R> {
             key,
             id,
             destination,
+            pool: p,
             recipients,
             payload,
             envelope,
@@ -250,23 +257,24 @@ impl<R: Runtime> Desk<R> {
     }
 
     /// A connection has taken all that it can for now: what is left may call another.
-    pub fn pass_on(&self, d: DestId) {
+    pub fn pass_on(&self, p: PoolId) {
         let mut s = self.0.state.borrow_mut();
-        if s.schedule.backlog(d) > 0 {
+        let next = s.schedule.first_of(p);
+        if let Some(d) = next {
             let now = self.0.rt.now();
             s.call(d, now);
         }
     }
 
-    /// Waits until there may be work for `d`: `true`; `false` after `until`, or when stopping. Who is
+    /// Waits until there may be work for `p`: `true`; `false` after `until`, or when stopping. Who is
     /// told `true` takes what there is, or passes it on.
-    pub async fn wait(&self, d: DestId, until: Mono) -> bool {
+    pub async fn wait(&self, p: PoolId, until: Mono) -> bool {
         let number = {
             let mut s = self.0.state.borrow_mut();
             s.next_idle += 1;
             s.next_idle
         };
-        let mut idle = Idle::new(self, d, number);
+        let mut idle = Idle::new(self, p, number);
         let mut sleep = pin!(self.0.rt.sleep_until(until));
         poll_fn(|cx| {
             let mut s = self.0.state.borrow_mut();
@@ -274,22 +282,22 @@ impl<R: Runtime> Desk<R> {
             if s.schedule.is_stopped() {
                 return Poll::Ready(false);
             }
-            s.doors[d as usize].woken.retain(|n| *n != number);
-            if s.schedule.owes(d, now) {
-                s.schedule.pay(d);
+            s.porch(p).woken.retain(|n| *n != number);
+            if s.schedule.owes(p, now) {
+                s.schedule.pay(p, now);
                 return Poll::Ready(false);
             }
-            if std::mem::take(&mut s.doors[d as usize].breather) {
+            if std::mem::take(&mut s.porch(p).breather) {
                 cx.waker().wake_by_ref();
                 return Poll::Pending;
             }
             let room =
                 s.unsettled.len() < self.0.options.limits.unsettled && s.loads < self.0.options.limits.loads;
-            if room && s.schedule.backlog(d) > 0 && s.schedule.gate(d, now) == Gate::Open {
+            if room && s.schedule.backlog_of(p) > 0 && s.schedule.gate(p, now) == Gate::Open {
                 idle.served = true;
                 return Poll::Ready(true);
             }
-            let waiters = &mut s.doors[d as usize].idle;
+            let waiters = &mut s.porch(p).idle;
             waiters.retain(|w| w.0 != number);
             waiters.push((number, cx.waker().clone()));
             drop(s);
@@ -327,7 +335,7 @@ impl<R: Runtime> Desk<R> {
         item.desk = None;
         let mut s = self.0.state.borrow_mut();
         let s = &mut *s;
-        s.flights -= 1;
+        landed(s, &item);
         let now = self.0.rt.now();
         let back = s.index.change(item.key, |e| {
             e.given_back = e.given_back.saturating_add(1);
@@ -363,14 +371,30 @@ impl<R: Runtime> Desk<R> {
     pub fn settle(&self, mut item: Item<R>, results: &[RecipientResult<'_>]) {
         item.desk = None;
         let mut s = self.0.state.borrow_mut();
-        s.flights -= 1;
-        let answered = results.iter().any(|r| r.code != 0);
-        if answered && s.schedule.answered(item.destination, self.0.rt.now()) {
-            s.agent_bell.ring();
-        }
+        landed(&mut s, &item);
+        self.heed(&mut s, item.pool, results);
         self.settle_in(&mut s, &item, results);
         if s.schedule.is_stopped() {
             s.crowd.wake_all();
+        }
+    }
+
+    /// What the results say of the site itself.
+    fn heed(&self, s: &mut State, p: PoolId, results: &[RecipientResult<'_>]) {
+        let Some(answer) = verdict(results) else { return };
+        let (now, before) = (self.0.rt.now(), s.schedule.view_paused(p));
+        let random = if answer == schedule::Answer::PutOff { self.0.rt.random() } else { 0 };
+        if s.schedule.answered(p, now, answer, random) {
+            s.agent_bell.ring();
+        }
+        if let Some(until) = s.schedule.view_paused(p).filter(|until| Some(*until) != before) {
+            let reply = results.iter().find(|r| r.code != 0).map(|r| OwnedReply {
+                code: r.code,
+                enhanced: r.enhanced.unwrap_or_default(),
+                text: r.text[..r.text.len().min(record::TEXT_MAX)].into(),
+                ..OwnedReply::default()
+            });
+            self.left_alone(s, p, until, reply.unwrap_or_default());
         }
     }
 
@@ -530,6 +554,33 @@ fn end_of<R: Runtime>(item: &Item<R>, result: &RecipientResult<'_>, outcome: Out
     }
 }
 
+/// The item is not out with a connection any more.
+fn landed<R: Runtime>(s: &mut State, item: &Item<R>) {
+    s.flights -= 1;
+    s.schedule.flight(item.destination, false);
+}
+
+/// What the message `key` takes of the rates of its destination `d`; nothing if it is not in memory.
+fn cost(index: &Index, d: DestId, key: Key, most: usize) -> Cost {
+    let Some(e) = index.get(key).filter(|e| e.payload.is_some()) else { return Cost::default() };
+    let ready = e.recipients.iter().filter(|r| r.destination == d && r.phase == Phase::Ready);
+    match ready.count().min(most) as u64 {
+        0 => Cost::default(),
+        recipients => Cost { recipients, bytes: e.size },
+    }
+}
+
+/// What these results say of the site; `None`: it has not answered.
+fn verdict(results: &[RecipientResult<'_>]) -> Option<schedule::Answer> {
+    let mut answered = results.iter().filter(|r| r.code != 0).peekable();
+    answered.peek()?;
+    // A mailbox that is full, or a grey list, says nothing of the site; 421, or a refusal of the sender
+    // or of the message as a whole for now, does (RFC 5321 section 4.2.1: transient).
+    let put_off =
+        |r: &RecipientResult<'_>| r.code == 421 || (400..500).contains(&r.code) && r.phase != OutPhase::Rcpt;
+    Some(if answered.all(put_off) { schedule::Answer::PutOff } else { schedule::Answer::Fine })
+}
+
 struct Context {
     wall: Wall,
     now: Mono,
@@ -579,30 +630,31 @@ fn own_result<'a>(index: u32, outcome: Outcome, reply: &Reply<'a>) -> RecipientR
 /// A connection without work, counted as such while this lives.
 struct Idle<'a, R: Runtime> {
     desk: &'a Desk<R>,
-    d: DestId,
+    p: PoolId,
     number: u64,
     /// It has been told of the work there is.
     served: bool,
 }
 
 impl<'a, R: Runtime> Idle<'a, R> {
-    fn new(desk: &'a Desk<R>, d: DestId, number: u64) -> Self {
-        desk.0.state.borrow_mut().schedule.idle(d, true);
-        Idle { desk, d, number, served: false }
+    fn new(desk: &'a Desk<R>, p: PoolId, number: u64) -> Self {
+        desk.0.state.borrow_mut().schedule.idle(p, true);
+        Idle { desk, p, number, served: false }
     }
 }
 
 impl<R: Runtime> Drop for Idle<'_, R> {
     fn drop(&mut self) {
         let mut s = self.desk.0.state.borrow_mut();
-        s.schedule.idle(self.d, false);
-        let door = &mut s.doors[self.d as usize];
-        door.idle.retain(|w| w.0 != self.number);
-        door.woken.retain(|n| *n != self.number);
-        if !self.served && s.schedule.backlog(self.d) > 0 {
+        s.schedule.idle(self.p, false);
+        let porch = s.porch(self.p);
+        porch.idle.retain(|w| w.0 != self.number);
+        porch.woken.retain(|n| *n != self.number);
+        let next = s.schedule.first_of(self.p).filter(|_| !self.served);
+        if let Some(d) = next {
             // It may have been woken for work that it will not take.
             let now = self.desk.0.rt.now();
-            s.call(self.d, now);
+            s.call(d, now);
         }
     }
 }

@@ -9,6 +9,7 @@ mod crash;
 mod joining;
 mod returned;
 mod told;
+mod touring;
 
 use super::{Desk, DoubleBounce, Options};
 use crate::base::ids::{LogNumber, MessageId, QueueId};

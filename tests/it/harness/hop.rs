@@ -61,6 +61,27 @@ struct Shared {
     answer: Mutex<Answer>,
     hello: Mutex<String>,
     open: AtomicBool,
+    /// Connections: now, at most at a time, and all.
+    counts: Mutex<(usize, usize, usize)>,
+}
+
+/// A connection, counted while this lives.
+struct Counted<'a>(&'a Shared);
+
+impl<'a> Counted<'a> {
+    fn new(shared: &'a Shared) -> Self {
+        let mut counts = shared.counts.lock().expect("no panic");
+        counts.0 += 1;
+        counts.1 = counts.1.max(counts.0);
+        counts.2 += 1;
+        Counted(shared)
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.0.counts.lock().expect("no panic").0 -= 1;
+    }
 }
 
 /// A running next hop. Ends with the test.
@@ -87,6 +108,7 @@ impl Hop {
             answer: Mutex::new(Box::new(|_| None)),
             hello: Mutex::new(hello.into()),
             open: AtomicBool::new(true),
+            counts: Mutex::default(),
         });
         let serving = shared.clone();
         std::thread::spawn(move || {
@@ -133,6 +155,12 @@ impl Hop {
         let last = lines.pop().expect("at least the name");
         let before: String = lines.iter().map(|l| format!("250-{l}\r\n")).collect();
         *self.shared.hello.lock().expect("no panic") = format!("{before}250 {last}\r\n");
+    }
+
+    /// Connections that have greeted: at most at a time, and all.
+    pub fn connections(&self) -> (usize, usize) {
+        let counts = self.shared.counts.lock().expect("no panic");
+        (counts.1, counts.2)
     }
 
     /// Waits for `n` messages altogether; gives all there are.
@@ -183,6 +211,7 @@ fn serve(stream: TcpStream, shared: &Shared) -> std::io::Result<()> {
     };
     say(&mut out, "", "220 hop.test ESMTP\r\n")?;
     let (mut from, mut to, mut chunks) = (String::new(), Vec::new(), Vec::new());
+    let mut counted = Some(Counted::new(shared));
     loop {
         let mut line = Vec::new();
         if (&mut input).take(1 << 20).read_until(b'\n', &mut line)? == 0 {
@@ -191,9 +220,8 @@ fn serve(stream: TcpStream, shared: &Shared) -> std::io::Result<()> {
         let line = String::from_utf8_lossy(&line).trim_end().to_owned();
         let verb = line.split([' ', ':']).next().unwrap_or("").to_ascii_uppercase();
         let rest = line.split_once(':').map_or("", |(_, r)| r).to_owned();
-        let hello = shared.hello.lock().expect("no panic").clone();
         match verb.as_str() {
-            "EHLO" | "HELO" => drop(say(&mut out, &line, &hello)?),
+            "EHLO" | "HELO" => drop(say(&mut out, &line, &shared.hello.lock().expect("no panic").clone())?),
             "MAIL" if say(&mut out, &line, "250 2.1.0 Ok\r\n")? => {
                 (from, to) = (rest, Vec::new());
                 chunks.clear();
@@ -230,7 +258,8 @@ fn serve(stream: TcpStream, shared: &Shared) -> std::io::Result<()> {
                 chunks.clear();
                 say(&mut out, &line, "250 2.0.0 Ok\r\n")?;
             }
-            "QUIT" => return say(&mut out, &line, "221 2.0.0 Bye\r\n").map(drop),
+            // Its end begins here: the sender may open the next one as soon as it has the answer.
+            "QUIT" if counted.take().is_some() => return say(&mut out, &line, "221 2.0.0 Bye\r\n").map(drop),
             _ => drop(say(&mut out, &line, "250 2.0.0 Ok\r\n")?),
         }
     }

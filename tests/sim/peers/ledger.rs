@@ -209,6 +209,16 @@ impl Ledger {
         (first..self.deliveries.len()).collect()
     }
 
+    /// When each letter was sent to each of its recipients first.
+    pub fn sent(&self) -> BTreeMap<Owed, u64> {
+        let mut sent = BTreeMap::new();
+        for d in &self.deliveries {
+            let Some(number) = d.number else { continue };
+            sent.entry((number, d.recipient.clone())).or_insert(d.sent);
+        }
+        sent
+    }
+
     /// At `now` the sender is known to have read the 250 for these deliveries.
     pub fn confirm(&mut self, deliveries: &[usize], now: u64) {
         deliveries.iter().for_each(|&i| self.deliveries[i].confirmed = Some(now));

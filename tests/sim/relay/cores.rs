@@ -11,26 +11,29 @@ use crate::peers::remote::Manners;
 use crate::seeds::{self, History};
 use crate::world::{Death, MS, SEC, World};
 use ringpost::delivery::logs::{Kept, News};
+use ringpost::queue::common::Commons;
 use ringpost::queue::desk::open::Recovery;
 use ringpost::runtime::{Disk, Runtime};
 use ringpost::storage;
 use std::path::Path;
+use std::sync::Arc;
 
 impl Stage {
     /// A process of some number of cores.
     fn boot_cores(&self, calm: bool) {
         self.cores.set([1, 2, 4, 8][self.world.below(4) as usize]);
-        let (rt, cores, poison) = (self.relay.boot(), self.cores.get(), storage::Poison::new());
+        let (rt, cores) = (self.relay.boot(), self.cores.get());
+        let shared = (storage::Poison::new(), Arc::<Commons>::default());
         for core in 0..cores {
-            rt.spawn(self.clone().core(Place { core, cores }, poison.clone(), calm));
+            rt.spawn(self.clone().core(Place { core, cores }, shared.clone(), calm));
         }
     }
 
-    async fn core(self, place: Place, poison: storage::Poison, calm: bool) {
+    async fn core(self, place: Place, (poison, commons): (storage::Poison, Arc<Commons>), calm: bool) {
         let rt = self.relay.boot();
         let me = self.clone();
         let tell = move |news: &News<'_>| me.hear(news, calm);
-        let (storage, options) = ((self.storage.clone(), poison), self.options.clone());
+        let (storage, options) = ((self.storage.clone(), poison, commons), self.options.clone());
         let started = node::start_core(&self.relay, &rt, self.tables.clone(), storage, options, place, tell);
         match Box::pin(started).await {
             Ok((logs, recovery)) => {

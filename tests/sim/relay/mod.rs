@@ -1,6 +1,7 @@
 //! Histories of the whole relay: scripted clients before it, scripted servers behind it, a bad net,
 //! a bad disk, and crashes; then the faults stop, the queue must drain and the ledger balance.
 
+mod blackhole;
 mod cases;
 mod cores;
 mod inspect;
@@ -29,7 +30,18 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
-const DOMAINS: &[&str] = &["a.example", "b.example", "c.example", "d.example"];
+const DOMAINS: &[&str] = &[
+    "a.example",
+    "b.example",
+    "c.example",
+    "d.example",
+    "e.example",
+    "f.example",
+    "g.example",
+    "h.example",
+    "i.example",
+    "j.example",
+];
 
 /// Everything of one history.
 #[derive(Clone)]
@@ -91,6 +103,7 @@ impl Stage {
             (0..domains.len()).map(|n| Machine::new(world, &net, 10 + n as u32)).collect();
         let routes: Vec<(&'static str, SocketAddr)> =
             domains.iter().zip(&behind).map(|(d, m)| (*d, SocketAddr::new(m.ip(), 25))).collect();
+        behind.iter().for_each(|m| net.limit(m.ip(), node::CONNECTIONS));
         let remote = |m: &Machine| Remote::start(&m.boot(), &ledger, Manners::default());
         Stage {
             world: world.clone(),

@@ -9,11 +9,13 @@ use ringpost::delivery::bounce;
 use ringpost::delivery::logs::{Logs, News, Setup};
 use ringpost::intake::Intake;
 use ringpost::metrics::{self, NoopRecorder};
+use ringpost::queue::common::Commons;
 use ringpost::queue::desk::open::{Parts, Recovery};
 use ringpost::queue::desk::{self, Desk};
 use ringpost::queue::pace::Backoff;
 use ringpost::queue::routing::{Hop, Plan, Routing, Target};
 use ringpost::queue::schedule::Limits;
+use ringpost::queue::shares::Shares;
 use ringpost::route::dns::Known;
 use ringpost::route::mx::Fault;
 use ringpost::runtime::Runtime;
@@ -27,6 +29,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Where its queues are.
@@ -35,6 +38,9 @@ pub const FOLDERS: &str = "/data/queue";
 pub const FOLDER: &str = "/data/queue/0000";
 /// Where core 0 listens; the others behind it.
 pub const PORT: u16 = 25;
+
+/// Connections to each server at a time, of all cores together.
+pub const CONNECTIONS: u32 = 3;
 
 /// Domains and the servers that have them; everybody may relay.
 pub struct Tables(Vec<(&'static str, Rc<Hop>)>);
@@ -48,7 +54,7 @@ impl Tables {
                 targets: vec![Target::Address(to)],
                 source: (None, None),
                 tls_required: false,
-                limits: Limits { connections: 3, messages_per_connection: 7, ..Limits::default() },
+                limits: Limits { connections: CONNECTIONS, messages_per_connection: 7, ..Limits::default() },
             })
         };
         Rc::new(Tables(routes.iter().map(|&(domain, to)| (domain, hop(to))).collect()))
@@ -141,7 +147,7 @@ pub async fn start_core(
     machine: &Machine,
     rt: &SimRuntime,
     tables: Rc<Tables>,
-    (storage, poison): (storage::Options, storage::Poison),
+    (storage, poison, commons): (storage::Options, storage::Poison, Arc<Commons>),
     options: desk::Options,
     place: Place,
     tell: impl Fn(&News<'_>) + 'static,
@@ -155,13 +161,14 @@ pub async fn start_core(
         options,
         metrics: metrics::Core::new(&NoopRecorder, 0),
         routing: tables.clone(),
-        shares: Rc::default(),
+        shares: Rc::new(Shares::new(commons, place.core)),
     };
     let setup = Setup {
         folder: FOLDERS.into(),
         cores: place.cores,
         parts,
         series: Box::new(|_| metrics::Core::new(&NoopRecorder, 0)),
+        rules: Vec::new(),
         resolver: Rc::new(NoNames),
         agent: agent::Options::new("mx.example"),
         tell: Box::new(tell),
