@@ -131,7 +131,9 @@ mod tests {
 
     /// A clock that jumps to wherever somebody sleeps; what is to happen then happens before.
     #[derive(Clone, Default)]
-    struct Jumping(Rc<Cell<u64>>, Rc<RefCell<Vec<Box<dyn FnOnce()>>>>);
+    struct Jumping(Rc<Cell<u64>>, Rc<RefCell<Vec<Event>>>);
+
+    type Event = Box<dyn FnOnce()>;
 
     impl Clock for Jumping {
         fn now(&self) -> Mono {
