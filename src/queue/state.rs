@@ -227,8 +227,8 @@ pub(crate) struct State {
     pub notices: VecDeque<Notice>,
     /// Messages whose senders are to be told something when there is room.
     pub owed: VecDeque<Key>,
-    /// Notifications in the queue that have not been tried, more or less.
-    pub untried: VecDeque<Key>,
+    /// Notifications in the queue that have not been tried, more or less, and since when they are there.
+    pub untried: VecDeque<(Key, Mono)>,
     /// Notifications settled since `untried` was looked through.
     pub tried: usize,
     pub sweeps: VecDeque<Sweep>,

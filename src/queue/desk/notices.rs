@@ -31,6 +31,8 @@ use std::time::Duration;
 const TELLING_MAX: usize = 16;
 /// Notifications that are being made, or in the queue and not tried: with more, what is owed waits.
 const UNTRIED_MAX: usize = 500;
+/// Then they do not count any more: a slow destination must not keep others from being told for ever.
+const UNTRIED_FOR: Duration = Duration::from_secs(60);
 /// So many must have been settled before it is looked which have been tried.
 const TRIED_STEP: usize = 32;
 /// Parked messages that are read back at a time because something is owed.
@@ -100,8 +102,10 @@ impl<R: Runtime> Desk<R> {
         let State { index, schedule, untried, notices, telling, tried, .. } = s;
         if untried.len() + notices.len() + *telling >= UNTRIED_MAX && *tried >= TRIED_STEP {
             *tried = 0;
-            untried.retain(|key| {
-                index.get(*key).is_some_and(|e| {
+            untried.retain(|(key, since)| {
+                let young = now.since(*since) < UNTRIED_FOR;
+                let entry = index.get(*key).filter(|_| young);
+                entry.is_some_and(|e| {
                     e.recipients.iter().any(|r| match r.phase {
                         Phase::Flight => true,
                         Phase::Ready => r.attempts == 0 && !schedule.is_paused(r.destination, now),
@@ -138,6 +142,7 @@ impl<R: Runtime> Desk<R> {
             let listed = s.index.change(key, |e| std::mem::replace(&mut e.switches.listed, true));
             if listed == Some(false) {
                 s.owed.push_back(key);
+                s.look_at(now.after(Duration::from_secs(1)));
             }
             return;
         }
@@ -330,7 +335,7 @@ impl<R: Runtime> Desk<R> {
             return Err(StageError::Busy);
         }
         let key = self.stage_message(s, m, Urgency::Bounce, None)?;
-        s.untried.push_back(key);
+        s.untried.push_back((key, self.0.rt.now()));
         self.0.metrics.dsn_sent.increment(1);
         Ok(())
     }

@@ -306,5 +306,6 @@ const PATHS: &[&str] = &[
     "crash while loading",
     "clean stop",
     "warned",
+    "told of success",
     "operated while some were parked",
 ];
