@@ -259,6 +259,11 @@ impl<R: Runtime> Desk<R> {
         }
     }
 
+    /// Whether one more attempt may be begun: the journal has room for what it will say.
+    pub(crate) fn may_begin(&self, s: &State) -> bool {
+        self.0.keeper.bears(s.flights + s.unsettled.len() + 1)
+    }
+
     /// True once the journal is poisoned: nothing is accepted until a restart.
     #[must_use]
     pub fn is_dead(&self) -> bool {
@@ -550,6 +555,12 @@ impl<R: Runtime> Desk<R> {
                 if moved.is_none() {
                     // Done with while it was being moved; that is staged after this record.
                     self.0.keeper.free(durable.location);
+                }
+                // The copy says all that was said before. Without this such records would keep their
+                // segments until there is space for the row.
+                let id = s.index.get(key).filter(|e| e.archived.is_some()).map(|e| e.id);
+                for at in id.map(|id| s.ledger.give_up(id)).unwrap_or_default() {
+                    self.0.keeper.free(at);
                 }
                 // If it waits for its row, that replaces this record now.
                 self.enter_row(s, key, None, Change { record: Some(durable.location), ..Change::default() });
