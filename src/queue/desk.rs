@@ -10,6 +10,7 @@
 //! A journal error is for ever: nothing is accepted, no attempt is started, who waits is told.
 //! State that does not add up is a bug and panics.
 
+mod absent;
 mod archiving;
 mod indexing;
 mod joining;
@@ -197,7 +198,8 @@ impl<R: Runtime> Desk<R> {
         let (now, wall) = (rt.now(), rt.wall());
         metrics.queue_loading.set(1.0);
         let schedule = Schedule::new(options.rules, shares);
-        let state = State::new(schedule, Bodies::new(options.limits.body_bytes), now, wall);
+        let mut state = State::new(schedule, Bodies::new(options.limits.body_bytes), now, wall);
+        state.places = options.limits.places;
         Desk(Rc::new(Inner {
             rt,
             keeper,

@@ -104,6 +104,8 @@ pub struct Switches {
     pub moving: bool,
     /// The sender is null.
     pub null_sender: bool,
+    /// It has no place in the lists of some destinations for which it is ready.
+    pub absent: bool,
 }
 
 /// A resident message.

@@ -239,6 +239,13 @@ impl Schedule {
         self.destinations.get(d as usize).is_some_and(|d| d.paused.is_some_and(|until| until > now))
     }
 
+    /// True if `d` has answered at last, and not failed since.
+    #[must_use]
+    pub fn is_open(&self, d: DestId) -> bool {
+        let dest = &self.destinations[d as usize];
+        dest.failures == 0 && dest.answered > Mono(0)
+    }
+
     /// The destination of that name, if there is one.
     #[must_use]
     pub fn find(&self, key: &str) -> Option<DestId> {

@@ -75,6 +75,7 @@ impl<R: Runtime> Desk<R> {
             s.agent_bell.ring();
         }
         self.recall_due(s);
+        self.look_for_absent(s, now);
         if !s.moving && (self.crowded().is_some() || self.0.vault.victim(self.0.rt.wall()).is_some()) {
             s.mover_bell.ring();
         }
