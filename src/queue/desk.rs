@@ -12,6 +12,7 @@
 
 mod absent;
 mod archiving;
+mod burying;
 mod indexing;
 mod joining;
 pub mod loading;
@@ -397,7 +398,7 @@ impl<R: Runtime> Desk<R> {
         self.note_about(s, kind, id, payload, frees, (about, after));
     }
 
-    fn note_about(
+    pub(crate) fn note_about(
         &self,
         s: &mut State,
         kind: u8,
