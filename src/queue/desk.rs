@@ -10,7 +10,9 @@
 //! A journal error is for ever: nothing is accepted, no attempt is started, who waits is told.
 //! State that does not add up is a bug and panics.
 
+mod absent;
 mod archiving;
+mod burying;
 mod indexing;
 mod joining;
 pub mod loading;
@@ -199,7 +201,8 @@ impl<R: Runtime> Desk<R> {
         let (now, wall) = (rt.now(), rt.wall());
         metrics.queue_loading.set(1.0);
         let schedule = Schedule::new(options.rules, shares);
-        let state = State::new(schedule, Bodies::new(options.limits.body_bytes), now, wall);
+        let mut state = State::new(schedule, Bodies::new(options.limits.body_bytes), now, wall);
+        state.places = options.limits.places;
         Desk(Rc::new(Inner {
             rt,
             keeper,
@@ -259,6 +262,11 @@ impl<R: Runtime> Desk<R> {
                 None => verdict,
             },
         }
+    }
+
+    /// Whether one more attempt may be begun: the journal has room for what it will say.
+    pub(crate) fn may_begin(&self, s: &State) -> bool {
+        self.0.keeper.bears(s.flights + s.unsettled.len() + 1)
     }
 
     /// True once the journal is poisoned: nothing is accepted until a restart.
@@ -392,7 +400,7 @@ impl<R: Runtime> Desk<R> {
         self.note_about(s, kind, id, payload, frees, (about, after));
     }
 
-    fn note_about(
+    pub(crate) fn note_about(
         &self,
         s: &mut State,
         kind: u8,
@@ -552,6 +560,12 @@ impl<R: Runtime> Desk<R> {
                 if moved.is_none() {
                     // Done with while it was being moved; that is staged after this record.
                     self.0.keeper.free(durable.location);
+                }
+                // The copy says all that was said before. Without this such records would keep their
+                // segments until there is space for the row.
+                let id = s.index.get(key).filter(|e| e.archived.is_some()).map(|e| e.id);
+                for at in id.map(|id| s.ledger.give_up(id)).unwrap_or_default() {
+                    self.0.keeper.free(at);
                 }
                 // If it waits for its row, that replaces this record now.
                 self.enter_row(s, key, None, Change { record: Some(durable.location), ..Change::default() });

@@ -126,6 +126,8 @@ pub struct Switches {
     pub null_sender: bool,
     /// It stands in the list of those whose senders are to be told something.
     pub listed: bool,
+    /// It has no place in the lists of some destinations for which it is ready.
+    pub absent: bool,
 }
 
 /// A resident message.

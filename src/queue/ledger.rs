@@ -160,6 +160,11 @@ impl Ledger {
         true
     }
 
+    /// Records that live for the sake of a change of `id` that waits, and need not any more.
+    pub fn give_up(&mut self, id: MessageId) -> SmallVec<[Location; 1]> {
+        self.waiting.get_mut(&id).map(|c| std::mem::take(&mut c.outcomes)).unwrap_or_default()
+    }
+
     /// Takes everything that waits, for one transaction; gives its rows and names as keys with
     /// values (`None`: to be deleted), in order. [`Self::done`] or [`Self::failed`] must follow before
     /// the next. `short`: the disk is: new rows must wait, and it must be a small transaction.

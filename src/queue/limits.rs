@@ -24,6 +24,9 @@ pub struct Limits {
     pub unsettled: usize,
     /// Bodies being read back at a time.
     pub loads: usize,
+    /// Messages to several destinations that stand in the list of one that does not answer; above, they
+    /// are looked for when it does. At least 1.
+    pub places: usize,
 }
 
 impl Default for Limits {
@@ -37,6 +40,7 @@ impl Default for Limits {
             body_bytes: 64 << 20,
             unsettled: 1000,
             loads: 64,
+            places: 64,
         }
     }
 }

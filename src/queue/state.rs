@@ -6,6 +6,7 @@ use crate::base::aligned::SharedBytes;
 use crate::base::ids::MessageId;
 use crate::base::time::{Mono, Wall};
 use crate::base::wheel::Wheel;
+use crate::queue::absent::{Absent, is_spread};
 use crate::queue::age::Ages;
 use crate::queue::bell::{Bell, Crowd, SlipNumber, Slips};
 use crate::queue::bodies::Bodies;
@@ -232,6 +233,10 @@ pub(crate) struct State {
     /// Notifications settled since `untried` was looked through.
     pub tried: usize,
     pub sweeps: VecDeque<Sweep>,
+    /// Destinations whose lists lack messages.
+    pub absent: Absent,
+    /// See [`Limits`](crate::queue::limits::Limits).
+    pub places: usize,
     pub last_id: MessageId,
     /// Bodies being read back.
     pub loads: usize,
@@ -319,6 +324,8 @@ impl State {
             untried: Default::default(),
             tried: 0,
             sweeps: Default::default(),
+            absent: Default::default(),
+            places: 64,
             last_id: MessageId(0),
             loads: 0,
             flights: 0,
@@ -426,18 +433,22 @@ impl State {
 
     /// Puts every ready recipient of `key` into its destination's list, each destination once.
     pub fn enqueue(&mut self, key: Key, now: Mono) {
-        for d in self.wanted(key) {
-            self.schedule.push(d, key, now);
-            self.call(d, now);
-        }
+        self.take_places(key, |s, d, spread| s.place(d, key, spread, now));
     }
 
     /// As [`Self::enqueue`], for a message that has waited in its place already: it goes first.
     pub fn enqueue_first(&mut self, key: Key, now: Mono) {
+        self.take_places(key, |s, d, spread| s.place_first(d, key, spread, now));
+    }
+
+    /// Notes whether `key` has all the places that it should have.
+    fn take_places(&mut self, key: Key, mut place: impl FnMut(&mut State, DestId, bool) -> bool) {
+        let spread = self.index.get(key).is_some_and(is_spread);
+        let mut all = true;
         for d in self.wanted(key) {
-            self.schedule.push_front(d, key, now);
-            self.call(d, now);
+            all &= place(self, d, spread);
         }
+        self.index.change(key, |e| e.switches.absent = !all);
     }
 
     /// Destinations of the ready recipients of `key`.

@@ -46,6 +46,7 @@ impl Stub {
             (e.switches.double_bounce, Marks::DOUBLE_BOUNCE),
             (e.switches.null_sender, Marks::NULL_SENDER),
             (doubt, Marks::IN_DOUBT),
+            (e.switches.absent, Marks::ABSENT),
         ];
         Stub {
             id: e.id,
@@ -82,6 +83,8 @@ impl Marks {
     pub const IN_DOUBT: Marks = Marks(8);
     /// Being read back.
     pub const RECALLING: Marks = Marks(16);
+    /// It has no place in the lists of some destinations for which it is ready.
+    pub const ABSENT: Marks = Marks(32);
 
     /// True if all of `marks` are set.
     #[must_use]

@@ -210,8 +210,8 @@ impl Journal {
             self.stage_retirement();
         }
         let need = len + RECORD_HEAD;
-        let waiting: usize = self.waiting.iter().map(|b| b.padded() + PAGE).sum();
-        self.space.admit(urgency, (need + BATCH_HEAD + PAGE) as u64, waiting as u64)?;
+        let waiting = self.waiting_padded();
+        self.space.admit(urgency, (need + BATCH_HEAD + PAGE) as u64, waiting)?;
         self.make_room(need, urgency)?;
         let batch = self.waiting.back_mut().expect("room was made");
         let offset = put(batch, head, payload, &self.keys);
@@ -224,11 +224,32 @@ impl Journal {
         Ok(Staged::new(batch.group.clone(), offset, len))
     }
 
+    fn waiting_padded(&self) -> u64 {
+        self.waiting.iter().map(|b| b.padded() as u64 + PAGE as u64).sum()
+    }
+
+    /// See [`Space::bears`].
+    #[must_use]
+    pub fn bears(&self, attempts: u64) -> bool {
+        self.space.bears(attempts, self.waiting_padded())
+    }
+
+    /// Bytes of the longest batch that the last waiting one may become. What is copied forward must not
+    /// take more space than it gives: it fills the segment being written to its end.
+    fn longest(&self, urgency: Urgency) -> usize {
+        let max = self.options.batch_bytes_max as usize;
+        let Some(last) = self.waiting.back().filter(|_| urgency == Urgency::Compaction) else { return max };
+        let all: usize = self.waiting.iter().map(Batch::padded).sum();
+        let current = self.space.current();
+        let here = ((current.bytes - current.end) as usize).saturating_sub(all - last.padded());
+        if last.padded() <= here { max.min(here) } else { max }
+    }
+
     /// Makes the last waiting batch one with `need` bytes of room.
     fn make_room(&mut self, need: usize, urgency: Urgency) -> Result<(), StageError> {
-        let max = self.options.batch_bytes_max as usize;
+        let (max, most) = (self.options.batch_bytes_max as usize, self.longest(urgency));
         if let Some(batch) = self.waiting.back_mut()
-            && batch.buf.len() + need <= max
+            && batch.buf.len() + need <= most
         {
             let want = batch.buf.len() + need;
             if want > batch.buf.capacity() {
@@ -430,9 +451,8 @@ impl Journal {
         if self.mark <= self.mark_retired {
             return Ok(None);
         }
-        let waiting: usize = self.waiting.iter().map(|b| b.padded() + PAGE).sum();
         let need = (RETIRE_LEN + BATCH_HEAD + PAGE) as u64;
-        self.space.admit(Urgency::Outcome, need, waiting as u64)?;
+        self.space.admit(Urgency::Outcome, need, self.waiting_padded())?;
         // It retires what has been retired before.
         self.put_retirement(self.retire_staged.max(self.space.oldest()));
         Ok(self.fence())

@@ -239,6 +239,13 @@ impl<R: Runtime> Keeper<R> {
         self.inner().with(|j| j.space().admit(Urgency::NewMail, NEW_MAIL, 0)).err()
     }
 
+    /// Whether so many attempts of delivery may be under way. If not, they must wait: what they will say
+    /// would take the space without which there can never be more.
+    #[must_use]
+    pub fn bears(&self, attempts: usize) -> bool {
+        self.inner().with(|j| j.bears(attempts as u64))
+    }
+
     /// Everything freed from now on is covered by the owner's index as of transaction `mark`.
     pub fn set_mark(&self, mark: u64) {
         self.inner().with(|j| j.set_mark(mark));
@@ -396,7 +403,7 @@ impl<R: Runtime> Inner<R> {
     /// Makes one more zero-filled segment, if the disk has room for it.
     async fn make_file(&self) -> Result<(), ()> {
         let bytes = u64::from(self.options.segment_bytes);
-        let last = self.with(|j| j.space().has_none());
+        let last = self.with(|j| j.space().is_urgent());
         let keep = if last { 0 } else { self.options.disk_free_min };
         let free = self.rt.free_bytes(&self.dir).await.map_err(drop)?;
         if free < bytes + keep {
@@ -462,7 +469,7 @@ async fn upkeep_task<R: Runtime>(guard: TaskGuard<R>) {
         inner.removals.run(inner).await;
         let now = inner.rt.now();
         let closing = inner.closing.get();
-        let wants = inner.with(|j| j.space().wants_file() && (!closing || j.space().has_none()));
+        let wants = inner.with(|j| j.space().wants_file() && (!closing || j.space().is_urgent()));
         if wants && now >= not_before && !inner.poison.is_set() {
             if inner.make_file().await.is_ok() {
                 continue;

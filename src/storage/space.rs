@@ -3,10 +3,14 @@
 //! Knows sequence numbers and file numbers, not files. Counts of live records are durable state:
 //! a count that does not add up is a bug and panics.
 
+use crate::base::aligned::PAGE;
 use crate::storage::options::{Options, Urgency};
 use crate::storage::record::Location;
-use crate::storage::segment::{Keys, SegmentHead};
+use crate::storage::segment::{HEAD_BYTES, Keys, SegmentHead};
 use std::collections::VecDeque;
+
+/// Bytes that an attempt may take: the record that announces it and its outcome, each in a batch of its own.
+const ATTEMPT: u64 = 2 * PAGE as u64;
 
 /// Why there is no space.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -121,21 +125,25 @@ impl Space {
     /// What is lost at the ends of segments is counted as lost beforehand, so that whatever is let
     /// in here can be written, and one page more for the retirement that follows.
     pub fn admit(&self, urgency: Urgency, need: u64, waiting: u64) -> Result<(), Shortage> {
-        let o = &self.options;
-        let usable = o.usable();
-        let here = u64::from(self.current().bytes - self.current().end);
-        let here = here.saturating_sub(u64::from(o.batch_bytes_max));
-        let now = here + self.free.len() as u64 * usable;
+        let usable = self.options.usable();
+        let now = self.room();
         let frees_space = matches!(urgency, Urgency::Compaction | Urgency::Outcome | Urgency::Archived);
         let more = match self.addable() {
             // What frees space may go past the limit when nothing is left.
             0 if frees_space && self.free.is_empty() && self.may_exceed() && !self.failing => 1,
             n => n,
         };
+        // The longer the log, the longer the way that copying forward has to go before it gains anything.
+        let listed = self.listed.len() as u64;
+        let reserve = |segments: u32, part: u64| u64::from(segments).max(listed / part) * usable;
         let (floor, floor_now) = match urgency {
-            Urgency::NewMail => (u64::from(o.reserve.new_mail) * usable, usable / 4),
-            Urgency::Bounce => (u64::from(o.reserve.bounces) * usable, usable / 8),
-            Urgency::Compaction => (self.copying_leaves(), usable / 8),
+            Urgency::NewMail => {
+                let share = self.share();
+                let now = if share == 0 { usable / 4 } else { share + usable / 2 };
+                (reserve(self.options.reserve.new_mail, 8), now)
+            }
+            Urgency::Bounce => (reserve(self.options.reserve.bounces, 12), self.share() + usable / 4),
+            Urgency::Compaction => (usable / 4, usable / 4),
             Urgency::Outcome | Urgency::Archived => (0, 0),
         };
         let taken = need + waiting;
@@ -145,14 +153,35 @@ impl Space {
         if now < taken + floor_now { Err(Shortage::Busy) } else { Ok(()) }
     }
 
-    /// Bytes that copying forward leaves to outcomes. Where all that lives in the oldest segment fits
-    /// besides, to end it gives more than it takes; to stop before would leave it to outcomes to use up
-    /// the rest, and nothing would ever be free again.
-    fn copying_leaves(&self) -> u64 {
+    /// Bytes that can be written without another file.
+    fn room(&self) -> u64 {
+        let here = u64::from(self.current().bytes - self.current().end);
+        let here = here.saturating_sub(u64::from(self.options.batch_bytes_max));
+        here + self.free.len() as u64 * self.options.usable()
+    }
+
+    /// Bytes that must be there to empty the oldest segment in which something lives: all that lives there,
+    /// a quarter more for its states and for padding, and a page. They belong to copying forward: outcomes
+    /// that used them up would end all hope of more space.
+    fn share(&self) -> u64 {
+        let oldest = self.oldest_living().and_then(|(segment, _)| self.get(segment));
+        let most = 2 * self.options.usable();
+        oldest.map_or(0, |s| (s.live_bytes + s.live_bytes / 4 + PAGE as u64).min(most))
+    }
+
+    /// Whether so many attempts of delivery may be under way, with `waiting` bytes staged: what they will
+    /// say can be written, and copying forward keeps its share.
+    #[must_use]
+    pub fn bears(&self, attempts: u64, waiting: u64) -> bool {
         let usable = self.options.usable();
-        let left =
-            self.oldest_living().and_then(|(segment, _)| self.get(segment)).map_or(0, |s| s.live_bytes);
-        (u64::from(self.options.reserve.compaction) * usable).min(left + usable / 4)
+        let taken = waiting + self.share() + usable / 4 + attempts * ATTEMPT;
+        self.room() + self.addable() * usable >= taken
+    }
+
+    /// Hardly any attempt may be begun, also when what goes by itself has gone.
+    fn is_tight(&self) -> bool {
+        let older = self.oldest_living().map_or(0, |(_, older)| older as u64);
+        !self.bears(8, 0) && older < 2
     }
 
     /// Files that may still be added for everyone.
@@ -220,7 +249,8 @@ impl Space {
 
     fn reuse(&mut self, segment: &Segment) {
         // What was made past the limit goes again as soon as something else is free.
-        let too_many = self.files > self.options.segments_max && !self.free.is_empty();
+        let spare = self.options.reserve.new_mail as usize;
+        let too_many = self.files > self.options.segments_max && self.free.len() >= spare;
         if segment.bytes == self.options.segment_bytes && !too_many {
             self.free.push_back(segment.file);
         } else {
@@ -256,19 +286,20 @@ impl Space {
     #[must_use]
     pub fn wants_file(&self) -> bool {
         let spare = self.options.reserve.new_mail as usize;
-        (self.free.is_empty() && self.may_exceed())
+        (self.is_urgent() && self.may_exceed())
             || (self.free.len() <= spare && self.files < self.options.segments_max)
+    }
+
+    /// Whether a file must be made if it fits on the disk at all: there is none, or attempts cannot be
+    /// begun, and copying forward would not help.
+    #[must_use]
+    pub fn is_urgent(&self) -> bool {
+        self.free.is_empty() || self.is_tight() && self.pressure().is_none()
     }
 
     /// Past the limit there is another: twice as many.
     fn may_exceed(&self) -> bool {
         self.files < self.options.segments_max.saturating_mul(2)
-    }
-
-    /// True if not one free file is left.
-    #[must_use]
-    pub fn has_none(&self) -> bool {
-        self.free.is_empty()
     }
 
     /// A file was made.
@@ -299,7 +330,8 @@ impl Space {
     }
 
     /// The oldest segment that holds live records, if they should be copied forward now: the log is much
-    /// longer than what lives in it, or space runs out while a quarter of it is dead.
+    /// longer than what lives in it; or space runs out while a quarter of it is dead; or attempts cannot be
+    /// begun, and once round the log gives a segment, or a sixteenth of it.
     #[must_use]
     pub fn pressure(&self) -> Option<u64> {
         let (segment, older) = self.oldest_living()?;
@@ -310,7 +342,10 @@ impl Space {
         let free = (self.free.len() + older) as u64;
         let low = free + self.addable() < u64::from(o.reserve.new_mail) + 2;
         let worth = live < listed * o.usable() / 4 * 3;
-        (spread || (low && worth)).then_some(segment)
+        let whole = u64::from(o.segment_bytes - HEAD_BYTES);
+        let gain = (listed * whole).saturating_sub(live + live / 8);
+        let gains = gain >= whole * (listed / 16).max(1);
+        (spread || (low && worth) || (gains && self.is_tight())).then_some(segment)
     }
 
     /// Bytes of all live records.
@@ -366,16 +401,36 @@ mod tests {
         assert_eq!(log(&[0, 0, 0, 0, 0, 9]).overflow(), None, "the last one is being written");
     }
 
+    /// How many attempts may be under way.
+    fn borne(space: &Space) -> u64 {
+        (0..).find(|n| !space.bears(n + 1, 0)).expect("there is a limit")
+    }
+
     #[test]
-    fn copying_forward_may_use_the_reserve_to_end_a_segment() {
-        let full = |live: &[u64]| {
-            let mut space = log(live);
-            space.free.pop_front();
-            space.admit(Urgency::Compaction, 9000, 0)
+    fn attempts_leave_to_copying_forward_what_it_needs() {
+        // Two free segments of 40 KiB to count on, a quarter of one set aside; two pages an attempt.
+        assert_eq!(borne(&log(&[0, 0, 0, 0])), 8);
+        assert_eq!(borne(&log(&[30, 0, 0, 0])), 3, "37.5 KB and a page less");
+        assert_eq!(borne(&log(&[0, 55, 0, 0])), 0);
+        let mut space = log(&[30, 30, 30, 0]);
+        space.free.pop_front();
+        assert!(!space.bears(1, 0) && space.pressure() == Some(1));
+        // What lives in the oldest can be staged, and outcomes of what is under way besides.
+        assert_eq!(space.admit(Urgency::Compaction, 30_000, 0), Ok(()));
+        assert_eq!(space.admit(Urgency::Compaction, 800, 30_000), Err(Shortage::Full));
+        assert_eq!(space.admit(Urgency::Outcome, 800, 30_000), Ok(()));
+        assert_eq!(space.admit(Urgency::Bounce, 700, 0), Err(Shortage::Full));
+    }
+
+    #[test]
+    fn a_long_log_keeps_a_longer_reserve() {
+        let free = |listed: usize, free: u32| {
+            let mut space = log(&vec![1; listed]);
+            space.free = (0..free).collect();
+            space.admit(Urgency::NewMail, 9000, 0)
         };
-        // One free segment: not for all that lives in the oldest, but for the last of it.
-        assert_eq!(full(&[30, 0, 0, 0]), Err(Shortage::Full));
-        assert_eq!(full(&[9, 30, 30, 0]), Ok(()));
+        assert_eq!((free(8, 4), free(8, 3)), (Ok(()), Err(Shortage::Full)));
+        assert_eq!((free(80, 11), free(80, 10)), (Ok(()), Err(Shortage::Full)));
     }
 
     #[test]
@@ -385,7 +440,9 @@ mod tests {
         assert_eq!(log(&[0, 1, 0, 0]).pressure(), Some(2));
         // With three more it is not.
         assert_eq!(log(&[0, 0, 0, 1, 0, 0]).pressure(), None);
-        // Nothing is to be had where all of it lives.
-        assert_eq!(log(&[41, 41, 41, 0]).pressure(), None);
+        // Nothing is to be had where all of it lives, or less than a segment.
+        assert_eq!(log(&[55, 55, 55, 0]).pressure(), None);
+        // Once round the log gives one: worth it if there is no other way.
+        assert_eq!(log(&[41, 41, 41, 0]).pressure(), Some(1));
     }
 }

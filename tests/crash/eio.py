@@ -118,7 +118,7 @@ def round_once(number):
             late = [k for k, at in server.acked.items() if at > failed + grace]
             moved = delivered_lines(later)
             with placed(device, mount=mount) as data:
-                recovered = server.recover(data)
+                recovered, _ = server.recover(data)
             lost = set(server.acked) - set(server.gone) - recovered
         print(f"round {number} ({kind}): {len(server.acked)} acknowledged, {len(server.gone)} delivered,"
               f" {parked:.0f} parked before; {len(late)} acknowledged, {moved} delivered after;"

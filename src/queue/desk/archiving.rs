@@ -41,6 +41,9 @@ struct Copied {
     replies: Vec<(u32, OwnedReply)>,
 }
 
+/// The place of a record, what it says, and what next hops said of its recipients.
+type Read = (Location, SharedBytes, BTreeMap<u32, OwnedReply>);
+
 /// It cannot go on now: no space, a disk that fails, or the end.
 struct Stop;
 
@@ -148,16 +151,10 @@ impl<R: Runtime> Desk<R> {
             }
             moved = self.enter(segment, pass.copied);
         }
-        for key in pass.busy {
-            match self.move_one(key).await {
-                Ok(staged) => moved |= staged,
-                Err(StageError::Busy) => {
-                    self.0.rt.sleep_until(self.0.rt.now().after(Duration::from_millis(5))).await;
-                    // The next look at the pressure comes back to it.
-                    moved = true;
-                }
-                Err(_) => return false,
-            }
+        for keys in pass.busy.chunks(TOGETHER) {
+            let (some, all) = self.move_some(keys).await;
+            moved |= some;
+            stop |= !all;
         }
         self.index_settled().await;
         moved && !stop && !self.is_closed()
@@ -247,7 +244,7 @@ impl<R: Runtime> Desk<R> {
     }
 
     /// The record of a message, and what next hops said of it.
-    async fn with_replies(&self, key: Key) -> Option<(Location, SharedBytes, BTreeMap<u32, OwnedReply>)> {
+    async fn with_replies(&self, key: Key) -> Option<Read> {
         let (id, at) = self.0.state.borrow().index.get(key).map(|e| (e.id, e.at))?;
         let payload = self.read_source(Source::Journal(at), id).await?;
         let replies = self.replies_to(key).await;
@@ -310,13 +307,36 @@ impl<R: Runtime> Desk<R> {
         Some((record, Restated { head, reported, states, envelope, content }))
     }
 
+    /// Stages the records of messages anew, in one step, so that they share batches: they must not take
+    /// more space than they give. Whether any was, and whether all are that can be.
+    async fn move_some(&self, keys: &[Key]) -> (bool, bool) {
+        let (mut some, mut all) = (false, true);
+        let reads = together(keys.iter().map(|key| self.with_replies(*key))).await;
+        for (key, read) in keys.iter().zip(reads) {
+            let mut staged = self.move_one(*key, read.as_ref());
+            if staged == Err(StageError::Busy) {
+                self.0.rt.sleep_until(self.0.rt.now().after(Duration::from_millis(5))).await;
+                staged = self.move_one(*key, read.as_ref());
+            }
+            match staged {
+                Ok(staged) => some |= staged,
+                // The next look at the pressure comes back to it.
+                Err(StageError::Busy) => some = true,
+                // Another one may be shorter.
+                Err(_) => all = false,
+            }
+        }
+        (some, all)
+    }
+
     /// Stages the record of a message anew. `false`: not as it is now.
-    async fn move_one(&self, key: Key) -> Result<bool, StageError> {
-        let Some((at, payload, replies)) = self.with_replies(key).await else {
+    fn move_one(&self, key: Key, read: Option<&Read>) -> Result<bool, StageError> {
+        let Some((at, payload, replies)) = read else {
             // It has left the journal meanwhile, or its record cannot be read.
             let here = self.0.state.borrow().index.get(key).is_some_and(|e| e.at.len > 0);
             return if here { Err(StageError::Full) } else { Ok(false) };
         };
+        let at = *at;
         let mut s = self.0.state.borrow_mut();
         let s = &mut *s;
         // A transaction under way would give up the old place, and not know of the new one.
@@ -326,10 +346,10 @@ impl<R: Runtime> Desk<R> {
         };
         let Some(e) = s.index.get(key).filter(movable) else { return Ok(false) };
         let archived = e.archived.is_some();
-        let Some((record, restated)) = self.with_states(e, &payload, &replies) else {
+        let Some((record, restated)) = self.with_states(e, payload, replies) else {
             return Err(StageError::Full);
         };
-        let parts = restated.parts(&payload);
+        let parts = restated.parts(payload);
         let staged = self.0.keeper.stage(record, &parts, Some(at), Urgency::Compaction)?;
         s.index.change(key, |e| e.switches.moving = true);
         if archived {

@@ -26,7 +26,7 @@ const BATCH: usize = 20_000;
 /// How long changes wait for more of them.
 const GATHER: Duration = Duration::from_millis(100);
 /// How long to wait when the disk is full.
-const SPACE_WAIT: Duration = Duration::from_secs(1);
+pub(crate) const SPACE_WAIT: Duration = Duration::from_secs(1);
 /// Changes that wait, above which no more messages are taken out of the archive.
 pub(crate) const LAG_MAX: usize = 200_000;
 
@@ -291,7 +291,7 @@ impl<R: Runtime> Desk<R> {
     }
 }
 
-fn is_full(e: &io::Error) -> bool {
+pub(crate) fn is_full(e: &io::Error) -> bool {
     matches!(e.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 

@@ -10,6 +10,7 @@
 use crate::base::ids::MessageId;
 use crate::queue::age::Ages;
 use crate::queue::desk::Desk;
+use crate::queue::desk::indexing::{SPACE_WAIT, is_full};
 use crate::queue::index::{Archived, Cover, DestId, Entry, NOWHERE, Phase, Recipient, SOME_DAY};
 use crate::queue::ledger::{Change, Ledger};
 use crate::queue::record::{self, Fate};
@@ -49,10 +50,11 @@ async fn open_index<R: Runtime>(
     path: &Path,
     options: TableOptions,
     keeper: &Keeper<R>,
+    is_closed: impl Fn() -> bool,
 ) -> io::Result<OpenIndex<<R as Disk>::Table>> {
     // Nothing raises it before the index is known.
     let needs = keeper.mark();
-    match rt.open_table(path, options).await {
+    match open_in_time(rt, path, options, &is_closed).await {
         Ok(table) => match fits(&table, keeper).await {
             Ok(Some(meta)) => return Ok(OpenIndex { table, meta, lost: false }),
             Ok(None) => table.close().await?,
@@ -63,9 +65,24 @@ async fn open_index<R: Runtime>(
         Err(e) => return Err(e),
     }
     rt.remove(path).await?;
-    let table = rt.open_table(path, options).await?;
+    let table = open_in_time(rt, path, options, &is_closed).await?;
     let meta = Meta { log: keeper.log(), mark: needs, ..Meta::default() };
     Ok(OpenIndex { table, meta, lost: true })
+}
+
+/// Opens or makes the table when the disk has space for it: a full disk is no reason to give up.
+async fn open_in_time<R: Runtime>(
+    rt: &R,
+    path: &Path,
+    options: TableOptions,
+    is_closed: &impl Fn() -> bool,
+) -> io::Result<<R as Disk>::Table> {
+    loop {
+        match rt.open_table(path, options).await {
+            Err(e) if is_full(&e) && !is_closed() => rt.sleep_until(rt.now().after(SPACE_WAIT)).await,
+            result => return result,
+        }
+    }
 }
 
 /// What the index says of itself, if it is one that the log can go by.
@@ -174,7 +191,8 @@ impl<R: Runtime> Desk<R> {
     }
 
     async fn take_index(self, path: PathBuf, rebuild: Rebuild) -> io::Result<bool> {
-        let opened = open_index(&self.0.rt, &path, self.0.options.table, &self.0.keeper).await?;
+        let opened =
+            open_index(&self.0.rt, &path, self.0.options.table, &self.0.keeper, || self.is_closed()).await?;
         let OpenIndex { table, meta, lost } = opened;
         if self.is_closed() {
             drop(table.close().await);

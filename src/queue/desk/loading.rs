@@ -241,10 +241,13 @@ impl<R: Runtime> Desk<R> {
             // Or it has to be routed anew.
             s.recalls.push_back(key);
         } else {
+            let mut all = true;
             for n in ready {
                 let d = places.known(s, n).expect("just seen");
-                s.schedule.push(d, key, now);
-                s.call(d, now);
+                all &= s.place(d, key, several, now);
+            }
+            if !all {
+                s.index.change_stub(key, |stub| stub.marks.set(Marks::ABSENT, true));
             }
         }
         if let Some(due) = due {

@@ -29,6 +29,7 @@ use std::time::Duration;
 const TOGETHER: usize = 64;
 /// How often a message is read back, and how long to wait in between, before it counts as unreadable.
 const TRIES: usize = 1500;
+const DELETE_TRIES: usize = 75;
 const TRY_AGAIN: Duration = Duration::from_millis(20);
 /// Messages looked at in one turn for a list of few.
 const SCAN_MAX: usize = 4000;
@@ -235,10 +236,10 @@ impl<R: Runtime> Desk<R> {
     async fn change(&self, which: &Which, change: Change<'_>) -> Result<Response, ControlError> {
         if let Which::One(id) = which {
             let key = self.key_of(*id)?;
-            self.make_rich(&[key], change).await?;
+            let buried = self.make_rich(&[key], change).await?;
             let changed = self.change_all(&[key], change).await;
             self.settle_down(&[key]);
-            return changed.map(Response::Done);
+            return changed.map(|changed| Response::Done(buried + changed));
         }
         let mut after = MessageId(0);
         let mut count = 0;
@@ -255,7 +256,7 @@ impl<R: Runtime> Desk<R> {
                 page.iter().map(|p| p.1).filter(|k| matches(&s, *k, which)).collect()
             };
             for keys in keys.chunks(TOGETHER) {
-                self.make_rich(keys, change).await?;
+                count += self.make_rich(keys, change).await?;
                 // Of those that were read back it is known now where they go.
                 let meant: Vec<Key> = {
                     let s = self.0.state.borrow();
@@ -269,9 +270,11 @@ impl<R: Runtime> Desk<R> {
         }
     }
 
-    /// Reads parked messages back that `change` is about; a flush needs only their stubs.
-    async fn make_rich(&self, keys: &[Key], change: Change<'_>) -> Result<(), ControlError> {
-        for _ in 0..TRIES {
+    /// Reads parked messages back that `change` is about; a flush needs only their stubs. Gives how many
+    /// were deleted although they could not be read.
+    async fn make_rich(&self, keys: &[Key], change: Change<'_>) -> Result<u64, ControlError> {
+        let tries = if matches!(change, Change::Delete(_)) { DELETE_TRIES } else { TRIES };
+        for _ in 0..tries {
             let parked: Vec<Key> = {
                 let s = self.0.state.borrow();
                 let several = |k: &Key| s.index.stub(*k).is_some_and(|stub| stub.destination == SEVERAL);
@@ -280,7 +283,7 @@ impl<R: Runtime> Desk<R> {
                 parked.filter(needs).copied().collect()
             };
             if parked.is_empty() {
-                return Ok(());
+                return Ok(0);
             }
             let read = together(parked.iter().map(|key| self.recall(*key))).await;
             let all = read.iter().all(Option::is_some);
@@ -297,6 +300,9 @@ impl<R: Runtime> Desk<R> {
                 // Others may be reading it back at this moment.
                 self.0.rt.sleep_until(self.0.rt.now().after(TRY_AGAIN)).await;
             }
+        }
+        if let Change::Delete(note) = change {
+            return self.bury(keys, cut(note)).await;
         }
         self.settle_down(keys);
         Err(ControlError::Unreadable)

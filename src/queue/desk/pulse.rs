@@ -79,6 +79,7 @@ impl<R: Runtime> Desk<R> {
             s.tried = usize::MAX;
             s.notice_bell.ring();
         }
+        self.look_for_absent(s, now);
         if !s.moving && (self.crowded().is_some() || self.0.vault.victim(self.0.rt.wall()).is_some()) {
             s.mover_bell.ring();
         }

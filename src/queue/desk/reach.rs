@@ -8,6 +8,7 @@
 use crate::base::time::{Mono, Wall};
 use crate::metrics;
 use crate::queue::desk::Desk;
+use crate::queue::desk::settle::SPACE_LOOK;
 use crate::queue::desk::touring::rule_reason;
 use crate::queue::index::{DestId, Entry, Key, Phase};
 use crate::queue::record::MessageView;
@@ -49,8 +50,13 @@ impl<R: Runtime> Desk<R> {
                 if s.schedule.is_stopped() {
                     return Poll::Ready(None);
                 }
-                if let Some(p) = s.schedule.open_next(self.0.rt.now()) {
+                // A connection without leave to send would only be a burden to the next hop.
+                let leave = self.may_begin(&s);
+                if let Some(p) = leave.then(|| s.schedule.open_next(self.0.rt.now())).flatten() {
                     return Poll::Ready(Some(p));
+                }
+                if !leave && s.schedule.backlog_all() > 0 {
+                    s.look_at(self.0.rt.now().after(SPACE_LOOK));
                 }
                 if s.agent_bell.poll(cx).is_pending() {
                     if let Some(at) = s.schedule.next_look(self.0.rt.now()) {

@@ -24,9 +24,12 @@ use std::ops::Range;
 use std::pin::pin;
 use std::rc::Rc;
 use std::task::Poll;
+use std::time::Duration;
 
 /// Places without work that are passed over at once.
 const PASSED_MAX: u32 = 1000;
+/// How long to wait, where the journal has no room for an attempt, before the next look.
+pub(crate) const SPACE_LOOK: Duration = Duration::from_millis(200);
 /// How often a message may come back unsent before that counts as an attempt.
 const GIVEN_BACK_MAX: u8 = 5;
 
@@ -89,6 +92,10 @@ impl<R: Runtime> Desk<R> {
         }
         let now = self.0.rt.now();
         if s.schedule.owes(p, now) {
+            return None;
+        }
+        if !self.may_begin(s) {
+            s.look_at(now.after(SPACE_LOOK));
             return None;
         }
         for _ in 0..PASSED_MAX {
@@ -291,8 +298,8 @@ impl<R: Runtime> Desk<R> {
                 cx.waker().wake_by_ref();
                 return Poll::Pending;
             }
-            let room =
-                s.unsettled.len() < self.0.options.limits.unsettled && s.loads < self.0.options.limits.loads;
+            let limits = &self.0.options.limits;
+            let room = s.unsettled.len() < limits.unsettled && s.loads < limits.loads && self.may_begin(&s);
             if room && s.schedule.backlog_of(p) > 0 && s.schedule.gate(p, now) == Gate::Open {
                 idle.served = true;
                 return Poll::Ready(true);

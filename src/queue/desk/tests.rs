@@ -2,6 +2,7 @@
 
 use super::double::{Mail, Rig, Server};
 use super::open::{Parts, Recovery};
+mod absent;
 mod archived;
 mod backlog;
 mod clock;

@@ -103,7 +103,10 @@ impl<R: Runtime> Desk<R> {
     }
 
     /// The rows of messages as they are now.
-    async fn rows(&self, ids: impl Iterator<Item = MessageId> + Clone) -> io::Result<Vec<Option<Box<[u8]>>>> {
+    pub(crate) async fn rows(
+        &self,
+        ids: impl Iterator<Item = MessageId> + Clone,
+    ) -> io::Result<Vec<Option<Box<[u8]>>>> {
         loop {
             let mark = self.0.state.borrow().ledger.mark();
             let keys = ids.clone().map(|id| row::key(id).to_vec()).collect();

@@ -253,6 +253,13 @@ impl Schedule {
         until
     }
 
+    /// True if the site of `d` has answered at last, and not failed since.
+    #[must_use]
+    pub fn is_open(&self, d: DestId) -> bool {
+        let pool = self.pool(self.pool_of(d));
+        pool.failures == 0 && pool.answered > Mono(0)
+    }
+
     /// Until when `p` is left alone, by what is known.
     #[must_use]
     pub fn view_paused(&self, p: PoolId) -> Option<Mono> {

@@ -70,6 +70,8 @@ fn all_well(test: &str, seeds: u64, case: impl Fn(&World) + Sync) {
 }
 
 const SEEDS: u64 = if cfg!(debug_assertions) { 2 } else { 12 };
+/// Of a full disk, where each history is short of space in another way.
+const FULL_SEEDS: u64 = if cfg!(debug_assertions) { 12 } else { 60 };
 
 #[test]
 fn nothing_happens_to_the_index() {
@@ -236,12 +238,11 @@ fn a_body_in_the_archive_is_damaged() {
     });
 }
 
-/// Others have filled the disk while two of four servers stay away: archive and index stand still, the
-/// journal holds mail that cannot leave. Whatever gets through meanwhile, nothing is lost, and all of it
-/// leaves when there is space again.
+/// Others have filled the disk, and two of four servers stay away: archive and index stand still, the
+/// journal holds mail that cannot leave, and what is for the two that come back gets there all the same.
 #[test]
-fn a_full_disk_with_dead_destinations_loses_nothing() {
-    all_well("a_full_disk_with_dead_destinations_loses_nothing", SEEDS.min(3), |world| {
+fn a_full_disk_delivers_what_it_can() {
+    all_well("a_full_disk_delivers_what_it_can", FULL_SEEDS, |world| {
         let mut stage = waiting::stage(world);
         stage.options.lifetime = Duration::from_secs(5 * 86_400);
         stage.storage.window = 2;
@@ -257,6 +258,14 @@ fn a_full_disk_with_dead_destinations_loses_nothing() {
                 stage.net.set_dark(machine.ip(), false);
             }
             w.pause(8_000 * SEC).await;
+            // What is refused for good is owed to its sender, who may be elsewhere.
+            let there =
+                |to: &String| !to.starts_with("nobody") && stage.domains[..2].iter().any(|d| to.ends_with(d));
+            let stuck: Vec<_> = stage.ledger.borrow().owed().into_iter().filter(|o| there(&o.1)).collect();
+            if !stuck.is_empty() {
+                let stats = stage.life.desk.borrow().as_ref().map(|d| d.stats());
+                w.violation(format!("stuck on the full disk: {stuck:?}, {stats:?}"));
+            }
             stage.kill(Death::Power);
             same_and_drains(&mut stage).await;
         });

@@ -417,3 +417,32 @@ fn an_index_that_is_made_anew_waits_for_space() {
         },
     );
 }
+
+#[test]
+fn what_cannot_be_read_any_more_can_be_deleted() {
+    let world = Rc::new(World::default());
+    run(
+        &world,
+        |r| r.a.up.set(false),
+        async |r| {
+            let (desk, _) = r.open().await;
+            fill(r, &desk, 0..MANY).await;
+            settled(r).await;
+            let id = desk.0.state.borrow().index.oldest().expect("some wait");
+            let key = desk.0.state.borrow().index.find(id).expect("there");
+            assert!(desk.0.state.borrow().index.stub(key).is_some(), "the oldest is parked");
+            for (path, node) in world.files.borrow().iter().filter(|f| f.0.starts_with("/q/archive")) {
+                assert!(path.extension().is_some());
+                node.data.borrow_mut().iter_mut().skip(8192).for_each(|b| *b ^= 1);
+            }
+            assert!(desk.read_parked(id).await.is_none(), "no body can be read");
+            let rows = stored(&world).rows.borrow().len();
+            let delete = Request::Delete { which: Which::One(desk.queue_id(id)), note: String::new() };
+            assert_eq!(desk.control(&delete).await, Response::Done(1));
+            assert_eq!((desk.stats().messages, desk.0.state.borrow().index.find(id)), (MANY - 1, None));
+            settled(r).await;
+            assert_eq!(stored(&world).rows.borrow().len(), rows - 1, "its row has gone");
+            assert!(!desk.is_dead());
+        },
+    );
+}

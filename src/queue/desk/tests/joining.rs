@@ -183,3 +183,26 @@ fn with_a_clock_set_back_mail_waits_for_the_index_so_that_ids_are_new() {
         assert_eq!(recipients(&r.a), expected("a.example", 0..MANY));
     });
 }
+
+/// The index is lost while the disk has no space for a new one: that is waited for, and mail goes on.
+#[test]
+fn an_index_that_cannot_be_made_for_lack_of_space_is_made_later() {
+    let world = backlog();
+    stored(&world).slow.set(Duration::ZERO);
+    stored(&world).unsound.set(Some(ErrorKind::StorageFull));
+    run(
+        &world,
+        |r| later(r, 0),
+        async |r| {
+            let desk = opened(r).await;
+            let id = send(&desk, &["new@b.example"]).await;
+            r.sleep(HOUR).await;
+            assert!(!desk.is_dead() && desk.stats().loading);
+            assert_eq!(recipients(&r.b), ["new@b.example"], "{id:?}");
+            stored(&world).unsound.set(None);
+            assert!(desk.loaded().await.is_some());
+            assert!(r.empty(&desk, HOUR).await, "{:?}", desk.stats());
+            assert_eq!(recipients(&r.a), expected("a.example", 0..MANY));
+        },
+    );
+}
