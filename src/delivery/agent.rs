@@ -9,14 +9,18 @@ use crate::base::aligned::AlignedBuf;
 use crate::base::time::Mono;
 use crate::delivery::relay::{self, ConnectionEnd, Habits, Job, Outcome, Phase, RecipientResult, Source};
 use crate::delivery::side_cursor::SideCursor;
+use crate::delivery::trust::{self, News, Trust};
 use crate::queue::desk::Desk;
 use crate::queue::desk::settle::Item;
 use crate::queue::index::DestId;
-use crate::queue::routing::{Hop, Target};
+use crate::queue::routing::{Encryption, Hop, Target};
 use crate::queue::state::OwnedReply;
-use crate::route::dns::Known;
+use crate::route::dns::{Asked, Known};
 use crate::route::mx::{self, Family, Fault};
+use crate::route::tls_policy::{self, Demand, Place, Terms};
+use crate::route::tlsa::Record;
 use crate::runtime::{Lent, Runtime, yield_now};
+use crate::tls::client::{Established, Proof};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -27,7 +31,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 /// How connections are made.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Options {
     /// How they are used; messages per connection and TLS are the destination's.
     pub relay: relay::Options,
@@ -37,6 +41,8 @@ pub struct Options {
     pub addresses: usize,
     /// Family tried first at mail exchangers.
     pub family: Family,
+    /// TLS and logins. None: all mail goes in clear text, and none that must not.
+    pub trust: Option<Rc<Trust>>,
 }
 
 impl Options {
@@ -44,7 +50,8 @@ impl Options {
     #[must_use]
     pub fn new(helo: &str) -> Self {
         let relay = relay::Options::new(helo);
-        Options { relay, connect: Duration::from_secs(30), addresses: 5, family: Family::Any }
+        let family = Family::Any;
+        Options { relay, connect: Duration::from_secs(30), addresses: 5, family, trust: None }
     }
 }
 
@@ -58,6 +65,12 @@ pub trait Resolve {
 
     /// Where the mail of a domain goes.
     fn exchangers<'a>(&'a self, domain: &'a str) -> Pin<Box<dyn Future<Output = Known> + 'a>>;
+
+    /// The same of a host that a route names, with what DNSSEC says of it.
+    fn host<'a>(&'a self, host: &'a str) -> Pin<Box<dyn Future<Output = Known> + 'a>>;
+
+    /// TLSA records of a TCP port.
+    fn tlsa<'a>(&'a self, name: &'a str, port: u16) -> Asked<'a, Record>;
 }
 
 /// Starts the task that opens connections for `desk` until it is stopped.
@@ -92,16 +105,12 @@ async fn connection<R: Runtime>(desk: Desk<R>, d: DestId, shared: Rc<Shared>) {
     // Gives the place back even if something panics.
     let open = Open { desk: desk.clone(), d };
     let hop = desk.hop(d);
-    let at = At { desk: desk.clone(), d, side: SideCursor::default() };
-    if hop.tls_required {
-        // Known beforehand: no connection is opened for it.
-        relay::refuse_without_tls(&at);
-        return;
-    }
+    let trust = shared.options.trust.clone();
+    let at = At { desk: desk.clone(), d, side: SideCursor::default(), trust, whom: RefCell::default() };
     let mut lost = OwnedReply::ours([4, 4, 1], format!("{} has no address", hop.key).as_bytes());
     let mut left = shared.options.addresses;
     'all: for target in &hop.targets {
-        let stops = match shared.stops(desk.runtime(), target, left).await {
+        let stops = match shared.stops(desk.runtime(), &hop, target, left).await {
             Ok(stops) => stops,
             Err(Nowhere::Never(fault)) => return refuse(&at, &fault).await,
             Err(Nowhere::NotNow(reason)) => {
@@ -127,9 +136,21 @@ async fn connection<R: Runtime>(desk: Desk<R>, d: DestId, shared: Rc<Shared>) {
 
 /// A place to connect to.
 struct Stop {
-    /// For people: the host if it was looked up.
+    /// The host, if there is a name.
     name: Option<Box<str>>,
     address: SocketAddr,
+    /// If it was found in DNS: how, the number of its host, and for which domain.
+    found: Option<(Rc<mx::Plan>, usize, Box<str>)>,
+}
+
+impl Stop {
+    /// For people.
+    fn whom(&self, hop: &Hop) -> String {
+        match &self.name {
+            Some(name) if self.found.is_some() => format!("{name} ({})", self.address),
+            _ => hop.key.clone(),
+        }
+    }
 }
 
 /// Why there is no place to connect to.
@@ -142,12 +163,33 @@ enum Nowhere {
 
 impl Shared {
     /// Where `target` is, in order of preference, about `most` places.
-    async fn stops<R: Runtime>(&self, rt: &R, target: &Target, most: usize) -> Result<Vec<Stop>, Nowhere> {
+    async fn stops<R: Runtime>(
+        &self,
+        rt: &R,
+        hop: &Hop,
+        target: &Target,
+        most: usize,
+    ) -> Result<Vec<Stop>, Nowhere> {
         match target {
-            Target::Address(address) => Ok(vec![Stop { name: None, address: *address }]),
+            Target::Address(address) => Ok(vec![Stop { name: None, address: *address, found: None }]),
+            Target::Host(name, port) if hop.security.encryption == Encryption::Dane => {
+                match self.resolver.host(name).await {
+                    Ok(plan) => Ok(self.places(rt, &plan, name, *port, most)),
+                    // What is wrong with a route is put right, and its mail waits for that.
+                    Err(fault) => {
+                        let text = format!("cannot connect to {name}:{port}: {}", of_host(&fault));
+                        Err(Nowhere::NotNow(OwnedReply::ours([4, 4, 1], text.as_bytes())))
+                    }
+                }
+            }
             Target::Host(name, port) => match self.resolver.resolve(name).await {
                 Ok(list) => {
-                    let at = |ip| Stop { name: None, address: SocketAddr::new(ip, *port) };
+                    let name: Option<Box<str>> = Some(name.as_str().into());
+                    let at = |ip| Stop {
+                        name: name.clone(),
+                        address: SocketAddr::new(ip, *port),
+                        found: None,
+                    };
                     Ok(list.into_iter().map(at).collect())
                 }
                 Err(e) => {
@@ -157,16 +199,7 @@ impl Shared {
                 }
             },
             Target::Mx(domain, port) => match self.resolver.exchangers(domain).await {
-                Ok(plan) => {
-                    let now = rt.now();
-                    let is_dead = |a| self.dead.borrow().get(&a).is_some_and(|until| *until > now);
-                    let stops = plan.stops(*port, self.options.family, most, rt.random(), is_dead);
-                    let named = |s: mx::Stop| Stop {
-                        name: Some(plan.hosts[s.host].name.clone()),
-                        address: s.address,
-                    };
-                    Ok(stops.into_iter().map(named).collect())
-                }
+                Ok(plan) => Ok(self.places(rt, &plan, domain, *port, most)),
                 Err(fault) if fault.is_permanent() => Err(Nowhere::Never(fault)),
                 Err(fault) => {
                     let text = fault.to_string();
@@ -176,10 +209,81 @@ impl Shared {
         }
     }
 
+    /// The places of a plan for the mail of `domain`.
+    fn places<R: Runtime>(
+        &self,
+        rt: &R,
+        plan: &Rc<mx::Plan>,
+        domain: &str,
+        port: u16,
+        most: usize,
+    ) -> Vec<Stop> {
+        let now = rt.now();
+        let is_dead = |a| self.dead.borrow().get(&a).is_some_and(|until| *until > now);
+        let stops = plan.stops(port, self.options.family, most, rt.random(), is_dead);
+        let named = |s: mx::Stop| Stop {
+            name: Some(plan.hosts[s.host].name.clone()),
+            address: s.address,
+            found: Some((plan.clone(), s.host, domain.into())),
+        };
+        stops.into_iter().map(named).collect()
+    }
+
+    /// What a connection to `stop` must be.
+    async fn terms(&self, hop: &Hop, stop: &Stop) -> Result<Terms, OwnedReply> {
+        let policy = trust::policy(hop);
+        let Some((plan, host, domain)) = &stop.found else {
+            return Ok(tls_policy::fixed(policy, stop.name.as_deref(), stop.address));
+        };
+        let place = Place { domain, security: plan.security, host: &plan.hosts[*host] };
+        let terms = trust::terms(&*self.resolver, policy, &place, stop.address.port()).await;
+        // RFC 3463 §3.5: directory server failure.
+        terms.map_err(|doubt| OwnedReply::ours([4, 4, 3], doubt.0.as_bytes()))
+    }
+
     /// Connects and sends what there is. `Err`: nothing was sent, the next place may be better.
     async fn attempt<R: Runtime>(&self, at: &At<R>, hop: &Hop, stop: &Stop) -> Result<(), OwnedReply> {
         let (desk, d) = (&at.desk, at.d);
         let (rt, m) = (desk.runtime(), desk.metrics());
+        let terms = self.terms(hop, stop).await?;
+        let mut end = self.speak(at, hop, stop, &terms).await?;
+        if let ConnectionEnd::HandshakeFailed { text } = &end {
+            m.out_tls_failed.increment(1);
+            if let Some(trust) = &self.options.trust
+                && terms.demand == Demand::Opportunistic
+            {
+                // A host whose TLS is out of order would get no mail at all: once more in clear text,
+                // as it would go if TLS were not offered.
+                let told = format!("{}: {text}", stop.whom(hop));
+                trust.tell(&News::InClear(&told));
+                trust.failed(stop.address, rt.now());
+                end = self.speak(at, hop, stop, &terms).await?;
+            }
+        }
+        if matches!(end, ConnectionEnd::TlsNotOffered | ConnectionEnd::TlsRefused { .. }) {
+            m.out_tls_missing.increment(1);
+        }
+        if is_turned_away(&end) || is_of_terms(&end) {
+            if !is_of_terms(&end) {
+                self.died(stop.address, rt.now());
+            }
+            let whom = stop.found.as_ref().and(stop.name.as_ref()).map_or(String::new(), |n| format!("{n}: "));
+            return Err(OwnedReply::ours(end.status(), format!("{whom}{end}").as_bytes()));
+        }
+        self.dead.borrow_mut().remove(&stop.address);
+        judge(desk, d, &end);
+        Ok(())
+    }
+
+    /// One connection. `Err`: there was none.
+    async fn speak<R: Runtime>(
+        &self,
+        at: &At<R>,
+        hop: &Hop,
+        stop: &Stop,
+        terms: &Terms,
+    ) -> Result<ConnectionEnd, OwnedReply> {
+        let (rt, m) = (at.desk.runtime(), at.desk.metrics());
         let source = if stop.address.is_ipv4() { hop.source.0 } else { hop.source.1 };
         let deadline = rt.now().after(self.options.connect);
         let stream = match rt.connect(stop.address, source, deadline).await {
@@ -187,33 +291,48 @@ impl Shared {
             Err(e) => {
                 m.out_connections_failed.increment(1);
                 self.died(stop.address, rt.now());
-                let whom = match &stop.name {
-                    Some(name) => format!("{name} ({})", stop.address),
-                    None => hop.key.clone(),
-                };
                 // RFC 3463 §3.5: no answer from host.
-                let text = format!("cannot connect to {whom}: {e}");
+                let text = format!("cannot connect to {}: {e}", stop.whom(hop));
                 return Err(OwnedReply::ours([4, 4, 1], text.as_bytes()));
             }
         };
         m.out_connections.increment(1);
         m.out_open.increment(1.0);
+        let options = self.relay_options(at, hop, stop, terms);
+        let habits = self.habits.borrow_mut().entry(at.d).or_default().clone();
+        let end = match options {
+            Some(options) => relay::run(rt, stream, at, &options, &habits).await,
+            None => ConnectionEnd::TlsNotOffered,
+        };
+        m.out_open.decrement(1.0);
+        Ok(end)
+    }
+
+    /// How the connection is used; `None`: it cannot be what it must be.
+    fn relay_options<R: Runtime>(
+        &self,
+        at: &At<R>,
+        hop: &Hop,
+        stop: &Stop,
+        terms: &Terms,
+    ) -> Option<relay::Options> {
+        let rt = at.desk.runtime();
         let mut options = self.options.relay.clone();
         if hop.limits.messages_per_connection > 0 {
             options.client.transactions_max = hop.limits.messages_per_connection;
         }
-        let habits = self.habits.borrow_mut().entry(d).or_default().clone();
-        let end = relay::run(rt, stream, at, &options, &habits).await;
-        m.out_open.decrement(1.0);
-        if is_turned_away(&end) {
-            self.died(stop.address, rt.now());
-            let whom = stop.name.as_ref().map_or(String::new(), |name| format!("{name}: "));
-            // RFC 3463 §3.5: bad connection.
-            return Err(OwnedReply::ours([4, 4, 2], format!("{whom}{end}").as_bytes()));
+        let Some(trust) = &self.options.trust else {
+            return (!terms.demand.is_strict() && !hop.security.login).then_some(options);
+        };
+        at.whom.replace(format!("{} at {}", hop.key, stop.whom(hop)));
+        options.client.login = trust.login(hop, rt);
+        if trust.is_broken(terms, stop.address, rt.now()) {
+            at.desk.metrics().out_tls_in_clear.increment(1);
+        } else if terms.demand != Demand::Clear {
+            let (rules, address) = (trust.rules.clone(), stop.address.ip());
+            options.tls = Some(Rc::new(relay::Tls { rules, terms: terms.clone(), address }));
         }
-        self.dead.borrow_mut().remove(&stop.address);
-        judge(desk, d, &end);
-        Ok(())
+        Some(options)
     }
 
     /// `address` did not answer, or not well.
@@ -226,6 +345,25 @@ impl Shared {
             dead.insert(address, now.after(DEAD));
         }
     }
+}
+
+/// What is wrong with a host that a route names.
+fn of_host(fault: &Fault) -> String {
+    match fault {
+        Fault::Temporary(what) => what.to_string(),
+        _ => "no such host, or no address".into(),
+    }
+}
+
+/// The end is a matter of what was demanded of the connection: the host may do for other mail.
+fn is_of_terms(end: &ConnectionEnd) -> bool {
+    matches!(
+        end,
+        ConnectionEnd::TlsNotOffered
+            | ConnectionEnd::TlsRefused { .. }
+            | ConnectionEnd::HandshakeFailed { .. }
+            | ConnectionEnd::LoginFailed { .. }
+    )
 }
 
 /// RFC 5321 §5.1: a host that does not greet us is left for the next one; nothing has been sent.
@@ -244,10 +382,9 @@ fn is_turned_away(end: &ConnectionEnd) -> bool {
 fn judge<R: Runtime>(desk: &Desk<R>, d: DestId, end: &ConnectionEnd) {
     if end.is_orderly() {
         desk.reachable(d);
-    } else if !end.is_stale() && *end != ConnectionEnd::TlsUnavailable {
+    } else if !end.is_stale() {
         let text = end.to_string();
-        // RFC 3463 §3.5: bad connection.
-        desk.unreachable(d, OwnedReply::ours([4, 4, 2], text.as_bytes()));
+        desk.unreachable(d, OwnedReply::ours(end.status(), text.as_bytes()));
     }
 }
 
@@ -303,6 +440,9 @@ struct At<R: Runtime> {
     desk: Desk<R>,
     d: DestId,
     side: SideCursor<R>,
+    trust: Option<Rc<Trust>>,
+    /// The destination and the host of the connection, for people.
+    whom: RefCell<String>,
 }
 
 impl<R: Runtime> Source for At<R> {
@@ -347,6 +487,18 @@ impl<R: Runtime> Source for At<R> {
 
     fn before_final_dot(&self, item: &Item<R>) -> impl Future<Output = bool> {
         self.desk.announce(item)
+    }
+
+    fn secured(&self, established: &Established) {
+        let m = self.desk.metrics();
+        match established.proof {
+            Proof::None => m.out_tls_any.increment(1),
+            Proof::Authority => m.out_tls_authority.increment(1),
+            Proof::Dane => m.out_tls_dane.increment(1),
+        }
+        if let Some(trust) = &self.trust {
+            trust.tell(&News::Secured(&format!("{}: {established}", self.whom.borrow())));
+        }
     }
 
     fn settle(&self, item: Item<R>, results: &[RecipientResult<'_>]) {

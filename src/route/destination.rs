@@ -7,7 +7,7 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
-/// Whether mail to a next hop must be encrypted.
+/// Whether mail to a next hop is encrypted.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
 pub enum TlsPolicy {
     /// Never.
@@ -17,7 +17,7 @@ pub enum TlsPolicy {
     Opportunistic,
     /// Or not at all.
     Required,
-    /// As its TLSA records say (RFC 7672).
+    /// As its TLSA records say (RFC 7672); without any, as if it were opportunistic.
     Dane,
 }
 
@@ -61,6 +61,8 @@ pub struct NextHop {
     pub target: Target,
     /// Encryption.
     pub tls: TlsPolicy,
+    /// We log in there.
+    pub login: bool,
 }
 
 impl NextHop {
@@ -91,7 +93,15 @@ impl NextHop {
             TlsPolicy::Required => " tls=required",
             TlsPolicy::Dane => " tls=dane",
         };
-        Ok(NextHop { key: format!("{what}{policy}"), target, tls })
+        Ok(NextHop { key: format!("{what}{policy}"), target, tls, login: false })
+    }
+
+    /// The same with a login.
+    #[must_use]
+    pub fn with_login(mut self) -> Self {
+        self.key += " with login";
+        self.login = true;
+        self
     }
 
     /// The hosts to connect to; none if they are the mail exchangers of a domain.
@@ -194,6 +204,7 @@ mod tests {
     fn policy_is_part_of_the_key() {
         let none = NextHop::parse("mx.example", TlsPolicy::None).unwrap();
         assert_ne!(none.key, key("mx.example").unwrap());
+        assert_eq!(none.clone().with_login().key, "mx.example:25 tls=none with login");
         assert_eq!(none.hosts(), [Host::Name("mx.example".into(), 25)]);
         assert!(NextHop::parse("mx:a.example", TlsPolicy::None).unwrap().hosts().is_empty());
     }

@@ -9,3 +9,5 @@ pub mod map;
 pub mod mx;
 pub mod senders;
 pub mod tables;
+pub mod tls_policy;
+pub mod tlsa;

@@ -11,10 +11,11 @@ mod guard;
 pub mod names;
 pub mod offline;
 pub mod settings;
-mod tables;
+pub mod tables;
 
 use crate::config::Config;
 use crate::config::certificates::Keeper;
+use crate::config::outgoing::{self, Outgoing};
 use crate::config::reload::Reloader;
 use crate::config::units::Cores;
 use crate::events::{self, Events};
@@ -102,7 +103,10 @@ pub fn start(config: Arc<Config>) -> Result<Running, Failure> {
     let keeper = Keeper::start(config.clone(), status.clone(), uring::wall_now())
         .map_err(|problems| Failure::new(78, problems))?;
     let (keeper, of_certificates) = keeper.unzip();
-    for problem in warnings.0.iter().chain(of_certificates.iter().flat_map(|p| &p.0)) {
+    let (outgoing, of_outgoing) =
+        outgoing::read(&config).map_err(|problems| Failure::new(78, problems))?;
+    let of_files = of_certificates.iter().chain([&of_outgoing]).flat_map(|p| &p.0);
+    for problem in warnings.0.iter().chain(of_files) {
         reserved.events.0.warn("configuration", problem.to_string());
     }
     let certificates = keeper.as_ref().map(Keeper::certificates);
@@ -110,7 +114,7 @@ pub fn start(config: Arc<Config>) -> Result<Running, Failure> {
     let recorder = Arc::new(metrics::exporter());
     let accounts = Accounts::open(&config, cpus.len(), &events.0, uring::fill_random)?;
     let (accounts, users) = accounts.unzip();
-    let first = First { router, certificates, recorder: recorder.clone(), accounts: accounts.clone() };
+    let first = First { router, certificates, recorder: recorder.clone(), accounts: accounts.clone(), outgoing };
     let (cores, lines) = start_cores(&config, &first, &cpus, sockets, &events.0)?;
     let (stop, stopped) = oneshot::channel();
     let metrics_address = metrics.as_ref().and_then(|s| s.local_addr().ok());
@@ -145,6 +149,7 @@ struct First {
     router: Arc<Router>,
     certificates: Option<Certificates>,
     accounts: Option<Accounts>,
+    outgoing: Outgoing,
     recorder: Arc<PrometheusRecorder>,
 }
 
@@ -222,6 +227,7 @@ fn start_cores(
             certificates: first.certificates.clone(),
             guard: guard.clone(),
             accounts: first.accounts.clone(),
+            outgoing: first.outgoing.clone(),
             poison: poison.clone(),
             metrics: metrics::Core::new(&*first.recorder, number),
             recorder: first.recorder.clone(),

@@ -47,7 +47,7 @@ impl Tables {
                 key: to.to_string(),
                 targets: vec![Target::Address(to)],
                 source: (None, None),
-                tls_required: false,
+                security: Default::default(),
                 limits: Limits { connections: 3, messages_per_connection: 7, ..Limits::default() },
             })
         };
@@ -90,6 +90,14 @@ impl Resolve for NoNames {
 
     fn exchangers<'a>(&'a self, _: &'a str) -> Pin<Box<dyn Future<Output = Known> + 'a>> {
         Box::pin(async { Err(Fault::Temporary("no name server".into())) })
+    }
+
+    fn host<'a>(&'a self, _: &'a str) -> Pin<Box<dyn Future<Output = Known> + 'a>> {
+        Box::pin(async { Err(Fault::Temporary("no name server".into())) })
+    }
+
+    fn tlsa<'a>(&'a self, _: &'a str, _: u16) -> ringpost::route::dns::Asked<'a, ringpost::route::tlsa::Record> {
+        panic!("no destination here has DANE")
     }
 }
 
