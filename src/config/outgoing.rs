@@ -68,7 +68,8 @@ fn system_roots(config: &Config, problems: &mut Problems) -> Roots {
     let hops = config.routes.iter().map(|(_, hop)| hop).chain(&config.relay.smarthost);
     if roots.is_empty() && hops.clone().any(|hop| hop.tls == TlsPolicy::Required) {
         let why = found.errors.first().map_or(String::new(), |e| format!(": {e}"));
-        let what = format!("there are no authorities on this system{why}; mail with tls = \"required\" waits");
+        let what =
+            format!("there are no authorities on this system{why}; mail with tls = \"required\" waits");
         let help = "install ca-certificates, or name a file with tls.roots";
         problem(Severity::Warning, Path::new("tls.roots"), what, help, problems);
     }
@@ -122,7 +123,7 @@ mod tests {
         let (read, problems) = of(dir.path(), "smarthost_auth = \"DIR/login\"\n", "").unwrap();
         let (login, password) = read.login.clone().unwrap();
         assert_eq!((&*login, password.expose()), ("me@a.example", &b"se cret"[..]));
-        assert!(!format!("{read:?} {problems}").contains("cret"));
+        assert!(!format!("{read:?} {problems}").contains("se cret"));
         let (_, problems) = of(dir.path(), "smarthost_auth = \"DIR/open\"\n", "").unwrap();
         assert!(problems.to_string().contains("every user of this system"), "{problems}");
         for (relay, tls) in [

@@ -520,7 +520,11 @@ fn relay(raw: raw::Relay, hostname: &str, roots: Option<PathBuf>, report: &mut R
     let login = path(&raw.smarthost_auth, "relay.smarthost_auth", report);
     if login.is_some() {
         if raw.smarthost.is_empty() {
-            report.error("relay.smarthost_auth", "is for a smarthost, and there is none", "write relay.smarthost");
+            report.error(
+                "relay.smarthost_auth",
+                "is for a smarthost, and there is none",
+                "write relay.smarthost",
+            );
         }
         if raw.smarthost_tls != RouteTls::Required {
             let what = "whoever answers in the smarthost's place may get the password";

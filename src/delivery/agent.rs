@@ -185,11 +185,8 @@ impl Shared {
             Target::Host(name, port) => match self.resolver.resolve(name).await {
                 Ok(list) => {
                     let name: Option<Box<str>> = Some(name.as_str().into());
-                    let at = |ip| Stop {
-                        name: name.clone(),
-                        address: SocketAddr::new(ip, *port),
-                        found: None,
-                    };
+                    let at =
+                        |ip| Stop { name: name.clone(), address: SocketAddr::new(ip, *port), found: None };
                     Ok(list.into_iter().map(at).collect())
                 }
                 Err(e) => {
@@ -267,7 +264,8 @@ impl Shared {
             if !is_of_terms(&end) {
                 self.died(stop.address, rt.now());
             }
-            let whom = stop.found.as_ref().and(stop.name.as_ref()).map_or(String::new(), |n| format!("{n}: "));
+            let whom =
+                stop.found.as_ref().and(stop.name.as_ref()).map_or(String::new(), |n| format!("{n}: "));
             return Err(OwnedReply::ours(end.status(), format!("{whom}{end}").as_bytes()));
         }
         self.dead.borrow_mut().remove(&stop.address);

@@ -18,8 +18,8 @@ use crate::message::envelope::EnvelopeView;
 use crate::route::tls_policy::{Demand, Terms};
 use crate::runtime::{Lent, Net, Runtime};
 use crate::smtp::outbound::{self, Close, StartTls};
-use crate::tls::client::{Established, Rules};
 pub use crate::smtp::outbound::{Outcome, Phase, RecipientResult};
+use crate::tls::client::{Established, Rules};
 use std::cell::Cell;
 use std::fmt;
 use std::future::Future;
@@ -138,11 +138,7 @@ impl Options {
     /// The usual values, with the name for EHLO.
     #[must_use]
     pub fn new(helo: &str) -> Self {
-        Options {
-            client: outbound::Options::new(helo),
-            idle: Duration::from_secs(60),
-            tls: None,
-        }
+        Options { client: outbound::Options::new(helo), idle: Duration::from_secs(60), tls: None }
     }
 }
 

@@ -103,8 +103,7 @@ pub fn start(config: Arc<Config>) -> Result<Running, Failure> {
     let keeper = Keeper::start(config.clone(), status.clone(), uring::wall_now())
         .map_err(|problems| Failure::new(78, problems))?;
     let (keeper, of_certificates) = keeper.unzip();
-    let (outgoing, of_outgoing) =
-        outgoing::read(&config).map_err(|problems| Failure::new(78, problems))?;
+    let (outgoing, of_outgoing) = outgoing::read(&config).map_err(|problems| Failure::new(78, problems))?;
     let of_files = of_certificates.iter().chain([&of_outgoing]).flat_map(|p| &p.0);
     for problem in warnings.0.iter().chain(of_files) {
         reserved.events.0.warn("configuration", problem.to_string());
@@ -114,7 +113,8 @@ pub fn start(config: Arc<Config>) -> Result<Running, Failure> {
     let recorder = Arc::new(metrics::exporter());
     let accounts = Accounts::open(&config, cpus.len(), &events.0, uring::fill_random)?;
     let (accounts, users) = accounts.unzip();
-    let first = First { router, certificates, recorder: recorder.clone(), accounts: accounts.clone(), outgoing };
+    let first =
+        First { router, certificates, recorder: recorder.clone(), accounts: accounts.clone(), outgoing };
     let (cores, lines) = start_cores(&config, &first, &cpus, sockets, &events.0)?;
     let (stop, stopped) = oneshot::channel();
     let metrics_address = metrics.as_ref().and_then(|s| s.local_addr().ok());

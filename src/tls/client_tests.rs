@@ -10,6 +10,9 @@ use sha2::{Digest, Sha256, Sha512};
 
 const ADDRESS: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));
 
+/// The names of which a certificate must have one.
+const NAMES: [&str; 3] = ["mx.example", "a.example", "mx.sub.example"];
+
 /// A server's chain and key, and the DER of its certificates, its own first.
 struct Shop {
     credentials: Credentials,
@@ -33,7 +36,7 @@ fn issued(maker: Maker, show: bool) -> Shop {
 }
 
 fn terms(demand: Demand) -> Terms {
-    Terms { demand, sni: Some("mx.example".into()), names: vec!["mx.example".into(), "a.example".into()] }
+    Terms { demand, sni: Some("mx.example".into()), names: NAMES.map(Into::into).to_vec() }
 }
 
 fn shake(roots: Roots, terms: &Terms, shop: Shop) -> Result<Established, String> {
@@ -108,7 +111,7 @@ fn any_certificate_will_do_where_none_counts() {
 fn authorities_vouch_for_names_and_dates() {
     let required = terms(Demand::Verified);
     let trusting = |shop: &Shop| Roots::usable([CertificateDer::from(shop.chain[1].clone())]);
-    for host in ["mx.example", "a.example", "*.example"] {
+    for host in ["mx.example", "a.example", "*.sub.example"] {
         let shop = issued(Maker::new().hosts(&[host]), true);
         let roots = trusting(&shop);
         assert_eq!(shake(roots, &required, shop).unwrap().proof, Proof::Authority, "{host}");
@@ -187,10 +190,7 @@ fn a_certificate_without_its_key_proves_nothing() {
     #[derive(Debug)]
     struct One(Arc<rustls::sign::CertifiedKey>);
     impl rustls::server::ResolvesServerCert for One {
-        fn resolve(
-            &self,
-            _: rustls::server::ClientHello<'_>,
-        ) -> Option<Arc<rustls::sign::CertifiedKey>> {
+        fn resolve(&self, _: rustls::server::ClientHello<'_>) -> Option<Arc<rustls::sign::CertifiedKey>> {
             Some(self.0.clone())
         }
     }

@@ -27,13 +27,7 @@ pub async fn hosts(lookup: &dyn Lookup, tls: TlsPolicy, domain: &str, plan: &Pla
     all
 }
 
-async fn one(
-    lookup: &dyn Lookup,
-    tls: TlsPolicy,
-    place: &Place<'_>,
-    host: &Exchange,
-    port: u16,
-) -> Value {
+async fn one(lookup: &dyn Lookup, tls: TlsPolicy, place: &Place<'_>, host: &Exchange, port: u16) -> Value {
     for base in tls_policy::bases(tls, place) {
         let answer = lookup.tlsa(base, port).await;
         match tls_policy::judge(base, &answer) {

@@ -155,7 +155,11 @@ pub(super) fn good() -> Server {
     server(|_, _| None)
 }
 
-pub(super) fn go(desk: &Desk, server: Server, options: &Options) -> (ConnectionEnd, std::rc::Rc<RefCell<Server>>) {
+pub(super) fn go(
+    desk: &Desk,
+    server: Server,
+    options: &Options,
+) -> (ConnectionEnd, std::rc::Rc<RefCell<Server>>) {
     let (pipe, server) = desk.world.connect(server);
     let end = block_on(run(&desk.world, pipe, desk, options, &desk.habits));
     let accounted = desk.settled.borrow().len() + desk.given_back.borrow().len();

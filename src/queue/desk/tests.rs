@@ -112,7 +112,13 @@ impl Run {
             };
             let targets = vec![target];
             let limits = Limits { connections: 3, ..Limits::default() };
-            Rc::new(Hop { key: name.into(), targets, source: (None, None), security: Default::default(), limits })
+            Rc::new(Hop {
+                key: name.into(),
+                targets,
+                source: (None, None),
+                security: Default::default(),
+                limits,
+            })
         };
         let list = [("a.example", hop(1, "a")), ("b.example", hop(2, "b")), ("from.example", hop(2, "b"))];
         Rc::new(Table(list.into_iter().collect()))

@@ -102,8 +102,10 @@ mod tests {
             (true, true, false, false)
         );
         assert_eq!((caps.size, caps.recipients_max, caps.transactions_max), (Some(1000), Some(20), Some(5)));
-        let caps =
-            read("mx\nSIZE\nLIMITS RCPTMAX=0 MAILMAX=-1\nSIZES 3\nSMTPUTF8 x\nDSN\nSTARTTLS\nCHUNKING\nAUTH plain X");
+        let caps = read(
+            "mx\nSIZE\nLIMITS RCPTMAX=0 MAILMAX=-1\nSIZES 3\nSMTPUTF8 x\nDSN\nSTARTTLS\nCHUNKING\n\
+             AUTH plain X",
+        );
         assert!(caps.auth.has(Mechanism::Plain) && !caps.auth.has(Mechanism::Login));
         assert_eq!((caps.size, caps.recipients_max, caps.transactions_max), (Some(0), None, None));
         assert!(caps.smtputf8 && caps.dsn && caps.starttls && caps.chunking && !caps.pipelining);

@@ -96,7 +96,11 @@ impl Resolve for NoNames {
         Box::pin(async { Err(Fault::Temporary("no name server".into())) })
     }
 
-    fn tlsa<'a>(&'a self, _: &'a str, _: u16) -> ringpost::route::dns::Asked<'a, ringpost::route::tlsa::Record> {
+    fn tlsa<'a>(
+        &'a self,
+        _: &'a str,
+        _: u16,
+    ) -> ringpost::route::dns::Asked<'a, ringpost::route::tlsa::Record> {
         panic!("no destination here has DANE")
     }
 }

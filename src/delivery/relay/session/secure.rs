@@ -72,8 +72,13 @@ impl<R: Runtime, S: Source> Session<'_, R, S> {
             sealed.clear();
             secure.tls.pull(&mut sealed);
             let wire = mem::take(&mut secure.wire);
-            let (result, back, mut wire) = self.stream.send_recv(sealed, wire).await;
-            sealed = back;
+            let (result, mut wire) = if sealed.is_empty() {
+                self.stream.recv(wire).await
+            } else {
+                let (result, back, wire) = self.stream.send_recv(sealed, wire).await;
+                sealed = back;
+                (result, wire)
+            };
             match result {
                 Ok(0) => return Some(failed("closed by the server")),
                 Ok(_) => secure.open(&wire, &mut self.input),
