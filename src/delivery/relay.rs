@@ -273,7 +273,7 @@ impl ConnectionEnd {
         )
     }
 
-    /// Enhanced code of what it means for mail that waits: each of them may end.
+    /// Enhanced code of what it means for mail that waits, of those in the registry (RFC 5248).
     #[must_use]
     pub fn status(&self) -> [u16; 3] {
         match self {

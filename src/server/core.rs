@@ -231,12 +231,8 @@ pub async fn run(rt: Uring, seed: Seed) {
     let panics = seed.metrics.session_panics.clone();
     rt.on_panic(move || panics.increment(1));
     let tables = Tables::new(seed.config.clone(), seed.router.clone(), seed.guard.clone());
-    let names = match names(&rt, &seed) {
-        Ok(names) => names,
-        Err(text) => return drop(seed.started.send(Err(text))),
-    };
-    let trust = match trust(&seed) {
-        Ok(trust) => trust,
+    let (names, trust) = match names(&rt, &seed).and_then(|names| Ok((names, trust(&seed)?))) {
+        Ok(both) => both,
         Err(text) => return drop(seed.started.send(Err(text))),
     };
     let (logs, told) = match Logs::open(setup(&rt, &seed, &tables, names, trust)).await {

@@ -194,10 +194,7 @@ impl Client {
     /// # Errors
     /// The connection is over.
     pub fn feed(&mut self, wire: &[u8]) -> Result<usize, Fault> {
-        steps::feed(&mut self.inner, &mut self.peer_closed, wire).map_err(|mut fault| {
-            fault.text = plain(fault.text);
-            fault
-        })
+        steps::feed(&mut self.inner, &mut self.peer_closed, wire)
     }
 
     /// As [`super::Connection::read`].
@@ -221,6 +218,12 @@ impl Client {
         steps::pull(&mut self.inner, out);
     }
 
+    /// As [`super::Connection::close`].
+    pub fn close(&mut self, out: &mut Vec<u8>) {
+        self.inner.send_close_notify();
+        self.pull(out);
+    }
+
     /// What the handshake has established; none before it is complete.
     #[must_use]
     pub fn established(&self) -> Option<Established> {
@@ -241,21 +244,19 @@ impl Client {
     }
 }
 
-/// The library's words without those of the peer: a certificate's names are its own choice.
-fn plain(text: String) -> String {
-    let Some(about) = text.strip_prefix("invalid peer certificate: ") else { return text };
-    let known = [
-        ("certificate expired", "it has expired"),
-        ("Expired", "it has expired"),
-        ("certificate not valid yet", "it is not valid yet"),
-        ("NotValidYet", "it is not valid yet"),
-        ("UnknownIssuer", "no known authority has issued it"),
-        ("certificate not valid for name", "it is for other names"),
-        ("NotValidForName", "it is for other names"),
-        ("ApplicationVerificationFailure", "it does not fit the TLSA records"),
-    ];
-    let found = known.iter().find(|(begin, _)| about.starts_with(begin));
-    format!("the certificate is not believed: {}", found.map_or("it cannot be used", |(_, why)| why))
+/// Why a certificate is not believed, without the peer's words: its names are its own choice.
+pub(super) fn disbelief(e: &CertificateError) -> String {
+    use CertificateError as C;
+    let why = match e {
+        C::Expired | C::ExpiredContext { .. } => "it has expired",
+        C::NotValidYet | C::NotValidYetContext { .. } => "it is not valid yet",
+        C::UnknownIssuer => "no known authority has issued it",
+        C::NotValidForName | C::NotValidForNameContext { .. } => "it is for other names",
+        C::BadSignature => "its signature is wrong",
+        C::ApplicationVerificationFailure => "it does not fit the TLSA records",
+        _ => "it cannot be used",
+    };
+    format!("the certificate is not believed: {why}")
 }
 
 /// Takes any certificate, unread: one that nobody vouches for proves nothing anyway, and neither does

@@ -6,7 +6,7 @@
 //! alert to pull; nothing else can be done with the connection.
 
 use super::snapshot::Snapshot;
-use super::steps;
+use super::{client, steps};
 use crate::base::security::{Bindings, Security, TlsVersion};
 use crate::base::time::Wall;
 use rustls::{
@@ -66,7 +66,11 @@ impl From<Error> for Fault {
             Error::AlertReceived(A::ProtocolVersion) => Reason::Version,
             _ => Reason::Other,
         };
-        Fault { reason, text: e.to_string() }
+        let text = match &e {
+            Error::InvalidCertificate(e) => client::disbelief(e),
+            e => e.to_string(),
+        };
+        Fault { reason, text }
     }
 }
 

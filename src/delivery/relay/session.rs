@@ -128,6 +128,9 @@ impl<'a, R: Runtime, S: Source> Session<'a, R, S> {
                 Step::Close(why) => Some(self.closed(why)),
             };
             if let Some(end) = end {
+                if self.secure.is_some() && end.is_orderly() {
+                    self.say_closed().await;
+                }
                 self.habits.learn(&self.client, &end);
                 self.end_transactions(&end);
                 return end;

@@ -60,6 +60,7 @@ fn ehlo_is_said_again_and_all_else_goes_under_tls() {
         let bodies: Vec<_> = server.taken.iter().map(|(_, m)| m.clone()).collect();
         assert_eq!(bodies, (1..=20).map(|n| format!("Hi {n}\r\n").into_bytes()).collect::<Vec<_>>());
         assert_eq!(server.commands.last().map(String::as_str), Some("QUIT"));
+        assert!(server.tls.as_ref().unwrap().is_peer_closed(), "close_notify comes last");
         let secured = desk.secured.borrow();
         assert_eq!((secured.len(), secured[0].proof), (1, Proof::None));
     }
@@ -75,7 +76,8 @@ fn what_was_offered_in_clear_text_does_not_count() {
     let server = server.borrow();
     assert!(server.commands.iter().any(|c| c == "DATA"));
     // EHLO, STARTTLS, the handshake, its end with EHLO, MAIL, RCPT, DATA, body, QUIT.
-    assert_eq!(server.sends, 9, "one by one");
+    // And close_notify.
+    assert_eq!(server.sends, 10, "one by one");
 }
 
 #[test]

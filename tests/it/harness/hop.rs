@@ -72,6 +72,26 @@ struct Shared {
     open: AtomicBool,
 }
 
+impl Shared {
+    fn note(&self, secured: bool, line: &str) {
+        self.said.lock().expect("no panic").push((secured, line.to_owned()));
+    }
+
+    fn take(&self, mail: Mail) {
+        self.mails.lock().expect("no panic").push(mail);
+        self.changed.notify_all();
+    }
+
+    /// Does the handshake; without a certificate, or after a failure, the connection ends.
+    fn secure(&self, wire: &mut Wire) -> std::io::Result<()> {
+        let rules = self.tls.lock().expect("no panic").clone();
+        wire.secure(rules.ok_or(std::io::ErrorKind::Unsupported)?)?;
+        let name = wire.tls.as_ref().and_then(|tls| tls.server_name().map(str::to_owned));
+        self.names.lock().expect("no panic").push(name);
+        Ok(())
+    }
+}
+
 /// A running next hop. Ends with the test.
 pub struct Hop {
     pub address: SocketAddr,
@@ -217,33 +237,25 @@ fn serve(stream: TcpStream, shared: &Shared) -> std::io::Result<()> {
         }
         let line = String::from_utf8_lossy(&line).trim_end().to_owned();
         let secured = input.get_ref().tls.is_some();
-        shared.said.lock().expect("no panic").push((secured, line.clone()));
+        shared.note(secured, &line);
         let verb = line.split([' ', ':']).next().unwrap_or("").to_ascii_uppercase();
         let rest = line.split_once(':').map_or("", |(_, r)| r).to_owned();
         let hello = shared.hello.lock().expect("no panic").clone();
         match verb.as_str() {
             "EHLO" | "HELO" => drop(say(&mut input, &line, &hello)?),
-            "STARTTLS" if say(&mut input, &line, "220 2.0.0 Go\r\n")? => {
-                let rules = shared.tls.lock().expect("no panic").clone();
-                let wire = input.get_mut();
-                wire.secure(rules.ok_or(std::io::ErrorKind::Unsupported)?)?;
-                let name = wire.tls.as_ref().and_then(|tls| tls.server_name().map(str::to_owned));
-                shared.names.lock().expect("no panic").push(name);
-            }
-            "STARTTLS" => {}
+            "STARTTLS" if say(&mut input, &line, "220 2.0.0 Go\r\n")? => shared.secure(input.get_mut())?,
             "MAIL" if say(&mut input, &line, "250 2.1.0 Ok\r\n")? => {
                 (from, to) = (rest, Vec::new());
                 chunks.clear();
             }
             "RCPT" if say(&mut input, &line, "250 2.1.5 Ok\r\n")? => to.push(rest),
-            "MAIL" | "RCPT" => {}
+            "MAIL" | "RCPT" | "STARTTLS" => {}
             "DATA" if to.is_empty() => drop(say(&mut input, &line, "554 5.5.1 No recipients\r\n")?),
             "DATA" if say(&mut input, &line, "354 Go\r\n")? => {
                 let wire = message(&mut input)?;
                 let mail = Mail { from: from.clone(), to: std::mem::take(&mut to), tls: secured, wire };
                 if say(&mut input, ".", "250 2.0.0 Taken\r\n")? {
-                    shared.mails.lock().expect("no panic").push(mail);
-                    shared.changed.notify_all();
+                    shared.take(mail);
                 }
             }
             "DATA" => {}
@@ -259,8 +271,7 @@ fn serve(stream: TcpStream, shared: &Shared) -> std::io::Result<()> {
                     let wire = stuffed(&std::mem::take(&mut chunks));
                     let mail = Mail { from: from.clone(), to: std::mem::take(&mut to), tls: secured, wire };
                     if good {
-                        shared.mails.lock().expect("no panic").push(mail);
-                        shared.changed.notify_all();
+                        shared.take(mail);
                     }
                 }
             }

@@ -9,6 +9,7 @@ use sha2::{Digest, Sha256};
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 /// A certificate with its key, and the authority that has issued it, if any has.
 pub struct Shop {
@@ -56,7 +57,10 @@ impl Shop {
     /// A certificate for this host that an authority has issued, whose certificate is shown too.
     pub fn issued(host: &str) -> Shop {
         let mut authority = params("ca.test", false);
-        authority.distinguished_name.push(DnType::CommonName, "Test authority");
+        // Each has a name of its own, as in life.
+        static NUMBER: AtomicU32 = AtomicU32::new(1);
+        let name = format!("Test authority {}", NUMBER.fetch_add(1, Ordering::Relaxed));
+        authority.distinguished_name.push(DnType::CommonName, name);
         authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let authority_key = KeyPair::generate().expect("a key");
         let spki = authority_key.subject_public_key_info();

@@ -148,6 +148,16 @@ impl<R: Runtime, S: Source> Session<'_, R, S> {
         })
     }
 
+    /// RFC 8446 §6.1: says that no more comes, before the connection is closed.
+    pub(super) async fn say_closed(&mut self) {
+        let Some(secure) = self.secure.as_mut() else { return };
+        let mut sealed = Vec::new();
+        secure.tls.close(&mut sealed);
+        self.stream.set_deadline(Some(self.rt.now().after(self.client.options().quit)));
+        // The server may be gone: all that mattered has been said.
+        let _ = self.stream.send(sealed).await;
+    }
+
     /// A buffer to receive into while work is waited for.
     pub(super) fn empty_wire(&mut self) -> Vec<u8> {
         let secure = self.secure.as_mut().expect("under TLS");
