@@ -167,9 +167,17 @@ async fn way(config: &Config, router: &Router, lookup: &dyn dns::Lookup, to: &[u
         (router.rule(domain), |host: &str| settings::destination(&config.destination_for(host, &name)));
     let head = |limits: Limits| json!({"recipient": text(to), "rule": rule, "limits": limits_of(limits)});
     let (value, exit) = match router.plan(domain) {
-        Plan::Direct => mail_exchangers(config, lookup, &name, DIRECT, head(limits(""))).await,
+        Plan::Direct => {
+            let mut value = head(limits(""));
+            value["destination"] = json!(format!("mx:{name}"));
+            mail_exchangers(config, lookup, &name, DIRECT, value).await
+        }
         Plan::Relay(hop) => match &hop.target {
-            Target::Mx(other) => mail_exchangers(config, lookup, other, hop.tls, head(limits(""))).await,
+            Target::Mx(other) => {
+                let mut value = head(limits(""));
+                value["destination"] = json!(hop.key);
+                mail_exchangers(config, lookup, other, hop.tls, value).await
+            }
             _ => fixed(lookup, &hop, head(limits(&host_of(&hop)))).await,
         },
         Plan::Local => end(head(limits("")), "mailboxes are not available in this version"),
@@ -220,7 +228,6 @@ async fn mail_exchangers(
     policy: TlsPolicy,
     mut value: Value,
 ) -> (Value, Exit) {
-    value["destination"] = json!(format!("mx:{domain}"));
     let bound: Vec<SocketAddr> = config.listeners.iter().flat_map(|l| l.addresses.clone()).collect();
     let is_ours = names::ours(config, bound);
     let asked = dns::plan(lookup, domain, &is_ours, 0);

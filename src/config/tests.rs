@@ -184,7 +184,7 @@ fn domains_without_a_route_go_to_their_mx() {
                 [[route]]\ndomain = \"a.example\"\nnext_hop = \"mx:b.example\"\n";
     let (config, problems) = Config::parse(text, "t").unwrap();
     assert!(!problems.fatal() && problems.0.iter().all(|p| p.key != "domains.relay"), "{problems}");
-    assert_eq!(config.routes[0].1.key, "mx:b.example");
+    assert_eq!(config.routes[0].1.key, "mx:b.example tls=opportunistic");
 }
 
 #[test]

@@ -87,11 +87,14 @@ impl NextHop {
             Target::Lmtp(host) => format!("lmtp:{host}"),
             Target::LmtpUnix(path) => format!("lmtp:unix:{}", path.display()),
         };
-        let policy = match tls {
-            TlsPolicy::None => " tls=none",
-            TlsPolicy::Opportunistic => "",
-            TlsPolicy::Required => " tls=required",
-            TlsPolicy::Dane => " tls=dane",
+        // Mail without a route goes as by "mx:domain" with DANE: the same key, so the same destination.
+        let policy = match (tls, &target) {
+            (TlsPolicy::Opportunistic, Target::Smtp(_) | Target::Lmtp(_) | Target::LmtpUnix(_))
+            | (TlsPolicy::Dane, Target::Mx(_)) => "",
+            (TlsPolicy::None, _) => " tls=none",
+            (TlsPolicy::Opportunistic, _) => " tls=opportunistic",
+            (TlsPolicy::Required, _) => " tls=required",
+            (TlsPolicy::Dane, _) => " tls=dane",
         };
         Ok(NextHop { key: format!("{what}{policy}"), target, tls, login: false })
     }
@@ -175,7 +178,7 @@ mod tests {
             ("[192.0.2.7]", "192.0.2.7:25"),
             ("[Relay.Example]:587", "relay.example:587"),
             ("MX.example", "mx.example:25"),
-            ("mx:Other.example", "mx:other.example"),
+            ("mx:Other.example", "mx:other.example tls=opportunistic"),
             ("lmtp:box.example", "lmtp:box.example:24"),
             ("lmtp:[::1]:2424", "lmtp:[::1]:2424"),
             ("lmtp:unix:/run/l", "lmtp:unix:/run/l"),
@@ -206,6 +209,8 @@ mod tests {
         assert_ne!(none.key, key("mx.example").unwrap());
         assert_eq!(none.clone().with_login().key, "mx.example:25 tls=none with login");
         assert_eq!(none.hosts(), [Host::Name("mx.example".into(), 25)]);
+        assert_eq!(NextHop::parse("mx:a.example", TlsPolicy::Dane).unwrap().key, "mx:a.example");
+        assert_eq!(NextHop::parse("a.example", TlsPolicy::Dane).unwrap().key, "a.example:25 tls=dane");
         assert!(NextHop::parse("mx:a.example", TlsPolicy::None).unwrap().hosts().is_empty());
     }
 }

@@ -91,7 +91,7 @@ impl Tables {
     }
 
     /// The mail exchangers of `domain`, which may be an address literal. Each domain is a
-    /// destination of its own, as if it had a route `mx:domain`.
+    /// destination of its own, as if it had a route `mx:domain` with DANE.
     fn direct(&self, domain: &[u8]) -> Rc<Hop> {
         let mut hops = self.hops.borrow_mut();
         if let Some((last, hop)) = &hops.last_direct

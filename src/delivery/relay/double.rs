@@ -276,6 +276,10 @@ impl Pipe {
         let mut server = self.server.borrow_mut();
         server.sends += 1;
         if server.closed {
+            if let Some(tls) = &mut server.tls {
+                // It hears no more, but for the end.
+                parts.iter().for_each(|part| drop(tls.feed(part.bytes())));
+            }
             return if server.reset { Err(ErrorKind::ConnectionReset.into()) } else { Ok(()) };
         }
         for part in parts {
