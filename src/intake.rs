@@ -14,6 +14,7 @@ use crate::queue::desk::{Desk, NewMessage};
 use crate::queue::index::Key;
 use crate::queue::limits::Admission;
 use crate::queue::record::Effect;
+use crate::queue::routing::Routing;
 use crate::queue::state::Answer;
 use crate::runtime::Runtime;
 use crate::storage::journal::StageError;
@@ -238,33 +239,49 @@ impl<R: Runtime> Intake<R> {
         self.stage(&m)?.await
     }
 
-    /// The envelope with aliases replaced; `None` if every recipient stands for itself.
+    /// The envelope with sender and aliases replaced; `None` if all of it stands for itself.
     fn expand(&self, envelope: &Envelope) -> Option<Envelope> {
         let routing = self.desk.0.routing.borrow().clone();
-        let view = envelope.view();
-        let mut out: Option<Envelope> = None;
-        for (i, r) in view.recipients().enumerate() {
-            let push = |e: &mut Envelope, to: &[u8], r: &Recipient<'_>| {
-                if !e.view().recipients().any(|have| have.address == to) {
-                    e.push(to, r.notify, r.orcpt);
-                }
-            };
-            let mut grown = out.take();
-            let rewritten = routing.expand(r.address, &mut |to| {
-                let e = grown.get_or_insert_with(|| prefix(envelope, i));
-                push(e, to, &r);
-            });
-            out = match (grown, rewritten) {
-                (Some(mut e), false) => {
-                    push(&mut e, r.address, &r);
-                    Some(e)
-                }
-                (None, true) => Some(prefix(envelope, i)),
-                (grown, _) => grown,
-            };
-        }
-        out
+        let other = routing.sender(envelope.view().sender()).map(|sender| from(envelope, &sender));
+        let recipients = expand_recipients(&*routing, other.as_ref().unwrap_or(envelope));
+        recipients.or(other)
     }
+}
+
+/// The same envelope from another sender.
+fn from(envelope: &Envelope, sender: &[u8]) -> Envelope {
+    let view = envelope.view();
+    let mut out = Envelope::default();
+    out.begin(sender, view.options(), view.envid());
+    view.recipients().for_each(|r| out.push(r.address, r.notify, r.orcpt));
+    out
+}
+
+/// `None` if every recipient stands for itself.
+fn expand_recipients(routing: &dyn Routing, envelope: &Envelope) -> Option<Envelope> {
+    let view = envelope.view();
+    let mut out: Option<Envelope> = None;
+    for (i, r) in view.recipients().enumerate() {
+        let push = |e: &mut Envelope, to: &[u8], r: &Recipient<'_>| {
+            if !e.view().recipients().any(|have| have.address == to) {
+                e.push(to, r.notify, r.orcpt);
+            }
+        };
+        let mut grown = out.take();
+        let rewritten = routing.expand(r.address, &mut |to| {
+            let e = grown.get_or_insert_with(|| prefix(envelope, i));
+            push(e, to, &r);
+        });
+        out = match (grown, rewritten) {
+            (Some(mut e), false) => {
+                push(&mut e, r.address, &r);
+                Some(e)
+            }
+            (None, true) => Some(prefix(envelope, i)),
+            (grown, _) => grown,
+        };
+    }
+    out
 }
 
 /// The first `count` recipients of `envelope`.

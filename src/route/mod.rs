@@ -7,6 +7,7 @@ pub mod dns;
 pub mod expand;
 pub mod map;
 pub mod mx;
+pub mod rewrite;
 pub mod senders;
 pub mod tables;
 pub mod tls_policy;

@@ -77,11 +77,6 @@ impl Shared {
         self.said.lock().expect("no panic").push((secured, line.to_owned()));
     }
 
-    fn take(&self, mail: Mail) {
-        self.mails.lock().expect("no panic").push(mail);
-        self.changed.notify_all();
-    }
-
     /// Does the handshake; without a certificate, or after a failure, the connection ends.
     fn secure(&self, wire: &mut Wire) -> std::io::Result<()> {
         let rules = self.tls.lock().expect("no panic").clone();
@@ -218,15 +213,17 @@ impl Drop for Hop {
 fn serve(stream: TcpStream, shared: &Shared) -> std::io::Result<()> {
     stream.set_read_timeout(Some(PATIENCE))?;
     let mut input = BufReader::new(Wire { stream, tls: None });
-    let say = |input: &mut BufReader<Wire>, command: &str, usual: &str| -> std::io::Result<bool> {
+    let special = |command: &str| (shared.answer.lock().expect("no panic"))(command);
+    let answer = |input: &mut BufReader<Wire>, reply: Vec<u8>| -> std::io::Result<bool> {
         let out = input.get_mut();
-        let special = (shared.answer.lock().expect("no panic"))(command);
-        let reply = special.unwrap_or_else(|| usual.as_bytes().to_vec());
         out.write_all(&reply)?;
         if reply.is_empty() {
             out.stream.shutdown(std::net::Shutdown::Both)?;
         }
         Ok(reply.first().is_some_and(|b| matches!(b, b'2' | b'3')))
+    };
+    let say = |input: &mut BufReader<Wire>, command: &str, usual: &str| -> std::io::Result<bool> {
+        answer(input, special(command).unwrap_or_else(|| usual.as_bytes().to_vec()))
     };
     say(&mut input, "", "220 hop.test ESMTP\r\n")?;
     let (mut from, mut to, mut chunks) = (String::new(), Vec::new(), Vec::new());
@@ -255,23 +252,23 @@ fn serve(stream: TcpStream, shared: &Shared) -> std::io::Result<()> {
                 let wire = message(&mut input)?;
                 let mail = Mail { from: from.clone(), to: std::mem::take(&mut to), tls: secured, wire };
                 if say(&mut input, ".", "250 2.0.0 Taken\r\n")? {
-                    shared.take(mail);
+                    shared.keep(mail);
                 }
             }
             "DATA" => {}
             "BDAT" => {
                 let last = chunk(&line, &mut input, &mut chunks)?;
-                let usual: &str = match (to.is_empty(), last) {
-                    (true, _) => "554 5.5.1 No recipients\r\n",
-                    (_, true) => "250 2.0.0 Taken\r\n",
-                    _ => "250 2.0.0 Go on\r\n",
+                let usual = usual_for_chunk(to.is_empty(), last);
+                // The last chunk is a BDAT as well as the end of the message.
+                let good = match last.then(|| special(&line)).flatten() {
+                    Some(reply) => answer(&mut input, reply)?,
+                    None => say(&mut input, if last { "." } else { &line }, usual)?,
                 };
-                let good = say(&mut input, if last { "." } else { &line }, usual)?;
                 if last {
                     let wire = stuffed(&std::mem::take(&mut chunks));
                     let mail = Mail { from: from.clone(), to: std::mem::take(&mut to), tls: secured, wire };
                     if good {
-                        shared.take(mail);
+                        shared.keep(mail);
                     }
                 }
             }
@@ -283,6 +280,22 @@ fn serve(stream: TcpStream, shared: &Shared) -> std::io::Result<()> {
             "QUIT" => return say(&mut input, &line, "221 2.0.0 Bye\r\n").map(drop),
             _ => drop(say(&mut input, &line, "250 2.0.0 Ok\r\n")?),
         }
+    }
+}
+
+impl Shared {
+    fn keep(&self, mail: Mail) {
+        self.mails.lock().expect("no panic").push(mail);
+        self.changed.notify_all();
+    }
+}
+
+/// What is said to a chunk, if nothing else is to be.
+fn usual_for_chunk(refused: bool, last: bool) -> &'static str {
+    match (refused, last) {
+        (true, _) => "554 5.5.1 No recipients\r\n",
+        (_, true) => "250 2.0.0 Taken\r\n",
+        _ => "250 2.0.0 Go on\r\n",
     }
 }
 
