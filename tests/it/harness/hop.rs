@@ -210,18 +210,20 @@ impl Drop for Hop {
     }
 }
 
+/// Says this, or closes if it is nothing; true if it is good.
+fn answer(input: &mut BufReader<Wire>, reply: Vec<u8>) -> std::io::Result<bool> {
+    let out = input.get_mut();
+    out.write_all(&reply)?;
+    if reply.is_empty() {
+        out.stream.shutdown(std::net::Shutdown::Both)?;
+    }
+    Ok(reply.first().is_some_and(|b| matches!(b, b'2' | b'3')))
+}
+
 fn serve(stream: TcpStream, shared: &Shared) -> std::io::Result<()> {
     stream.set_read_timeout(Some(PATIENCE))?;
     let mut input = BufReader::new(Wire { stream, tls: None });
     let special = |command: &str| (shared.answer.lock().expect("no panic"))(command);
-    let answer = |input: &mut BufReader<Wire>, reply: Vec<u8>| -> std::io::Result<bool> {
-        let out = input.get_mut();
-        out.write_all(&reply)?;
-        if reply.is_empty() {
-            out.stream.shutdown(std::net::Shutdown::Both)?;
-        }
-        Ok(reply.first().is_some_and(|b| matches!(b, b'2' | b'3')))
-    };
     let say = |input: &mut BufReader<Wire>, command: &str, usual: &str| -> std::io::Result<bool> {
         answer(input, special(command).unwrap_or_else(|| usual.as_bytes().to_vec()))
     };
