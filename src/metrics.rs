@@ -103,6 +103,12 @@ series! {
     out_connections_failed: Counter "ringpost_connections_failed_total" {"direction" = "out"} "Connections that could not be opened";
     out_open: Gauge "ringpost_connections" {"direction" = "out"} "Connections open now";
     out_reused: Counter "ringpost_connection_reuse_total" {} "Messages sent over a connection that had carried one before";
+    out_tls_any: Counter "ringpost_tls_outbound_handshakes_total" {"proof" = "none"} "Handshakes completed with next hops, by what vouches for the next hop";
+    out_tls_authority: Counter "ringpost_tls_outbound_handshakes_total" {"proof" = "authority"} "Handshakes completed with next hops, by what vouches for the next hop";
+    out_tls_dane: Counter "ringpost_tls_outbound_handshakes_total" {"proof" = "dane"} "Handshakes completed with next hops, by what vouches for the next hop";
+    out_tls_failed: Counter "ringpost_tls_outbound_handshakes_failed_total" {} "Handshakes with next hops that failed";
+    out_tls_in_clear: Counter "ringpost_tls_outbound_cleartext_total" {} "Connections made in clear text because a handshake with the host had failed";
+    out_tls_missing: Counter "ringpost_tls_outbound_missing_total" {} "Connections given up because TLS was required and not to be had";
     tls_sessions: Gauge "ringpost_tls_sessions" {} "Sessions of clients under TLS open now";
     tls12: Counter "ringpost_tls_handshakes_total" {"version" = "1.2"} "Handshakes completed with clients";
     tls13: Counter "ringpost_tls_handshakes_total" {"version" = "1.3"} "Handshakes completed with clients";

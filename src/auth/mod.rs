@@ -1,6 +1,7 @@
 //! Who is it? Mechanisms, users, passwords; for every protocol.
 //!
 //! * L2 [`sasl`]: the mechanisms as state machines without IO.
+//! * L2 [`client`]: the same as the one who logs in.
 //! * L2 [`scheme`]: forms of stored passwords, and whether a password fits.
 //! * L2 [`passwd`]: the password file as a table; [`store`]: the narrow interface to any store of users.
 //! * L2 [`cache`], [`fair`]: recent successes; whose password is checked next.
@@ -10,6 +11,7 @@
 //! held as [`Secret`](crate::base::secret::Secret) only, and no error carries one.
 
 pub mod cache;
+pub mod client;
 pub mod fair;
 pub mod hashing;
 pub mod mechanism;

@@ -4,13 +4,15 @@
 //! servers; changes nothing and needs no running server. Exit code 0 if the mail would go somewhere,
 //! 75 if that cannot be said now, 65 if it would come back.
 
+mod tls;
+
 use super::{ConfigFile, Exit};
 use crate::base::time::{Mono, Wall};
 use crate::config::{Config, reload};
 use crate::message::address;
 use crate::policy::access::{self, Client, Verdict};
 use crate::queue::schedule::Limits;
-use crate::route::destination::{NextHop, Target};
+use crate::route::destination::{NextHop, Target, TlsPolicy};
 use crate::route::dns;
 use crate::route::expand::Expansion;
 use crate::route::mx::{self, Fault, Origin, Security};
@@ -18,6 +20,7 @@ use crate::route::rewrite::Rewritten;
 use crate::route::site;
 use crate::route::tables::{Plan, Router, split};
 use crate::runtime::{Clock, uring};
+use crate::server::tables::DIRECT;
 use crate::server::{names, settings};
 use serde_json::{Value, json};
 use std::cell::Cell;
@@ -172,11 +175,19 @@ async fn way(config: &Config, router: &Router, lookup: &dyn dns::Lookup, to: &[u
     let (rule, limits) =
         (router.rule(domain), |host: &str| settings::destination(&config.destination_for(host, &name)));
     let head = |limits: Limits| json!({"recipient": text(to), "rule": rule, "limits": limits_of(limits)});
-    let (mut value, exit) = match router.plan(domain) {
-        Plan::Direct => mail_exchangers(config, lookup, &name, head(limits(""))).await,
+    let (value, exit) = match router.plan(domain) {
+        Plan::Direct => {
+            let mut value = head(limits(""));
+            value["destination"] = json!(format!("mx:{name}"));
+            mail_exchangers(config, lookup, &name, DIRECT, value).await
+        }
         Plan::Relay(hop) => match &hop.target {
-            Target::Mx(other) => mail_exchangers(config, lookup, other, head(limits(""))).await,
-            _ => fixed(&hop, head(limits(&host_of(&hop)))),
+            Target::Mx(other) => {
+                let mut value = head(limits(""));
+                value["destination"] = json!(hop.key);
+                mail_exchangers(config, lookup, other, hop.tls, value).await
+            }
+            _ => fixed(lookup, &hop, head(limits(&host_of(&hop)))).await,
         },
         Plan::Local => end(head(limits("")), "mailboxes are not available in this version"),
         Plan::NoRoute => end(head(limits("")), "550 5.4.4: no route"),
@@ -184,9 +195,6 @@ async fn way(config: &Config, router: &Router, lookup: &dyn dns::Lookup, to: &[u
             end(head(limits("")), &format!("next hop {}: not available in this version", hop.key))
         }
     };
-    if exit == Exit::Ok {
-        value["tls"] = json!("not available in this version: clear text");
-    }
     (value, exit)
 }
 
@@ -200,9 +208,11 @@ fn host_of(hop: &NextHop) -> String {
     host.rsplit_once(':').map_or(host.clone(), |(name, _)| name.trim_matches(['[', ']']).to_owned())
 }
 
-fn fixed(hop: &NextHop, mut value: Value) -> (Value, Exit) {
+async fn fixed(lookup: &dyn dns::Lookup, hop: &NextHop, mut value: Value) -> (Value, Exit) {
     let hosts: Vec<String> = hop.hosts().iter().map(ToString::to_string).collect();
     value["destination"] = json!(hop.key);
+    value["tls"] = json!(tls::policy(hop.tls));
+    value["tls_hosts"] = json!(tls::fixed(lookup, hop).await);
     value["now"] = json!(format!("SMTP to {}", hosts.join(", then ")));
     (value, Exit::Ok)
 }
@@ -224,9 +234,9 @@ async fn mail_exchangers(
     config: &Config,
     lookup: &dyn dns::Lookup,
     domain: &str,
+    policy: TlsPolicy,
     mut value: Value,
 ) -> (Value, Exit) {
-    value["destination"] = json!(format!("mx:{domain}"));
     let bound: Vec<SocketAddr> = config.listeners.iter().flat_map(|l| l.addresses.clone()).collect();
     let is_ours = names::ours(config, bound);
     let asked = dns::plan(lookup, domain, &is_ours, 0);
@@ -260,6 +270,9 @@ async fn mail_exchangers(
         None => json!(site::name(&plan)),
     };
     value["hosts"] = plan.hosts.iter().map(host).collect();
+    value["tls"] = json!(tls::policy(policy));
+    let asked = tls::hosts(lookup, policy, domain, &plan, config.relay.mx_port);
+    value["tls_hosts"] = json!(tokio::time::timeout(PATIENCE, asked).await.unwrap_or_default());
     let family = settings::family(config.relay.prefer);
     let most = settings::agent(config).addresses;
     let stops = plan.stops(config.relay.mx_port, family, most, 0, |_| false);
@@ -332,6 +345,7 @@ fn print(report: &Value, out: &mut impl Write) -> std::io::Result<()> {
         )?;
         if !way["tls"].is_null() {
             writeln!(out, "TLS           {}", word(&way["tls"]))?;
+            tls::print(&way["tls_hosts"], out)?;
         }
         writeln!(out, "now           {}", word(&way["now"]))?;
     }

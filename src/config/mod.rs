@@ -7,6 +7,7 @@
 
 pub mod certificates;
 pub mod diagnose;
+pub mod outgoing;
 pub mod raw;
 pub mod reload;
 pub mod resolve;

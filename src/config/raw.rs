@@ -144,6 +144,8 @@ section! {
         minimum: String = "1.2".into(),
         /// PEM file of the authorities whose certificates of clients are believed.
         client_authorities: String = String::new(),
+        /// PEM file of the authorities whose certificates of next hops are believed; empty: the system's.
+        roots: String = String::new(),
         /// `[[tls.sni]]`
         sni: Vec<Sni> = Vec::new(),
     }
@@ -213,6 +215,8 @@ section! {
         greeting: Duration = Duration::s(300),
         /// For the reply to EHLO or HELO.
         helo: Duration = Duration::s(300),
+        /// For a TLS handshake.
+        tls: Duration = Duration::s(60),
         /// For the reply to MAIL.
         mail: Duration = Duration::s(300),
         /// For the reply to RCPT.
@@ -567,7 +571,7 @@ choice! {
         Opportunistic,
         /// Or not at all.
         Required,
-        /// As its TLSA records say.
+        /// As its TLSA records say; without any, if the next hop offers it.
         Dane,
     }
     /// Address family to try first.

@@ -122,6 +122,10 @@ pub struct Relay {
     pub networks: Vec<IpNet>,
     /// Next hop of all mail without a route.
     pub smarthost: Option<NextHop>,
+    /// File with the login and the password for the smarthost.
+    pub login: Option<PathBuf>,
+    /// File of the authorities whose certificates of next hops are believed; none: the system's.
+    pub roots: Option<PathBuf>,
     /// Source address.
     pub bind_ipv4: Option<Ipv4Addr>,
     /// Source address.
@@ -265,7 +269,8 @@ fn resolve(raw: Raw, text: &str, report: &mut Report<'_>) -> Option<Config> {
     let auth = users::resolve(&raw, users, report);
     let listeners = listeners(&raw.listener, have, auth.users.is_some(), report);
     let domains = domains(raw.domains, report);
-    let relay = relay(raw.relay, hostname.as_deref().unwrap_or(""), report);
+    let roots = path(&raw.tls.roots, "tls.roots", report);
+    let relay = relay(raw.relay, hostname.as_deref().unwrap_or(""), roots, report);
     let routes = routes(&raw.route, report);
     narrowed(&raw.destination, report);
     let data_dir = absolute(&raw.server.data_dir, "server.data_dir", report).unwrap_or_default();
@@ -337,30 +342,6 @@ const MISSING: &str = "not available in this version";
 
 fn unavailable(raw: &Raw, report: &mut Report<'_>) {
     unavailable_at_listeners(&raw.listener, report);
-    if !raw.relay.smarthost_auth.is_empty() {
-        report.error("relay.smarthost_auth", format!("authentication is {MISSING}"), "leave the key out");
-    }
-    let relay_tls = [(String::from("relay.smarthost_tls"), raw.relay.smarthost_tls)].into_iter();
-    let route_tls = raw.route.iter().enumerate().map(|(n, r)| (format!("route.{n}.tls"), r.tls));
-    for (key, tls) in relay_tls.chain(route_tls) {
-        match tls {
-            RouteTls::Required | RouteTls::Dane => {
-                report.error(
-                    &key,
-                    format!("TLS towards next hops is {MISSING}"),
-                    "mail would never leave: \"opportunistic\" or \"none\"",
-                );
-            }
-            RouteTls::Opportunistic if report.is_written(&key) => {
-                report.warning(
-                    &key,
-                    format!("TLS towards next hops is {MISSING}: mail goes in clear text"),
-                    "",
-                );
-            }
-            _ => {}
-        }
-    }
     let defaults = Raw::default();
     for (key, set) in [
         ("cores.access", raw.cores.access != defaults.cores.access),
@@ -561,10 +542,25 @@ fn domains(raw: raw::Domains, report: &mut Report<'_>) -> Domains {
     }
 }
 
-fn relay(raw: raw::Relay, hostname: &str, report: &mut Report<'_>) -> Relay {
-    let smarthost = (!raw.smarthost.is_empty())
+fn relay(raw: raw::Relay, hostname: &str, roots: Option<PathBuf>, report: &mut Report<'_>) -> Relay {
+    let mut smarthost = (!raw.smarthost.is_empty())
         .then(|| next_hop(&raw.smarthost, raw.smarthost_tls, "relay.smarthost", report))
         .flatten();
+    let login = path(&raw.smarthost_auth, "relay.smarthost_auth", report);
+    if login.is_some() {
+        if raw.smarthost.is_empty() {
+            report.error(
+                "relay.smarthost_auth",
+                "is for a smarthost, and there is none",
+                "write relay.smarthost",
+            );
+        }
+        if raw.smarthost_tls != RouteTls::Required {
+            let what = "whoever answers in the smarthost's place may get the password";
+            report.warning("relay.smarthost_tls", what, "write smarthost_tls = \"required\"");
+        }
+        smarthost = smarthost.map(NextHop::with_login);
+    }
     for (n, network) in raw.networks.iter().enumerate() {
         if network.0.prefix_len() == 0 {
             let what = "everyone may relay through this server: it will be used to send junk";
@@ -581,6 +577,8 @@ fn relay(raw: raw::Relay, hostname: &str, report: &mut Report<'_>) -> Relay {
     Relay {
         networks: raw.networks.iter().map(|n| n.0).collect(),
         smarthost,
+        login,
+        roots,
         bind_ipv4: raw.bind_ipv4.0,
         bind_ipv6: raw.bind_ipv6.0,
         helo,

@@ -142,7 +142,6 @@ fn small_file_is_enough() {
 fn what_changes_security_is_never_ignored() {
     for addition in [
         "[[listener]]\nprotocol = \"imap\"\naddress = \"0.0.0.0:143\"\n",
-        "[[route]]\ndomain = \"a.example\"\nnext_hop = \"b.example\"\ntls = \"dane\"\n",
         "[[route]]\ndomain = \"a.example\"\nnext_hop = \"lmtp:b.example\"\n",
     ] {
         let errors = errors(&(SMALL.to_string() + addition));
@@ -152,6 +151,19 @@ fn what_changes_security_is_never_ignored() {
         warnings(&(SMALL.to_string() + "[dns]\ndnssec = \"trust-ad\"\n[mailbox]\nquota = \"1GiB\"\n")),
         ["dns.dnssec", "mailbox"]
     );
+}
+
+#[test]
+fn a_password_wants_a_smarthost_that_is_verified() {
+    let server = "[server]\nhostname = \"mx.example.net\"\n[relay]\nsmarthost_auth = \"/f\"\n";
+    assert!(errors(server).iter().any(|e| e.starts_with("relay.smarthost_auth: ")));
+    let text = |tls: &str| format!("{server}smarthost = \"smart.example:587\"\n{tls}");
+    assert_eq!(warnings(&text("")), ["relay.smarthost_tls"]);
+    let good = text("smarthost_tls = \"required\"\n");
+    let (config, problems) = Config::parse(&good, "t").unwrap();
+    assert_eq!(problems, Problems::default());
+    let hop = config.relay.smarthost.unwrap();
+    assert_eq!((hop.key.as_str(), hop.login), ("smart.example:587 tls=required with login", true));
 }
 
 #[test]
@@ -172,7 +184,7 @@ fn domains_without_a_route_go_to_their_mx() {
                 [[route]]\ndomain = \"a.example\"\nnext_hop = \"mx:b.example\"\n";
     let (config, problems) = Config::parse(text, "t").unwrap();
     assert!(!problems.fatal() && problems.0.iter().all(|p| p.key != "domains.relay"), "{problems}");
-    assert_eq!(config.routes[0].1.key, "mx:b.example");
+    assert_eq!(config.routes[0].1.key, "mx:b.example tls=opportunistic");
 }
 
 #[test]

@@ -10,16 +10,20 @@ use crate::base::aligned::AlignedBuf;
 use crate::base::time::Mono;
 use crate::delivery::relay::{self, ConnectionEnd, Habits, Job, Outcome, Phase, RecipientResult, Source};
 use crate::delivery::side_cursor::SideCursor;
+use crate::delivery::trust::{self, News, Trust};
 use crate::queue::desk::Desk;
 use crate::queue::desk::settle::Item;
 use crate::queue::index::DestId;
-use crate::queue::routing::{Hop, Target};
+use crate::queue::routing::{Encryption, Hop, Security, Target};
 use crate::queue::schedule::PoolId;
 use crate::queue::state::OwnedReply;
-use crate::route::dns::Known;
-use crate::route::mx::{self, Family, Fault, Security};
+use crate::route::dns::{Asked, Known};
+use crate::route::mx::{self, Family, Fault};
 use crate::route::site;
+use crate::route::tls_policy::{self, Demand, Place, Terms};
+use crate::route::tlsa::Record;
 use crate::runtime::{Lent, Runtime, yield_now};
+use crate::tls::client::{Established, Proof};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -30,7 +34,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 /// How connections are made.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Options {
     /// How they are used; messages per connection and TLS are the destination's.
     pub relay: relay::Options,
@@ -40,6 +44,8 @@ pub struct Options {
     pub addresses: usize,
     /// Family tried first at mail exchangers.
     pub family: Family,
+    /// TLS and logins. None: all mail goes in clear text, and none that must not.
+    pub trust: Option<Rc<Trust>>,
 }
 
 impl Options {
@@ -47,7 +53,8 @@ impl Options {
     #[must_use]
     pub fn new(helo: &str) -> Self {
         let relay = relay::Options::new(helo);
-        Options { relay, connect: Duration::from_secs(30), addresses: 5, family: Family::Any }
+        let family = Family::Any;
+        Options { relay, connect: Duration::from_secs(30), addresses: 5, family, trust: None }
     }
 }
 
@@ -61,6 +68,12 @@ pub trait Resolve {
 
     /// Where the mail of a domain goes.
     fn exchangers<'a>(&'a self, domain: &'a str) -> Pin<Box<dyn Future<Output = Known> + 'a>>;
+
+    /// The same of a host that a route names, with what DNSSEC says of it.
+    fn host<'a>(&'a self, host: &'a str) -> Pin<Box<dyn Future<Output = Known> + 'a>>;
+
+    /// TLSA records of a TCP port.
+    fn tlsa<'a>(&'a self, name: &'a str, port: u16) -> Asked<'a, Record>;
 }
 
 /// Starts the task that opens connections for `desk` until it is stopped.
@@ -96,16 +109,18 @@ async fn connection<R: Runtime>(desk: Desk<R>, p: PoolId, shared: Rc<Shared>) {
     // Gives the place back even if something panics.
     let open = Open { desk: desk.clone(), p };
     let Some((d, hop)) = desk.hop(p) else { return };
-    let at = At { desk: desk.clone(), p, server: RefCell::default(), side: SideCursor::default() };
-    if hop.tls_required {
-        // Known beforehand: no connection is opened for it.
-        relay::refuse_without_tls(&at);
-        return;
-    }
+    let at = At {
+        desk: desk.clone(),
+        p,
+        server: RefCell::default(),
+        side: SideCursor::default(),
+        trust: shared.options.trust.clone(),
+        whom: RefCell::default(),
+    };
     let mut lost = OwnedReply::ours([4, 4, 1], format!("{} has no address", hop.key).as_bytes());
     let mut left = shared.options.addresses;
     'all: for target in &hop.targets {
-        let stops = match shared.stops(&desk, (p, d), target, left).await {
+        let stops = match shared.stops(&desk, (p, d), &hop, target, left).await {
             Ok(stops) => stops,
             // Its mail goes out over connections of another pool.
             Err(Nowhere::Elsewhere) => return,
@@ -133,11 +148,23 @@ async fn connection<R: Runtime>(desk: Desk<R>, p: PoolId, shared: Rc<Shared>) {
 
 /// A place to connect to.
 struct Stop {
-    /// For people: the host if it was looked up.
+    /// The host, if there is a name.
     name: Option<Box<str>>,
     /// What reports call it: its host name, or an address literal.
     server: Rc<str>,
     address: SocketAddr,
+    /// If it was found in DNS: how, the number of its host, and for which domain.
+    found: Option<(Rc<mx::Plan>, usize, Box<str>)>,
+}
+
+impl Stop {
+    /// For people.
+    fn whom(&self, hop: &Hop) -> String {
+        match &self.name {
+            Some(name) if self.found.is_some() => format!("{name} ({})", self.address),
+            _ => hop.key.clone(),
+        }
+    }
 }
 
 /// Why there is no place to connect to.
@@ -156,6 +183,7 @@ impl Shared {
         &self,
         desk: &Desk<R>,
         (p, d): (PoolId, DestId),
+        hop: &Hop,
         target: &Target,
         most: usize,
     ) -> Result<Vec<Stop>, Nowhere> {
@@ -163,13 +191,26 @@ impl Shared {
         match target {
             Target::Address(address) => {
                 let server = format!("[{}]", address.ip()).into();
-                Ok(vec![Stop { name: None, server, address: *address }])
+                Ok(vec![Stop { name: None, server, address: *address, found: None }])
+            }
+            Target::Host(name, port) if hop.security.encryption == Encryption::Dane => {
+                match self.resolver.host(name).await {
+                    Ok(plan) => Ok(self.places(rt, &plan, name, *port, most)),
+                    // What is wrong with a route is put right, and its mail waits for that.
+                    Err(fault) => {
+                        let text = format!("cannot connect to {name}:{port}: {}", of_host(&fault));
+                        Err(Nowhere::NotNow(OwnedReply::ours([4, 4, 1], text.as_bytes())))
+                    }
+                }
             }
             Target::Host(name, port) => match self.resolver.resolve(name).await {
                 Ok(list) => {
-                    let server: Rc<str> = name.as_str().into();
-                    let address = |ip| SocketAddr::new(ip, *port);
-                    let at = |ip| Stop { name: None, server: server.clone(), address: address(ip) };
+                    let at = |ip| Stop {
+                        name: Some(name.as_str().into()),
+                        server: name.as_str().into(),
+                        address: SocketAddr::new(ip, *port),
+                        found: None,
+                    };
                     Ok(list.into_iter().map(at).collect())
                 }
                 Err(e) => {
@@ -179,20 +220,8 @@ impl Shared {
                 }
             },
             Target::Mx(domain, port) => match self.resolver.exchangers(domain).await {
-                Ok(plan) => {
-                    let now = rt.now();
-                    if !is_here(desk, (p, d), domain, &plan) {
-                        return Err(Nowhere::Elsewhere);
-                    }
-                    let is_dead = |a| self.dead.borrow().get(&a).is_some_and(|until| *until > now);
-                    let stops = plan.stops(*port, self.options.family, most, rt.random(), is_dead);
-                    let named = |s: mx::Stop| Stop {
-                        name: Some(plan.hosts[s.host].name.clone()),
-                        server: plan.hosts[s.host].name.as_ref().into(),
-                        address: s.address,
-                    };
-                    Ok(stops.into_iter().map(named).collect())
-                }
+                Ok(plan) if !is_here(desk, (p, d), hop.security, domain, &plan) => Err(Nowhere::Elsewhere),
+                Ok(plan) => Ok(self.places(rt, &plan, domain, *port, most)),
                 Err(_) if !desk.lost(p, d) => Err(Nowhere::Elsewhere),
                 Err(fault) if fault.is_permanent() => Err(Nowhere::Never(fault)),
                 Err(fault) => {
@@ -203,10 +232,83 @@ impl Shared {
         }
     }
 
+    /// The places of a plan for the mail of `domain`.
+    fn places<R: Runtime>(
+        &self,
+        rt: &R,
+        plan: &Rc<mx::Plan>,
+        domain: &str,
+        port: u16,
+        most: usize,
+    ) -> Vec<Stop> {
+        let now = rt.now();
+        let is_dead = |a| self.dead.borrow().get(&a).is_some_and(|until| *until > now);
+        let stops = plan.stops(port, self.options.family, most, rt.random(), is_dead);
+        let named = |s: mx::Stop| Stop {
+            name: Some(plan.hosts[s.host].name.clone()),
+            server: plan.hosts[s.host].name.as_ref().into(),
+            address: s.address,
+            found: Some((plan.clone(), s.host, domain.into())),
+        };
+        stops.into_iter().map(named).collect()
+    }
+
+    /// What a connection to `stop` must be.
+    async fn terms(&self, hop: &Hop, stop: &Stop) -> Result<Terms, OwnedReply> {
+        let policy = trust::policy(hop);
+        let Some((plan, host, domain)) = &stop.found else {
+            return Ok(tls_policy::fixed(policy, stop.name.as_deref(), stop.address));
+        };
+        let place = Place { domain, security: plan.security, host: &plan.hosts[*host] };
+        let terms = trust::terms(&*self.resolver, policy, &place, stop.address.port()).await;
+        // RFC 3463 §3.5: directory server failure.
+        terms.map_err(|doubt| OwnedReply::ours([4, 4, 3], doubt.0.as_bytes()))
+    }
+
     /// Connects and sends what there is. `Err`: nothing was sent, the next place may be better.
     async fn attempt<R: Runtime>(&self, at: &At<R>, hop: &Hop, stop: &Stop) -> Result<(), OwnedReply> {
         let (desk, p) = (&at.desk, at.p);
         let (rt, m) = (desk.runtime(), desk.metrics());
+        let terms = self.terms(hop, stop).await?;
+        let mut end = self.speak(at, hop, stop, &terms).await?;
+        if let ConnectionEnd::HandshakeFailed { text } = &end {
+            m.out_tls_failed.increment(1);
+            if let Some(trust) = &self.options.trust
+                && terms.demand == Demand::Opportunistic
+            {
+                // A host whose TLS is out of order would get no mail at all: once more in clear text,
+                // as it would go if TLS were not offered.
+                let told = format!("{}: {text}", stop.whom(hop));
+                trust.tell(&News::InClear(&told));
+                trust.failed(stop.address, rt.now());
+                end = self.speak(at, hop, stop, &terms).await?;
+            }
+        }
+        if matches!(end, ConnectionEnd::TlsNotOffered | ConnectionEnd::TlsRefused { .. }) {
+            m.out_tls_missing.increment(1);
+        }
+        if is_turned_away(&end) || is_of_terms(&end) {
+            if !is_of_terms(&end) {
+                self.died(stop.address, rt.now());
+            }
+            let whom =
+                stop.found.as_ref().and(stop.name.as_ref()).map_or(String::new(), |n| format!("{n}: "));
+            return Err(OwnedReply::ours(end.status(), format!("{whom}{end}").as_bytes()));
+        }
+        self.dead.borrow_mut().remove(&stop.address);
+        judge(desk, p, &end);
+        Ok(())
+    }
+
+    /// One connection. `Err`: there was none.
+    async fn speak<R: Runtime>(
+        &self,
+        at: &At<R>,
+        hop: &Hop,
+        stop: &Stop,
+        terms: &Terms,
+    ) -> Result<ConnectionEnd, OwnedReply> {
+        let (rt, m) = (at.desk.runtime(), at.desk.metrics());
         let source = if stop.address.is_ipv4() { hop.source.0 } else { hop.source.1 };
         let deadline = rt.now().after(self.options.connect);
         let stream = match rt.connect(stop.address, source, deadline).await {
@@ -214,37 +316,52 @@ impl Shared {
             Err(e) => {
                 m.out_connections_failed.increment(1);
                 self.died(stop.address, rt.now());
-                let whom = match &stop.name {
-                    Some(name) => format!("{name} ({})", stop.address),
-                    None => hop.key.clone(),
-                };
                 // RFC 3463 §3.5: no answer from host.
-                let text = format!("cannot connect to {whom}: {e}");
+                let text = format!("cannot connect to {}: {e}", stop.whom(hop));
                 return Err(OwnedReply::ours([4, 4, 1], text.as_bytes()));
             }
         };
         *at.server.borrow_mut() = Some(stop.server.clone());
         m.out_connections.increment(1);
         m.out_open.increment(1.0);
+        let options = self.relay_options(at, hop, stop, terms);
+        let habits = self.habits.borrow_mut().entry(at.p).or_default().clone();
+        let end = match options {
+            Some(options) => relay::run(rt, stream, at, &options, &habits).await,
+            None => ConnectionEnd::TlsNotOffered,
+        };
+        m.out_open.decrement(1.0);
+        Ok(end)
+    }
+
+    /// How the connection is used; `None`: it cannot be what it must be.
+    fn relay_options<R: Runtime>(
+        &self,
+        at: &At<R>,
+        hop: &Hop,
+        stop: &Stop,
+        terms: &Terms,
+    ) -> Option<relay::Options> {
+        let rt = at.desk.runtime();
         let mut options = self.options.relay.clone();
-        let limits = desk.limits(p);
+        let limits = at.desk.limits(at.p);
         options.client.transactions_max = match limits.messages_per_connection {
             0 => u32::MAX,
             n => n,
         };
         options.idle = limits.idle;
-        let habits = self.habits.borrow_mut().entry(p).or_default().clone();
-        let end = relay::run(rt, stream, at, &options, &habits).await;
-        m.out_open.decrement(1.0);
-        if is_turned_away(&end) {
-            self.died(stop.address, rt.now());
-            let whom = stop.name.as_ref().map_or(String::new(), |name| format!("{name}: "));
-            // RFC 3463 §3.5: bad connection.
-            return Err(OwnedReply::ours([4, 4, 2], format!("{whom}{end}").as_bytes()));
+        let Some(trust) = &self.options.trust else {
+            return (!terms.demand.is_strict() && !hop.security.login).then_some(options);
+        };
+        at.whom.replace(format!("{} at {}", hop.key, stop.whom(hop)));
+        options.client.login = trust.login(hop, rt);
+        if trust.is_broken(terms, stop.address, rt.now()) {
+            at.desk.metrics().out_tls_in_clear.increment(1);
+        } else if terms.demand != Demand::Clear {
+            let (rules, address) = (trust.rules.clone(), stop.address.ip());
+            options.tls = Some(Rc::new(relay::Tls { rules, terms: terms.clone(), address }));
         }
-        self.dead.borrow_mut().remove(&stop.address);
-        judge(desk, p, &end);
-        Ok(())
+        Some(options)
     }
 
     /// `address` did not answer, or not well.
@@ -257,6 +374,25 @@ impl Shared {
             dead.insert(address, now.after(DEAD));
         }
     }
+}
+
+/// What is wrong with a host that a route names.
+fn of_host(fault: &Fault) -> String {
+    match fault {
+        Fault::Temporary(what) => what.to_string(),
+        _ => "no such host, or no address".into(),
+    }
+}
+
+/// The end is a matter of what was demanded of the connection: the host may do for other mail.
+fn is_of_terms(end: &ConnectionEnd) -> bool {
+    matches!(
+        end,
+        ConnectionEnd::TlsNotOffered
+            | ConnectionEnd::TlsRefused { .. }
+            | ConnectionEnd::HandshakeFailed { .. }
+            | ConnectionEnd::LoginFailed { .. }
+    )
 }
 
 /// RFC 5321 §5.1: a host that does not greet us is left for the next one; nothing has been sent.
@@ -276,26 +412,46 @@ fn is_turned_away(end: &ConnectionEnd) -> bool {
 const SITE_MIN: Duration = Duration::from_secs(60);
 const SITE_MAX: Duration = Duration::from_secs(3600);
 
-/// Whether mail of `d`, to `domain`, with this plan, goes out over connections of `p`. Connections are
-/// shared by those whose mail exchangers are the same and known with the same certainty.
-fn is_here<R: Runtime>(desk: &Desk<R>, (p, d): (PoolId, DestId), domain: &str, plan: &mx::Plan) -> bool {
+/// Whether mail of `d`, to `domain`, with this plan, goes out over connections of `p`.
+fn is_here<R: Runtime>(
+    desk: &Desk<R>,
+    (p, d): (PoolId, DestId),
+    security: Security,
+    domain: &str,
+    plan: &mx::Plan,
+) -> bool {
     let hosts: Vec<&str> = plan.hosts.iter().map(|h| &*h.name).collect();
-    let mut name = site::name(plan);
-    let all = plan.hosts.iter().map(|h| h.security).chain([plan.security]);
-    if all.min() == Some(Security::Secure) {
-        name.push_str(" secure");
-    }
+    let name = pool_name(&site::name(plan), security, domain, plan.security);
     let until = desk.runtime().now().after(plan.ttl.clamp(SITE_MIN, SITE_MAX));
     desk.found((p, d), domain, (&name, &hosts), until)
+}
+
+/// Connections are shared by those whose mail exchangers are the same and of which the same is demanded.
+/// What TLSA records demand depends on the domain, too (RFC 7672 §2.2.1, §3.2.2): if they may count, it
+/// shares with nobody.
+fn pool_name(site: &str, security: Security, domain: &str, known: mx::Security) -> String {
+    let encryption = match (security.encryption, known) {
+        (Encryption::None, _) => " in clear",
+        // Without signatures there are no TLSA records to obey.
+        (Encryption::Opportunistic, _) | (Encryption::Dane, mx::Security::Insecure) => "",
+        (Encryption::Required, _) => " verified",
+        (Encryption::Dane, mx::Security::Secure) => " DANE",
+    };
+    let login = if security.login { " with login" } else { "" };
+    // A certificate is compared with the domain as well (RFC 7672 §3.2.2; RFC 9525 for `required`).
+    let own = match (security.encryption, known) {
+        (Encryption::Required, _) | (Encryption::Dane, mx::Security::Secure) => format!(" for {domain}"),
+        _ => String::new(),
+    };
+    format!("{site}{encryption}{login}{own}")
 }
 
 fn judge<R: Runtime>(desk: &Desk<R>, p: PoolId, end: &ConnectionEnd) {
     if end.is_orderly() {
         desk.reachable(p);
-    } else if !end.is_stale() && *end != ConnectionEnd::TlsUnavailable {
+    } else if !end.is_stale() {
         let text = end.to_string();
-        // RFC 3463 §3.5: bad connection.
-        desk.unreachable(p, OwnedReply::ours([4, 4, 2], text.as_bytes()));
+        desk.unreachable(p, OwnedReply::ours(end.status(), text.as_bytes()));
     }
 }
 
@@ -353,6 +509,9 @@ struct At<R: Runtime> {
     /// What reports call the server (RFC 3464 §2.3.5).
     server: RefCell<Option<Rc<str>>>,
     side: SideCursor<R>,
+    trust: Option<Rc<Trust>>,
+    /// The destination and the host of the connection, for people.
+    whom: RefCell<String>,
 }
 
 impl<R: Runtime> Source for At<R> {
@@ -401,6 +560,18 @@ impl<R: Runtime> Source for At<R> {
         self.desk.announce(item)
     }
 
+    fn secured(&self, established: &Established) {
+        let m = self.desk.metrics();
+        match established.proof {
+            Proof::None => m.out_tls_any.increment(1),
+            Proof::Authority => m.out_tls_authority.increment(1),
+            Proof::Dane => m.out_tls_dane.increment(1),
+        }
+        if let Some(trust) = &self.trust {
+            trust.tell(&News::Secured(&format!("{}: {established}", self.whom.borrow())));
+        }
+    }
+
     fn settle(&self, item: Item<R>, results: &[RecipientResult<'_>]) {
         if results.first().is_some_and(|r| r.conn_use > 1) {
             self.desk.metrics().out_reused.increment(1);
@@ -410,5 +581,41 @@ impl<R: Runtime> Source for At<R> {
 
     fn give_back(&self, item: Item<R>) {
         self.desk.give_back(item);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_are_shared_only_under_the_same_demands() {
+        use mx::Security::{Insecure, Secure};
+        let demands = |encryption, login| Security { encryption, login };
+        let name = |encryption, domain, known| pool_name("site:x", demands(encryption, false), domain, known);
+        // Where no TLSA record counts, DANE is opportunistic, whatever the domain.
+        let plain = name(Encryption::Opportunistic, "a", Insecure);
+        assert_eq!(plain, "site:x");
+        for other in [
+            name(Encryption::Opportunistic, "b", Insecure),
+            name(Encryption::Opportunistic, "b", Secure),
+            name(Encryption::Dane, "b", Insecure),
+        ] {
+            assert_eq!(other, plain);
+        }
+        // All others have connections of their own.
+        let mut names = vec![
+            plain,
+            name(Encryption::None, "a", Insecure),
+            name(Encryption::Required, "a", Insecure),
+            name(Encryption::Required, "b", Insecure),
+            name(Encryption::Dane, "a", Secure),
+            name(Encryption::Dane, "b", Secure),
+            pool_name("site:x", demands(Encryption::Opportunistic, true), "a", Insecure),
+        ];
+        let count = names.len();
+        names.sort();
+        names.dedup();
+        assert_eq!(names.len(), count, "{names:?}");
     }
 }

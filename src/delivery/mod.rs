@@ -5,3 +5,4 @@ pub mod bounce;
 pub mod logs;
 pub mod relay;
 mod side_cursor;
+pub mod trust;

@@ -15,14 +15,18 @@ use crate::base::ids::QueueId;
 use crate::base::time::Mono;
 use crate::message::body::BodyFlags;
 use crate::message::envelope::EnvelopeView;
+use crate::route::tls_policy::{Demand, Terms};
 use crate::runtime::{Lent, Net, Runtime};
-use crate::smtp::outbound::{self, Close};
+use crate::smtp::outbound::{self, Close, StartTls};
 pub use crate::smtp::outbound::{Outcome, Phase, RecipientResult};
+use crate::tls::client::{Established, Rules};
 use std::cell::Cell;
 use std::fmt;
 use std::future::Future;
 use std::io;
+use std::net::IpAddr;
 use std::ops::Range;
+use std::rc::Rc;
 use std::time::Duration;
 
 /// A message for some of its recipients, as the source describes it.
@@ -86,6 +90,9 @@ pub trait Source {
     /// it; the connection is given up, its items come back.
     fn before_final_dot(&self, item: &Self::Item) -> impl Future<Output = bool>;
 
+    /// The connection is under TLS.
+    fn secured(&self, _: &Established) {}
+
     /// One result for each recipient of the job, in its order. Those that are
     /// [`Outcome::NotTried`] are to be taken again at once, on any connection.
     fn settle(&self, item: Self::Item, results: &[RecipientResult<'_>]);
@@ -94,36 +101,44 @@ pub trait Source {
     fn give_back(&self, item: Self::Item);
 }
 
-/// Whether the connection must be encrypted.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub enum Tls {
-    /// Plain, or encrypted if that were possible.
-    #[default]
-    Opportunistic,
-    /// Encrypted or not at all (TLS required, DANE, an enforced MTA-STS policy).
-    Required,
+/// What is demanded of a connection, and how it is brought about.
+#[derive(Clone)]
+pub struct Tls {
+    /// Whom we believe.
+    pub rules: Rules,
+    /// What must be.
+    pub terms: Terms,
+    /// Of the server.
+    pub address: IpAddr,
+}
+
+impl Tls {
+    fn wanted(&self) -> StartTls {
+        match self.terms.demand {
+            Demand::Clear => StartTls::Never,
+            Demand::Opportunistic => StartTls::IfOffered,
+            Demand::Encrypted | Demand::Verified | Demand::Dane(_) => StartTls::Required,
+        }
+    }
 }
 
 /// How a connection is used.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Options {
-    /// The dialogue: name, limits, times. `transactions_max` is messages per connection.
+    /// The dialogue: name, limits, times. `transactions_max` is messages per connection; `starttls`
+    /// is not looked at.
     pub client: outbound::Options,
     /// How long the connection is kept without work. 0: not at all.
     pub idle: Duration,
-    /// Whether it must be encrypted.
-    pub tls: Tls,
+    /// TLS. None: clear text, whatever the server offers.
+    pub tls: Option<Rc<Tls>>,
 }
 
 impl Options {
     /// The usual values, with the name for EHLO.
     #[must_use]
     pub fn new(helo: &str) -> Self {
-        Options {
-            client: outbound::Options::new(helo),
-            idle: Duration::from_secs(60),
-            tls: Tls::Opportunistic,
-        }
+        Options { client: outbound::Options::new(helo), idle: Duration::from_secs(60), tls: None }
     }
 }
 
@@ -175,8 +190,27 @@ pub enum ConnectionEnd {
     MessageLimit,
     /// The source said that a message is not to be sent.
     Stopped,
-    /// The route demands TLS, which there is not yet: due messages were deferred, nothing was sent.
-    TlsUnavailable,
+    /// TLS is required, and the server does not offer it.
+    TlsNotOffered,
+    /// TLS is required, and the server offers it but will not do it.
+    TlsRefused {
+        /// The code.
+        code: u16,
+        /// What it said.
+        text: Box<str>,
+    },
+    /// The handshake has failed; nothing has been sent.
+    HandshakeFailed {
+        /// Why.
+        text: Box<str>,
+    },
+    /// We could not log in; nothing has been sent.
+    LoginFailed {
+        /// The code; 0: it was not the server that refused.
+        code: u16,
+        /// What the server said, or what is wrong.
+        text: Box<str>,
+    },
     /// The server did not greet us.
     GreetingRefused {
         /// The code.
@@ -239,6 +273,21 @@ impl ConnectionEnd {
         )
     }
 
+    /// Enhanced code of what it means for mail that waits, of those in the registry (RFC 5248).
+    #[must_use]
+    pub fn status(&self) -> [u16; 3] {
+        match self {
+            // RFC 3463 §3.8: security features not supported; RFC 7672 §2.2 asks for a deferral.
+            ConnectionEnd::TlsNotOffered | ConnectionEnd::TlsRefused { .. } => [4, 7, 4],
+            // RFC 3463 §3.8: cryptographic failure.
+            ConnectionEnd::HandshakeFailed { .. } => [4, 7, 5],
+            // RFC 4954 §6: authentication credentials invalid.
+            ConnectionEnd::LoginFailed { .. } => [4, 7, 8],
+            // RFC 3463 §3.5: bad connection.
+            _ => [4, 4, 2],
+        }
+    }
+
     /// True if a connection that had worked was closed, as servers do with old ones: try a fresh
     /// one at once, count no failure.
     #[must_use]
@@ -258,7 +307,13 @@ impl fmt::Display for ConnectionEnd {
             ConnectionEnd::Idle => f.write_str("idle"),
             ConnectionEnd::MessageLimit => f.write_str("messages per connection reached"),
             ConnectionEnd::Stopped => f.write_str("stopped"),
-            ConnectionEnd::TlsUnavailable => f.write_str("TLS is required, but not available"),
+            ConnectionEnd::TlsNotOffered => f.write_str("TLS is required, but was not offered"),
+            ConnectionEnd::TlsRefused { code, text } => {
+                write!(f, "TLS is required, but was refused: {code} {text}")
+            }
+            ConnectionEnd::HandshakeFailed { text } => write!(f, "TLS handshake failed: {text}"),
+            ConnectionEnd::LoginFailed { code: 0, text } => write!(f, "cannot log in: {text}"),
+            ConnectionEnd::LoginFailed { code, text } => write!(f, "login refused: {code} {text}"),
             ConnectionEnd::GreetingRefused { code, text, .. } => write!(f, "not greeted: {code} {text}"),
             ConnectionEnd::ServerClosed { phase, text, .. } if text.is_empty() => {
                 write!(f, "closed by the server ({phase})")
@@ -271,7 +326,8 @@ impl fmt::Display for ConnectionEnd {
                 Close::Unreadable(e) => write!(f, "{e} ({phase})"),
                 Close::Unexpected(0) => write!(f, "reply that nobody asked for ({phase})"),
                 Close::Unexpected(code) => write!(f, "unexpected reply {code} ({phase})"),
-                Close::Refused(_) | Close::ServerClosing | Close::Quit => write!(f, "closed ({phase})"),
+                Close::Injected => f.write_str("clear text behind the reply to STARTTLS"),
+                _ => write!(f, "closed ({phase})"),
             },
             ConnectionEnd::Deadline { phase, .. } => write!(f, "timed out ({phase})"),
             ConnectionEnd::Unreadable { kind } => write!(f, "message could not be read: {kind}"),
@@ -280,9 +336,6 @@ impl fmt::Display for ConnectionEnd {
 }
 
 /// Speaks over `stream`, just connected, until the connection has come to its end.
-///
-/// With [`Tls::Required`] nothing is sent: what is due is deferred with "TLS is not available".
-/// A caller that knows this beforehand need not connect: [`refuse_without_tls`].
 pub async fn run<R, S>(
     rt: &R,
     stream: <R as Net>::Stream,
@@ -294,34 +347,12 @@ where
     R: Runtime,
     S: Source,
 {
-    match options.tls {
-        Tls::Required => refuse_without_tls(source),
-        Tls::Opportunistic => session::Session::new(rt, stream, source, options, habits).drive().await,
-    }
-}
-
-/// Defers all that is due: the route demands TLS. Needs no connection.
-pub fn refuse_without_tls<S: Source>(source: &S) -> ConnectionEnd {
-    while let Some(item) = source.next() {
-        let indices = source.describe(&item).recipients.to_vec();
-        let deferred = |index| RecipientResult {
-            index,
-            outcome: Outcome::Deferred,
-            code: 0,
-            // RFC 5248 §2.4: X.7.10, encryption needed
-            enhanced: Some([4, 7, 10]),
-            text: b"TLS is not available",
-            phase: Phase::Local,
-            conn_use: 0,
-            dsn_passed_on: false,
-        };
-        let results: Vec<_> = indices.into_iter().map(deferred).collect();
-        source.settle(item, &results);
-    }
-    ConnectionEnd::TlsUnavailable
+    session::Session::new(rt, stream, source, options, habits).drive().await
 }
 
 #[cfg(test)]
 mod double;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tls_tests;

@@ -18,6 +18,29 @@ pub enum Target {
     Mx(String, u16),
 }
 
+/// Whether connections to a destination are encrypted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Encryption {
+    /// Never.
+    None,
+    /// If the next hop offers it.
+    #[default]
+    Opportunistic,
+    /// Or nothing is sent; the next hop must prove who it is.
+    Required,
+    /// As TLSA records say (RFC 7672); if there are none, as if it were opportunistic.
+    Dane,
+}
+
+/// How connections to a destination are secured.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Security {
+    /// Encryption.
+    pub encryption: Encryption,
+    /// We log in before mail is sent.
+    pub login: bool,
+}
+
 /// A destination.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Hop {
@@ -27,8 +50,8 @@ pub struct Hop {
     pub targets: Vec<Target>,
     /// Source address of connections, by the family of the target.
     pub source: (Option<IpAddr>, Option<IpAddr>),
-    /// Nothing is sent without TLS.
-    pub tls_required: bool,
+    /// Encryption and login.
+    pub security: Security,
     /// Limits.
     pub limits: Limits,
 }

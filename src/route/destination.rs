@@ -7,7 +7,7 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
-/// Whether mail to a next hop must be encrypted.
+/// Whether mail to a next hop is encrypted.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
 pub enum TlsPolicy {
     /// Never.
@@ -17,7 +17,7 @@ pub enum TlsPolicy {
     Opportunistic,
     /// Or not at all.
     Required,
-    /// As its TLSA records say (RFC 7672).
+    /// As its TLSA records say (RFC 7672); without any, as if it were opportunistic.
     Dane,
 }
 
@@ -61,6 +61,8 @@ pub struct NextHop {
     pub target: Target,
     /// Encryption.
     pub tls: TlsPolicy,
+    /// We log in there.
+    pub login: bool,
 }
 
 impl NextHop {
@@ -85,13 +87,24 @@ impl NextHop {
             Target::Lmtp(host) => format!("lmtp:{host}"),
             Target::LmtpUnix(path) => format!("lmtp:unix:{}", path.display()),
         };
-        let policy = match tls {
-            TlsPolicy::None => " tls=none",
-            TlsPolicy::Opportunistic => "",
-            TlsPolicy::Required => " tls=required",
-            TlsPolicy::Dane => " tls=dane",
+        // Mail without a route goes as by "mx:domain" with DANE: the same key, so the same destination.
+        let policy = match (tls, &target) {
+            (TlsPolicy::Opportunistic, Target::Smtp(_) | Target::Lmtp(_) | Target::LmtpUnix(_))
+            | (TlsPolicy::Dane, Target::Mx(_)) => "",
+            (TlsPolicy::None, _) => " tls=none",
+            (TlsPolicy::Opportunistic, _) => " tls=opportunistic",
+            (TlsPolicy::Required, _) => " tls=required",
+            (TlsPolicy::Dane, _) => " tls=dane",
         };
-        Ok(NextHop { key: format!("{what}{policy}"), target, tls })
+        Ok(NextHop { key: format!("{what}{policy}"), target, tls, login: false })
+    }
+
+    /// The same with a login.
+    #[must_use]
+    pub fn with_login(mut self) -> Self {
+        self.key += " with login";
+        self.login = true;
+        self
     }
 
     /// The hosts to connect to; none if they are the mail exchangers of a domain.
@@ -165,7 +178,7 @@ mod tests {
             ("[192.0.2.7]", "192.0.2.7:25"),
             ("[Relay.Example]:587", "relay.example:587"),
             ("MX.example", "mx.example:25"),
-            ("mx:Other.example", "mx:other.example"),
+            ("mx:Other.example", "mx:other.example tls=opportunistic"),
             ("lmtp:box.example", "lmtp:box.example:24"),
             ("lmtp:[::1]:2424", "lmtp:[::1]:2424"),
             ("lmtp:unix:/run/l", "lmtp:unix:/run/l"),
@@ -194,7 +207,10 @@ mod tests {
     fn policy_is_part_of_the_key() {
         let none = NextHop::parse("mx.example", TlsPolicy::None).unwrap();
         assert_ne!(none.key, key("mx.example").unwrap());
+        assert_eq!(none.clone().with_login().key, "mx.example:25 tls=none with login");
         assert_eq!(none.hosts(), [Host::Name("mx.example".into(), 25)]);
+        assert_eq!(NextHop::parse("mx:a.example", TlsPolicy::Dane).unwrap().key, "mx:a.example");
+        assert_eq!(NextHop::parse("a.example", TlsPolicy::Dane).unwrap().key, "a.example:25 tls=dane");
         assert!(NextHop::parse("mx:a.example", TlsPolicy::None).unwrap().hosts().is_empty());
     }
 }

@@ -11,6 +11,7 @@ use crate::base::time::Mono;
 use crate::message::domain::literal;
 use crate::metrics;
 use crate::route::mx::{self, Addresses, Answer, Fault, Mx, Plan, Why};
+use crate::route::tlsa::Record;
 use crate::runtime::Runtime;
 use std::cell::{OnceCell, RefCell};
 use std::collections::BTreeMap;
@@ -33,6 +34,8 @@ pub trait Lookup {
     fn ipv4<'a>(&'a self, name: &'a str) -> Asked<'a, IpAddr>;
     /// AAAA records.
     fn ipv6<'a>(&'a self, name: &'a str) -> Asked<'a, IpAddr>;
+    /// TLSA records of TCP port `port` at this name.
+    fn tlsa<'a>(&'a self, name: &'a str, port: u16) -> Asked<'a, Record>;
 }
 
 /// What is known of a domain.
@@ -92,6 +95,22 @@ pub async fn plan(
         ttl = ttl.min(ttl_of(&a.ipv4)).min(ttl_of(&a.ipv6));
     }
     (mx::assemble(&candidates, &found, is_ours), ttl)
+}
+
+/// A host that is not found by MX, as a plan: where it is, and how secure that is.
+///
+/// # Errors
+/// It has no address, or nobody could say.
+pub async fn host(lookup: &dyn Lookup, host: &str) -> Result<Plan, Fault> {
+    named(host, addresses(lookup, host).await)
+}
+
+fn named(host: &str, found: Addresses) -> Result<Plan, Fault> {
+    // RFC 7672 §2.2.1: nobody has to say securely what the operator has written.
+    let (origin, security) = (mx::Origin::Domain, mx::Security::Secure);
+    let hosts = vec![mx::Mx { preference: 0, host: host.into() }];
+    let candidates = mx::Candidates { origin, security, hosts, ttl: Duration::MAX };
+    mx::assemble(&candidates, &[found], &|_| false)
 }
 
 fn ttl_of<T>(answer: &Answer<T>) -> Duration {
@@ -228,6 +247,25 @@ impl<R: Runtime> Planner<R> {
         result
     }
 
+    /// As [`host`].
+    pub async fn host(&self, host: &str) -> Known {
+        named(host, self.addresses(host).await).map(Rc::new)
+    }
+
+    /// TLSA records of a TCP port. The name servers' client keeps them for their time.
+    pub async fn tlsa(&self, name: &str, port: u16) -> Answer<Record> {
+        let inner = &*self.0;
+        let deadline = inner.rt.now().after(inner.options.deadline);
+        let asked = async {
+            let _place = inner.places.acquire().await.expect("never closed");
+            inner.lookup.tlsa(name, port).await
+        };
+        within(&inner.rt, deadline, asked).await.unwrap_or_else(|| {
+            let why = Why::Failed("no answer in time".into());
+            Err(mx::Missing { why, security: mx::Security::Insecure, ttl: Duration::ZERO })
+        })
+    }
+
     /// The addresses of a host that is not found by MX.
     pub async fn addresses(&self, host: &str) -> Addresses {
         let inner = &*self.0;
@@ -338,6 +376,10 @@ impl<R: Runtime> Lookup for Counted<R> {
 
     fn ipv6<'a>(&'a self, name: &'a str) -> Asked<'a, IpAddr> {
         self.count(self.lookup.ipv6(name))
+    }
+
+    fn tlsa<'a>(&'a self, name: &'a str, port: u16) -> Asked<'a, Record> {
+        self.count(self.lookup.tlsa(name, port))
     }
 }
 

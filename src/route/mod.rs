@@ -11,3 +11,5 @@ pub mod rewrite;
 pub mod senders;
 pub mod site;
 pub mod tables;
+pub mod tls_policy;
+pub mod tlsa;

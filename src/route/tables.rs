@@ -281,7 +281,7 @@ mod tests {
             ("xb.example", "any:25"),
             ("home.example", "Local"),
             ("routed.example", "there:25"),
-            ("mx.example", "mx:other.example"),
+            ("mx.example", "mx:other.example tls=opportunistic"),
             ("", "any:25"),
         ] {
             assert_eq!(key(&r, domain), expected, "{domain}");

@@ -9,11 +9,15 @@ use super::names::Names;
 use super::settings;
 use super::tables::Tables;
 use crate::attempts::Attempts;
+use crate::auth::client::Account;
 use crate::auth::passwd::Users;
 use crate::auth::service::Logins;
 use crate::base::ids::{LogNumber, MessageId};
 use crate::config::Config;
+use crate::config::outgoing::Outgoing;
+use crate::delivery::agent;
 use crate::delivery::logs::{self, Kept, Logs, News, Setup};
+use crate::delivery::trust::{self, Trust};
 use crate::events::{Events, Level};
 use crate::intake::Intake;
 use crate::metrics;
@@ -33,6 +37,7 @@ use crate::runtime::{Clock, Listener, Runtime, listen, memory};
 use crate::smtp::serve::{self, Context};
 use crate::storage::options::Poison;
 use crate::tls::Certificates;
+use crate::tls::client::Rules;
 use metrics_exporter_prometheus::PrometheusRecorder;
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -111,6 +116,8 @@ pub struct Seed {
     pub guard: Guard,
     /// For handshakes.
     pub certificates: Option<Certificates>,
+    /// For mail that leaves.
+    pub outgoing: Outgoing,
     /// Users, if there are any.
     pub accounts: Option<Accounts>,
     /// Limits of destinations, of all cores.
@@ -171,8 +178,29 @@ fn names(rt: &Uring, seed: &Seed) -> Result<Rc<Names<Uring>>, String> {
     Names::new(rt, &seed.config, bound, &seed.metrics, Box::new(tell))
 }
 
+/// How the core's connections to next hops are secured.
+fn trust(seed: &Seed) -> Result<Trust, String> {
+    let rules = Rules::new(seed.outgoing.roots.clone()).map_err(|fault| fault.text)?;
+    let account = seed.outgoing.login.clone().map(|(login, password)| Account::new(&login, password));
+    let voice = seed.voice();
+    let tell = move |news: &trust::News<'_>| match news {
+        trust::News::Secured(text) => voice.say(Level::Info, "tls_out", (*text).into()),
+        trust::News::InClear(text) => {
+            let text = format!("{text}; mail goes there in clear text for an hour");
+            voice.say(Level::Warn, "tls_out_failed", text);
+        }
+    };
+    Ok(Trust::new(rules, account, Box::new(tell)))
+}
+
 /// What the queues of the core are made of.
-fn setup(rt: &Uring, seed: &Seed, tables: &Rc<Tables>, names: Rc<Names<Uring>>) -> Setup<Uring> {
+fn setup(
+    rt: &Uring,
+    seed: &Seed,
+    tables: &Rc<Tables>,
+    names: Rc<Names<Uring>>,
+    trust: Trust,
+) -> Setup<Uring> {
     let parts = Parts {
         rt: rt.clone(),
         storage: settings::storage(&seed.config),
@@ -193,7 +221,7 @@ fn setup(rt: &Uring, seed: &Seed, tables: &Rc<Tables>, names: Rc<Names<Uring>>) 
         series: Box::new(move |log| metrics::Core::new(&*recorder, usize::from(log.0))),
         rules: seed.rules.clone(),
         resolver: names,
-        agent: settings::agent(&seed.config),
+        agent: agent::Options { trust: Some(Rc::new(trust)), ..settings::agent(&seed.config) },
         tell: Box::new(move |news| tell(&voice, &place, news)),
     }
 }
@@ -214,11 +242,11 @@ pub async fn run(rt: Uring, seed: Seed) {
     let panics = seed.metrics.session_panics.clone();
     rt.on_panic(move || panics.increment(1));
     let tables = Tables::new(seed.config.clone(), seed.router.clone(), seed.guard.clone());
-    let names = match names(&rt, &seed) {
-        Ok(names) => names,
+    let (names, trust) = match names(&rt, &seed).and_then(|names| Ok((names, trust(&seed)?))) {
+        Ok(both) => both,
         Err(text) => return drop(seed.started.send(Err(text))),
     };
-    let (logs, told) = match Logs::open(setup(&rt, &seed, &tables, names)).await {
+    let (logs, told) = match Logs::open(setup(&rt, &seed, &tables, names, trust)).await {
         Ok((logs, recovery)) => {
             report(&seed.voice(), &recovery);
             (logs, recovery.index_lost)

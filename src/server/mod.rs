@@ -11,11 +11,12 @@ mod guard;
 pub mod names;
 pub mod offline;
 pub mod settings;
-mod tables;
+pub mod tables;
 
 use crate::admin::rules::Book;
 use crate::config::Config;
 use crate::config::certificates::Keeper;
+use crate::config::outgoing::{self, Outgoing};
 use crate::config::reload::Reloader;
 use crate::config::units::Cores;
 use crate::events::{self, Events};
@@ -105,7 +106,9 @@ pub fn start(config: Arc<Config>) -> Result<Running, Failure> {
     let keeper = Keeper::start(config.clone(), status.clone(), uring::wall_now())
         .map_err(|problems| Failure::new(78, problems))?;
     let (keeper, of_certificates) = keeper.unzip();
-    for problem in warnings.0.iter().chain(of_certificates.iter().flat_map(|p| &p.0)) {
+    let (outgoing, of_outgoing) = outgoing::read(&config).map_err(|problems| Failure::new(78, problems))?;
+    let of_files = of_certificates.iter().chain([&of_outgoing]).flat_map(|p| &p.0);
+    for problem in warnings.0.iter().chain(of_files) {
         reserved.events.0.warn("configuration", problem.to_string());
     }
     let certificates = keeper.as_ref().map(Keeper::certificates);
@@ -115,7 +118,8 @@ pub fn start(config: Arc<Config>) -> Result<Running, Failure> {
     let (accounts, users) = accounts.unzip();
     let book = Book::open(&config.data_dir).map_err(|e| Failure::new(74, e))?;
     let rules = book.rules(uring::wall_now());
-    let first = First { router, rules, certificates, recorder: recorder.clone(), accounts: accounts.clone() };
+    let (recording, users_of) = (recorder.clone(), accounts.clone());
+    let first = First { router, rules, certificates, recorder: recording, accounts: users_of, outgoing };
     let (cores, lines) = start_cores(&config, &first, &cpus, sockets, &events.0)?;
     let (stop, stopped) = oneshot::channel();
     let metrics_address = metrics.as_ref().and_then(|s| s.local_addr().ok());
@@ -152,6 +156,7 @@ struct First {
     rules: Vec<Rule>,
     certificates: Option<Certificates>,
     accounts: Option<Accounts>,
+    outgoing: Outgoing,
     recorder: Arc<PrometheusRecorder>,
 }
 
@@ -231,6 +236,7 @@ fn start_cores(
             accounts: first.accounts.clone(),
             commons: commons.clone(),
             rules: first.rules.clone(),
+            outgoing: first.outgoing.clone(),
             poison: poison.clone(),
             metrics: metrics::Core::new(&*first.recorder, number),
             recorder: first.recorder.clone(),

@@ -10,8 +10,9 @@ use crate::config::raw::{Dnssec, Prefer};
 use crate::delivery::agent::{Resolve, Resolved};
 use crate::metrics;
 use crate::route::dns::wire::{self, Servers, Tell};
-use crate::route::dns::{self, Known, Planner};
+use crate::route::dns::{self, Asked, Known, Planner};
 use crate::route::mx::{Addresses, Why};
+use crate::route::tlsa::Record;
 use crate::runtime::{Clock, Runtime, listen};
 use std::future::Future;
 use std::io;
@@ -102,6 +103,14 @@ impl<R: Runtime> Resolve for Names<R> {
 
     fn exchangers<'a>(&'a self, domain: &'a str) -> Pin<Box<dyn Future<Output = Known> + 'a>> {
         Box::pin(self.planner.plan(domain))
+    }
+
+    fn host<'a>(&'a self, host: &'a str) -> Pin<Box<dyn Future<Output = Known> + 'a>> {
+        Box::pin(self.planner.host(host))
+    }
+
+    fn tlsa<'a>(&'a self, name: &'a str, port: u16) -> Asked<'a, Record> {
+        Box::pin(self.planner.tlsa(name, port))
     }
 }
 

@@ -181,6 +181,7 @@ pub fn agent(c: &Config) -> agent::Options {
         transactions_max: count(c.destination.messages_per_connection),
         banner: t.greeting.0,
         hello: t.helo.0,
+        handshake: t.tls.0,
         mail: t.mail.0,
         rcpt: t.rcpt.0,
         data: t.data.0,

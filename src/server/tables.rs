@@ -7,7 +7,7 @@ use crate::base::time::Mono;
 use crate::config::Config;
 use crate::policy::access::{self, Client, Networks, Verdict};
 use crate::policy::sessions::Full;
-use crate::queue::routing::{Hop, Plan, Routing, Site, Target};
+use crate::queue::routing::{Encryption, Hop, Plan, Routing, Security, Site, Target};
 use crate::queue::schedule::Limits;
 use crate::route::destination::{self, Host, NextHop, TlsPolicy};
 use crate::route::expand::Expansion;
@@ -81,14 +81,14 @@ impl Tables {
             hops.by_key.clear();
         }
         let hop = hops.by_key.entry(key).or_insert_with_key(|key| {
-            let required = matches!(next.tls, TlsPolicy::Required | TlsPolicy::Dane);
+            let security = security(next.tls, next.login);
             let targets = match &next.target {
                 destination::Target::Mx(domain) => {
                     vec![Target::Mx(domain.clone(), self.config.relay.mx_port)]
                 }
                 _ => next.hosts().iter().map(target).collect(),
             };
-            self.new_hop(key, targets, required, limits)
+            self.new_hop(key, targets, security, limits)
         });
         let hop = hop.clone();
         hops.last = Some((next, hop.clone()));
@@ -96,7 +96,7 @@ impl Tables {
     }
 
     /// The mail exchangers of `domain`, which may be an address literal. Each domain is a
-    /// destination of its own, as if it had a route `mx:domain`.
+    /// destination of its own, as if it had a route `mx:domain` with DANE.
     fn direct(&self, domain: &[u8]) -> Rc<Hop> {
         let mut hops = self.hops.borrow_mut();
         if let Some((last, hop)) = &hops.last_direct
@@ -112,18 +112,32 @@ impl Tables {
         }
         let hop = hops.by_key.entry(key).or_insert_with_key(|key| {
             let limits = settings::destination(&self.config.destination_for("", &name));
-            self.new_hop(key, vec![target], false, limits)
+            self.new_hop(key, vec![target], security(DIRECT, false), limits)
         });
         let hop = hop.clone();
         hops.last_direct = Some((domain.into(), hop.clone()));
         hop
     }
 
-    fn new_hop(&self, key: &str, targets: Vec<Target>, tls_required: bool, limits: Limits) -> Rc<Hop> {
+    fn new_hop(&self, key: &str, targets: Vec<Target>, security: Security, limits: Limits) -> Rc<Hop> {
         let relay = &self.config.relay;
         let source = (relay.bind_ipv4.map(IpAddr::V4), relay.bind_ipv6.map(IpAddr::V6));
-        Rc::new(Hop { key: key.into(), targets, source, tls_required, limits })
+        Rc::new(Hop { key: key.into(), targets, source, security, limits })
     }
+}
+
+/// Mail that finds its way by MX records: DANE where the domain's zones are signed and have TLSA
+/// records, else opportunistic.
+pub const DIRECT: TlsPolicy = TlsPolicy::Dane;
+
+fn security(tls: TlsPolicy, login: bool) -> Security {
+    let encryption = match tls {
+        TlsPolicy::None => Encryption::None,
+        TlsPolicy::Opportunistic => Encryption::Opportunistic,
+        TlsPolicy::Required => Encryption::Required,
+        TlsPolicy::Dane => Encryption::Dane,
+    };
+    Security { encryption, login }
 }
 
 fn target(host: &Host) -> Target {

@@ -6,13 +6,13 @@
 //! alert to pull; nothing else can be done with the connection.
 
 use super::snapshot::Snapshot;
+use super::{client, steps};
 use crate::base::security::{Bindings, Security, TlsVersion};
 use crate::base::time::Wall;
 use rustls::{
     AlertDescription, CipherSuite, Error, HandshakeKind, InvalidMessage, PeerIncompatible, ProtocolVersion,
     ServerConnection,
 };
-use std::io::{self, BufRead, Read, Write};
 use std::sync::Arc;
 
 /// Why a connection is over.
@@ -66,7 +66,11 @@ impl From<Error> for Fault {
             Error::AlertReceived(A::ProtocolVersion) => Reason::Version,
             _ => Reason::Other,
         };
-        Fault { reason, text: e.to_string() }
+        let text = match &e {
+            Error::InvalidCertificate(e) => client::disbelief(e),
+            e => e.to_string(),
+        };
+        Fault { reason, text }
     }
 }
 
@@ -75,15 +79,6 @@ pub struct Connection {
     inner: ServerConnection,
     snapshot: Arc<Snapshot>,
     peer_closed: bool,
-}
-
-/// Holds nothing: reading from it makes the library give its input buffer back.
-struct Nothing;
-
-impl Read for Nothing {
-    fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
-        Err(io::ErrorKind::WouldBlock.into())
-    }
 }
 
 impl Connection {
@@ -117,48 +112,17 @@ impl Connection {
     /// # Errors
     /// The connection is over.
     pub fn feed(&mut self, wire: &[u8]) -> Result<usize, Fault> {
-        let mut rest = wire;
-        while !rest.is_empty() {
-            if self.peer_closed {
-                return Ok(wire.len());
-            }
-            match self.inner.read_tls(&mut rest) {
-                Ok(0) => break,
-                Ok(_) => {}
-                // Plain bytes wait to be read.
-                Err(e) if e.kind() == io::ErrorKind::Other => break,
-                Err(e) => return Err(Fault { reason: Reason::Other, text: e.to_string() }),
-            }
-            let state = self.inner.process_new_packets()?;
-            self.peer_closed = state.peer_has_closed();
-            if state.plaintext_bytes_to_read() > 0 {
-                break;
-            }
-        }
-        Ok(wire.len() - rest.len())
+        steps::feed(&mut self.inner, &mut self.peer_closed, wire)
     }
 
     /// Appends plain bytes to `into`, up to its capacity; gives how many.
     pub fn read(&mut self, into: &mut Vec<u8>) -> usize {
-        let before = into.len();
-        let mut reader = self.inner.reader();
-        while into.len() < into.capacity() {
-            // Nothing there is an error of its own kind here, and so is the end: neither matters.
-            let Ok(chunk) = reader.fill_buf() else { break };
-            let n = chunk.len().min(into.capacity() - into.len());
-            if n == 0 {
-                break;
-            }
-            into.extend_from_slice(&chunk[..n]);
-            reader.consume(n);
-        }
-        into.len() - before
+        steps::read(&mut self.inner, into)
     }
 
     /// Seals `plain` and appends what is to be sent to `out`, behind what was to be sent before.
     pub fn write(&mut self, plain: &[u8], out: &mut Vec<u8>) {
-        self.inner.writer().write_all(plain).expect("there is no limit");
-        self.pull(out);
+        steps::write(&mut self.inner, plain, out);
     }
 
     /// There is something to send: a part of the handshake, a ticket, an alert.
@@ -169,9 +133,7 @@ impl Connection {
 
     /// Appends what is to be sent to `out`.
     pub fn pull(&mut self, out: &mut Vec<u8>) {
-        while self.inner.wants_write() {
-            self.inner.write_tls(out).expect("a vector takes everything");
-        }
+        steps::pull(&mut self.inner, out);
     }
 
     /// Says that we send no more (close_notify), and appends what is to be sent to `out`.
@@ -182,8 +144,7 @@ impl Connection {
 
     /// Gives memory back before a long wait.
     pub fn rest(&mut self) {
-        // It always fails; the buffer is cut to what the next read needs (4 KiB) before.
-        let _ = self.inner.read_tls(&mut Nothing);
+        steps::rest(&mut self.inner);
     }
 
     /// What the handshake has established, at `now`. None before it is complete.
@@ -219,7 +180,7 @@ impl Connection {
 }
 
 /// The registered name; the library has its own names for those of TLS 1.3.
-fn name(suite: CipherSuite) -> &'static str {
+pub(super) fn name(suite: CipherSuite) -> &'static str {
     match suite {
         CipherSuite::TLS13_AES_128_GCM_SHA256 => "TLS_AES_128_GCM_SHA256",
         CipherSuite::TLS13_AES_256_GCM_SHA384 => "TLS_AES_256_GCM_SHA384",

@@ -9,10 +9,12 @@
 //! wrong with a certificate or key is a [`BadPem`] that says in which file and what to do, never with
 //! the contents of a key.
 
+pub mod client;
 mod client_auth;
 mod connection;
 mod credentials;
 mod snapshot;
+mod steps;
 #[cfg(test)]
 pub(crate) mod tests;
 mod x509;

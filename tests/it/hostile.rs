@@ -1,12 +1,7 @@
 //! The attack catalogue over real sockets: what hostile clients send, and that nothing comes of it.
 //!
-//! One function for a row. Rows of protocols that later versions bring come with them:
-//!
-//! | row | attack                        | comes with            |
-//! |-----|-------------------------------|-----------------------|
-//! | 5   | STARTTLS response injection   | TLS towards next hops |
-//!
-//! Rows 4 and 32 (TLS) are in `tls`, 11 (AUTH) in `auth`, 12 in `proxy` and `xclient`, 21 also in
+//! One function for a row. Rows 4 and 32 (TLS) are in `tls`, 5 (replies injected behind STARTTLS) in
+//! `starttls_out`, 11 (AUTH) in `auth`, 12 in `proxy` and `xclient`, 21 also in
 //! `open_relay`, 31 in `submission`, 2, 9 and 20 (next hops) in `hostile_hops`, 14 to 17 and 37
 //! (resources) in `hostile_load`.
 

@@ -22,6 +22,7 @@ const EXCUSED: &[(&str, &str, &str)] = &[
 const LAYERS: &[(&str, &[&str])] = &[
     ("base", &["base"]),
     ("message", &["base", "message"]),
+    ("smtp/outbound", &["auth", "base", "message", "smtp"]),
     ("smtp", &["base", "message", "smtp"]),
     ("imap", &["base", "message", "imap"]),
     ("storage", &["base", "storage"]),
@@ -31,6 +32,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("policy", &["base", "message", "route", "policy"]),
     ("auth", &["base", "auth"]),
     ("runtime", &["base", "runtime"]),
+    ("tls/client.rs", &["base", "route", "tls"]),
     ("tls", &["base", "tls"]),
     ("metrics", &["base"]),
     ("events", &["base", "message"]),

@@ -46,6 +46,14 @@ impl Resolve for NoNames {
     fn exchangers<'a>(&'a self, _: &'a str) -> Pin<Box<dyn Future<Output = Known> + 'a>> {
         Box::pin(async { Err(Fault::Temporary("no name server".into())) })
     }
+
+    fn host<'a>(&'a self, _: &'a str) -> Pin<Box<dyn Future<Output = Known> + 'a>> {
+        Box::pin(async { Err(Fault::Temporary("no name server".into())) })
+    }
+
+    fn tlsa<'a>(&'a self, _: &'a str, _: u16) -> crate::route::dns::Asked<'a, crate::route::tlsa::Record> {
+        panic!("no destination here has DANE")
+    }
 }
 
 /// One process over a disk that stays.
@@ -74,7 +82,7 @@ impl Run {
             key: "next".into(),
             targets: vec![Target::Address(address())],
             source: (None, None),
-            tls_required: false,
+            security: Default::default(),
             limits: self.limits,
         };
         let said = self.said.clone();

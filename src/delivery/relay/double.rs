@@ -5,6 +5,7 @@
 use crate::base::time::{Mono, Wall};
 use crate::runtime::double::{MemTable, Never, NoListener};
 use crate::runtime::{Clock, Disk, Entropy, Lent, Net, OpenAs, Part, Runtime, Stream, TableOptions};
+use crate::tls::{Certificates, Connection};
 use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
 use std::io::{self, ErrorKind};
@@ -68,6 +69,17 @@ pub struct Server {
     pub chunk: Option<(usize, bool)>,
     pub chunks: Vec<u8>,
     pub said: Vec<u8>,
+    /// STARTTLS works, with this.
+    pub certificates: Option<Certificates>,
+    pub tls: Option<Box<Connection>>,
+    /// What it does with the first bytes behind STARTTLS instead of a handshake.
+    pub deaf: Option<Act>,
+    /// All bytes that came in clear text.
+    pub clear: Vec<u8>,
+    /// To be received as it is.
+    pub sealed: Vec<u8>,
+    /// Offered under TLS; as in clear text if empty.
+    pub ehlo_secured: &'static str,
     pub closed: bool,
     pub reset: bool,
     pub silent: bool,
@@ -92,6 +104,7 @@ impl Server {
             Act::Reset => {
                 (self.closed, self.reset) = (true, true);
                 self.said.clear();
+                self.sealed.clear();
                 return false;
             }
             Act::Silence => {
@@ -102,6 +115,47 @@ impl Server {
         self.said.extend_from_slice(say.as_bytes());
         self.closed |= say.starts_with("421") || say.starts_with("221");
         say.starts_with('2') || say.starts_with('3')
+    }
+
+    /// Bytes from the client, in clear text or sealed.
+    fn arrive(&mut self, mut bytes: &[u8]) {
+        if self.tls.is_some()
+            && let Some(act) = self.deaf.take()
+        {
+            self.tls = None;
+            self.script = Some(Box::new(move |_, _| Some(act)));
+            self.answer("handshake", "");
+            return;
+        }
+        if self.tls.is_none() {
+            self.clear.extend_from_slice(bytes);
+            return self.hear(bytes);
+        }
+        while !bytes.is_empty() {
+            let tls = self.tls.as_mut().expect("just seen");
+            let Ok(n) = tls.feed(bytes) else {
+                self.closed = true;
+                return tls.pull(&mut self.sealed);
+            };
+            bytes = &bytes[n..];
+            let mut plain = Vec::with_capacity(1 << 20);
+            tls.read(&mut plain);
+            self.hear(&plain);
+        }
+    }
+
+    /// Moves what has been said to what is received.
+    fn flush(&mut self) {
+        match &mut self.tls {
+            None => self.sealed.append(&mut self.said),
+            Some(tls) => {
+                if !tls.is_handshaking() && !self.said.is_empty() {
+                    tls.write(&self.said, &mut self.sealed);
+                    self.said.clear();
+                }
+                tls.pull(&mut self.sealed);
+            }
+        }
     }
 
     fn hear(&mut self, bytes: &[u8]) {
@@ -162,7 +216,8 @@ impl Server {
         let text = String::from_utf8(line.to_vec()).expect("commands are text");
         let command = text.trim_end();
         self.commands.push(command.to_owned());
-        let ehlo = self.ehlo;
+        let secured = self.tls.is_some() && !self.ehlo_secured.is_empty();
+        let ehlo = if secured { self.ehlo_secured } else { self.ehlo };
         if command.starts_with("MAIL") {
             self.transactions += 1;
             self.sender = command["MAIL FROM:".len()..].split(' ').next().unwrap_or("").to_owned();
@@ -185,6 +240,12 @@ impl Server {
             _ => "250 ok\r\n",
         };
         let good = self.answer(command, sense);
+        if good && command == "STARTTLS" {
+            // What is received next must still be the reply.
+            self.sealed.append(&mut self.said);
+            let certificates = self.certificates.as_ref().expect("STARTTLS works");
+            self.tls = Some(Box::new(Connection::accept(certificates.current(), false).expect("chance")));
+        }
         if good && command == "DATA" {
             self.message = Some(Vec::new());
         }
@@ -218,6 +279,10 @@ impl Pipe {
         let mut server = self.server.borrow_mut();
         server.sends += 1;
         if server.closed {
+            if let Some(tls) = &mut server.tls {
+                // It hears no more, but for the end.
+                parts.iter().for_each(|part| drop(tls.feed(part.bytes())));
+            }
             return if server.reset { Err(ErrorKind::ConnectionReset.into()) } else { Ok(()) };
         }
         for part in parts {
@@ -225,14 +290,15 @@ impl Pipe {
             if let Part::Shared(bytes) = part {
                 server.shared_bytes += bytes.len();
             }
-            server.hear(part.bytes());
+            server.arrive(part.bytes());
         }
         if server.reset { Err(ErrorKind::ConnectionReset.into()) } else { Ok(()) }
     }
 
     fn take(&self, buf: &mut Vec<u8>) -> io::Result<usize> {
         let mut server = self.server.borrow_mut();
-        if server.said.is_empty() {
+        server.flush();
+        if server.sealed.is_empty() {
             if server.reset {
                 return Err(ErrorKind::ConnectionReset.into());
             }
@@ -245,8 +311,8 @@ impl Pipe {
         }
         assert!(buf.capacity() > buf.len(), "no room to receive into");
         let most = if server.receive_at_most > 0 { server.receive_at_most } else { usize::MAX };
-        let n = server.said.len().min(buf.capacity() - buf.len()).min(most);
-        buf.extend(server.said.drain(..n));
+        let n = server.sealed.len().min(buf.capacity() - buf.len()).min(most);
+        buf.extend(server.sealed.drain(..n));
         Ok(n)
     }
 }

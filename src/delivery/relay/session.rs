@@ -3,12 +3,15 @@
 //! While there is nothing to do, the server is listened to: a connection that it closes, or a reply
 //! that nobody asked for, is noticed before anything is sent.
 
+mod secure;
+
 use super::{ConnectionEnd, Habits, Job, Options, Source};
 use crate::base::aligned::AlignedBuf;
 use crate::base::time::Mono;
 use crate::runtime::{Lent, Net, Part, Runtime, Stream};
 use crate::smtp::outbound::stuffing::{Stuffer, is_clean};
-use crate::smtp::outbound::{Begun, Client, Close, Ending, Framing, Loss, Request, Step};
+use crate::smtp::outbound::{Begun, Client, Close, Ending, Framing, Loss, Request, StartTls, Step};
+use secure::Secure;
 use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
 use std::io;
@@ -39,6 +42,8 @@ const SLOW: Duration = Duration::from_millis(250);
 pub(super) struct Session<'a, R: Runtime, S: Source> {
     rt: &'a R,
     stream: Rc<<R as Net>::Stream>,
+    /// Large, and for few.
+    secure: Option<Box<Secure>>,
     source: &'a S,
     options: &'a Options,
     habits: &'a Habits,
@@ -77,9 +82,11 @@ impl<'a, R: Runtime, S: Source> Session<'a, R, S> {
     ) -> Self {
         let mut client_options = options.client.clone();
         habits.apply(&mut client_options);
+        client_options.starttls = options.tls.as_ref().map_or(StartTls::Never, |tls| tls.wanted());
         Session {
             rt,
             stream: Rc::new(stream),
+            secure: None,
             source,
             options,
             habits,
@@ -104,6 +111,7 @@ impl<'a, R: Runtime, S: Source> Session<'a, R, S> {
             self.taken += n;
             let end = match step {
                 Step::NeedInput => self.exchange().await,
+                Step::StartTls => Box::pin(self.handshake()).await,
                 Step::Ready => {
                     self.pace(now);
                     self.work().await
@@ -120,6 +128,9 @@ impl<'a, R: Runtime, S: Source> Session<'a, R, S> {
                 Step::Close(why) => Some(self.closed(why)),
             };
             if let Some(end) = end {
+                if self.secure.is_some() && end.is_orderly() {
+                    self.say_closed().await;
+                }
                 self.habits.learn(&self.client, &end);
                 self.end_transactions(&end);
                 return end;
@@ -141,6 +152,9 @@ impl<'a, R: Runtime, S: Source> Session<'a, R, S> {
 
     /// Sends what is to be sent, and receives.
     async fn exchange(&mut self) -> Option<ConnectionEnd> {
+        if self.secure.is_some() {
+            return self.exchange_sealed().await;
+        }
         let input = self.empty_input();
         self.stream.set_deadline(self.client.deadline());
         if self.out.is_empty() && self.parts.is_empty() {
@@ -171,6 +185,9 @@ impl<'a, R: Runtime, S: Source> Session<'a, R, S> {
     }
 
     fn received(&mut self, result: io::Result<usize>, input: Vec<u8>) -> Option<ConnectionEnd> {
+        if self.secure.is_some() {
+            return self.opened(result, input);
+        }
         self.input = input;
         match result {
             Ok(0) => Some(self.server_closed(Box::default())),
@@ -206,7 +223,14 @@ impl<'a, R: Runtime, S: Source> Session<'a, R, S> {
     /// Waits for work and sends it, or takes leave; listens to the server all the time.
     async fn idle(&mut self) -> Option<ConnectionEnd> {
         let (stream, source) = (self.stream.clone(), self.source);
-        let input = self.empty_input();
+        if let Some(end) = self.broken() {
+            return Some(end);
+        }
+        let mut input = self.empty_input();
+        if self.secure.is_some() {
+            self.input = input;
+            input = self.empty_wire();
+        }
         if self.out.capacity() > OUT_MAX {
             self.out.shrink_to(OUT_MAX);
         }
@@ -231,7 +255,7 @@ impl<'a, R: Runtime, S: Source> Session<'a, R, S> {
         }
         stream.set_deadline(self.client.deadline());
         self.sent_at = Some(self.rt.now());
-        let (result, input) = if self.parts.is_empty() {
+        let (result, input) = if self.parts.is_empty() && self.secure.is_none() {
             let send = stream.send(mem::take(&mut self.out));
             let (result, out, input) = both(&*stream, send, recv).await;
             self.out = out;
@@ -398,7 +422,8 @@ impl<'a, R: Runtime, S: Source> Session<'a, R, S> {
         if !self.out.is_empty() {
             close_out(&mut self.out, &mut self.parts, &mut self.spare);
         }
-        mem::take(&mut self.parts)
+        let parts = mem::take(&mut self.parts);
+        if self.secure.is_some() { self.sealed(parts) } else { parts }
     }
 
     /// Takes the buffers out of sent parts.
@@ -443,7 +468,18 @@ impl<'a, R: Runtime, S: Source> Session<'a, R, S> {
             }
             Close::ServerClosing => self.server_closed(text()),
             Close::Quit => ConnectionEnd::WorkDone,
-            Close::Unreadable(_) | Close::Unexpected(_) => {
+            Close::TlsNotOffered => ConnectionEnd::TlsNotOffered,
+            Close::TlsRefused(code) => ConnectionEnd::TlsRefused { code, text: text() },
+            Close::LoginRefused(code) => ConnectionEnd::LoginFailed { code, text: text() },
+            Close::LoginImpossible => {
+                let text = "the server offers no mechanism that we may use";
+                ConnectionEnd::LoginFailed { code: 0, text: text.into() }
+            }
+            Close::LoginUnproven => {
+                let text = "the server does not prove that it knows the password";
+                ConnectionEnd::LoginFailed { code: 0, text: text.into() }
+            }
+            Close::Unreadable(_) | Close::Unexpected(_) | Close::Injected => {
                 ConnectionEnd::ProtocolError { what: why, phase: self.client.phase() }
             }
         }

@@ -10,45 +10,46 @@ use proptest::prelude::*;
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 
-const PIPE: &str = "250-hi\r\n250-PIPELINING\r\n250 8BITMIME\r\n";
+pub(super) const PIPE: &str = "250-hi\r\n250-PIPELINING\r\n250 8BITMIME\r\n";
 
-struct Mail {
-    number: usize,
-    envelope: Envelope,
-    recipients: Vec<u32>,
-    flags: BodyFlags,
-    payload: SharedBytes,
-    side: Option<Vec<u8>>,
+pub(super) struct Mail {
+    pub number: usize,
+    pub envelope: Envelope,
+    pub recipients: Vec<u32>,
+    pub flags: BodyFlags,
+    pub payload: SharedBytes,
+    pub side: Option<Vec<u8>>,
 }
 
-const CHUNKS: &str = "250-hi\r\n250-PIPELINING\r\n250-8BITMIME\r\n250 CHUNKING\r\n";
-const ALL: [&str; 3] = [PIPE, CHUNKS, "250 hi\r\n"];
+pub(super) const CHUNKS: &str = "250-hi\r\n250-PIPELINING\r\n250-8BITMIME\r\n250 CHUNKING\r\n";
+pub(super) const ALL: [&str; 3] = [PIPE, CHUNKS, "250 hi\r\n"];
 
-type Interjection = (std::rc::Rc<RefCell<Server>>, &'static str);
+pub type Interjection = (std::rc::Rc<RefCell<Server>>, &'static str);
 
 /// Index, outcome, code and use of the connection.
-type Fact = (u32, Outcome, u16, u32);
+pub type Fact = (u32, Outcome, u16, u32);
 
 /// A queue of items, and a book of where each went.
 #[derive(Default)]
-struct Desk {
-    world: World,
-    due: RefCell<VecDeque<Mail>>,
+pub(super) struct Desk {
+    pub world: World,
+    pub due: RefCell<VecDeque<Mail>>,
     /// Work that comes while the connection waits.
-    later: RefCell<VecDeque<Mail>>,
-    settled: RefCell<Vec<(usize, Vec<Fact>)>>,
-    texts: RefCell<Vec<String>>,
-    given_back: RefCell<Vec<usize>>,
-    taken: Cell<usize>,
-    habits: Habits,
+    pub later: RefCell<VecDeque<Mail>>,
+    pub settled: RefCell<Vec<(usize, Vec<Fact>)>>,
+    pub texts: RefCell<Vec<String>>,
+    pub given_back: RefCell<Vec<usize>>,
+    pub taken: Cell<usize>,
+    pub habits: Habits,
     /// What a server says, or that it closes, while the connection waits for work.
-    interjection: RefCell<Option<Interjection>>,
-    refuse_body: bool,
+    pub interjection: RefCell<Option<Interjection>>,
+    pub refuse_body: bool,
     /// The messages for which a record must be written first.
-    announce: Vec<usize>,
-    announced: RefCell<Vec<usize>>,
-    unreadable: bool,
-    stop: bool,
+    pub announce: Vec<usize>,
+    pub announced: RefCell<Vec<usize>>,
+    pub unreadable: bool,
+    pub stop: bool,
+    pub secured: RefCell<Vec<Established>>,
 }
 
 impl Source for Desk {
@@ -118,12 +119,16 @@ impl Source for Desk {
         self.texts.borrow_mut().extend(results.iter().map(|r| String::from_utf8_lossy(r.text).into_owned()));
     }
 
+    fn secured(&self, established: &Established) {
+        self.secured.borrow_mut().push(*established);
+    }
+
     fn give_back(&self, item: Mail) {
         self.given_back.borrow_mut().push(item.number);
     }
 }
 
-fn mail(number: usize, recipients: usize, body: &[u8]) -> Mail {
+pub(super) fn mail(number: usize, recipients: usize, body: &[u8]) -> Mail {
     let mut envelope = Envelope::default();
     envelope.begin(format!("s{number}@from.example").as_bytes(), SenderOptions::default(), b"");
     (0..recipients).for_each(|i| envelope.push(format!("r{i}@x").as_bytes(), Notify::DEFAULT, b""));
@@ -138,19 +143,23 @@ fn mail(number: usize, recipients: usize, body: &[u8]) -> Mail {
     }
 }
 
-fn desk(mails: Vec<Mail>) -> Desk {
+pub(super) fn desk(mails: Vec<Mail>) -> Desk {
     Desk { due: RefCell::new(mails.into()), ..Desk::default() }
 }
 
-fn server(script: impl FnMut(usize, &str) -> Option<Act> + 'static) -> Server {
+pub(super) fn server(script: impl FnMut(usize, &str) -> Option<Act> + 'static) -> Server {
     Server { script: Some(Box::new(script)), ehlo: PIPE, ..Server::default() }
 }
 
-fn good() -> Server {
+pub(super) fn good() -> Server {
     server(|_, _| None)
 }
 
-fn go(desk: &Desk, server: Server, options: &Options) -> (ConnectionEnd, std::rc::Rc<RefCell<Server>>) {
+pub(super) fn go(
+    desk: &Desk,
+    server: Server,
+    options: &Options,
+) -> (ConnectionEnd, std::rc::Rc<RefCell<Server>>) {
     let (pipe, server) = desk.world.connect(server);
     let end = block_on(run(&desk.world, pipe, desk, options, &desk.habits));
     let accounted = desk.settled.borrow().len() + desk.given_back.borrow().len();
@@ -158,11 +167,11 @@ fn go(desk: &Desk, server: Server, options: &Options) -> (ConnectionEnd, std::rc
     (end, server)
 }
 
-fn options() -> Options {
+pub(super) fn options() -> Options {
     Options::new("me.example")
 }
 
-fn outcomes(desk: &Desk) -> Vec<(usize, Outcome)> {
+pub(super) fn outcomes(desk: &Desk) -> Vec<(usize, Outcome)> {
     let all = desk.settled.borrow();
     all.iter().flat_map(|(n, r)| r.iter().map(|x| (*n, x.1))).collect()
 }
@@ -362,16 +371,6 @@ fn what_must_not_be_sent_comes_back() {
     let (end, server) = go(&desk, good(), &options());
     assert_eq!((end, desk.given_back.take()), (ConnectionEnd::Stopped, vec![1]));
     assert!(server.borrow().taken.is_empty());
-}
-
-#[test]
-fn no_plain_text_where_tls_is_required() {
-    let desk = desk(vec![mail(1, 2, b"a\r\n"), mail(2, 1, b"b\r\n")]);
-    let (end, server) = go(&desk, good(), &Options { tls: Tls::Required, ..options() });
-    assert_eq!(end, ConnectionEnd::TlsUnavailable);
-    assert!(server.borrow().wire.is_empty());
-    assert_eq!(outcomes(&desk), [(1, Outcome::Deferred), (1, Outcome::Deferred), (2, Outcome::Deferred)]);
-    assert!(desk.texts.borrow().iter().all(|t| t == "TLS is not available"));
 }
 
 #[test]

@@ -73,6 +73,14 @@ impl agent::Resolve for NoNames {
     fn exchangers<'a>(&'a self, _: &'a str) -> Pin<Box<dyn Future<Output = Known> + 'a>> {
         Box::pin(async { Err(Fault::Temporary("no name server".into())) })
     }
+
+    fn host<'a>(&'a self, _: &'a str) -> Pin<Box<dyn Future<Output = Known> + 'a>> {
+        Box::pin(async { Err(Fault::Temporary("no name server".into())) })
+    }
+
+    fn tlsa<'a>(&'a self, _: &'a str, _: u16) -> crate::route::dns::Asked<'a, crate::route::tlsa::Record> {
+        panic!("no destination here has DANE")
+    }
 }
 
 /// One run of a process over a disk that stays.
@@ -107,7 +115,13 @@ impl Run {
             };
             let targets = vec![target];
             let limits = Limits { connections: 3, ..Limits::default() };
-            Rc::new(Hop { key: name.into(), targets, source: (None, None), tls_required: false, limits })
+            Rc::new(Hop {
+                key: name.into(),
+                targets,
+                source: (None, None),
+                security: Default::default(),
+                limits,
+            })
         };
         let list = [("a.example", hop(1, "a")), ("b.example", hop(2, "b")), ("from.example", hop(2, "b"))];
         Rc::new(Table(list.into_iter().collect()))

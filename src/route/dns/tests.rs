@@ -58,6 +58,10 @@ impl Lookup for Shared {
         Box::pin(async move { Ok(Found { records, name: name.into(), security, ttl }) })
     }
 
+    fn tlsa<'a>(&'a self, _: &'a str, _: u16) -> Asked<'a, Record> {
+        panic!("nobody asks for TLSA records here")
+    }
+
     fn ipv6<'a>(&'a self, _: &'a str) -> Asked<'a, IpAddr> {
         let (why, security, ttl) = (Why::NoData, Security::Insecure, Duration::from_secs(1 << 30));
         Box::pin(async move { Err(Missing { why, security, ttl }) })

@@ -8,6 +8,7 @@
 use crate::base::time::Mono;
 use crate::route::dns::{Asked, Lookup};
 use crate::route::mx::{Answer, Found, Missing, Mx, Security, Why};
+use crate::route::tlsa::Record;
 use crate::runtime::Clock;
 use hickory_resolver::config::{
     ConnectionConfig, NameServerConfig, ResolveHosts, ResolverConfig, ResolverOpts,
@@ -16,7 +17,7 @@ use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::net::{DnsError, NetError};
 use hickory_resolver::proto::dnssec::{Proof, TrustAnchors};
 use hickory_resolver::proto::op::ResponseCode;
-use hickory_resolver::proto::rr::{Name, RData, Record, RecordType};
+use hickory_resolver::proto::rr::{Name, RData, Record as Entry, RecordType};
 use hickory_resolver::{Resolver, TokioResolver, system_conf};
 use std::cell::Cell;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -93,6 +94,21 @@ impl<C: Clock> Servers<C> {
         Ok(Servers { clock, plain: build(None)?, checking, tell })
     }
 
+    /// The TLSA records of a TCP port (RFC 7672 §2.2.3).
+    async fn ask_tlsa(&self, name: &str, port: u16) -> Answer<Record> {
+        let name = format!("_{port}._tcp.{name}");
+        self.ask(&name, RecordType::TLSA, |data| match data {
+            RData::TLSA(tlsa) => Some(Record {
+                usage: tlsa.cert_usage.into(),
+                selector: tlsa.selector.into(),
+                matching: tlsa.matching.into(),
+                data: tlsa.cert_data.clone(),
+            }),
+            _ => None,
+        })
+        .await
+    }
+
     /// The records of one type.
     async fn ask<T>(&self, name: &str, kind: RecordType, pick: fn(&RData) -> Option<T>) -> Answer<T> {
         let Some(name) = absolute(name) else { return Err(missing(Why::NoName)) };
@@ -158,6 +174,10 @@ impl<C: Clock> Lookup for Servers<C> {
             RData::AAAA(a) => Some(IpAddr::V6(a.0)),
             _ => None,
         }))
+    }
+
+    fn tlsa<'a>(&'a self, name: &'a str, port: u16) -> Asked<'a, Record> {
+        Box::pin(self.ask_tlsa(name, port))
     }
 }
 
@@ -228,8 +248,8 @@ fn judge<T>(
 ) -> Answer<T> {
     let lookup = lookup.map_err(|e| absence(&e, checked))?;
     // With validation the signatures are among the answers.
-    let ours = |r: &&Record| r.record_type() == kind || r.record_type() == RecordType::CNAME;
-    let chain: Vec<&Record> = lookup.answers().iter().filter(ours).collect();
+    let ours = |r: &&Entry| r.record_type() == kind || r.record_type() == RecordType::CNAME;
+    let chain: Vec<&Entry> = lookup.answers().iter().filter(ours).collect();
     let mut security = Security::Secure;
     for record in &chain {
         match record.proof {
@@ -284,7 +304,7 @@ fn absence(error: &NetError, checked: bool) -> Missing {
     }
 }
 
-fn is_secure(record: &Record) -> bool {
+fn is_secure(record: &Entry) -> bool {
     record.record_type() == RecordType::RRSIG || record.proof.is_secure()
 }
 

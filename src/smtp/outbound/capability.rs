@@ -2,6 +2,7 @@
 //!
 //! Unknown keywords and senseless parameters are passed over: they harm nobody.
 
+use crate::auth::mechanism::{Mechanism, Set};
 use crate::smtp::parameter::number;
 use crate::smtp::reply_in::Reply;
 
@@ -20,8 +21,10 @@ pub struct Capabilities {
     pub enhanced_status_codes: bool,
     /// CHUNKING (RFC 3030).
     pub chunking: bool,
-    /// STARTTLS (RFC 3207); noted for the day that there is TLS.
+    /// STARTTLS (RFC 3207).
     pub starttls: bool,
+    /// AUTH (RFC 4954): the mechanisms that we know of.
+    pub auth: Set,
     /// SIZE (RFC 1870): `Some(0)` without a limit that can be read, else the limit in bytes.
     pub size: Option<u64>,
     /// LIMITS RCPTMAX (RFC 9422 §4.2): most recipients of a transaction.
@@ -61,6 +64,8 @@ impl Capabilities {
             self.starttls = true;
         } else if is("SIZE") {
             self.size = Some(words.next().and_then(number).unwrap_or(0));
+        } else if is("AUTH") {
+            self.auth = words.filter_map(Mechanism::from_name).fold(self.auth, Set::with);
         } else if is("LIMITS") {
             words.for_each(|w| self.read_limit(w));
         }
@@ -97,8 +102,11 @@ mod tests {
             (true, true, false, false)
         );
         assert_eq!((caps.size, caps.recipients_max, caps.transactions_max), (Some(1000), Some(20), Some(5)));
-        let caps =
-            read("mx\nSIZE\nLIMITS RCPTMAX=0 MAILMAX=-1\nSIZES 3\nSMTPUTF8 x\nDSN\nSTARTTLS\nCHUNKING");
+        let caps = read(
+            "mx\nSIZE\nLIMITS RCPTMAX=0 MAILMAX=-1\nSIZES 3\nSMTPUTF8 x\nDSN\nSTARTTLS\nCHUNKING\n\
+             AUTH plain X",
+        );
+        assert!(caps.auth.has(Mechanism::Plain) && !caps.auth.has(Mechanism::Login));
         assert_eq!((caps.size, caps.recipients_max, caps.transactions_max), (Some(0), None, None));
         assert!(caps.smtputf8 && caps.dsn && caps.starttls && caps.chunking && !caps.pipelining);
         assert_eq!(read("PIPELINING"), Capabilities::default(), "the first line is the greeting");

@@ -9,6 +9,8 @@ use super::capability::Capabilities;
 use super::command;
 use super::transaction::{Outcome, Phase, Results, Transaction};
 use super::{Ending, Framing, Options, Step};
+use crate::auth::client::Exchange;
+use crate::base::secret::Secret;
 use crate::base::time::Mono;
 use crate::smtp::reply_in::{Enhanced, Reply, ReplyError, TEXT_MAX};
 use std::collections::VecDeque;
@@ -28,6 +30,18 @@ pub enum Close {
     Unexpected(u16),
     /// QUIT has been answered.
     Quit,
+    /// TLS is required, and STARTTLS is not offered.
+    TlsNotOffered,
+    /// TLS is required, and STARTTLS was answered with this code.
+    TlsRefused(u16),
+    /// Bytes came in clear text behind the reply to STARTTLS.
+    Injected,
+    /// The server offers no mechanism that we could, or may, log in by.
+    LoginImpossible,
+    /// AUTH was answered with this code.
+    LoginRefused(u16),
+    /// The server has not proven that it knows our password.
+    LoginUnproven,
 }
 
 /// How a connection was lost.
@@ -50,6 +64,8 @@ pub(super) enum Expected {
     Banner,
     Ehlo,
     Helo,
+    StartTls,
+    Auth,
     Reset,
     Mail,
     Rcpt(usize),
@@ -65,7 +81,7 @@ impl Expected {
     fn phase(self) -> Phase {
         match self {
             Expected::Banner => Phase::Banner,
-            Expected::Ehlo | Expected::Helo => Phase::Hello,
+            Expected::Ehlo | Expected::Helo | Expected::StartTls | Expected::Auth => Phase::Hello,
             Expected::Reset | Expected::Mail => Phase::Mail,
             Expected::Rcpt(_) => Phase::Rcpt,
             Expected::Data | Expected::EmptyDot => Phase::Data,
@@ -77,7 +93,7 @@ impl Expected {
     fn limit(self, o: &Options) -> Duration {
         match self {
             Expected::Banner => o.banner,
-            Expected::Ehlo | Expected::Helo => o.hello,
+            Expected::Ehlo | Expected::Helo | Expected::StartTls | Expected::Auth => o.hello,
             Expected::Reset | Expected::Mail => o.mail,
             Expected::Rcpt(_) => o.rcpt,
             Expected::Data => o.data,
@@ -98,8 +114,14 @@ pub(super) struct Dialogue {
     /// first. Empty where they go all at once.
     pub(super) script: Vec<u8>,
     pub(super) script_at: usize,
-    /// EHLO or HELO has been answered.
-    greeted: bool,
+    /// EHLO or HELO has been answered, and what comes behind it is done.
+    pub(super) greeted: bool,
+    /// All goes under TLS, or will as soon as the handshake is done.
+    pub(super) secured: bool,
+    /// The server does not want to do TLS just now.
+    pub(super) tls_declined: bool,
+    /// AUTH under way, and an initial response that was too long for its command.
+    pub(super) login: Option<(Exchange, Option<Secret>)>,
     /// The recipients have been answered, and DATA: the message is to be sent.
     pub(super) body_wanted: bool,
     /// BDAT has been answered as by a server that does not know it.
@@ -133,6 +155,9 @@ impl Dialogue {
             script: Vec::new(),
             script_at: 0,
             greeted: false,
+            secured: false,
+            tls_declined: false,
+            login: None,
             body_wanted: false,
             chunks_broken: false,
             needs_reset: false,
@@ -263,8 +288,8 @@ impl Dialogue {
         self.expect(Expected::Quit, now);
     }
 
-    /// Takes one reply. `None`: go on with the input.
-    pub fn on_reply(&mut self, now: Mono, reply: &Reply<'_>, out: &mut Vec<u8>) -> Option<Step> {
+    /// Takes one reply; `more`: bytes came behind it. `None`: go on with the input.
+    pub fn on_reply(&mut self, now: Mono, reply: &Reply<'_>, more: bool, out: &mut Vec<u8>) -> Option<Step> {
         let Some(front) = self.expected.pop_front() else {
             let close = if reply.code == 421 { Close::ServerClosing } else { Close::Unexpected(reply.code) };
             return Some(self.end(close, reply));
@@ -274,6 +299,8 @@ impl Dialogue {
             Expected::Banner | Expected::Ehlo | Expected::Helo => self.on_hello(front, now, reply, out),
             Expected::Quit => Some(self.end(Close::Quit, reply)),
             _ if reply.code == 421 => Some(self.on_closing(front, reply)),
+            Expected::StartTls => self.on_starttls(now, reply, more, out),
+            Expected::Auth => self.on_auth(now, reply, out),
             Expected::Reset if reply.class() != 2 => Some(self.end(Close::Unexpected(reply.code), reply)),
             Expected::Reset => {
                 self.needs_reset = false;
@@ -311,15 +338,8 @@ impl Dialogue {
                 self.expect(Expected::Helo, now);
                 None
             }
-            (Expected::Ehlo, 2) => {
-                self.caps = Capabilities::read(reply);
-                self.greeted = true;
-                None
-            }
-            (Expected::Helo, 2) => {
-                self.greeted = true;
-                None
-            }
+            (Expected::Ehlo, 2) => self.after_hello(Capabilities::read(reply), now, reply, out),
+            (Expected::Helo, 2) => self.after_hello(Capabilities::default(), now, reply, out),
             (_, 4 | 5) => Some(self.end(Close::Refused(reply.code), reply)),
             _ => Some(self.end(Close::Unexpected(reply.code), reply)),
         }
@@ -473,7 +493,7 @@ impl Dialogue {
         self.spare.push(before);
     }
 
-    fn end(&mut self, close: Close, reply: &Reply<'_>) -> Step {
+    pub(super) fn end(&mut self, close: Close, reply: &Reply<'_>) -> Step {
         self.last_words.clear();
         self.last_words.extend(reply.text.iter().take(TEXT_MAX).map(|&b| if b == b'\n' { b' ' } else { b }));
         self.close = Some(close);

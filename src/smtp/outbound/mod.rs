@@ -10,13 +10,16 @@
 //! every wait has a deadline, a reply that nobody asked for ends the connection. A recipient is
 //! `Delivered` only by a 2xx to the end of data of its own transaction.
 
+mod auth;
 mod begin;
 pub mod capability;
 pub mod command;
 mod dialogue;
+mod starttls;
 pub mod stuffing;
 mod transaction;
 
+pub use auth::Login;
 pub use begin::Request;
 pub use dialogue::{Close, Loss};
 pub use transaction::{Outcome, Phase, RecipientResult, Results};
@@ -29,6 +32,18 @@ use std::time::Duration;
 
 /// Text of the EHLO reply that is looked at, in bytes.
 const EHLO_TEXT_MAX: usize = 8192;
+
+/// What to do about TLS.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum StartTls {
+    /// Nothing.
+    #[default]
+    Never,
+    /// STARTTLS if it is offered; in clear text if not, or if the server does not want to.
+    IfOffered,
+    /// STARTTLS, or the connection ends.
+    Required,
+}
 
 /// How to speak. Times: RFC 5321 §4.5.3.2.
 #[derive(Clone, Debug)]
@@ -46,6 +61,12 @@ pub struct Options {
     /// Most messages without their last reply, where CHUNKING and PIPELINING are offered; at least
     /// 1. 1: no body leaves before its recipients have been answered.
     pub outstanding: u32,
+    /// What to do about TLS.
+    pub starttls: StartTls,
+    /// Log in before mail is sent.
+    pub login: Option<Login>,
+    /// For the whole of a TLS handshake.
+    pub handshake: Duration,
     /// Wait for the greeting.
     pub banner: Duration,
     /// Wait for the reply to EHLO or HELO.
@@ -75,6 +96,9 @@ impl Options {
             pipelining: true,
             chunking: true,
             outstanding: 16,
+            starttls: StartTls::Never,
+            login: None,
+            handshake: Duration::from_secs(60),
             banner: Duration::from_secs(300),
             hello: Duration::from_secs(300),
             mail: Duration::from_secs(300),
@@ -92,6 +116,8 @@ impl Options {
 pub enum Step {
     /// Send what is in the buffer, then receive.
     NeedInput,
+    /// Do the TLS handshake, then [`Client::secured`]; from now on all bytes go through TLS.
+    StartTls,
     /// No transaction is open: [`Client::begin`] or [`Client::quit`].
     Ready,
     /// [`Client::open_body`], and send the message of the oldest transaction; with the last piece
@@ -170,7 +196,7 @@ impl Client {
                 None => {}
                 Some(Err(e)) => self.dialogue.fault(e),
                 Some(Ok(())) => {
-                    let step = self.dialogue.on_reply(now, &self.parser.reply(), out);
+                    let step = self.dialogue.on_reply(now, &self.parser.reply(), used < input.len(), out);
                     if !self.keep_set && self.dialogue.is_open() {
                         self.parser.set_keep(TEXT_MAX);
                         self.keep_set = true;
@@ -181,6 +207,17 @@ impl Client {
                 }
             }
         }
+    }
+
+    /// The handshake is done; EHLO is appended to `out`. Only after [`Step::StartTls`]; panics otherwise.
+    pub fn secured(&mut self, now: Mono, out: &mut Vec<u8>) {
+        self.dialogue.begin_secured(now, out);
+    }
+
+    /// True once the server has answered all that comes before mail.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        self.dialogue.is_open()
     }
 
     /// Begins a transaction. Allowed at [`Step::Ready`], or right after [`Self::end_body`] if

@@ -2,6 +2,7 @@
 //! Each is played with the server's bytes whole, byte by byte, and split at every place.
 
 mod chunks;
+mod secure;
 
 use super::stuffing::Stuffer;
 use super::*;
@@ -86,6 +87,7 @@ impl Shell {
                     self.follow();
                 }
                 Step::Settled => self.settle(),
+                Step::StartTls => panic!("not asked for"),
                 Step::Close(close) => self.end = Some(close),
             }
         }

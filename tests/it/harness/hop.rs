@@ -5,6 +5,8 @@
 #![allow(clippy::disallowed_methods, reason = "a server in a test has sockets of its own")]
 
 use super::PATIENCE;
+use super::pki::{Shop, Wire};
+use rustls::ServerConfig;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,6 +20,8 @@ pub struct Mail {
     pub from: String,
     /// Everything behind `RCPT TO:`, of the recipients that were accepted.
     pub to: Vec<String>,
+    /// It came under TLS.
+    pub tls: bool,
     /// As it went over the wire by DATA, without the final dot; what came by BDAT has the same form.
     pub wire: Vec<u8>,
 }
@@ -60,6 +64,11 @@ struct Shared {
     changed: Condvar,
     answer: Mutex<Answer>,
     hello: Mutex<String>,
+    tls: Mutex<Option<Arc<ServerConfig>>>,
+    /// Each command, and whether it came under TLS.
+    said: Mutex<Vec<(bool, String)>>,
+    /// Names that clients have asked for.
+    names: Mutex<Vec<Option<String>>>,
     open: AtomicBool,
     /// Connections: now, at most at a time, and all.
     counts: Mutex<(usize, usize, usize)>,
@@ -81,6 +90,21 @@ impl<'a> Counted<'a> {
 impl Drop for Counted<'_> {
     fn drop(&mut self) {
         self.0.counts.lock().expect("no panic").0 -= 1;
+    }
+}
+
+impl Shared {
+    fn note(&self, secured: bool, line: &str) {
+        self.said.lock().expect("no panic").push((secured, line.to_owned()));
+    }
+
+    /// Does the handshake; without a certificate, or after a failure, the connection ends.
+    fn secure(&self, wire: &mut Wire) -> std::io::Result<()> {
+        let rules = self.tls.lock().expect("no panic").clone();
+        wire.secure(rules.ok_or(std::io::ErrorKind::Unsupported)?)?;
+        let name = wire.tls.as_ref().and_then(|tls| tls.server_name().map(str::to_owned));
+        self.names.lock().expect("no panic").push(name);
+        Ok(())
     }
 }
 
@@ -107,6 +131,9 @@ impl Hop {
             changed: Condvar::new(),
             answer: Mutex::new(Box::new(|_| None)),
             hello: Mutex::new(hello.into()),
+            tls: Mutex::default(),
+            said: Mutex::default(),
+            names: Mutex::default(),
             open: AtomicBool::new(true),
             counts: Mutex::default(),
         });
@@ -163,6 +190,23 @@ impl Hop {
         (counts.1, counts.2)
     }
 
+    /// Offers STARTTLS from now on, with this certificate.
+    pub fn secure(&self, shop: &Shop) {
+        *self.shared.tls.lock().expect("no panic") = Some(shop.rules());
+        self.offer(&["PIPELINING", "8BITMIME", "SIZE", "STARTTLS", "ENHANCEDSTATUSCODES"]);
+    }
+
+    /// All commands so far that begin so, and whether they came under TLS.
+    pub fn said(&self, begin: &str) -> Vec<bool> {
+        let said = self.shared.said.lock().expect("no panic");
+        said.iter().filter(|(_, line)| line.starts_with(begin)).map(|(tls, _)| *tls).collect()
+    }
+
+    /// The names that clients have asked for in handshakes that came to their end.
+    pub fn names(&self) -> Vec<Option<String>> {
+        self.shared.names.lock().expect("no panic").clone()
+    }
+
     /// Waits for `n` messages altogether; gives all there are.
     #[track_caller]
     pub fn wait(&self, n: usize) -> Vec<Mail> {
@@ -194,22 +238,24 @@ impl Drop for Hop {
     }
 }
 
+/// Says this, or closes if it is nothing; true if it is good.
+fn answer(input: &mut BufReader<Wire>, reply: Vec<u8>) -> std::io::Result<bool> {
+    let out = input.get_mut();
+    out.write_all(&reply)?;
+    if reply.is_empty() {
+        out.stream.shutdown(std::net::Shutdown::Both)?;
+    }
+    Ok(reply.first().is_some_and(|b| matches!(b, b'2' | b'3')))
+}
+
 fn serve(stream: TcpStream, shared: &Shared) -> std::io::Result<()> {
     stream.set_read_timeout(Some(PATIENCE))?;
-    let mut out = stream.try_clone()?;
-    let mut input = BufReader::new(stream);
+    let mut input = BufReader::new(Wire { stream, tls: None });
     let special = |command: &str| (shared.answer.lock().expect("no panic"))(command);
-    let answer = |out: &mut TcpStream, reply: Vec<u8>| -> std::io::Result<bool> {
-        out.write_all(&reply)?;
-        if reply.is_empty() {
-            out.shutdown(std::net::Shutdown::Both)?;
-        }
-        Ok(reply.first().is_some_and(|b| matches!(b, b'2' | b'3')))
+    let say = |input: &mut BufReader<Wire>, command: &str, usual: &str| -> std::io::Result<bool> {
+        answer(input, special(command).unwrap_or_else(|| usual.as_bytes().to_vec()))
     };
-    let say = |out: &mut TcpStream, command: &str, usual: &str| -> std::io::Result<bool> {
-        answer(out, special(command).unwrap_or_else(|| usual.as_bytes().to_vec()))
-    };
-    say(&mut out, "", "220 hop.test ESMTP\r\n")?;
+    say(&mut input, "", "220 hop.test ESMTP\r\n")?;
     let (mut from, mut to, mut chunks) = (String::new(), Vec::new(), Vec::new());
     let mut counted = Some(Counted::new(shared));
     loop {
@@ -218,21 +264,24 @@ fn serve(stream: TcpStream, shared: &Shared) -> std::io::Result<()> {
             return Ok(());
         }
         let line = String::from_utf8_lossy(&line).trim_end().to_owned();
+        let secured = input.get_ref().tls.is_some();
+        shared.note(secured, &line);
         let verb = line.split([' ', ':']).next().unwrap_or("").to_ascii_uppercase();
         let rest = line.split_once(':').map_or("", |(_, r)| r).to_owned();
         match verb.as_str() {
-            "EHLO" | "HELO" => drop(say(&mut out, &line, &shared.hello.lock().expect("no panic").clone())?),
-            "MAIL" if say(&mut out, &line, "250 2.1.0 Ok\r\n")? => {
+            "EHLO" | "HELO" => drop(say(&mut input, &line, &shared.hello.lock().expect("no panic").clone())?),
+            "STARTTLS" if say(&mut input, &line, "220 2.0.0 Go\r\n")? => shared.secure(input.get_mut())?,
+            "MAIL" if say(&mut input, &line, "250 2.1.0 Ok\r\n")? => {
                 (from, to) = (rest, Vec::new());
                 chunks.clear();
             }
-            "RCPT" if say(&mut out, &line, "250 2.1.5 Ok\r\n")? => to.push(rest),
-            "MAIL" | "RCPT" => {}
-            "DATA" if to.is_empty() => drop(say(&mut out, &line, "554 5.5.1 No recipients\r\n")?),
-            "DATA" if say(&mut out, &line, "354 Go\r\n")? => {
+            "RCPT" if say(&mut input, &line, "250 2.1.5 Ok\r\n")? => to.push(rest),
+            "MAIL" | "RCPT" | "STARTTLS" => {}
+            "DATA" if to.is_empty() => drop(say(&mut input, &line, "554 5.5.1 No recipients\r\n")?),
+            "DATA" if say(&mut input, &line, "354 Go\r\n")? => {
                 let wire = message(&mut input)?;
-                let mail = Mail { from: from.clone(), to: std::mem::take(&mut to), wire };
-                if say(&mut out, ".", "250 2.0.0 Taken\r\n")? {
+                let mail = Mail { from: from.clone(), to: std::mem::take(&mut to), tls: secured, wire };
+                if say(&mut input, ".", "250 2.0.0 Taken\r\n")? {
                     shared.keep(mail);
                 }
             }
@@ -242,12 +291,12 @@ fn serve(stream: TcpStream, shared: &Shared) -> std::io::Result<()> {
                 let usual = usual_for_chunk(to.is_empty(), last);
                 // The last chunk is a BDAT as well as the end of the message.
                 let good = match last.then(|| special(&line)).flatten() {
-                    Some(reply) => answer(&mut out, reply)?,
-                    None => say(&mut out, if last { "." } else { &line }, usual)?,
+                    Some(reply) => answer(&mut input, reply)?,
+                    None => say(&mut input, if last { "." } else { &line }, usual)?,
                 };
                 if last {
                     let wire = stuffed(&std::mem::take(&mut chunks));
-                    let mail = Mail { from: from.clone(), to: std::mem::take(&mut to), wire };
+                    let mail = Mail { from: from.clone(), to: std::mem::take(&mut to), tls: secured, wire };
                     if good {
                         shared.keep(mail);
                     }
@@ -256,11 +305,13 @@ fn serve(stream: TcpStream, shared: &Shared) -> std::io::Result<()> {
             "RSET" => {
                 to.clear();
                 chunks.clear();
-                say(&mut out, &line, "250 2.0.0 Ok\r\n")?;
+                say(&mut input, &line, "250 2.0.0 Ok\r\n")?;
             }
             // Its end begins here: the sender may open the next one as soon as it has the answer.
-            "QUIT" if counted.take().is_some() => return say(&mut out, &line, "221 2.0.0 Bye\r\n").map(drop),
-            _ => drop(say(&mut out, &line, "250 2.0.0 Ok\r\n")?),
+            "QUIT" if counted.take().is_some() => {
+                return say(&mut input, &line, "221 2.0.0 Bye\r\n").map(drop);
+            }
+            _ => drop(say(&mut input, &line, "250 2.0.0 Ok\r\n")?),
         }
     }
 }

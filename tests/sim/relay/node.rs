@@ -53,7 +53,7 @@ impl Tables {
                 key: to.to_string(),
                 targets: vec![Target::Address(to)],
                 source: (None, None),
-                tls_required: false,
+                security: Default::default(),
                 limits: Limits { connections: CONNECTIONS, messages_per_connection: 7, ..Limits::default() },
             })
         };
@@ -96,6 +96,18 @@ impl Resolve for NoNames {
 
     fn exchangers<'a>(&'a self, _: &'a str) -> Pin<Box<dyn Future<Output = Known> + 'a>> {
         Box::pin(async { Err(Fault::Temporary("no name server".into())) })
+    }
+
+    fn host<'a>(&'a self, _: &'a str) -> Pin<Box<dyn Future<Output = Known> + 'a>> {
+        Box::pin(async { Err(Fault::Temporary("no name server".into())) })
+    }
+
+    fn tlsa<'a>(
+        &'a self,
+        _: &'a str,
+        _: u16,
+    ) -> ringpost::route::dns::Asked<'a, ringpost::route::tlsa::Record> {
+        panic!("no destination here has DANE")
     }
 }
 

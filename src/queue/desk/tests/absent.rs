@@ -125,7 +125,7 @@ fn a_message_to_many_dead_destinations_takes_200_bytes() {
                 key: format!("dead {n}"),
                 targets: vec![Target::Address(address(99))],
                 source: (None, None),
-                tls_required: false,
+                security: Default::default(),
                 limits: Limits::default(),
             });
             let all: Vec<u32> = hops.map(|hop| desk.door(&mut s, Rc::new(hop), b"x@dead.example")).collect();

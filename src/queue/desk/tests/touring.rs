@@ -6,7 +6,7 @@ use crate::queue::rules::Rule;
 fn hop(name: &str) -> Rc<Hop> {
     let targets = vec![Target::Address(address(2))];
     let limits = Limits::default();
-    Rc::new(Hop { key: name.into(), targets, source: (None, None), tls_required: false, limits })
+    Rc::new(Hop { key: name.into(), targets, source: (None, None), security: Default::default(), limits })
 }
 
 #[test]
