@@ -533,3 +533,39 @@ fn a_mailbox_with_more_than_one_operation_can_say_is_deleted_in_several() {
         assert_eq!(content(&inbox, 1, 0..u64::MAX).await, Ok(body(1, 10)));
     });
 }
+
+#[test]
+fn an_index_without_space_makes_new_mail_wait_and_catches_up() {
+    let world = world();
+    live(&world, |rt, store, _| async move {
+        let a = account(&store, "a").await;
+        fill(&store, a, 1, 50).await;
+        let index = world_index(&rt);
+        index.fail.set(Some(std::io::ErrorKind::StorageFull));
+        let mut n = 50;
+        let refused = loop {
+            match put(&store, n + 1, 3000, &[to(a)]).await.remove(0) {
+                Ok(_) => n += 1,
+                Err(Refusal::Busy) => store.0.keeper.progress().await,
+                Err(e) => break e,
+            }
+            assert!(n < 1000, "it has to stop");
+        };
+        assert_eq!(refused, Refusal::Full);
+        let inbox = store.select(a, "INBOX").await.expect("there");
+        inbox.expunge(&UidSet::of([(1, 20)]), false).await.expect("fine");
+        assert_eq!(content(&inbox, 21, 0..u64::MAX).await, Ok(body(21, 3000)));
+        index.fail.set(None);
+        rt.sleep_until(rt.now().after(Duration::from_secs(20))).await;
+        fill(&store, a, n + 1, 50).await;
+        for uid in [21, n, n + 50] {
+            assert_eq!(content(&inbox, uid, 0..u64::MAX).await, Ok(body(uid, 3000)));
+        }
+        assert!(!store.is_closed());
+    });
+}
+
+fn world_index(rt: &Double) -> Rc<crate::runtime::double::Stored> {
+    let tables = rt.world.tables.borrow();
+    tables.get(&Path::new(DIR).join("index")).expect("there is one").clone()
+}
