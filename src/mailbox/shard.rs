@@ -372,13 +372,16 @@ impl Shard {
         }
     }
 
-    /// Gives up content that no snapshot shows any more, or that has been kept long enough.
-    pub fn expire(&mut self, now: Mono) -> Effects {
+    /// Gives up content that no snapshot shows any more, or that has been kept long enough: also what is
+    /// in the journal up to segment `emptied`, which is wanted.
+    pub fn expire(&mut self, now: Mono, emptied: u64) -> Effects {
         let mut effects = Effects::default();
         let opened = &self.opened;
         let over = self.lingering.extract_if(.., |_, l| {
             let floor = opened.get(&l.mailbox).map_or(u32::MAX, Opened::floor);
-            l.generation <= floor || now.since(l.since) > LINGER
+            let body = l.body.as_ref().map_or(u64::MAX, |b| b.said.at().segment);
+            let oldest = body.min(l.said.at().segment);
+            l.generation <= floor || oldest <= emptied || now.since(l.since) > LINGER
         });
         for (id, linger) in over.collect::<Vec<_>>() {
             self.end(id, linger, &mut effects);

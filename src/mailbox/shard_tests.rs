@@ -262,10 +262,10 @@ fn content_lingers_for_those_who_still_see_it() {
     b.stage(plan);
     b.settle();
     b.check();
-    b.shard.expire(Mono(0));
+    b.shard.expire(Mono(0), 0);
     assert!(b.shard.journaled(body).is_some(), "the client has not been told");
     b.shard.opened_mut(inbox).expect("open").sync(view, true);
-    b.shard.expire(Mono(0));
+    b.shard.expire(Mono(0), 0);
     assert!(b.shard.journaled(body).is_none());
     assert_eq!(b.shard.too_many(0), None, "a session has it");
     b.shard.opened_mut(inbox).expect("open").leave(view);
