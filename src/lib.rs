@@ -6,6 +6,7 @@
 //! * L0 [`base`]: time, ids, aligned memory, byte scanning, timer wheel.
 //! * L1 [`message`]: what a mail is: address, envelope, headers, Received, bounce text.
 //! * L1/L2/L4 [`smtp`]: the protocol; `inbound` and `outbound` are state machines without IO.
+//! * L1/L2 [`imap`]: its grammar, what a session computes; nothing serves it yet.
 //! * L1/L2/L4 [`storage`]: segments, batches, records; journal; recovery; `keeper` drives a disk.
 //! * L2/L4 [`queue`]: what is known of each waiting message; when it is due; `desk` is one core's queue.
 //! * L1/L2/L4 [`mailbox`]: the mail of our own users: accounts, mailboxes, messages.
@@ -28,6 +29,7 @@ pub mod cli;
 pub mod config;
 pub mod delivery;
 pub mod events;
+pub mod imap;
 pub mod intake;
 pub mod load;
 pub mod mailbox;

@@ -23,6 +23,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("base", &["base"]),
     ("message", &["base", "message"]),
     ("smtp", &["base", "message", "smtp"]),
+    ("imap", &["base", "message", "imap"]),
     ("storage", &["base", "storage"]),
     ("queue", &["base", "message", "storage", "queue"]),
     ("mailbox", &["base", "message", "storage", "mailbox"]),
@@ -159,7 +160,7 @@ fn state_machines_do_not_wait() {
     let mut found = Vec::new();
     for source in sources(&["src"]).iter().filter(|s| !is_test_file(&s.path)) {
         let path = source.path.strip_prefix("src/").expect("below src");
-        let pure = ["base", "message", "smtp", "storage", "queue", "mailbox", "route", "policy"];
+        let pure = ["base", "message", "smtp", "imap", "storage", "queue", "mailbox", "route", "policy"];
         if is_shell(path) || !pure.iter().any(|p| is_below(path, p)) || excused(&source.path, "async") {
             continue;
         }
