@@ -354,7 +354,7 @@ fn operate(b: &mut Bench, accounts: &[AccountId], what: u8, n: u64) {
         10 => draft.create(a, &format!("n{}", n % 9), None).map(drop),
         11 if name != "INBOX" => draft.delete(mailbox),
         11 | 12 => draft.rename(a, name, &format!("r{}", n % 9)),
-        _ => draft.subscribe(a, other, n % 2 == 0),
+        _ => draft.subscribe(a, other, n.is_multiple_of(2)),
     };
     if done.is_ok()
         && let Ok(plan) = draft.finish()

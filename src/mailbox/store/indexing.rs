@@ -77,11 +77,12 @@ impl<R: Runtime> Store<R> {
             self.0.vault.keep(home);
         }
         self.0.vault.counted();
-        let mut s = self.0.state.borrow_mut();
-        s.counted = true;
-        s.mover_bell.ring();
-        s.crowd.wake_all();
-        drop(s);
+        {
+            let mut s = self.0.state.borrow_mut();
+            s.counted = true;
+            s.mover_bell.ring();
+            s.crowd.wake_all();
+        }
         self.0.keeper.remove_orphan_sides(&sides).await.map(drop)
     }
 

@@ -400,12 +400,15 @@ fn a_failed_write_is_the_end_of_taking() {
     });
 }
 
+/// The account, UIDs that were acknowledged and not expunged, and the last one that was.
+type Book = (Option<AccountId>, Vec<u32>, u32);
+
 /// The process is killed after every number of rounds: what was acknowledged is there.
 #[test]
 fn a_kill_at_any_point_loses_nothing_that_was_acknowledged() {
     for rounds in (1..120).step_by(3) {
         let world = world();
-        let known: Rc<RefCell<(Option<AccountId>, Vec<u32>, u32)>> = Rc::default();
+        let known: Rc<RefCell<Book>> = Rc::default();
         let rt = Double::new(&world);
         let book = known.clone();
         rt.block_on(async {
