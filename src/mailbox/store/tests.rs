@@ -563,6 +563,7 @@ fn an_index_without_space_makes_new_mail_wait_and_catches_up() {
         index.fail.set(None);
         rt.sleep_until(rt.now().after(Duration::from_secs(20))).await;
         fill(&store, a, n + 1, 50).await;
+        let inbox = store.select(a, "INBOX").await.expect("there");
         for uid in [21, n, n + 50] {
             assert_eq!(content(&inbox, uid, 0..u64::MAX).await, Ok(body(uid, 3000)));
         }
