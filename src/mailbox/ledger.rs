@@ -62,8 +62,10 @@ struct Change {
 }
 
 impl Change {
+    /// Expunges have rows, too, but fewer than those that go with them.
     fn takes_space(&self, key: &Key) -> bool {
-        !matches!(key.tag(), row::ACCOUNTS | row::MAILBOXES) && matches!(self.row, Row::Put(_))
+        let small = matches!(key.tag(), row::ACCOUNTS | row::MAILBOXES | row::EXPUNGES);
+        !small && matches!(self.row, Row::Put(_))
     }
 }
 

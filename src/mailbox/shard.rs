@@ -14,6 +14,7 @@ use crate::mailbox::opened::{Expunge, Opened};
 use crate::mailbox::record::{self, Item, ItemsView, Malformed};
 use crate::mailbox::row::{self, Key};
 use crate::mailbox::types::{AccountId, BodyId, DeliveryId, MailboxId, Message, Status, UidSet, Usage};
+use crate::storage::archive::Place;
 use crate::storage::record::{Location, RecordHead};
 use smallvec::SmallVec;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -32,6 +33,8 @@ pub struct Effects {
     pub mailboxes: BTreeSet<MailboxId>,
     /// Side files that nothing names any more.
     pub sides: Vec<u64>,
+    /// Places of homes of accounts that are gone.
+    pub homes: Vec<Place>,
 }
 
 /// One record of an operation.
@@ -226,7 +229,8 @@ impl Shard {
                 self.ledger.touch(Key::account(id), Some(said));
             }
             Item::AccountGone(id) => {
-                self.directory.remove_account(id);
+                let home = self.directory.remove_account(id).map(|a| a.home);
+                effects.homes.extend(home.filter(|h| h.segment != 0));
                 self.ledger.delete(Key::account(id), Some(said));
             }
             Item::Mailbox { id, account, name, uidvalidity, special } => {
@@ -250,13 +254,8 @@ impl Shard {
                 self.ledger.touch(Key::account(account), Some(said));
             }
             Item::Keyword { mailbox, bit, name } => {
-                self.directory.put_keyword(mailbox, bit, name);
-                self.ledger.touch(Key::mailbox(mailbox), Some(said));
+                self.put_keyword(mailbox, bit, name, said);
                 effects.mailboxes.insert(mailbox);
-                let count = self.directory.mailbox(mailbox).map_or(0, |m| m.keywords.len());
-                if let Some(opened) = self.opened.get_mut(&mailbox) {
-                    opened.set_keywords(count);
-                }
             }
             Item::Counters(status) => {
                 // What else the record says holds it; both go into the index together.
@@ -280,6 +279,15 @@ impl Shard {
                 let row = row::when_row(when);
                 self.ledger.put(Key::delivery(id), row, !self.replaying, Some(said));
             }
+        }
+    }
+
+    fn put_keyword(&mut self, mailbox: MailboxId, bit: u8, name: &str, said: &Said) {
+        self.directory.put_keyword(mailbox, bit, name);
+        self.ledger.touch(Key::mailbox(mailbox), Some(said));
+        let count = self.directory.mailbox(mailbox).map_or(0, |m| m.keywords.len());
+        if let Some(opened) = self.opened.get_mut(&mailbox) {
+            opened.set_keywords(count);
         }
     }
 
@@ -364,13 +372,16 @@ impl Shard {
         }
     }
 
-    /// Gives up content that no snapshot shows any more, or that has been kept long enough.
-    pub fn expire(&mut self, now: Mono) -> Effects {
+    /// Gives up content that no snapshot shows any more, or that has been kept long enough: also what is
+    /// in the journal up to segment `emptied`, which is wanted.
+    pub fn expire(&mut self, now: Mono, emptied: u64) -> Effects {
         let mut effects = Effects::default();
         let opened = &self.opened;
         let over = self.lingering.extract_if(.., |_, l| {
             let floor = opened.get(&l.mailbox).map_or(u32::MAX, Opened::floor);
-            l.generation <= floor || now.since(l.since) > LINGER
+            let body = l.body.as_ref().map_or(u64::MAX, |b| b.said.at().segment);
+            let oldest = body.min(l.said.at().segment);
+            l.generation <= floor || oldest <= emptied || now.since(l.since) > LINGER
         });
         for (id, linger) in over.collect::<Vec<_>>() {
             self.end(id, linger, &mut effects);

@@ -262,10 +262,10 @@ fn content_lingers_for_those_who_still_see_it() {
     b.stage(plan);
     b.settle();
     b.check();
-    b.shard.expire(Mono(0));
+    b.shard.expire(Mono(0), 0);
     assert!(b.shard.journaled(body).is_some(), "the client has not been told");
     b.shard.opened_mut(inbox).expect("open").sync(view, true);
-    b.shard.expire(Mono(0));
+    b.shard.expire(Mono(0), 0);
     assert!(b.shard.journaled(body).is_none());
     assert_eq!(b.shard.too_many(0), None, "a session has it");
     b.shard.opened_mut(inbox).expect("open").leave(view);
@@ -354,7 +354,7 @@ fn operate(b: &mut Bench, accounts: &[AccountId], what: u8, n: u64) {
         10 => draft.create(a, &format!("n{}", n % 9), None).map(drop),
         11 if name != "INBOX" => draft.delete(mailbox),
         11 | 12 => draft.rename(a, name, &format!("r{}", n % 9)),
-        _ => draft.subscribe(a, other, n % 2 == 0),
+        _ => draft.subscribe(a, other, n.is_multiple_of(2)),
     };
     if done.is_ok()
         && let Ok(plan) = draft.finish()

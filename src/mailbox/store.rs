@@ -145,7 +145,8 @@ struct State<R: Runtime> {
     /// Reads of rows that must not see half of a transaction's end.
     cold_reads: usize,
     finishing: bool,
-    /// Bodies on their way into the archive, and where there.
+    /// Places in the archive that the index is to name: of bodies that leave the journal, or were copied
+    /// within the archive.
     leaving: BTreeMap<BodyId, Place>,
     /// Places in the archive that are dead once the next transaction is durable.
     dying: Vec<Place>,
@@ -403,6 +404,10 @@ impl<R: Runtime> Store<R> {
             }
         }
         self.discard(&effects.sides);
+        if s.counted {
+            // Before, a home that nobody has is not counted.
+            s.dying.extend(effects.homes);
+        }
         self.give_up(s);
         if s.shard.ledger.len() > self.0.options.changes_max {
             s.index_bell.ring();

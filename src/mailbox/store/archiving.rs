@@ -92,6 +92,7 @@ impl<R: Runtime> Store<R> {
 
     /// Takes out what lives in `segment`; `false` if nothing can be done now.
     async fn empty(&self, segment: u64) -> bool {
+        self.expire(&mut self.0.state.borrow_mut(), segment);
         // A handle of its own: what it appends is what its sync answers for.
         let vault = self.0.vault.clone();
         let mut copied = Vec::new();

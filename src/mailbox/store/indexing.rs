@@ -33,8 +33,11 @@ struct Batch {
     loosened: BTreeSet<BodyId>,
     /// Mailboxes that are gone.
     mailboxes: Vec<u64>,
-    /// Places that are dead when it is durable, and side files.
+    /// Places that are dead when it is durable: others are named now, or none.
+    dying: Vec<Place>,
     dead: Vec<Place>,
+    /// Places of bodies that go before the index ever named them.
+    unnamed: Vec<(BodyId, Place)>,
     sides: Vec<u64>,
     /// Bodies that are in the archive for good when it is.
     arrived: Vec<BodyId>,
@@ -74,11 +77,12 @@ impl<R: Runtime> Store<R> {
             self.0.vault.keep(home);
         }
         self.0.vault.counted();
-        let mut s = self.0.state.borrow_mut();
-        s.counted = true;
-        s.mover_bell.ring();
-        s.crowd.wake_all();
-        drop(s);
+        {
+            let mut s = self.0.state.borrow_mut();
+            s.counted = true;
+            s.mover_bell.ring();
+            s.crowd.wake_all();
+        }
         self.0.keeper.remove_orphan_sides(&sides).await.map(drop)
     }
 
@@ -168,7 +172,13 @@ impl<R: Runtime> Store<R> {
         self.drop_bodies(&mut batch).await?;
         // What the rows say must be in the journal first: it is what a restart goes by.
         self.0.keeper.fence().await.map_err(io::Error::other)?;
-        self.0.table.commit(std::mem::take(&mut batch.changes)).await?;
+        if let Err(e) = self.0.table.commit(std::mem::take(&mut batch.changes)).await {
+            // Without space nothing was changed: all of it comes again.
+            let mut s = self.0.state.borrow_mut();
+            s.dying.append(&mut batch.dying);
+            s.leaving.extend(batch.unnamed);
+            return Err(e);
+        }
         self.finish(batch).await;
         Ok(())
     }
@@ -198,7 +208,10 @@ impl<R: Runtime> Store<R> {
             }
         });
         batch.arrived.retain(|id| leaving.contains_key(id));
-        batch.dead = std::mem::take(dying);
+        if !short {
+            // The rows that name other places are among what goes.
+            batch.dying = std::mem::take(dying);
+        }
         batch.mark = shard.ledger.mark() + 1;
         let meta = Meta {
             log: self.0.keeper.log(),
@@ -244,8 +257,11 @@ impl<R: Runtime> Store<R> {
             for (id, value) in some.iter().zip(rows) {
                 let row = value.as_deref().and_then(|v| BodyRow::parse(v).ok());
                 batch.sides.extend(row.map(|r| r.side).filter(|side| *side != 0));
-                // It may never have got into the index.
-                batch.dead.extend(s.leaving.remove(id).or(row.map(|r| r.place)));
+                // The place that it was to get may never have got into the index.
+                match s.leaving.remove(id) {
+                    Some(place) => batch.unnamed.push((*id, place)),
+                    None => batch.dead.extend(row.map(|r| r.place)),
+                }
             }
         }
         batch.arrived.retain(|id| !batch.bodies.contains(id));
@@ -276,7 +292,9 @@ impl<R: Runtime> Store<R> {
                 s.shard.bodies.remove(id);
             }
         }
-        batch.dead.into_iter().for_each(|place| self.0.vault.dead(place, wall));
+        let unnamed = batch.unnamed.into_iter().map(|u| u.1);
+        let dead = batch.dead.into_iter().chain(batch.dying).chain(unnamed);
+        dead.for_each(|place| self.0.vault.dead(place, wall));
         self.discard(&batch.sides);
         self.give_up(s);
         s.crowd.wake_all();

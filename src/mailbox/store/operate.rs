@@ -196,8 +196,7 @@ impl<R: Runtime> Mailboxes for Store<R> {
     async fn remove_account(&self, account: AccountId) -> Result<Done<()>, Refusal> {
         let locks = self.lock(&[Locked::Names]).await?;
         // From here on nobody finds it; what a crash leaves is taken away at the next start.
-        let hidden = self.commit(locks, |draft| draft.change_account(account, None, None, true)).await?;
-        drop(hidden);
+        let _hidden = self.commit(locks, |draft| draft.change_account(account, None, None, true)).await?;
         self.finish_removal(account).await
     }
 
@@ -443,7 +442,7 @@ impl<R: Runtime> Store<R> {
                 owner.mailboxes.values().next().copied()
             };
             let Some(mailbox) = next else { break };
-            drop(self.delete_mailbox(account, mailbox).await?);
+            let _gone = self.delete_mailbox(account, mailbox).await?;
         }
         self.commit(names, |draft| {
             draft.end_account(account);

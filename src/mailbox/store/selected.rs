@@ -36,7 +36,7 @@ impl<R: Runtime> Drop for Open<R> {
             opened.leave(self.view);
         }
         s.shard.left(self.mailbox);
-        self.store.expire(s);
+        self.store.expire(s, 0);
         self.store.make_room(s);
     }
 }
@@ -142,8 +142,9 @@ impl<R: Runtime> Store<R> {
         }
     }
 
-    pub(super) fn expire(&self, s: &mut State<R>) {
-        let effects = s.shard.expire(self.0.rt.now());
+    /// Gives up content of expunged messages that need not be kept; none in segments up to `emptied`.
+    pub(super) fn expire(&self, s: &mut State<R>, emptied: u64) {
+        let effects = s.shard.expire(self.0.rt.now(), emptied);
         self.discard(&effects.sides);
         self.give_up(s);
     }
@@ -208,7 +209,7 @@ impl<R: Runtime> Selected for Open<R> {
         let news = self.with(|o, v| o.sync(v, expunges));
         if expunges {
             let mut s = self.store.0.state.borrow_mut();
-            self.store.expire(&mut s);
+            self.store.expire(&mut s, 0);
         }
         news
     }

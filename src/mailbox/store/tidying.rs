@@ -130,6 +130,7 @@ impl<R: Runtime> Store<R> {
         };
         let value = BodyRow { place: m.to, ..row }.encode();
         s.dying.push(m.from);
+        s.leaving.insert(id, m.to);
         s.ledger().put(Key::body(id), value, false, None);
         true
     }
