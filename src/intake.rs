@@ -9,7 +9,7 @@
 use crate::base::ids::{MessageId, QueueId};
 use crate::base::time::Wall;
 use crate::message::body::{BodyFacts, BodyFlags};
-use crate::message::envelope::{Envelope, Recipient};
+use crate::message::envelope::{Envelope, Notify, Recipient};
 use crate::queue::desk::{Desk, NewMessage};
 use crate::queue::index::Key;
 use crate::queue::limits::Admission;
@@ -261,13 +261,26 @@ fn from(envelope: &Envelope, sender: &[u8]) -> Envelope {
 fn expand_recipients(routing: &dyn Routing, envelope: &Envelope) -> Option<Envelope> {
     let view = envelope.view();
     let mut out: Option<Envelope> = None;
-    for (i, r) in view.recipients().enumerate() {
+    for (i, mut r) in view.recipients().enumerate() {
+        let sum = stands_for_several(&r, routing);
+        if sum {
+            // RFC 3461 §5.2.7.3: the sender is told that it was expanded, and of no success beyond.
+            let left = r.notify.without(Notify::SUCCESS);
+            r.notify = if left == Notify::DEFAULT { Notify::NEVER } else { left };
+        }
         let push = |e: &mut Envelope, to: &[u8], r: &Recipient<'_>| {
-            if !e.view().recipients().any(|have| have.address == to) {
+            let same = |have: &Recipient<'_>| {
+                have.address == to && have.notify.has(Notify::EXPANDED) == r.notify.has(Notify::EXPANDED)
+            };
+            if !e.view().recipients().any(|have| same(&have)) {
                 e.push(to, r.notify, r.orcpt);
             }
         };
         let mut grown = out.take();
+        if sum {
+            let e = grown.get_or_insert_with(|| prefix(envelope, i));
+            push(e, r.address, &Recipient { notify: Notify::EXPANDED, ..r });
+        }
         let rewritten = routing.expand(r.address, &mut |to| {
             let e = grown.get_or_insert_with(|| prefix(envelope, i));
             push(e, to, &r);
@@ -282,6 +295,12 @@ fn expand_recipients(routing: &dyn Routing, envelope: &Envelope) -> Option<Envel
         };
     }
     out
+}
+
+/// True if the recipient is replaced by several, and its sender wants to be told of success.
+fn stands_for_several(r: &Recipient<'_>, routing: &dyn Routing) -> bool {
+    let mut count = 0;
+    r.notify.has(Notify::SUCCESS) && routing.expand(r.address, &mut |_| count += 1) && count > 1
 }
 
 /// The first `count` recipients of `envelope`.

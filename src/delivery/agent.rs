@@ -106,7 +106,8 @@ async fn connection<R: Runtime>(desk: Desk<R>, d: DestId, shared: Rc<Shared>) {
     let open = Open { desk: desk.clone(), d };
     let hop = desk.hop(d);
     let trust = shared.options.trust.clone();
-    let at = At { desk: desk.clone(), d, side: SideCursor::default(), trust, whom: RefCell::default() };
+    let (side, whom) = (SideCursor::default(), RefCell::default());
+    let at = At { desk: desk.clone(), d, server: RefCell::default(), side, trust, whom };
     let mut lost = OwnedReply::ours([4, 4, 1], format!("{} has no address", hop.key).as_bytes());
     let mut left = shared.options.addresses;
     'all: for target in &hop.targets {
@@ -138,6 +139,8 @@ async fn connection<R: Runtime>(desk: Desk<R>, d: DestId, shared: Rc<Shared>) {
 struct Stop {
     /// The host, if there is a name.
     name: Option<Box<str>>,
+    /// What reports call it: its host name, or an address literal.
+    server: Rc<str>,
     address: SocketAddr,
     /// If it was found in DNS: how, the number of its host, and for which domain.
     found: Option<(Rc<mx::Plan>, usize, Box<str>)>,
@@ -171,7 +174,10 @@ impl Shared {
         most: usize,
     ) -> Result<Vec<Stop>, Nowhere> {
         match target {
-            Target::Address(address) => Ok(vec![Stop { name: None, address: *address, found: None }]),
+            Target::Address(address) => {
+                let server = format!("[{}]", address.ip()).into();
+                Ok(vec![Stop { name: None, server, address: *address, found: None }])
+            }
             Target::Host(name, port) if hop.security.encryption == Encryption::Dane => {
                 match self.resolver.host(name).await {
                     Ok(plan) => Ok(self.places(rt, &plan, name, *port, most)),
@@ -184,9 +190,13 @@ impl Shared {
             }
             Target::Host(name, port) => match self.resolver.resolve(name).await {
                 Ok(list) => {
-                    let name: Option<Box<str>> = Some(name.as_str().into());
-                    let at =
-                        |ip| Stop { name: name.clone(), address: SocketAddr::new(ip, *port), found: None };
+                    let server: Rc<str> = name.as_str().into();
+                    let at = |ip| Stop {
+                        name: Some(name.as_str().into()),
+                        server: server.clone(),
+                        address: SocketAddr::new(ip, *port),
+                        found: None,
+                    };
                     Ok(list.into_iter().map(at).collect())
                 }
                 Err(e) => {
@@ -220,6 +230,7 @@ impl Shared {
         let stops = plan.stops(port, self.options.family, most, rt.random(), is_dead);
         let named = |s: mx::Stop| Stop {
             name: Some(plan.hosts[s.host].name.clone()),
+            server: plan.hosts[s.host].name.as_ref().into(),
             address: s.address,
             found: Some((plan.clone(), s.host, domain.into())),
         };
@@ -294,6 +305,7 @@ impl Shared {
                 return Err(OwnedReply::ours([4, 4, 1], text.as_bytes()));
             }
         };
+        *at.server.borrow_mut() = Some(stop.server.clone());
         m.out_connections.increment(1);
         m.out_open.increment(1.0);
         let options = self.relay_options(at, hop, stop, terms);
@@ -437,6 +449,8 @@ impl<R: Runtime> Drop for Open<R> {
 struct At<R: Runtime> {
     desk: Desk<R>,
     d: DestId,
+    /// What reports call the server (RFC 3464 §2.3.5).
+    server: RefCell<Option<Rc<str>>>,
     side: SideCursor<R>,
     trust: Option<Rc<Trust>>,
     /// The destination and the host of the connection, for people.
@@ -447,7 +461,9 @@ impl<R: Runtime> Source for At<R> {
     type Item = Item<R>;
 
     fn next(&self) -> Option<Item<R>> {
-        self.desk.next(self.d)
+        let mut item = self.desk.next(self.d)?;
+        item.server = self.server.borrow().clone();
+        Some(item)
     }
 
     fn pass_on(&self) {

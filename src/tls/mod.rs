@@ -13,11 +13,11 @@ pub mod client;
 mod client_auth;
 mod connection;
 mod credentials;
-mod der;
 mod snapshot;
 mod steps;
 #[cfg(test)]
 pub(crate) mod tests;
+mod x509;
 
 pub use client_auth::{Authorities, authorities};
 pub use connection::{Connection, Fault, Reason};

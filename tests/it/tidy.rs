@@ -24,8 +24,10 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("message", &["base", "message"]),
     ("smtp/outbound", &["auth", "base", "message", "smtp"]),
     ("smtp", &["base", "message", "smtp"]),
+    ("imap", &["base", "message", "imap"]),
     ("storage", &["base", "storage"]),
     ("queue", &["base", "message", "storage", "queue"]),
+    ("mailbox", &["base", "message", "storage", "mailbox"]),
     ("route", &["base", "message", "route"]),
     ("policy", &["base", "message", "route", "policy"]),
     ("auth", &["base", "auth"]),
@@ -43,6 +45,7 @@ const SHELLS: &[&str] = &[
     "storage/keeper",
     "storage/archive/vault",
     "queue/desk",
+    "mailbox/store",
     "auth/hashing",
     "auth/service",
     "route/dns",
@@ -159,7 +162,7 @@ fn state_machines_do_not_wait() {
     let mut found = Vec::new();
     for source in sources(&["src"]).iter().filter(|s| !is_test_file(&s.path)) {
         let path = source.path.strip_prefix("src/").expect("below src");
-        let pure = ["base", "message", "smtp", "storage", "queue", "route", "policy"];
+        let pure = ["base", "message", "smtp", "imap", "storage", "queue", "mailbox", "route", "policy"];
         if is_shell(path) || !pure.iter().any(|p| is_below(path, p)) || excused(&source.path, "async") {
             continue;
         }
