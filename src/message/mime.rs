@@ -21,7 +21,9 @@ mod tests;
 
 pub use code::Damaged;
 pub use scan::Scanner;
-pub use summary::{Address, Addresses, Children, Disposition, Envelope, Kind, Params, Part, Strings, Summary};
+pub use summary::{
+    Address, Addresses, Children, Disposition, Envelope, Kind, Params, Part, Strings, Summary,
+};
 
 /// Parts of a message; what follows the last of them belongs to it.
 pub const PARTS_MAX: usize = 2000;

@@ -8,15 +8,69 @@
 pub struct Damaged;
 
 /// Strings that are written as one number. The order is part of the format: new ones go to the end.
-pub(super) const FREQUENT: [&[u8]; 60] = [
-    b"", b"text", b"plain", b"html", b"multipart", b"mixed", b"alternative", b"related", b"signed",
-    b"report", b"message", b"rfc822", b"delivery-status", b"application", b"octet-stream", b"pdf",
-    b"image", b"jpeg", b"png", b"gif", b"audio", b"video", b"charset", b"utf-8", b"UTF-8", b"us-ascii",
-    b"US-ASCII", b"iso-8859-1", b"ISO-8859-1", b"windows-1252", b"boundary", b"name", b"filename",
-    b"format", b"flowed", b"delsp", b"yes", b"no", b"type", b"text/html", b"text/plain", b"7bit", b"8bit",
-    b"binary", b"base64", b"quoted-printable", b"7BIT", b"8BIT", b"BASE64", b"QUOTED-PRINTABLE",
-    b"attachment", b"inline", b"size", b"en", b"protocol", b"micalg", b"calendar", b"method", b"digest",
+pub(super) const FREQUENT: [&[u8]; 62] = [
+    b"",
+    b"text",
+    b"plain",
+    b"html",
+    b"multipart",
+    b"mixed",
+    b"alternative",
+    b"related",
+    b"signed",
+    b"report",
+    b"message",
+    b"rfc822",
+    b"delivery-status",
+    b"application",
+    b"octet-stream",
+    b"pdf",
+    b"image",
+    b"jpeg",
+    b"png",
+    b"gif",
+    b"audio",
+    b"video",
+    b"charset",
+    b"utf-8",
+    b"UTF-8",
+    b"us-ascii",
+    b"US-ASCII",
+    b"iso-8859-1",
+    b"ISO-8859-1",
+    b"windows-1252",
+    b"boundary",
+    b"name",
+    b"filename",
+    b"format",
+    b"flowed",
+    b"delsp",
+    b"yes",
+    b"no",
+    b"type",
+    b"text/html",
+    b"text/plain",
+    b"7bit",
+    b"8bit",
+    b"binary",
+    b"base64",
+    b"quoted-printable",
+    b"7BIT",
+    b"8BIT",
+    b"BASE64",
+    b"QUOTED-PRINTABLE",
+    b"attachment",
+    b"inline",
+    b"size",
+    b"en",
+    b"protocol",
+    b"micalg",
+    b"calendar",
+    b"method",
+    b"digest",
     b"rfc822-headers",
+    b"MISSING_DOMAIN",
+    b"MISSING_MAILBOX",
 ];
 
 /// Appends a number: seven bits a byte, lowest first, the high bit says that more follow.
@@ -136,7 +190,7 @@ mod tests {
         assert_eq!(Reader(&[0x80, 0]).number(), Err(Damaged));
         assert_eq!(Reader(&[0xff; 11]).number(), Err(Damaged));
         assert_eq!(Reader(&[8, b't', b'e', b'x', b't']).string(), Err(Damaged));
-        assert_eq!(Reader(&[121]).string(), Err(Damaged));
+        assert_eq!(Reader(&[125]).string(), Err(Damaged));
         assert_eq!(Reader(&[200]).count(), Err(Damaged));
     }
 }

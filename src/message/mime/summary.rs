@@ -16,7 +16,7 @@ pub(super) const CUT: u64 = 1;
 pub struct Summary<'a> {
     flags: u64,
     size: u64,
-    preview: Option<&'a str>,
+    preview: &'a str,
     references: Option<&'a [u8]>,
     envelope: Envelope<'a>,
     /// All parts, the root first.
@@ -302,8 +302,24 @@ impl<'a> Part<'a> {
         };
         let Place { kind, descendants, header, body, end, lines } = place;
         Ok(Part {
-            kind, header, body, end, lines, media, subtype, params, id, description, encoding, md5,
-            disposition, language, location, envelope, descendants, rest: reader.0,
+            kind,
+            header,
+            body,
+            end,
+            lines,
+            media,
+            subtype,
+            params,
+            id,
+            description,
+            encoding,
+            md5,
+            disposition,
+            language,
+            location,
+            envelope,
+            descendants,
+            rest: reader.0,
         })
     }
 
@@ -383,10 +399,7 @@ impl<'a> Summary<'a> {
         }
         let flags = reader.number()?;
         let size = reader.number()?;
-        let preview = match reader.string()? {
-            Some(text) => Some(std::str::from_utf8(text).map_err(|_| Damaged)?),
-            None => None,
-        };
+        let preview = std::str::from_utf8(given(&mut reader)?).map_err(|_| Damaged)?;
         let references = reader.string()?;
         let envelope = Envelope::take(&mut reader)?;
         let parts = reader.0;
@@ -399,7 +412,7 @@ impl<'a> Summary<'a> {
         out.push(VERSION);
         put_number(out, self.flags);
         put_number(out, self.size);
-        put_string(out, self.preview.map(str::as_bytes));
+        put_string(out, Some(self.preview.as_bytes()));
         put_string(out, self.references);
         self.envelope.put(out);
         let mut before = 0;
@@ -422,9 +435,9 @@ impl<'a> Summary<'a> {
     }
 
     /// The beginning of the text, at most [`PREVIEW_MAX`](super::PREVIEW_MAX) characters on one line
-    /// (RFC 8970); empty if the message has no text, none if it could not be read.
+    /// (RFC 8970 §3); empty if the message has no text.
     #[must_use]
-    pub fn preview(&self) -> Option<&'a str> {
+    pub fn preview(&self) -> &'a str {
         self.preview
     }
 
