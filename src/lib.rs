@@ -6,6 +6,8 @@
 //! * L0 [`base`]: time, ids, aligned memory, byte scanning, timer wheel.
 //! * L1 [`message`]: what a mail is: address, envelope, headers, Received, bounce text.
 //! * L1/L2/L4 [`smtp`]: the protocol; `inbound` and `outbound` are state machines without IO.
+//! * L2 [`lmtp`]: the same machine as `smtp::inbound`, with a reply for each recipient.
+//! * L1/L2 [`pop3`]: the protocol; `inbound` is a state machine without IO.
 //! * L1/L2/L4 [`storage`]: segments, batches, records; journal; recovery; `keeper` drives a disk.
 //! * L2/L4 [`queue`]: what is known of each waiting message; when it is due; `desk` is one core's queue.
 //! * L2/L4 [`auth`]: who it is: SASL, users, passwords, and the threads that check them.
@@ -28,10 +30,12 @@ pub mod config;
 pub mod delivery;
 pub mod events;
 pub mod intake;
+pub mod lmtp;
 pub mod load;
 pub mod message;
 pub mod metrics;
 pub mod policy;
+pub mod pop3;
 pub mod queue;
 pub mod route;
 pub mod runtime;

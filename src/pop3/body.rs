@@ -147,7 +147,11 @@ mod tests {
             ("a.b\r\n", "a.b\r\n.\r\n"),
         ] {
             for piece in 1..5 {
-                assert_eq!(send(Body::whole(true), message.as_bytes(), piece), sent.as_bytes(), "{message:?}");
+                assert_eq!(
+                    send(Body::whole(true), message.as_bytes(), piece),
+                    sent.as_bytes(),
+                    "{message:?}"
+                );
             }
         }
         assert_eq!(send(Body::whole(false), b"a\r\nb", 9), b"a\r\nb\r\n.\r\n");
@@ -164,7 +168,11 @@ mod tests {
             (u32::MAX, "A: b\r\nC: d\r\n\r\n..1\r\n2\r\n3\r\n.\r\n"),
         ] {
             for piece in 1..9 {
-                assert_eq!(send(Body::top(true, lines), message.as_bytes(), piece), sent.as_bytes(), "{lines}");
+                assert_eq!(
+                    send(Body::top(true, lines), message.as_bytes(), piece),
+                    sent.as_bytes(),
+                    "{lines}"
+                );
             }
         }
         assert_eq!(send(Body::top(true, 1), b"A: b", 9), b"A: b\r\n.\r\n");

@@ -105,8 +105,8 @@ pub fn parse(line: &[u8]) -> Result<Command<'_>, BadCommand> {
 }
 
 const VERBS: [&[u8]; 18] = [
-    b"USER", b"APOP", b"AUTH", b"STLS", b"CAPA", b"STAT", b"LIST", b"UIDL", b"RETR", b"TOP", b"DELE", b"RSET",
-    b"NOOP", b"LAST", b"QUIT", b"UTF8", b"LANG", b"PASS",
+    b"USER", b"APOP", b"AUTH", b"STLS", b"CAPA", b"STAT", b"LIST", b"UIDL", b"RETR", b"TOP", b"DELE",
+    b"RSET", b"NOOP", b"LAST", b"QUIT", b"UTF8", b"LANG", b"PASS",
 ];
 
 fn known(verb: &[u8]) -> bool {

@@ -23,6 +23,8 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("base", &["base"]),
     ("message", &["base", "message"]),
     ("smtp", &["base", "message", "smtp"]),
+    ("pop3", &["base", "message", "storage", "pop3"]),
+    ("lmtp", &["base", "message", "smtp", "lmtp"]),
     ("storage", &["base", "storage"]),
     ("queue", &["base", "message", "storage", "queue"]),
     ("route", &["base", "message", "route"]),
@@ -157,7 +159,7 @@ fn state_machines_do_not_wait() {
     let mut found = Vec::new();
     for source in sources(&["src"]).iter().filter(|s| !is_test_file(&s.path)) {
         let path = source.path.strip_prefix("src/").expect("below src");
-        let pure = ["base", "message", "smtp", "storage", "queue", "route", "policy"];
+        let pure = ["base", "message", "smtp", "pop3", "lmtp", "storage", "queue", "route", "policy"];
         if is_shell(path) || !pure.iter().any(|p| is_below(path, p)) || excused(&source.path, "async") {
             continue;
         }
