@@ -12,6 +12,7 @@ use std::rc::Rc;
 struct Shell {
     session: Session,
     replies: String,
+    body: Vec<u8>,
     stored: Vec<(Vec<String>, String, &'static str)>,
     closed: bool,
 }
@@ -20,8 +21,11 @@ const NOW: Mono = Mono(1);
 
 impl Shell {
     fn new(options: Options) -> Self {
-        let session = Session::lmtp(Rc::new(options), NOW);
-        Shell { session, replies: String::new(), stored: Vec::new(), closed: false }
+        let mut session = Session::lmtp(Rc::new(options), NOW);
+        let mut banner = Vec::new();
+        assert_eq!(session.banner(NOW, false, &mut banner), Step::NeedInput);
+        let replies = String::from_utf8(banner).unwrap();
+        Shell { session, replies, body: Vec::new(), stored: Vec::new(), closed: false }
     }
 
     fn ready() -> Self {
@@ -30,9 +34,9 @@ impl Shell {
         shell
     }
 
-    fn end_of_message(&mut self, body: &mut Vec<u8>, out: &mut Vec<u8>) {
+    fn end_of_message(&mut self, out: &mut Vec<u8>) {
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        let body = text(&std::mem::take(body));
+        let body = text(&std::mem::take(&mut self.body));
         let recipients: Vec<String> =
             self.session.envelope().view().recipients().map(|r| text(r.address)).collect();
         let full = Refusal::Own { code: 452, enhanced: (2, 2), text: b"Mailbox is full" };
@@ -54,7 +58,7 @@ impl Shell {
     }
 
     fn segments(&mut self, wire: &[u8], segment: usize) -> String {
-        let (mut waiting, mut out, mut body) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut waiting, mut out) = (Vec::new(), Vec::new());
         for bytes in wire.chunks(segment.min(wire.len()).max(1)) {
             waiting.extend_from_slice(bytes);
             while !self.closed {
@@ -66,10 +70,10 @@ impl Shell {
                         self.session.answer(NOW, Answer::Refuse(Reply::NO_SUCH_USER.into()), &mut out);
                     }
                     Step::Ask(_) => self.session.answer(NOW, Answer::Accept, &mut out),
-                    Step::Body(run) => body.extend_from_slice(&waiting[run.clone()]),
-                    Step::BodyStatic(bytes) => body.extend_from_slice(bytes),
-                    Step::EndOfMessage => self.end_of_message(&mut body, &mut out),
-                    Step::Abandoned => body.clear(),
+                    Step::Body(run) => self.body.extend_from_slice(&waiting[run.clone()]),
+                    Step::BodyStatic(bytes) => self.body.extend_from_slice(bytes),
+                    Step::EndOfMessage => self.end_of_message(&mut out),
+                    Step::Abandoned => self.body.clear(),
                     Step::Close => self.closed = true,
                     Step::NeedInput | Step::Yield => {
                         self.replies += &String::from_utf8_lossy(&std::mem::take(&mut out))

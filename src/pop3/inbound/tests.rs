@@ -205,6 +205,9 @@ impl Shell {
     fn segments(&mut self, wire: &[u8], segment: usize) -> String {
         self.sent.clear();
         let mut waiting = Vec::new();
+        if wire.is_empty() {
+            self.show(b"");
+        }
         for bytes in wire.chunks(segment.min(wire.len()).max(1)) {
             if self.closed {
                 break;
