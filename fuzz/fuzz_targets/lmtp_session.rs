@@ -14,7 +14,8 @@ fuzz_target!(|input: &[u8]| {
     let parts = run(wire, usize::from(segment).max(1));
     assert_eq!(whole.0.escape_ascii().to_string(), parts.0.escape_ascii().to_string());
     assert_eq!(whole.1, parts.1);
-    assert!(whole.0.split_inclusive(|&b| b == b'\n').all(|line| line.ends_with(b"\r\n") && line.len() <= 512));
+    let mut lines = whole.0.split_inclusive(|&b| b == b'\n');
+    assert!(lines.all(|line| line.ends_with(b"\r\n") && line.len() <= 512));
 });
 
 /// Replies and messages.

@@ -181,7 +181,9 @@ mod tests {
     proptest! {
         /// A client that takes the dots away has the message, and its end is the only end.
         #[test]
-        fn it_comes_back(lines in proptest::collection::vec("[.ab]{0,3}", 0..8), end: bool, piece in 1usize..6) {
+        fn it_comes_back(
+            lines in proptest::collection::vec("[.ab]{0,3}", 0..8), end: bool, piece in 1usize..6,
+        ) {
             let mut message = lines.join("\r\n").into_bytes();
             if end && !message.is_empty() {
                 message.extend_from_slice(b"\r\n");

@@ -23,7 +23,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("base", &["base"]),
     ("message", &["base", "message"]),
     ("smtp", &["base", "message", "smtp"]),
-    ("pop3", &["base", "message", "storage", "pop3"]),
+    ("pop3", &["base", "message", "pop3"]),
     ("lmtp", &["base", "message", "smtp", "lmtp"]),
     ("storage", &["base", "storage"]),
     ("queue", &["base", "message", "storage", "queue"]),
@@ -101,6 +101,10 @@ fn trespass(path: &str, used: &str) -> Option<String> {
     if is_shell(used) {
         return fix("a state machine does not know the shell that drives it; pass the result as an argument");
     }
+    // The proof of a commit is for everybody who says that something is safe.
+    if used == "storage/ticket" {
+        return None;
+    }
     let allowed = LAYERS.iter().find(|(prefix, _)| is_below(path, prefix)).map(|l| l.1);
     let Some(allowed) = allowed else {
         return Some(format!("src/{path} has no layer: add its folder to LAYERS in tests/it/tidy.rs"));
@@ -140,6 +144,7 @@ fn layer_table_refuses_what_it_must() {
         ("smtp/serve.rs", "config/Options"),
         ("delivery/relay.rs", "server"),
         ("route/tables.rs", "queue/index"),
+        ("pop3/inbound/mail.rs", "storage/journal"),
     ] {
         assert!(trespass(path, used).is_some(), "{path} used {used}");
     }
@@ -149,6 +154,7 @@ fn layer_table_refuses_what_it_must() {
         ("server.rs", "queue/desk"),
         ("queue/desk/settle.rs", "storage/keeper"),
         ("message/dsn.rs", "base/time"),
+        ("pop3/inbound/mail.rs", "storage/ticket"),
     ] {
         assert_eq!(trespass(path, used), None);
     }

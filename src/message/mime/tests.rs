@@ -251,7 +251,8 @@ fn previews() {
         ("Content-Type: text/html\n\n<b>x</b><p>y", "x y"),
         ("Content-Transfer-Encoding: base64\n\naGFsbG8=\n", "hallo"),
         (
-            "Content-Type: text/plain; charset=iso-8859-1\nContent-Transfer-Encoding: quoted-printable\n\n=E9=\n t",
+            "Content-Type: text/plain; charset=iso-8859-1\nContent-Transfer-Encoding: quoted-printable\n\n\
+             =E9=\n t",
             "\u{e9} t",
         ),
         (
@@ -303,11 +304,14 @@ fn all_is_bounded() {
 fn fragment() -> impl Strategy<Value = Vec<u8>> {
     prop_oneof![
         6 => proptest::sample::select(vec![
-            "Content-Type: multipart/mixed; boundary=b\r\n", "Content-Type: multipart/digest; boundary=bb\r\n",
+            "Content-Type: multipart/mixed; boundary=b\r\n",
+            "Content-Type: multipart/digest; boundary=bb\r\n",
             "Content-Type: multipart/x; boundary=\"b--\"\r\n", "Content-Type: message/rfc822\r\n",
-            "Content-Type: text/html; charset=utf-8\r\n", "Subject: x\r\n", "To: a@b, G: c@d;\r\n", " folded\r\n",
+            "Content-Type: text/html; charset=utf-8\r\n",
+            "Subject: x\r\n", "To: a@b, G: c@d;\r\n", " folded\r\n",
             "Content-Disposition: attachment; filename=x\r\n", "Content-Transfer-Encoding: base64\r\n",
-            "--b\r\n", "--b--\r\n", "--bb\r\n", "--bb--\r\n", "--b----\r\n", "\r\n", "\r\n", "text\r\n", "--\r\n",
+            "--b\r\n", "--b--\r\n", "--bb\r\n", "--bb--\r\n", "--b----\r\n",
+            "\r\n", "\r\n", "text\r\n", "--\r\n",
             "-", "--", "\r", "\n", "x", ":", " ", "<p>", "&amp;",
         ]).prop_map(|text| text.as_bytes().to_vec()),
         1 => proptest::collection::vec(any::<u8>(), 0..8),
