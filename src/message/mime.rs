@@ -11,6 +11,7 @@
 
 mod boundary;
 mod code;
+mod continued;
 mod field;
 mod list;
 mod preview;

@@ -2,6 +2,7 @@
 //! arrives, and what those of MIME say (RFC 2045 §5, §6; RFC 2183; RFC 3282).
 
 use super::code::{put_number, put_string};
+use super::continued;
 use super::{BOUNDARY_MAX, FIELD_MAX, PARAMS_MAX, TEXT_MAX};
 
 macro_rules! names {
@@ -156,10 +157,10 @@ impl Shape {
         Shape { media, subtype, params, encoding, is_attachment }
     }
 
-    /// It is not looked into.
-    pub fn make_opaque(&mut self) {
-        self.media = b"application".to_vec();
-        self.subtype = b"octet-stream".to_vec();
+    /// It is another type.
+    pub fn turn_into(&mut self, media: &str, subtype: &str) {
+        self.media = media.as_bytes().to_vec();
+        self.subtype = subtype.as_bytes().to_vec();
         self.params.clear();
     }
 
@@ -361,7 +362,7 @@ impl<'a> Cursor<'a> {
         self.until(|b| b.is_ascii_whitespace() || b.is_ascii_control() || b"()<>@,;:\\\"/[]?=".contains(&b))
     }
 
-    /// Parameters up to the end. What is no parameter is passed over.
+    /// Parameters up to the end. What is no parameter is passed over; pieces of one are put together.
     pub fn params(&mut self) -> Vec<(Vec<u8>, Vec<u8>)> {
         let mut params = Vec::new();
         while params.len() < PARAMS_MAX && self.next_param() {
@@ -381,7 +382,7 @@ impl<'a> Cursor<'a> {
             }
             params.push((name.to_vec(), value));
         }
-        params
+        continued::join(params)
     }
 
     /// Goes behind the next semicolon.

@@ -96,6 +96,8 @@ impl List {
             // A special character where none belongs, alone: it is dropped.
             Some(b) if name.is_none() && !matches!(b, b',' | b';') => return cursor.skip(1),
             _ if name.is_none() => {}
+            // More than one word is what people are called.
+            _ if phrase.words > 1 => {}
             _ => mailbox = name.take(),
         }
         // What stands behind it, up to the next address.
@@ -155,6 +157,7 @@ struct Phrase {
     spaced: Vec<u8>,
     /// Without spaces: a local part (RFC 5322 §4.4 allows them around its dots).
     joined: Vec<u8>,
+    words: u32,
 }
 
 impl Phrase {
@@ -180,6 +183,7 @@ impl Phrase {
             if space && !self.spaced.is_empty() {
                 self.spaced.push(b' ');
             }
+            self.words += u32::from(space || self.words == 0);
             self.spaced.extend_from_slice(&word);
             self.joined.extend_from_slice(&word);
         }
@@ -237,7 +241,7 @@ mod tests {
     fn what_is_no_address() {
         for (value, expected) in [
             ("root", r#"(NIL NIL "root" "MISSING_DOMAIN")"#),
-            ("John Doe", r#"(NIL NIL "John Doe" "MISSING_DOMAIN")"#),
+            ("John Doe", r#"("John Doe" NIL "MISSING_MAILBOX" "MISSING_DOMAIN")"#),
             ("A <>", r#"("A" NIL "MISSING_MAILBOX" "MISSING_DOMAIN")"#),
             ("<>", r#"(NIL NIL "MISSING_MAILBOX" "MISSING_DOMAIN")"#),
             ("A <a>", r#"("A" NIL "a" "MISSING_DOMAIN")"#),

@@ -1,7 +1,8 @@
 //! One pass over a message, in pieces of any size: parts, their places, their fields.
 //!
-//! Keeps numbers, the fields that matter and the beginning of the text; never the message. Header
-//! fields end where `headers` says that they do: at the empty line or at the first line that is none.
+//! Keeps numbers, the fields that matter and the beginning of the text; never the message. A header
+//! ends where `headers` says that it does: at the empty line or at the first line that is no field;
+//! but lines of mbox files are passed over.
 
 use super::boundary::Boundaries;
 use super::code::{put_number, put_string};
@@ -43,6 +44,8 @@ pub struct Scanner {
     in_field: bool,
     /// Fields of parts and envelopes, in the form of a summary.
     text: Vec<u8>,
+    /// Where the envelope of the message itself is in `text`.
+    envelope: Range<usize>,
     /// References of the message itself.
     references: Option<Vec<u8>>,
     gather: Gather,
@@ -71,9 +74,9 @@ struct Entry {
     place: Place,
     body: Mark,
     fields: Range<usize>,
-    /// Of the message within, or of the message itself.
+    /// Of the message within.
     envelope: Range<usize>,
-    /// It is divided by boundaries, or is one message; its default type for what is within.
+    /// The default type of what is within is that of a digest.
     digest: bool,
 }
 
@@ -101,6 +104,7 @@ impl Scanner {
             fields: Fields::default(),
             in_field: false,
             text: Vec::new(),
+            envelope: 0..0,
             references: None,
             gather: Gather::default(),
             cut: false,
@@ -146,7 +150,7 @@ impl Scanner {
         put_number(out, self.here.at);
         put_string(out, Some(self.gather.found().as_bytes()));
         put_string(out, self.references.as_deref());
-        out.extend_from_slice(&self.text[self.parts[0].envelope.clone()]);
+        out.extend_from_slice(&self.text[self.envelope.clone()]);
         let mut before = 0;
         for part in &self.parts {
             part.place.put(out, before);
@@ -212,6 +216,8 @@ impl Scanner {
             let name = if is_boundary { None } else { field::name_len(text) };
             match name {
                 _ if is_folded => self.fields.go_on(text),
+                // The envelope of a mbox file, which some bring along.
+                None if text.starts_with(b"From ") || text.starts_with(b">From ") => self.in_field = false,
                 Some(len) => {
                     self.in_field = true;
                     let of_message = self.is_message_root();
@@ -272,8 +278,13 @@ impl Scanner {
         let kind = match () {
             () if is_multipart && may_hold && shape.boundary().is_some() => Kind::Multipart,
             () if is_message && may_hold => Kind::Message,
+            // Most are text that somebody has put together badly.
+            () if is_multipart && shape.boundary().is_none() => {
+                shape.turn_into("text", "plain");
+                Kind::Text
+            }
             () if is_multipart || is_message => {
-                shape.make_opaque();
+                shape.turn_into("application", "octet-stream");
                 Kind::Basic
             }
             () if shape.media.eq_ignore_ascii_case(b"text") => Kind::Text,
@@ -316,11 +327,13 @@ impl Scanner {
             self.text.extend_from_slice(&[0; 10]);
         }
         let envelope = start..self.text.len();
-        // It is written with the part that is the message.
-        let holder = self.open.len().checked_sub(2).map_or(index, |i| self.open[i]);
-        self.parts[holder].envelope = envelope;
-        if index == 0 {
-            self.references = self.fields.all(Name::References).next_back().map(<[u8]>::to_vec);
+        match self.open.len().checked_sub(2) {
+            // It is written with the part that is the message.
+            Some(outer) => self.parts[self.open[outer]].envelope = envelope,
+            None => {
+                self.envelope = envelope;
+                self.references = self.fields.all(Name::References).next_back().map(<[u8]>::to_vec);
+            }
         }
     }
 

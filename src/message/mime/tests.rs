@@ -199,13 +199,15 @@ fn broken_mime() {
         // Types that cannot be read, and multiparts without a boundary.
         ("--b\nContent-Type: foo\n\nx\n--b--", "multipart/mixed[text/plain\"x\":0]"),
         ("--b\nContent-Type: /\n\nx\n--b--", "multipart/mixed[text/plain\"x\":0]"),
-        (
-            "--b\nContent-Type: multipart/mixed\n\nx\n--b--",
-            "multipart/mixed[application/octet-stream\"x\":0]",
-        ),
+        ("--b\nContent-Type: multipart/mixed\n\nx\n--b--", "multipart/mixed[text/plain\"x\":0]"),
     ] {
         assert_eq!(tree_of(&format!("{head}{body}")), expected, "{body:?}");
     }
+    // A message that is one message, with an envelope of its own; lines of a mbox file.
+    let bytes = scan(&crlf("From x\nSubject: a\nContent-Type: message/rfc822\n\n>From y\nSubject: b\n\n"), 9);
+    let summary = Summary::read(&bytes).unwrap();
+    assert_eq!(summary.envelope().subject, Some(&b"a"[..]));
+    assert_eq!(summary.root().envelope().unwrap().subject, Some(&b"b"[..]));
     assert_eq!(tree_of(""), "text/plain\"\":0");
     assert_eq!(tree_of("not a header\n\nx"), "text/plain\"not a header\\r\\n\\r\\nx\":2");
     assert_eq!(tree_of("Subject: x"), "text/plain\"\":0");
