@@ -80,12 +80,12 @@ impl Gather {
         // Many who write UTF-8 do not say so; ASCII is a part of it.
         let (text, _) = self.charset.unwrap_or(UTF_8).decode_without_bom_handling(bytes);
         if self.html {
-            return squeeze(&strip_tags(&text));
+            return squeeze(strip_tags(&text).chars());
         }
         let own = text.lines().filter(|line| !line.starts_with('>'));
         let own = own.take_while(|line| line.trim_end() != "--");
-        match squeeze(&own.collect::<Vec<_>>().join(" ")) {
-            own if own.is_empty() => squeeze(&text),
+        match squeeze(own.flat_map(|line| line.chars().chain([' ']))) {
+            own if own.is_empty() => squeeze(text.chars()),
             own => own,
         }
     }
@@ -224,10 +224,10 @@ fn entity(rest: &str) -> (String, usize) {
 }
 
 /// One line: white space becomes one space, what cannot be seen is left out, the end is cut.
-fn squeeze(text: &str) -> String {
+fn squeeze(text: impl Iterator<Item = char>) -> String {
     let mut out = String::new();
     let (mut space, mut count) = (false, 0);
-    for c in text.chars() {
+    for c in text {
         // Fillers that hide the text from a preview.
         let unseen = matches!(c, '\u{ad}' | '\u{34f}' | '\u{200b}'..='\u{200f}' | '\u{2060}' | '\u{feff}');
         if unseen {
@@ -266,7 +266,7 @@ mod tests {
             ("<style>never ended", ""),
             ("x&zwnj;&#847;&shy;y", "xy"),
         ] {
-            assert_eq!(squeeze(&strip_tags(html)), text, "{html}");
+            assert_eq!(squeeze(strip_tags(html).chars()), text, "{html}");
         }
     }
 
@@ -280,8 +280,8 @@ mod tests {
 
     #[test]
     fn it_is_short_and_on_one_line() {
-        let long = squeeze(&" \u{e9}\r\n".repeat(1000));
+        let long = squeeze(" \u{e9}\r\n".repeat(1000).chars());
         assert_eq!((long.chars().count(), long.ends_with('\u{e9}')), (PREVIEW_MAX - 1, true));
-        assert_eq!(squeeze("\u{0} \t"), "");
+        assert_eq!(squeeze("\u{0} \t".chars()), "");
     }
 }

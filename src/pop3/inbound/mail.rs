@@ -201,6 +201,7 @@ impl Session {
     /// All of the message has been sent, or all that is wanted: ends it.
     pub fn sent(&mut self, now: Mono, out: &mut Vec<u8>) {
         out.extend_from_slice(self.body().end());
+        self.errors = 0;
         self.since = now;
         self.state = State::Command;
     }

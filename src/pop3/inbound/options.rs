@@ -12,7 +12,7 @@ pub struct Options {
     pub auth_line: usize,
     /// Failed logins of a session that end it.
     pub failures_max: u32,
-    /// Refused commands that end the session.
+    /// Refused commands between two messages that end the session.
     pub errors_max: u32,
     /// Commands before the login; one more ends the session.
     pub commands_before_login: u32,
