@@ -38,7 +38,7 @@ fn client(
     let builder = ClientConfig::builder_with_provider(provider.clone());
     let builder = builder.with_protocol_versions(&[version]).expect("a version").dangerous();
     let mut config =
-        builder.with_custom_certificate_verifier(Arc::new(TakeAny(provider))).with_no_client_auth();
+        builder.with_custom_certificate_verifier(TakeAny::unread(provider)).with_no_client_auth();
     if !resume {
         config.resumption = rustls::client::Resumption::disabled();
     }

@@ -9,11 +9,12 @@
 use crate::base::ids::{MessageId, QueueId};
 use crate::base::time::Wall;
 use crate::message::body::{BodyFacts, BodyFlags};
-use crate::message::envelope::{Envelope, Recipient};
+use crate::message::envelope::{Envelope, Notify, Recipient};
 use crate::queue::desk::{Desk, NewMessage};
 use crate::queue::index::Key;
 use crate::queue::limits::Admission;
 use crate::queue::record::Effect;
+use crate::queue::routing::Routing;
 use crate::queue::state::Answer;
 use crate::runtime::Runtime;
 use crate::storage::journal::StageError;
@@ -238,33 +239,68 @@ impl<R: Runtime> Intake<R> {
         self.stage(&m)?.await
     }
 
-    /// The envelope with aliases replaced; `None` if every recipient stands for itself.
+    /// The envelope with sender and aliases replaced; `None` if all of it stands for itself.
     fn expand(&self, envelope: &Envelope) -> Option<Envelope> {
         let routing = self.desk.0.routing.borrow().clone();
-        let view = envelope.view();
-        let mut out: Option<Envelope> = None;
-        for (i, r) in view.recipients().enumerate() {
-            let push = |e: &mut Envelope, to: &[u8], r: &Recipient<'_>| {
-                if !e.view().recipients().any(|have| have.address == to) {
-                    e.push(to, r.notify, r.orcpt);
-                }
-            };
-            let mut grown = out.take();
-            let rewritten = routing.expand(r.address, &mut |to| {
-                let e = grown.get_or_insert_with(|| prefix(envelope, i));
-                push(e, to, &r);
-            });
-            out = match (grown, rewritten) {
-                (Some(mut e), false) => {
-                    push(&mut e, r.address, &r);
-                    Some(e)
-                }
-                (None, true) => Some(prefix(envelope, i)),
-                (grown, _) => grown,
-            };
-        }
-        out
+        let other = routing.sender(envelope.view().sender()).map(|sender| from(envelope, &sender));
+        let recipients = expand_recipients(&*routing, other.as_ref().unwrap_or(envelope));
+        recipients.or(other)
     }
+}
+
+/// The same envelope from another sender.
+fn from(envelope: &Envelope, sender: &[u8]) -> Envelope {
+    let view = envelope.view();
+    let mut out = Envelope::default();
+    out.begin(sender, view.options(), view.envid());
+    view.recipients().for_each(|r| out.push(r.address, r.notify, r.orcpt));
+    out
+}
+
+/// `None` if every recipient stands for itself.
+fn expand_recipients(routing: &dyn Routing, envelope: &Envelope) -> Option<Envelope> {
+    let view = envelope.view();
+    let mut out: Option<Envelope> = None;
+    for (i, mut r) in view.recipients().enumerate() {
+        let sum = stands_for_several(&r, routing);
+        if sum {
+            // RFC 3461 §5.2.7.3: the sender is told that it was expanded, and of no success beyond.
+            let left = r.notify.without(Notify::SUCCESS);
+            r.notify = if left == Notify::DEFAULT { Notify::NEVER } else { left };
+        }
+        let push = |e: &mut Envelope, to: &[u8], r: &Recipient<'_>| {
+            let same = |have: &Recipient<'_>| {
+                have.address == to && have.notify.has(Notify::EXPANDED) == r.notify.has(Notify::EXPANDED)
+            };
+            if !e.view().recipients().any(|have| same(&have)) {
+                e.push(to, r.notify, r.orcpt);
+            }
+        };
+        let mut grown = out.take();
+        if sum {
+            let e = grown.get_or_insert_with(|| prefix(envelope, i));
+            push(e, r.address, &Recipient { notify: Notify::EXPANDED, ..r });
+        }
+        let rewritten = routing.expand(r.address, &mut |to| {
+            let e = grown.get_or_insert_with(|| prefix(envelope, i));
+            push(e, to, &r);
+        });
+        out = match (grown, rewritten) {
+            (Some(mut e), false) => {
+                push(&mut e, r.address, &r);
+                Some(e)
+            }
+            (None, true) => Some(prefix(envelope, i)),
+            (grown, _) => grown,
+        };
+    }
+    out
+}
+
+/// True if the recipient is replaced by several, and its sender wants to be told of success.
+fn stands_for_several(r: &Recipient<'_>, routing: &dyn Routing) -> bool {
+    let mut count = 0;
+    r.notify.has(Notify::SUCCESS) && routing.expand(r.address, &mut |_| count += 1) && count > 1
 }
 
 /// The first `count` recipients of `envelope`.

@@ -8,8 +8,10 @@
 //! * L1/L2/L4 [`smtp`]: the protocol; `inbound` and `outbound` are state machines without IO.
 //! * L2 [`lmtp`]: the same machine as `smtp::inbound`, with a reply for each recipient.
 //! * L1/L2 [`pop3`]: the protocol; `inbound` is a state machine without IO.
+//! * L1/L2 [`imap`]: its grammar, what a session computes; nothing serves it yet.
 //! * L1/L2/L4 [`storage`]: segments, batches, records; journal; recovery; `keeper` drives a disk.
 //! * L2/L4 [`queue`]: what is known of each waiting message; when it is due; `desk` is one core's queue.
+//! * L1/L2/L4 [`mailbox`]: the mail of our own users: accounts, mailboxes, messages.
 //! * L2/L4 [`auth`]: who it is: SASL, users, passwords, and the threads that check them.
 //! * L2 [`route`]: which next hop a recipient has, where a domain's mail goes (L4 `dns` asks servers).
 //! * L2 [`policy`]: who may do what; how many sessions.
@@ -29,9 +31,11 @@ pub mod cli;
 pub mod config;
 pub mod delivery;
 pub mod events;
+pub mod imap;
 pub mod intake;
 pub mod lmtp;
 pub mod load;
+pub mod mailbox;
 pub mod message;
 pub mod metrics;
 pub mod policy;

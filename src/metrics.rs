@@ -172,6 +172,8 @@ series! {
     deferred: Counter "ringpost_deliveries_total" {"result" = "deferred"} "Recipients by result of an attempt";
     bounced: Counter "ringpost_deliveries_total" {"result" = "bounced"} "Recipients by result of an attempt";
     dsn_sent: Counter "ringpost_dsn_total" {} "Delivery status notifications made";
+    dsn_postmaster: Counter "ringpost_double_bounces_total" {"result" = "postmaster"} "Notifications that cannot reach the sender, by what became of them";
+    dsn_dropped: Counter "ringpost_double_bounces_total" {"result" = "dropped"} "Notifications that cannot reach the sender, by what became of them";
     queue_messages: Gauge "ringpost_queue_messages" {"state" = "all"} "Messages in the queue";
     queue_active: Gauge "ringpost_queue_messages" {"state" = "active"} "Messages in the queue";
     queue_deferred: Gauge "ringpost_queue_messages" {"state" = "deferred"} "Messages in the queue";

@@ -38,6 +38,9 @@ def arguments():
     p.add_argument("--rounds", type=int, default=4, help="measurements of each, the full and the empty queue")
     p.add_argument("--live-rate", default="2000/s", help="rate of live mail while latency is measured")
     p.add_argument("--no-drain", action="store_true", help="do not wait for the backlog to drain")
+    p.add_argument("--cold", action="store_true",
+                   help="start once more with nothing of the queue in memory (needs root)")
+    p.add_argument("--adopt", action="store_true", help="kill, and start as another core, which adopts the log")
     p.add_argument("--no-list", action="store_true", help="do not list the whole queue")
     p.add_argument("--dir", default=None, help="where the data directory goes; default: target/backlog")
     p.add_argument("--binary", default=os.path.join(ROOT, "target", "dist", "ringpost"))
@@ -257,6 +260,14 @@ def run(a, folder):
         r["memory_after_start"] = server.memory()
         r["queue_after_start"] = server.number("ringpost_queue_messages", 'state="all"')
         print(json.dumps({k: r[k] for k in ("start_full", "memory_after_start", "queue_after_start")}), flush=True)
+        if a.cold:
+            server.kill()
+            drop_caches()
+            r["start_cold"] = server.start()
+            print(json.dumps({"start_cold": r["start_cold"]}), flush=True)
+        if a.adopt:
+            server.kill()
+            adopt(server, r)
         if not a.no_list:
             r["list"] = listing(a, server)
             print(json.dumps(r["list"]), flush=True)
@@ -269,6 +280,30 @@ def run(a, folder):
             if s.process and s.process.poll() is None:
                 s.kill()
     return r
+
+
+def drop_caches():
+    """Nothing of any file stays in memory."""
+    os.sync()
+    with open("/proc/sys/vm/drop_caches", "w", encoding="ascii") as f:
+        f.write("3")
+
+
+def adopt(server, r):
+    """The log as that of a core that is gone: a server with no log of its own there adopts it."""
+    logs = os.path.join(server.data, "queue")
+    own = [name for name in sorted(os.listdir(logs)) if os.path.isdir(os.path.join(logs, name))]
+    assert len(own) == 1, own
+    os.rename(os.path.join(logs, own[0]), os.path.join(logs, own[0][:-1] + "7"))
+    began = time.monotonic()
+    reception = server.start()[0]
+    # The log is adopted while mail is taken already.
+    while time.monotonic() - began < 300 and server.number("ringpost_queue_messages", 'state="all"') < r["fill"]["accepted"]:
+        time.sleep(0.02)
+    r["start_adopted"] = (reception, time.monotonic() - began)
+    r["memory_adopted"] = server.memory()
+    r["queue_adopted"] = server.number("ringpost_queue_messages", 'state="all"')
+    print(json.dumps({k: r[k] for k in ("start_adopted", "memory_adopted", "queue_adopted")}), flush=True)
 
 
 def fill(a, server, r):

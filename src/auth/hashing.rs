@@ -10,7 +10,7 @@ use super::sasl::{Hash, Verifier};
 use super::scheme::Credential;
 use crate::base::secret::Secret;
 use crate::metrics;
-use crate::runtime::{Runtime, worker};
+use crate::runtime::{Runtime, worker, yield_now};
 use std::cell::RefCell;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -170,6 +170,11 @@ impl<R: Runtime> Hashing<R> {
         self.0.state.borrow_mut().waiting.failed(network, self.0.rt.now());
     }
 
+    /// A login from `network` has succeeded.
+    pub fn succeeded(&self, network: Network) {
+        self.0.state.borrow_mut().waiting.succeeded(network, self.0.rt.now());
+    }
+
     /// Gives the threads what they can take.
     fn dispatch(&self) {
         let inner = &self.0;
@@ -177,14 +182,16 @@ impl<R: Runtime> Hashing<R> {
         loop {
             let free = (0..state.in_hand.len()).min_by_key(|&n| state.in_hand[n]);
             let Some(thread) = free.filter(|&n| state.in_hand[n] < IN_HAND) else { break };
-            let Some((_, job)) = state.waiting.pop() else { break };
+            let Some((network, job)) = state.waiting.pop() else { break };
             if job.answer.is_closed() {
+                state.waiting.ended(network);
                 continue;
             }
             let (answer, answered) = oneshot::channel();
             let asker = job.answer;
             if inner.threads.0[thread].try_send(Job { work: job.work, answer }).is_err() {
                 // Dropping the job is the answer.
+                state.waiting.ended(network);
                 continue;
             }
             state.in_hand[thread] += 1;
@@ -195,7 +202,13 @@ impl<R: Runtime> Hashing<R> {
                     // Who asked may have gone.
                     let _ = asker.send(done);
                 }
-                this.0.state.borrow_mut().in_hand[thread] -= 1;
+                // Who asked says first how the login has ended.
+                yield_now().await;
+                {
+                    let mut state = this.0.state.borrow_mut();
+                    state.in_hand[thread] -= 1;
+                    state.waiting.ended(network);
+                }
                 this.dispatch();
             });
         }

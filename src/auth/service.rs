@@ -181,7 +181,10 @@ impl<R: Runtime> Logins<R> {
     /// Counts a login and tells of it.
     fn settle(&self, mechanism: Mechanism, login: &str, client: IpAddr, result: Result<(), Why>) {
         match result {
-            Ok(()) => succeeded(&self.metrics, mechanism).increment(1),
+            Ok(()) => {
+                succeeded(&self.metrics, mechanism).increment(1);
+                self.hashing.succeeded(network(client));
+            }
             Err(Why::Unavailable) => self.metrics.auth_unavailable.increment(1),
             Err(Why::Malformed) => self.metrics.auth_malformed.increment(1),
             Err(Why::Refused) => {

@@ -14,6 +14,7 @@ use crate::route::destination::{NextHop, Target};
 use crate::route::dns;
 use crate::route::expand::Expansion;
 use crate::route::mx::{self, Fault, Origin, Security};
+use crate::route::rewrite::Rewritten;
 use crate::route::tables::{Plan, Router, split};
 use crate::runtime::{Clock, uring};
 use crate::server::{names, settings};
@@ -126,8 +127,15 @@ fn explain(config: &Config, router: &Router, address: &[u8]) -> Result<(Value, E
         Exit::TempFail => 1,
         _ => 2,
     });
+    let rules = router.recipient_rules();
+    let renamed = match rules.apply(address) {
+        Rewritten::Same => Value::Null,
+        Rewritten::To(to) => json!({"to": text(&to), "line": rules.line(address)}),
+        Rewritten::Bad => json!({"to": "no address", "line": rules.line(address)}),
+    };
     let report = json!({
         "address": text(address),
+        "by_expression": renamed,
         "rewritten": recipients.len() != 1 || *recipients[0] != *address,
         "from_trusted_clients": verdict(router, Client::Trusted, address),
         "from_strangers": verdict(router, Client::Stranger, address),
@@ -272,6 +280,15 @@ fn print(report: &Value, out: &mut impl Write) -> std::io::Result<()> {
     writeln!(out, "address       {}", word(&report["address"]))?;
     writeln!(out, "from trusted  {}", word(&report["from_trusted_clients"]))?;
     writeln!(out, "from others   {}", word(&report["from_strangers"]))?;
+    let by = &report["by_expression"];
+    if !by.is_null() {
+        writeln!(
+            out,
+            "rewritten     {}, line {} of domains.rewrite_recipients",
+            word(&by["to"]),
+            by["line"]
+        )?;
+    }
     let ways = report["recipients"].as_array().map_or(&[][..], Vec::as_slice);
     for way in ways {
         if report["rewritten"] == true {

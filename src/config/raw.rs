@@ -172,6 +172,10 @@ section! {
         aliases: String = String::new(),
         /// Map of addresses.
         r#virtual: String = String::new(),
+        /// Expressions that rewrite senders: "/pattern/flags replacement".
+        rewrite_senders: String = String::new(),
+        /// Expressions that rewrite recipients, before the maps.
+        rewrite_recipients: String = String::new(),
         /// Characters that begin an address extension.
         recipient_delimiter: String = "+".into(),
     }

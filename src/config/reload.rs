@@ -6,7 +6,9 @@
 use super::diagnose::{Problem, Problems, Severity};
 use super::resolve::Config;
 use crate::route::map::{self, Kind, Parsed, Table, Targets};
+use crate::route::rewrite::{self, Rules};
 use crate::route::tables::{Bounds, Router, split};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -14,35 +16,53 @@ use std::time::SystemTime;
 /// Time of change and length of each map file.
 type Stamps = Vec<(PathBuf, Option<(SystemTime, u64)>)>;
 
+/// Lists that the maps include.
+type Lists = BTreeSet<PathBuf>;
+
 /// Makes new routers when the maps change.
 pub struct Reloader {
     config: Arc<Config>,
+    /// Those that the maps named when they were last read.
+    lists: Lists,
     stamps: Stamps,
 }
 
 impl Reloader {
     /// Reads the maps of `config`; the first router, and warnings.
     pub fn start(config: Arc<Config>) -> Result<(Self, Arc<Router>, Problems), Problems> {
-        let stamps = stamps(&config);
-        let (router, problems) = router(&config)?;
-        Ok((Reloader { config, stamps }, Arc::new(router), problems))
+        // Taken before reading, so that a change during reading is seen next time. The lists are
+        // known only afterwards: a change of one within this moment is seen with its next change.
+        let mut stamps = stamps(&config, &Lists::new());
+        let mut lists = Lists::new();
+        let (router, problems) = read(&config, &mut lists)?;
+        stamps.extend(stamps_of(&lists));
+        Ok((Reloader { config, lists, stamps }, Arc::new(router), problems))
     }
 
     /// A new router if a map has changed since the last call (told by time of change and length).
     /// An error is reported once; the old router stays good.
     pub fn poll(&mut self) -> Option<Result<(Arc<Router>, Problems), Problems>> {
-        // Taken before reading, so that a change during reading is seen next time.
-        let now = stamps(&self.config);
+        let now = stamps(&self.config, &self.lists);
         if now == self.stamps {
             return None;
         }
+        let mut lists = Lists::new();
+        let made = read(&self.config, &mut lists);
+        // New lists with their state of now; those that were watched with that from before reading.
+        let new: Lists = lists.difference(&self.lists).cloned().collect();
         self.stamps = now;
-        Some(router(&self.config).map(|(r, p)| (Arc::new(r), p)))
+        self.stamps.extend(stamps_of(&new));
+        self.lists.extend(new);
+        Some(made.map(|(r, p)| (Arc::new(r), p)))
     }
 }
 
 /// The router of `config`, with warnings; errors if a map cannot be read or has bad lines.
 pub fn router(config: &Config) -> Result<(Router, Problems), Problems> {
+    read(config, &mut Lists::new())
+}
+
+fn read(config: &Config, lists: &mut Lists) -> Result<(Router, Problems), Problems> {
     let mut problems = Problems::default();
     let d = &config.domains;
     let mut r = Router::new(&config.hostname);
@@ -58,37 +78,62 @@ pub fn router(config: &Config) -> Result<(Router, Problems), Problems> {
     }
     let bounds = Bounds { depth: config.limits.alias_depth, recipients: config.limits.alias_recipients };
     r.set_rewriting(d.postmaster.as_deref(), &d.recipient_delimiter, bounds);
-    let (known, _) = load(d.relay_recipients.as_deref(), Kind::Keys, &mut problems);
+    let mut load = |path: &Option<PathBuf>, kind, problems: &mut Problems| {
+        path.as_deref().map(|path| load(path, kind, lists, problems)).unwrap_or_default()
+    };
+    let (known, _) = load(&d.relay_recipients, Kind::Keys, &mut problems);
     r.set_relay_recipients(d.relay_recipients.is_some().then_some(known));
-    let (aliases, _) = load(d.aliases.as_deref(), Kind::Aliases, &mut problems);
-    let (rewrites, addresses) = load(d.rewrites.as_deref(), Kind::Virtual, &mut problems);
+    let (aliases, _) = load(&d.aliases, Kind::Aliases, &mut problems);
+    let (rewrites, addresses) = load(&d.rewrites, Kind::Virtual, &mut problems);
     r.set_maps(aliases, rewrites);
-    let (senders, _) = load(config.submission.senders.as_deref(), Kind::Virtual, &mut problems);
+    let (senders, _) = load(&config.submission.senders, Kind::Virtual, &mut problems);
+    let mut rules = |path: &Option<PathBuf>| path.as_deref().map(|p| expressions(p, &mut problems));
+    let (of_senders, of_recipients) = (rules(&d.rewrite_senders), rules(&d.rewrite_recipients));
+    r.set_expressions(of_senders.unwrap_or_default(), of_recipients.unwrap_or_default());
     r.set_senders(config.submission.senders.is_some().then_some(senders));
     check_domains(&r, d.rewrites.as_deref(), &addresses, &mut problems);
     check_postmaster(&r, config, &mut problems);
     if problems.fatal() { Err(problems) } else { Ok((r, problems)) }
 }
 
-fn load(path: Option<&Path>, kind: Kind, problems: &mut Problems) -> (Table<Targets>, Vec<(usize, Vec<u8>)>) {
-    let Some(path) = path else { return Default::default() };
-    let name = path.display().to_string();
+fn load(
+    path: &Path,
+    kind: Kind,
+    lists: &mut Lists,
+    problems: &mut Problems,
+) -> (Table<Targets>, Vec<(usize, Vec<u8>)>) {
+    let text = content(path, problems);
+    #[allow(clippy::disallowed_methods)] // as for maps
+    let mut include = |list: &str| {
+        lists.insert(list.into());
+        std::fs::read(list).map_err(|e| e.to_string())
+    };
+    let Parsed { table, keys, bad } = map::parse_with(&text, kind, &mut include);
+    tell_lines(path, bad, problems);
+    (table, keys)
+}
+
+fn expressions(path: &Path, problems: &mut Problems) -> Rules {
+    let (rules, bad) = rewrite::parse(&content(path, problems));
+    tell_lines(path, bad, problems);
+    rules
+}
+
+/// The bytes of a map; none, and an error, if it cannot be read.
+fn content(path: &Path, problems: &mut Problems) -> Vec<u8> {
     #[allow(clippy::disallowed_methods)] // maps are read by the composition root, never by a core
-    let text = std::fs::read(path).unwrap_or_else(|e| {
+    std::fs::read(path).unwrap_or_else(|e| {
         let what = format!("the map cannot be read: {e}");
-        problems.0.push(Problem::of_file(
-            Severity::Error,
-            &name,
-            None,
-            what,
-            "make it readable, or leave its key out",
-        ));
+        let (name, help) = (path.display().to_string(), "make it readable, or leave its key out");
+        problems.0.push(Problem::of_file(Severity::Error, &name, None, what, help));
         Vec::new()
-    });
-    let Parsed { table, keys, bad } = map::parse(&text, kind);
+    })
+}
+
+fn tell_lines(path: &Path, bad: Vec<map::BadLine>, problems: &mut Problems) {
+    let name = path.display().to_string();
     let bad = bad.into_iter().take(LINES_MAX);
     problems.0.extend(bad.map(|b| Problem::of_file(Severity::Error, &name, Some(b.line), b.message, "")));
-    (table, keys)
 }
 
 /// Bad lines that are reported of one map.
@@ -126,14 +171,25 @@ fn check_postmaster(r: &Router, config: &Config, problems: &mut Problems) {
     }
 }
 
-fn stamps(config: &Config) -> Stamps {
+fn stamps(config: &Config, lists: &Lists) -> Stamps {
     let d = &config.domains;
+    let maps = [
+        &d.aliases,
+        &d.rewrites,
+        &d.relay_recipients,
+        &d.rewrite_senders,
+        &d.rewrite_recipients,
+        &config.submission.senders,
+    ];
+    stamps_of(maps.into_iter().flatten().chain(lists))
+}
+
+fn stamps_of<'a>(files: impl IntoIterator<Item = &'a PathBuf>) -> Stamps {
     let stamp = |p: &PathBuf| {
         let facts = std::fs::metadata(p).ok();
         (p.clone(), facts.and_then(|m| Some((m.modified().ok()?, m.len()))))
     };
-    let maps = [&d.aliases, &d.rewrites, &d.relay_recipients, &config.submission.senders];
-    maps.into_iter().flatten().map(stamp).collect()
+    files.into_iter().map(stamp).collect()
 }
 
 #[cfg(test)]
@@ -166,6 +222,20 @@ mod tests {
         let problems = reloader.poll().unwrap().unwrap_err();
         assert_eq!((problems.0[0].at, problems.fatal()), (Some((1, 1)), true));
         assert!(reloader.poll().is_none());
+        let list = dir.path().join("list");
+        std::fs::write(&list, "a@out.example\n").unwrap();
+        std::fs::write(&aliases, format!("new: :include:{}\n", list.display())).unwrap();
+        let targets = |r: &Router| match recipient(r, Client::Stranger, b"new@home.example") {
+            Verdict::AcceptAs(targets) => targets.len(),
+            _ => 0,
+        };
+        assert_eq!(targets(&reloader.poll().unwrap().unwrap().0), 1);
+        assert!(reloader.poll().is_none());
+        std::fs::write(&list, "a@out.example\nb@out.example\n").unwrap();
+        assert_eq!(targets(&reloader.poll().unwrap().unwrap().0), 2);
+        std::fs::remove_file(&list).unwrap();
+        let problems = reloader.poll().unwrap().unwrap_err();
+        assert!(problems.0[0].message.contains("list cannot be read"), "{problems}");
         std::fs::remove_file(&aliases).unwrap();
         assert!(reloader.poll().unwrap().unwrap_err().0[0].message.contains("cannot be read"));
     }

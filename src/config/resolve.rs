@@ -107,6 +107,10 @@ pub struct Domains {
     pub aliases: Option<PathBuf>,
     /// Map file.
     pub rewrites: Option<PathBuf>,
+    /// File of expressions.
+    pub rewrite_senders: Option<PathBuf>,
+    /// File of expressions.
+    pub rewrite_recipients: Option<PathBuf>,
     /// Characters that begin an address extension; may be empty.
     pub recipient_delimiter: String,
 }
@@ -528,6 +532,8 @@ fn domains(raw: raw::Domains, report: &mut Report<'_>) -> Domains {
         postmaster,
         aliases: path(&raw.aliases, "domains.aliases", report),
         rewrites: path(&raw.r#virtual, "domains.virtual", report),
+        rewrite_senders: path(&raw.rewrite_senders, "domains.rewrite_senders", report),
+        rewrite_recipients: path(&raw.rewrite_recipients, "domains.rewrite_recipients", report),
         recipient_delimiter: raw.recipient_delimiter,
     }
 }

@@ -92,7 +92,7 @@ async fn connection<R: Runtime>(desk: Desk<R>, d: DestId, shared: Rc<Shared>) {
     // Gives the place back even if something panics.
     let open = Open { desk: desk.clone(), d };
     let hop = desk.hop(d);
-    let at = At { desk: desk.clone(), d, side: SideCursor::default() };
+    let at = At { desk: desk.clone(), d, server: RefCell::default(), side: SideCursor::default() };
     if hop.tls_required {
         // Known beforehand: no connection is opened for it.
         relay::refuse_without_tls(&at);
@@ -129,6 +129,8 @@ async fn connection<R: Runtime>(desk: Desk<R>, d: DestId, shared: Rc<Shared>) {
 struct Stop {
     /// For people: the host if it was looked up.
     name: Option<Box<str>>,
+    /// What reports call it: its host name, or an address literal.
+    server: Rc<str>,
     address: SocketAddr,
 }
 
@@ -144,10 +146,15 @@ impl Shared {
     /// Where `target` is, in order of preference, about `most` places.
     async fn stops<R: Runtime>(&self, rt: &R, target: &Target, most: usize) -> Result<Vec<Stop>, Nowhere> {
         match target {
-            Target::Address(address) => Ok(vec![Stop { name: None, address: *address }]),
+            Target::Address(address) => {
+                let server = format!("[{}]", address.ip()).into();
+                Ok(vec![Stop { name: None, server, address: *address }])
+            }
             Target::Host(name, port) => match self.resolver.resolve(name).await {
                 Ok(list) => {
-                    let at = |ip| Stop { name: None, address: SocketAddr::new(ip, *port) };
+                    let server: Rc<str> = name.as_str().into();
+                    let address = |ip| SocketAddr::new(ip, *port);
+                    let at = |ip| Stop { name: None, server: server.clone(), address: address(ip) };
                     Ok(list.into_iter().map(at).collect())
                 }
                 Err(e) => {
@@ -163,6 +170,7 @@ impl Shared {
                     let stops = plan.stops(*port, self.options.family, most, rt.random(), is_dead);
                     let named = |s: mx::Stop| Stop {
                         name: Some(plan.hosts[s.host].name.clone()),
+                        server: plan.hosts[s.host].name.as_ref().into(),
                         address: s.address,
                     };
                     Ok(stops.into_iter().map(named).collect())
@@ -196,6 +204,7 @@ impl Shared {
                 return Err(OwnedReply::ours([4, 4, 1], text.as_bytes()));
             }
         };
+        *at.server.borrow_mut() = Some(stop.server.clone());
         m.out_connections.increment(1);
         m.out_open.increment(1.0);
         let mut options = self.options.relay.clone();
@@ -302,6 +311,8 @@ impl<R: Runtime> Drop for Open<R> {
 struct At<R: Runtime> {
     desk: Desk<R>,
     d: DestId,
+    /// What reports call the server (RFC 3464 §2.3.5).
+    server: RefCell<Option<Rc<str>>>,
     side: SideCursor<R>,
 }
 
@@ -309,7 +320,9 @@ impl<R: Runtime> Source for At<R> {
     type Item = Item<R>;
 
     fn next(&self) -> Option<Item<R>> {
-        self.desk.next(self.d)
+        let mut item = self.desk.next(self.d)?;
+        item.server = self.server.borrow().clone();
+        Some(item)
     }
 
     fn pass_on(&self) {

@@ -13,7 +13,7 @@ use crate::base::ids::QueueId;
 use crate::base::time::Wall;
 use crate::message::date;
 use crate::message::envelope::Ret;
-use escape::{ascii_address, clean, word, xtext};
+use escape::{ascii_address, clean, quoted_printable, word, xtext};
 use std::io::Write;
 
 /// Most bytes of the original's header that a report carries.
@@ -147,6 +147,18 @@ impl<'a> Original<'a> {
         Original::Headers(header_of(message))
     }
 
+    /// True if it is all of the message.
+    #[must_use]
+    pub fn is_full(self) -> bool {
+        matches!(self, Original::Full(_))
+    }
+
+    /// True if nothing is returned.
+    #[must_use]
+    pub fn is_empty(self) -> bool {
+        self.bytes().is_empty()
+    }
+
     fn bytes(self) -> &'a [u8] {
         match self {
             Original::Headers(b) | Original::Full(b) => b,
@@ -171,8 +183,11 @@ pub struct Report<'a> {
     pub sender: &'a [u8],
     /// ENVID= as given (xtext), empty if not.
     pub envid: &'a [u8],
-    /// The message came with SMTPUTF8, so the report may go so.
+    /// The report goes with SMTPUTF8: its reader's address is not ASCII. Else it is ASCII, but for what
+    /// is returned in full of a message with 8-bit bytes.
     pub utf8: bool,
+    /// The message came with SMTPUTF8.
+    pub international: bool,
     /// At least one recipient.
     pub recipients: &'a [RecipientReport<'a>],
     /// What is returned.
@@ -237,7 +252,7 @@ fn header(r: &Report<'_>, gravest: Action, boundary: &str, out: &mut Vec<u8>) {
     line(out, format_args!("MIME-Version: 1.0"));
     line(out, format_args!("Content-Type: multipart/report; report-type=delivery-status;"));
     line(out, format_args!("\tboundary=\"{boundary}\""));
-    if r.utf8 || !r.original.bytes().is_ascii() {
+    if r.utf8 || form(r).1 == Coding::EightBit {
         line(out, format_args!("Content-Transfer-Encoding: 8bit"));
     }
     line(out, format_args!(""));
@@ -307,6 +322,7 @@ fn final_recipient(address: &[u8], utf8: bool, out: &mut Vec<u8>) {
 }
 
 fn original_recipient(one: &RecipientReport<'_>, utf8: bool, out: &mut Vec<u8>) {
+    // RFC 3461 §4.2
     let Some(semicolon) = one.orcpt.iter().position(|&b| b == b';') else { return };
     let (kind, address) = (&one.orcpt[..semicolon], &one.orcpt[semicolon + 1..]);
     let atom = |&b: &u8| b.is_ascii_alphanumeric() || b == b'-';
@@ -314,7 +330,13 @@ fn original_recipient(one: &RecipientReport<'_>, utf8: bool, out: &mut Vec<u8>) 
         return;
     }
     let kind = String::from_utf8_lossy(kind);
-    line(out, format_args!("Original-Recipient: {kind}; {}", clean(&xtext(address), utf8, VALUE_MAX)));
+    let address = xtext(address);
+    let address = if address.is_ascii() || utf8 || !kind.eq_ignore_ascii_case("utf-8") {
+        clean(&address, utf8, VALUE_MAX)
+    } else {
+        ascii_address(&address, VALUE_MAX)
+    };
+    line(out, format_args!("Original-Recipient: {kind}; {address}"));
 }
 
 fn diagnostic(one: &RecipientReport<'_>, utf8: bool) -> String {
@@ -326,17 +348,45 @@ fn diagnostic(one: &RecipientReport<'_>, utf8: bool) -> String {
     }
 }
 
-/// RFC 6522 §3 (3)
-fn returned(r: &Report<'_>, boundary: &str, out: &mut Vec<u8>) {
-    let kind = match (r.original, r.utf8) {
+/// How the returned part is encoded.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Coding {
+    SevenBit,
+    EightBit,
+    QuotedPrintable,
+}
+
+/// Type and coding of the returned part. Headers, and what RFC 6532 §3.7 calls message/global, may be
+/// encoded, so that the report passes every server; message/rfc822 may not (RFC 2046 §5.2.1).
+fn form(r: &Report<'_>) -> (&'static str, Coding) {
+    let ascii = r.original.bytes().is_ascii();
+    let kind = match (r.original, r.international && !ascii) {
         (Original::Headers(_), false) => "text/rfc822-headers",
         (Original::Headers(_), true) => "message/global-headers",
         (Original::Full(_), false) => "message/rfc822",
         (Original::Full(_), true) => "message/global",
     };
+    let coding = match kind {
+        _ if ascii => Coding::SevenBit,
+        "message/rfc822" => Coding::EightBit,
+        _ if r.utf8 => Coding::EightBit,
+        _ => Coding::QuotedPrintable,
+    };
+    (kind, coding)
+}
+
+/// RFC 6522 §3 (3)
+fn returned(r: &Report<'_>, boundary: &str, out: &mut Vec<u8>) {
+    let (kind, coding) = form(r);
     part(out, boundary, kind);
-    if !r.original.bytes().is_ascii() {
-        line(out, format_args!("Content-Transfer-Encoding: 8bit"));
+    match coding {
+        Coding::SevenBit => {}
+        Coding::EightBit => line(out, format_args!("Content-Transfer-Encoding: 8bit")),
+        Coding::QuotedPrintable => {
+            line(out, format_args!("Content-Transfer-Encoding: quoted-printable"));
+            line(out, format_args!(""));
+            return quoted_printable(r.original.bytes(), out);
+        }
     }
     line(out, format_args!(""));
     for text in r.original.bytes().split_inclusive(|&b| b == b'\n') {

@@ -54,11 +54,20 @@ impl Notify {
     pub const FAILURE: Notify = Notify(4);
     /// DELAY.
     pub const DELAY: Notify = Notify(8);
+    /// Not a keyword: the address stands for others in the same envelope. Nothing is sent to it; the
+    /// sender wants to know that (RFC 3464 §2.3.3, "expanded").
+    pub const EXPANDED: Notify = Notify(16);
 
     /// True if all bits of `other` are set.
     #[must_use]
     pub fn has(self, other: Notify) -> bool {
         self.0 & other.0 == other.0 && other.0 != 0
+    }
+
+    /// Without the bits of `other`.
+    #[must_use]
+    pub fn without(self, other: Notify) -> Notify {
+        Notify(self.0 & !other.0)
     }
 
     /// True if a failure is to be reported: FAILURE, or nothing said.

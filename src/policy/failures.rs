@@ -5,10 +5,14 @@
 //! It knows no password and no session: the shell asks before it lets somebody try, waits as told,
 //! and says how it ended. Logins are hashed with a secret seed, never kept.
 //!
+//! Guesses that run at the same time do not overtake the count: of a client that is not known, at most
+//! [`UNDER_WAY`] are under way at once.
+//!
 //! A client that has lately logged in as somebody is known for that login: only its own failures with
 //! that login count against it. So whoever guesses at a login from elsewhere, or guesses at other
 //! logins from the same office, does not lock its owner out.
 
+use super::logins::{UserPermit, UserSessions};
 use super::place;
 use super::rates::Rates;
 use crate::base::time::Mono;
@@ -75,17 +79,27 @@ pub struct Failures {
     clients: Rates,
     logins: Rates,
     pairs: Rates,
+    /// Guesses under way, by client.
+    guesses: UserSessions,
     /// Clients and logins that have succeeded: a mark of the pair above the second it was.
     known: Arc<[AtomicU64]>,
 }
 
+/// A guess that is under way, until this is dropped.
+pub struct Guess {
+    _permit: Option<UserPermit>,
+}
+
 /// Cells of a row; of the table of those that are known.
 const CELLS: usize = 1 << 16;
+/// Guesses of one client that may be under way at once. Behind an address may be a few people whose
+/// programs open several connections each; what has succeeded is known and does not count.
+pub const UNDER_WAY: u32 = 4;
 /// A pace for pairs when clients have no limit: then they only wait.
 const PAIRS: u32 = 20;
 
 impl Failures {
-    /// Counters; `seed` gives secret numbers. 3.5 MiB, whatever comes.
+    /// Counters; `seed` gives secret numbers. 4 MiB, whatever comes.
     #[must_use]
     pub fn new(options: Options, seed: impl Fn() -> u64) -> Self {
         Self::with_cells(options, seed, CELLS)
@@ -94,10 +108,12 @@ impl Failures {
     fn with_cells(options: Options, seed: impl Fn() -> u64, cells: usize) -> Self {
         let failures = |count| Rates::new(count, options.memory, cells, seed());
         let pairs = if options.per_client == 0 { PAIRS } else { options.per_client };
+        let off = options.per_client == 0 && options.delay_first.is_zero();
         Failures {
             clients: failures(options.per_client),
             logins: failures(options.per_login),
             pairs: failures(pairs),
+            guesses: UserSessions::new(if off { 0 } else { UNDER_WAY }, seed()),
             known: (0..cells).map(|_| AtomicU64::new(0)).collect(),
             seed: seed(),
             options,
@@ -122,6 +138,17 @@ impl Failures {
             return Verdict::Refused;
         }
         self.wait(of_client.max(of_login))
+    }
+
+    /// Counts a guess that may be made now, until it has been said how it ended. `None`: as many of this
+    /// client are under way already, and each may be one that fails.
+    #[must_use]
+    pub fn begin(&self, client: Who, login: &[u8], now: Mono) -> Option<Guess> {
+        if !client.counted || self.is_known(self.pair(client.address, login), now) {
+            return Some(Guess { _permit: None });
+        }
+        let permit = self.guesses.enter(&place::address(client.address))?;
+        Some(Guess { _permit: Some(permit) })
     }
 
     /// A login has failed: a wrong password, or no such user.
@@ -271,6 +298,21 @@ mod tests {
         }
         assert_eq!(l.delay(client, b"victim", at(0)), Verdict::Refused);
         assert_eq!(l.delay(client, b"mine", at(0)), Verdict::Allowed);
+    }
+
+    #[test]
+    fn guesses_under_way() {
+        let l = failures(Options::default());
+        let begin = |client, login: &[u8]| l.begin(client, login, at(0));
+        let held: Vec<_> = (0..UNDER_WAY).map(|_| begin(ip("2001:db8::1"), b"me")).collect();
+        assert!(held.iter().all(Option::is_some));
+        assert!(begin(ip("2001:db8::2"), b"other").is_none(), "an IPv6 client is its /64");
+        assert!(begin(ip("192.0.2.1"), b"me").is_some());
+        assert!(begin(Who { counted: false, ..ip("2001:db8::1") }, b"me").is_some());
+        l.succeeded(ip("2001:db8::1"), b"mine", at(0));
+        assert!(begin(ip("2001:db8::1"), b"mine").is_some());
+        drop(held);
+        assert!(begin(ip("2001:db8::1"), b"me").is_some());
     }
 
     /// Behind a webmail are many: there it is the login that is guessed at, not the client.

@@ -1,6 +1,6 @@
-//! How many sessions each user has open, on all cores together.
+//! How many sessions each user has open, or guesses each client has under way, on all cores together.
 //!
-//! Owns the counters: a fixed table of atomics without locks, 512 KiB, whatever comes in. Logins are
+//! Owns the counters: a fixed table of atomics without locks, 512 KiB, whatever comes in. Users are
 //! hashed with a secret seed into two rows and count as the lesser of their two counters: a count may
 //! be too high by collision, never too low. Permits are given back on drop, on any thread.
 
@@ -20,7 +20,7 @@ struct Shared {
     rows: [Box<[AtomicU32]>; 2],
 }
 
-/// The right to one session of a user; dropping it gives it back.
+/// The right to one session of a user, or to one guess; dropping it gives it back.
 pub struct UserPermit {
     shared: Arc<Shared>,
     cells: [usize; 2],
@@ -34,11 +34,12 @@ impl UserSessions {
         UserSessions(Arc::new(Shared { seed, most, rows: [row(), row()] }))
     }
 
-    /// Takes a permit for a session of `login`; `None`: it has too many.
+    /// Takes a permit for one more of `who`; `None`: it has too many.
     #[must_use]
-    pub fn enter(&self, login: &str) -> Option<UserPermit> {
+    pub fn enter<W: Hash + ?Sized>(&self, who: &W) -> Option<UserPermit> {
         let mut hasher = DefaultHasher::new();
-        (self.0.seed, login).hash(&mut hasher);
+        self.0.seed.hash(&mut hasher);
+        who.hash(&mut hasher);
         let h = hasher.finish();
         let cells = [h as usize % CELLS, (h >> 32) as usize % CELLS];
         let count = |row: usize| self.0.rows[row][cells[row]].fetch_add(1, Ordering::Relaxed);

@@ -31,11 +31,11 @@ mod tests;
 use crate::base::ids::{LogNumber, MessageId, QueueId};
 use crate::base::time::{Mono, Wall};
 use crate::message::body::BodyFlags;
-use crate::message::envelope::EnvelopeView;
+use crate::message::envelope::{EnvelopeView, Notify};
 use crate::metrics;
 use crate::queue::bodies::Bodies;
 use crate::queue::desk::open::Parts;
-use crate::queue::index::{Cover, DestId, Entry, Key, Phase, Recipient};
+use crate::queue::index::{Cover, DestId, Entry, Key, Phase, Recipient, SOME_DAY};
 use crate::queue::ledger::Change;
 use crate::queue::limits::{Admission, Limits};
 use crate::queue::pace::Backoff;
@@ -348,7 +348,12 @@ impl<R: Runtime> Desk<R> {
         entry.switches.double_bounce = m.marks & record::DOUBLE_BOUNCE != 0;
         for r in envelope.recipients() {
             let destination = self.destination(s, r.address);
-            entry.recipients.push(Recipient { destination, cover: Cover::Covered, ..Recipient::default() });
+            entry.recipients.push(match r.notify.has(Notify::EXPANDED) {
+                false => Recipient { destination, cover: Cover::Covered, ..Recipient::default() },
+                true => {
+                    Recipient { destination, phase: Phase::Passed, due: SOME_DAY, ..Recipient::default() }
+                }
+            });
         }
         let key = s.index.insert(entry);
         self.follow(s, staged, After::Message { key, slip });
@@ -586,6 +591,7 @@ impl<R: Runtime> Desk<R> {
             s.keep_body(key, durable.payload, now);
         }
         self.line_up(s, key, now);
+        self.tell(s, key, Vec::new(), None);
     }
 
     /// A record about an archived message is on stable storage: the index is to learn of it.
@@ -627,12 +633,9 @@ impl<R: Runtime> Desk<R> {
 
     /// Recipients without a way out are refused for good.
     pub(crate) fn refuse_unroutable(&self, s: &mut State, key: Key) {
-        let found = s.index.change(key, |e| {
-            if !e.recipients.iter().any(|r| r.destination >= state::LOCAL) {
-                return (e.id, Vec::new());
-            }
+        let found = s.index.get(key).map(|e| {
             let mut reports = Vec::new();
-            for (i, r) in e.recipients.iter_mut().enumerate() {
+            for (i, r) in e.recipients.iter().enumerate() {
                 if r.destination < state::LOCAL || r.phase != Phase::Ready {
                     continue;
                 }
@@ -641,14 +644,12 @@ impl<R: Runtime> Desk<R> {
                     state::LOCAL => OwnedReply::ours([5, 1, 1], b"no such mailbox here"),
                     _ => OwnedReply::ours([5, 4, 4], b"no route to this domain"),
                 };
-                (r.phase, r.due) = (Phase::Owed, Mono(0));
                 reports.push(Report { index: i as u32, reply });
             }
-            (e.id, reports)
+            reports
         });
-        if let Some((id, reports)) = found.filter(|(_, r)| !r.is_empty()) {
-            let effect = Effect::Failed;
-            self.notify(s, Notice { key, id, effect, reports, payload: None, written: false, hop: None });
+        if let Some(reports) = found.filter(|r| !r.is_empty()) {
+            self.fail_owed(s, key, reports);
         }
     }
 

@@ -29,7 +29,9 @@ pub enum Phase {
     Waiting,
     /// Refused for good; its notification is being made, or waits to be.
     Owed,
-    /// Passed on.
+    /// Passed on; its notification is being made, or waits to be.
+    Passed,
+    /// Passed on, told to whoever wanted to know.
     Delivered,
     /// Refused for good, told to whoever was to be told.
     Failed,
@@ -41,7 +43,16 @@ impl Phase {
     pub fn is_done(self) -> bool {
         matches!(self, Phase::Delivered | Phase::Failed)
     }
+
+    /// True if all that is left to do is to tell the sender.
+    #[must_use]
+    pub fn is_owed(self) -> bool {
+        matches!(self, Phase::Owed | Phase::Passed)
+    }
 }
+
+/// The due time of a recipient whose sender is to be told when there is room.
+pub const SOME_DAY: Mono = Mono(u64::MAX);
 
 /// What the journal says of a recipient's attempts.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -68,8 +79,8 @@ impl Default for Recipient {
 /// A recipient of a resident message.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Recipient {
-    /// When the next attempt is due, if waiting; when the notification is tried again, if owed (0:
-    /// it is being made).
+    /// When the next attempt is due, if waiting; when the sender is to be told, if owed: 0: it is being
+    /// done, [`SOME_DAY`]: when there is room.
     pub due: Mono,
     /// The record with the reply of its last attempt; of length 0 if there is none.
     pub said: Location,
@@ -81,6 +92,15 @@ pub struct Recipient {
     pub phase: Phase,
     /// What the journal says of attempts.
     pub cover: Cover,
+}
+
+impl Recipient {
+    /// True if the journal says what there is to tell about it: in a record of its own, or in that of
+    /// the message, because it stands for others.
+    #[must_use]
+    pub fn is_on_record(&self) -> bool {
+        self.said.len > 0 || self.phase == Phase::Passed && self.cover == Cover::None
+    }
 }
 
 /// Switches of an entry.
@@ -104,6 +124,8 @@ pub struct Switches {
     pub moving: bool,
     /// The sender is null.
     pub null_sender: bool,
+    /// It stands in the list of those whose senders are to be told something.
+    pub listed: bool,
 }
 
 /// A resident message.
@@ -185,12 +207,29 @@ impl Entry {
     /// The earliest due time of a recipient that waits, for an attempt or for its notification.
     #[must_use]
     pub fn next_due(&self) -> Option<Mono> {
-        let waits = |r: &&Recipient| r.phase == Phase::Waiting || r.phase == Phase::Owed && r.due > Mono(0);
+        let timed = |r: &Recipient| r.due > Mono(0) && r.due < SOME_DAY;
+        let waits = |r: &&Recipient| r.phase == Phase::Waiting || r.phase.is_owed() && timed(r);
         self.recipients.iter().filter(waits).map(|r| r.due).min()
     }
 
+    /// True if it is known from the journal, or the index, what there is to tell about all whose sender is
+    /// to be told. The record that says so may have been staged only.
+    #[must_use]
+    pub fn is_owed_on_record(&self) -> bool {
+        self.recipients.iter().all(|r| !r.phase.is_owed() || self.archived.is_some() || r.is_on_record())
+    }
+
+    /// True if some recipient's sender is being told.
+    #[must_use]
+    pub fn is_being_told(&self) -> bool {
+        self.recipients.iter().any(|r| r.phase.is_owed() && r.due == Mono(0))
+    }
+
     pub(crate) fn class(&self) -> Class {
-        let busy = |r: &Recipient| matches!(r.phase, Phase::Ready | Phase::Flight | Phase::Owed);
+        let busy = |r: &Recipient| match r.phase {
+            Phase::Ready | Phase::Flight => true,
+            phase => phase.is_owed() && r.due == Mono(0),
+        };
         if self.switches.held {
             Class::Held
         } else if self.switches.committing || self.recipients.iter().any(busy) {

@@ -14,7 +14,9 @@
 
 use crate::base::chunks::Chunks;
 use crate::base::ids::MessageId;
-pub use crate::queue::entry::{Archived, Cover, DestId, Entry, NOWHERE, Phase, Recipient, Switches};
+pub use crate::queue::entry::{
+    Archived, Cover, DestId, Entry, NOWHERE, Phase, Recipient, SOME_DAY, Switches,
+};
 use crate::queue::order::Order;
 use crate::queue::stub::Stub;
 use std::num::NonZeroU32;

@@ -14,10 +14,14 @@
 //! * [`WITHDRAW`], [`HOLD`], [`RELEASE`], [`REMOVED`]: text (who and why), may be empty.
 //! * [`STOPPED`]: id 0; nothing that came before is in flight.
 //!
-//! **A notification and its cause are one record.** The record of a notification names the message
+//! **What is owed is part of the outcome.** A recipient whose sender is still to be told is
+//! [`Fate::Owed`] or [`Fate::Passed`], with what there is to tell: this is the notification until it can be
+//! sent, and it names its original by being about it. It is made into a message of its own then.
+//!
+//! **A notification and the end of what it reports are one record.** Its record names the message
 //! it is about (`origin`), the recipients it reports and what became of them ([`Effect`]). Reading it
-//! back implies that outcome. The outcome record that follows it in the journal only makes the
-//! knowledge independent of the notification's own life; a crash between the two changes nothing.
+//! back implies that they have been told of. The outcome record that follows it in the journal only makes
+//! the knowledge independent of the notification's own life; a crash between the two changes nothing.
 
 use crate::base::ids::MessageId;
 use crate::base::time::Wall;
@@ -63,6 +67,10 @@ pub const HEAD_LEN: usize = 56;
 pub const STATES_HEAD_LEN: usize = 8;
 /// The greatest length of a reply text that is kept.
 pub const TEXT_MAX: usize = 512;
+/// The greatest length of the name of the server that replied.
+pub const SERVER_MAX: usize = 255;
+/// Bit of a stored fate: the name of the server that replied follows the text.
+const NAMED: u8 = 0x80;
 
 /// The bytes are not a record of this kind and version.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -91,8 +99,10 @@ pub enum Fate {
     Delivered = 3,
     /// Done: refused for good, and the notification that was owed is in the queue.
     Failed = 4,
-    /// Refused for good, but the notification could not be queued yet.
+    /// Refused for good; the sender is still to be told.
     Owed = 5,
+    /// The next hop has it, or others instead of it; the sender is still to be told.
+    Passed = 6,
 }
 
 impl Fate {
@@ -102,11 +112,17 @@ impl Fate {
         matches!(self, Fate::Delivered | Fate::Failed)
     }
 
+    /// True if all that is left to do is to tell the sender.
+    #[must_use]
+    pub fn is_owed(self) -> bool {
+        matches!(self, Fate::Owed | Fate::Passed)
+    }
+
     /// The fate that is stored as `b`.
     #[must_use]
     pub fn of(b: u8) -> Option<Self> {
         use Fate::*;
-        [Fresh, Deferred, Attempting, Delivered, Failed, Owed].into_iter().find(|f| *f as u8 == b)
+        [Fresh, Deferred, Attempting, Delivered, Failed, Owed, Passed].into_iter().find(|f| *f as u8 == b)
     }
 }
 
@@ -119,6 +135,8 @@ pub struct Reply<'a> {
     pub enhanced: [u16; 3],
     /// Text, at most [`TEXT_MAX`] bytes are kept.
     pub text: &'a [u8],
+    /// Name of the server that said so, at most [`SERVER_MAX`] bytes are kept; empty: unknown, or nobody.
+    pub server: &'a [u8],
 }
 
 /// State of one recipient.
@@ -130,7 +148,8 @@ pub struct State<'a> {
     pub fate: Fate,
     /// Attempts that ended without success.
     pub attempts: u16,
-    /// When the next attempt is due; only of deferred recipients.
+    /// When the next attempt is due, of deferred recipients; when that came about which is to be told, of
+    /// those that are owed.
     pub due: Wall,
     /// Why; not of recipients that are done or fresh.
     pub reply: Reply<'a>,
@@ -145,8 +164,10 @@ pub fn put_states_head(out: &mut Vec<u8>, flags: u8, count: u32) {
 /// Appends one state to `out`.
 pub fn put_state(out: &mut Vec<u8>, s: &State<'_>) {
     out.extend_from_slice(&s.index.to_le_bytes());
-    out.push(s.fate as u8);
-    if s.fate.is_done() || s.fate == Fate::Fresh {
+    let told = !(s.fate.is_done() || s.fate == Fate::Fresh);
+    let named = told && !s.reply.server.is_empty();
+    out.push(s.fate as u8 | if named { NAMED } else { 0 });
+    if !told {
         return;
     }
     out.extend_from_slice(&s.attempts.to_le_bytes());
@@ -158,6 +179,11 @@ pub fn put_state(out: &mut Vec<u8>, s: &State<'_>) {
     let text = &s.reply.text[..s.reply.text.len().min(TEXT_MAX)];
     out.extend_from_slice(&(text.len() as u16).to_le_bytes());
     out.extend_from_slice(text);
+    if named {
+        let server = &s.reply.server[..s.reply.server.len().min(SERVER_MAX)];
+        out.push(server.len() as u8);
+        out.extend_from_slice(server);
+    }
 }
 
 /// States of recipients, read in place.
@@ -192,10 +218,11 @@ impl<'a> StatesView<'a> {
 
 fn state<'a>(rest: &mut &'a [u8]) -> Result<State<'a>, Malformed> {
     let index = u32_of(rest)?;
-    let fate = Fate::of(take(rest, 1)?[0]).ok_or(Malformed)?;
+    let first = take(rest, 1)?[0];
+    let fate = Fate::of(first & !NAMED).ok_or(Malformed)?;
     let mut s = State { index, fate, attempts: 0, due: Wall(0), reply: Reply::default() };
     if fate.is_done() || fate == Fate::Fresh {
-        return Ok(s);
+        return if first & NAMED == 0 { Ok(s) } else { Err(Malformed) };
     }
     s.attempts = u16_of(rest)?;
     s.due = Wall(u64_of(rest)?);
@@ -208,6 +235,13 @@ fn state<'a>(rest: &mut &'a [u8]) -> Result<State<'a>, Malformed> {
         return Err(Malformed);
     }
     s.reply.text = take(rest, len)?;
+    if first & NAMED != 0 {
+        let len = usize::from(take(rest, 1)?[0]);
+        s.reply.server = take(rest, len)?;
+        if len == 0 {
+            return Err(Malformed);
+        }
+    }
     Ok(s)
 }
 
@@ -411,7 +445,7 @@ mod tests {
     }
 
     fn deferred(index: u32, text: &[u8]) -> State<'_> {
-        let reply = Reply { code: 451, enhanced: [4, 3, 0], text };
+        let reply = Reply { code: 451, enhanced: [4, 3, 0], text, server: b"mx.next.example" };
         State { index, fate: Fate::Deferred, attempts: 3, due: Wall(99), reply }
     }
 

@@ -7,6 +7,7 @@
 use crate::base::ids::MessageId;
 use crate::base::time::Wall;
 use crate::message::body::BodyFlags;
+use crate::message::envelope::Notify;
 use crate::queue::index::NOWHERE;
 use crate::queue::record::{self, Effect, Fate, Malformed, MessageView, State, StatesView};
 use crate::queue::routing::{Hop, Plan};
@@ -80,11 +81,11 @@ impl Found {
     pub fn of(view: &MessageView<'_>, at: Location, mut way: impl FnMut(&[u8]) -> Way) -> Self {
         let fresh = |to: crate::message::envelope::Recipient<'_>| Recipient {
             way: way(to.address),
-            fate: Fate::Fresh,
+            fate: if to.notify.has(Notify::EXPANDED) { Fate::Passed } else { Fate::Fresh },
             attempts: 0,
             due: Wall(0),
             said: NOWHERE,
-            in_doubt: true,
+            in_doubt: !to.notify.has(Notify::EXPANDED),
         };
         Found {
             at,
@@ -273,17 +274,22 @@ impl Rebuild {
         Ok(())
     }
 
-    /// A notification implies what it reports.
+    /// A notification implies that the sender has been told what it reports.
     fn reported(&mut self, view: &MessageView<'_>) {
         let id = view.head.origin;
+        let fate = match view.head.effect {
+            Effect::None => return,
+            Effect::Warned => None,
+            Effect::Failed => Some(Fate::Failed),
+            Effect::Delivered => Some(Fate::Delivered),
+        };
         let mut states = Vec::new();
-        match view.head.effect {
-            Effect::None | Effect::Delivered => return,
-            Effect::Warned => record::put_states_head(&mut states, record::WARNED, 0),
-            Effect::Failed => {
+        match fate {
+            None => record::put_states_head(&mut states, record::WARNED, 0),
+            Some(fate) => {
                 record::put_states_head(&mut states, 0, view.reported().count() as u32);
                 for index in view.reported() {
-                    record::put_state(&mut states, &State { index, fate: Fate::Failed, ..State::default() });
+                    record::put_state(&mut states, &State { index, fate, ..State::default() });
                 }
             }
         }
@@ -408,6 +414,27 @@ mod tests {
         let fates: Vec<_> = r.messages[&MessageId(1)].recipients.iter().map(|r| r.fate).collect();
         assert_eq!(fates, [Fate::Fresh, Fate::Failed]);
         assert!(!r.messages[&MessageId(2)].is_done());
+    }
+
+    #[test]
+    fn what_is_owed_is_there_until_a_notification_says_it() {
+        let mut e = Envelope::default();
+        e.begin(b"a@b.example", SenderOptions::default(), b"");
+        e.push(b"all@d.example", Notify::EXPANDED, b"");
+        e.push(b"e@f.example", Notify::SUCCESS, b"");
+        let head = MessageHead { size: 4, ..MessageHead::default() };
+        let m = [&head.encode(0, 0, e.bytes().len())[..], e.bytes(), b"body"].concat();
+        let owed = states(0, &[(1, Fate::Passed)]);
+        let log = [(record::MESSAGE, 1, m), (record::OUTCOME, 1, owed)];
+        let found = run(&log).messages.remove(&MessageId(1)).expect("the sender is to be told");
+        let fates: Vec<_> = found.recipients.iter().map(|r| (r.fate, r.in_doubt, r.said.len)).collect();
+        assert_eq!(fates, [(Fate::Passed, false, 0), (Fate::Passed, false, 1)]);
+        assert_eq!(found.recipients[1].due, Wall(50));
+        let mut log = log.to_vec();
+        log.push((record::MESSAGE, 2, message(1, Effect::Delivered, &[1], b"")));
+        assert!(run(&log).messages.contains_key(&MessageId(1)));
+        log.push((record::MESSAGE, 3, message(1, Effect::Delivered, &[0], b"")));
+        assert_eq!(run(&log).messages.keys().map(|k| k.0).collect::<Vec<_>>(), [2, 3]);
     }
 
     #[test]

@@ -52,4 +52,10 @@ pub trait Routing {
     /// Calls `to` with each address that `recipient` stands for; `false` if it stands for itself
     /// (then `to` is not called). Bounded: tables are checked for loops when they are loaded.
     fn expand(&self, recipient: &[u8], to: &mut dyn FnMut(&[u8])) -> bool;
+
+    /// What is written as the sender in place of `sender`; `None` if it stays.
+    fn sender(&self, sender: &[u8]) -> Option<Box<[u8]>> {
+        let _ = sender;
+        None
+    }
 }

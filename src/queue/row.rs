@@ -8,13 +8,14 @@
 //! Row: `version u8 = 1, marks u8, body flags u8, archive segment, offset, length, size, count` (the
 //! last five as variable-length numbers), the side file `u64` if the mark for that is set, then per
 //! recipient `fate u8` and, unless it is done, `destination` and, if it was tried, `attempts, due (ms),
-//! code, 3 enhanced, text length` (variable-length) and the text. Keys: `m` and the id, big endian
+//! code, 3 enhanced, text length` (variable-length) and the text, then, if that is known, the name of the
+//! server that replied (length, bytes). Keys: `m` and the id, big endian
 //! (rows); `d` and a number (names of destinations); `x` ([`Meta`], one row).
 
 use crate::base::ids::MessageId;
 use crate::base::time::Wall;
 use crate::message::body::BodyFlags;
-use crate::queue::record::{DOUBLE_BOUNCE, Fate, HELD, Malformed, Reply, TEXT_MAX, WARNED};
+use crate::queue::record::{DOUBLE_BOUNCE, Fate, HELD, Malformed, Reply, SERVER_MAX, TEXT_MAX, WARNED};
 use crate::storage::archive::Place;
 
 /// Version of the form of rows.
@@ -25,6 +26,8 @@ const NULL_SENDER: u8 = 0x10;
 const SIDE: u8 = 0x20;
 /// Bit of a recipient's fate: it was tried, and what came of it follows.
 const TRIED: u8 = 0x10;
+/// Bit of a recipient's fate: the name of the server that replied follows at the end.
+const NAMED: u8 = 0x20;
 
 /// Prefix of the keys of messages.
 pub const MESSAGES: u8 = b'm';
@@ -137,7 +140,8 @@ pub struct RowRecipient<'a> {
     pub destination: u32,
     /// Attempts that ended without success.
     pub attempts: u16,
-    /// When the next attempt is due, of deferred ones.
+    /// When the next attempt is due, of deferred ones; when that came about which is to be told, of those
+    /// that are owed.
     pub due: Wall,
     /// What the last attempt brought.
     pub reply: Reply<'a>,
@@ -209,7 +213,8 @@ fn put_recipient(out: &mut Vec<u8>, r: &RowRecipient<'_>) {
         return out.push(r.fate as u8);
     }
     let tried = r.attempts != 0 || r.due != Wall(0) || r.reply != Reply::default();
-    out.push(r.fate as u8 | if tried { TRIED } else { 0 });
+    let named = !r.reply.server.is_empty();
+    out.push(r.fate as u8 | if tried { TRIED } else { 0 } | if named { NAMED } else { 0 });
     put(out, r.destination.into());
     if !tried {
         return;
@@ -221,6 +226,11 @@ fn put_recipient(out: &mut Vec<u8>, r: &RowRecipient<'_>) {
     let text = &r.reply.text[..r.reply.text.len().min(TEXT_MAX)];
     put(out, text.len() as u64);
     out.extend_from_slice(text);
+    if named {
+        let server = &r.reply.server[..r.reply.server.len().min(SERVER_MAX)];
+        put(out, server.len() as u64);
+        out.extend_from_slice(server);
+    }
 }
 
 impl<'a> RowView<'a> {
@@ -275,14 +285,14 @@ impl<'a> RowView<'a> {
 fn recipient<'a>(rest: &mut &'a [u8]) -> Result<RowRecipient<'a>, Malformed> {
     let (&first, after) = rest.split_first().ok_or(Malformed)?;
     *rest = after;
-    let fate = Fate::of(first & !TRIED).ok_or(Malformed)?;
+    let fate = Fate::of(first & !(TRIED | NAMED)).ok_or(Malformed)?;
     let mut r = RowRecipient { fate, ..RowRecipient::default() };
     if fate.is_done() {
-        return if first & TRIED == 0 { Ok(r) } else { Err(Malformed) };
+        return if first & (TRIED | NAMED) == 0 { Ok(r) } else { Err(Malformed) };
     }
     r.destination = small(rest)?;
     if first & TRIED == 0 {
-        return Ok(r);
+        return if first & NAMED == 0 { Ok(r) } else { Err(Malformed) };
     }
     r.attempts = tiny(rest)?;
     r.due = Wall(number(rest)?);
@@ -295,6 +305,13 @@ fn recipient<'a>(rest: &mut &'a [u8]) -> Result<RowRecipient<'a>, Malformed> {
         return Err(Malformed);
     }
     (r.reply.text, *rest) = rest.split_at_checked(len).ok_or(Malformed)?;
+    if first & NAMED != 0 {
+        let len = usize::from(tiny(rest)?);
+        if len == 0 || len > SERVER_MAX {
+            return Err(Malformed);
+        }
+        (r.reply.server, *rest) = rest.split_at_checked(len).ok_or(Malformed)?;
+    }
     Ok(r)
 }
 
@@ -376,18 +393,20 @@ mod tests {
 
     #[test]
     fn everything_said_is_kept() {
-        let reply = Reply { code: 451, enhanced: [4, 7, 1], text: b"greylisted, come back" };
+        let server = b"mx.next.example";
+        let reply = Reply { code: 451, enhanced: [4, 7, 1], text: b"greylisted, come back", server };
         let list = [
             RowRecipient { fate: Fate::Deferred, destination: 300, attempts: 7, due: Wall(1 << 41), reply },
             RowRecipient { fate: Fate::Delivered, ..RowRecipient::default() },
             RowRecipient { fate: Fate::Owed, reply, ..RowRecipient::default() },
+            RowRecipient { fate: Fate::Passed, due: Wall(7), ..RowRecipient::default() },
             RowRecipient { fate: Fate::Attempting, attempts: 1, ..RowRecipient::default() },
         ];
         let mut out = vec![9; 9];
         let h = RowHead { side: 1 << 40, null_sender: true, marks: HELD | DOUBLE_BOUNCE, ..head() };
         write(&mut out, &h, list.into_iter());
         let view = RowView::parse(&out).unwrap();
-        assert_eq!((view.head(), view.count, view.recipients().collect::<Vec<_>>()), (h, 4, list.to_vec()));
+        assert_eq!((view.head(), view.count, view.recipients().collect::<Vec<_>>()), (h, 5, list.to_vec()));
         for n in 0..out.len() {
             assert!(RowView::parse(&out[..n]).is_err(), "cut at {n}");
         }

@@ -11,7 +11,7 @@ use crate::queue::bell::{Bell, Crowd, SlipNumber, Slips};
 use crate::queue::bodies::Bodies;
 use crate::queue::index::{DestId, Entry, Index, Key, Phase, Presence, Recipient, Resident};
 use crate::queue::ledger::Ledger;
-use crate::queue::record::{Effect, Reply, TEXT_MAX};
+use crate::queue::record::{self, Effect, Reply, SERVER_MAX, TEXT_MAX};
 use crate::queue::recover::{Loaded, Progress, Said};
 use crate::queue::routing::Hop;
 use crate::queue::schedule::{Gate, Schedule};
@@ -42,26 +42,44 @@ pub struct OwnedReply {
     pub enhanced: [u16; 3],
     /// Text.
     pub text: Box<[u8]>,
+    /// Name of the server that said so; empty: unknown, or nobody.
+    pub server: Box<[u8]>,
+    /// When that came about which the sender is to be told; 0 otherwise.
+    pub at: Wall,
 }
 
 impl OwnedReply {
     /// A reason of ours.
     #[must_use]
     pub fn ours(enhanced: [u16; 3], text: &[u8]) -> Self {
-        OwnedReply { code: 0, enhanced, text: text[..text.len().min(TEXT_MAX)].into() }
+        Reply { code: 0, enhanced, text, server: b"" }.into()
+    }
+
+    /// The same, of something that came about at `at`.
+    #[must_use]
+    pub fn at(self, at: Wall) -> Self {
+        OwnedReply { at, ..self }
+    }
+
+    /// What is stored of a recipient.
+    #[must_use]
+    pub fn of(s: &record::State<'_>) -> Self {
+        let at = if s.fate.is_owed() { s.due } else { Wall(0) };
+        OwnedReply::from(s.reply).at(at)
     }
 
     /// As it is stored.
     #[must_use]
     pub fn view(&self) -> Reply<'_> {
-        Reply { code: self.code, enhanced: self.enhanced, text: &self.text }
+        Reply { code: self.code, enhanced: self.enhanced, text: &self.text, server: &self.server }
     }
 }
 
 impl From<Reply<'_>> for OwnedReply {
     fn from(r: Reply<'_>) -> Self {
         let text = r.text[..r.text.len().min(TEXT_MAX)].into();
-        OwnedReply { code: r.code, enhanced: r.enhanced, text }
+        let server = r.server[..r.server.len().min(SERVER_MAX)].into();
+        OwnedReply { code: r.code, enhanced: r.enhanced, text, server, at: Wall(0) }
     }
 }
 
@@ -135,19 +153,18 @@ pub struct Report {
     pub reply: OwnedReply,
 }
 
-/// A notification to be made.
+/// A notification to be made. No other one names the same recipients for the same reason: they are
+/// marked as being told of.
 #[derive(Debug)]
 pub(crate) struct Notice {
     pub key: Key,
     pub id: MessageId,
     pub effect: Effect,
-    /// Empty: all that are owed; the replies are in the journal.
+    /// The recipients that it is to report.
+    pub indexes: Indexes,
+    /// What is to be said of them, if it is at hand; else it is read back.
     pub reports: Vec<Report>,
     pub payload: Option<SharedBytes>,
-    /// The journal says of all of them that they are owed.
-    pub written: bool,
-    /// The name of the next hop, for the report.
-    pub hop: Option<Rc<Hop>>,
 }
 
 /// The outer side of a destination.
@@ -195,6 +212,12 @@ pub(crate) struct State {
     pub unsettled: VecDeque<Unsettled>,
     pub slips: Slips<Answer>,
     pub notices: VecDeque<Notice>,
+    /// Messages whose senders are to be told something when there is room.
+    pub owed: VecDeque<Key>,
+    /// Notifications in the queue that have not been tried, more or less.
+    pub untried: VecDeque<Key>,
+    /// Notifications settled since `untried` was looked through.
+    pub tried: usize,
     pub sweeps: VecDeque<Sweep>,
     pub last_id: MessageId,
     /// Bodies being read back.
@@ -276,6 +299,9 @@ impl State {
             unsettled: Default::default(),
             slips: Default::default(),
             notices: Default::default(),
+            owed: Default::default(),
+            untried: Default::default(),
+            tried: 0,
             sweeps: Default::default(),
             last_id: MessageId(0),
             loads: 0,

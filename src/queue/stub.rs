@@ -38,7 +38,7 @@ impl Stub {
         let first = open.next().map_or(SEVERAL, |r| r.destination);
         // Of a notification that is owed the row says more.
         let single = open.all(|r| r.destination == first);
-        let owed = e.recipients.iter().any(|r| r.phase == Phase::Owed);
+        let owed = e.recipients.iter().any(|r| r.phase.is_owed());
         let destination = if single && !owed { first } else { SEVERAL };
         let doubt = e.recipients.iter().any(|r| r.cover == Cover::InDoubt && !r.phase.is_done());
         let marks = [

@@ -1,9 +1,10 @@
-//! What an address stands for: virtual map, aliases, postmaster.
+//! What an address stands for: expressions, virtual map, aliases, postmaster.
 //!
-//! Owns the order of rewriting and its bounds. The local part is never changed, only compared
-//! without regard to ASCII case. Loops and excess end in [`Expansion::Fault`], which is an error
-//! of our configuration: the sender may try again.
+//! Owns the order of rewriting and its bounds. The local part is never changed but by an expression,
+//! only compared without regard to ASCII case. Loops and excess end in [`Expansion::Fault`], which
+//! is an error of our configuration: the sender may try again.
 
+use super::rewrite::Rewritten;
 use super::tables::{Router, split};
 
 /// What an address stands for.
@@ -24,6 +25,8 @@ pub enum Fault {
     TooDeep,
     /// More recipients than allowed.
     TooMany,
+    /// An expression has made something of it that is no address.
+    NoAddress,
 }
 
 /// Total look-ups of one expansion when its bounds are turned off.
@@ -34,6 +37,18 @@ impl Router {
     /// them.
     #[must_use]
     pub fn expand(&self, address: &[u8]) -> Expansion {
+        match self.rewrite_recipients.apply(address) {
+            Rewritten::Same => self.look_up(address),
+            Rewritten::Bad => Expansion::Fault(Fault::NoAddress),
+            Rewritten::To(other) => match self.look_up(&other) {
+                Expansion::Same => Expansion::To(vec![other]),
+                expansion => expansion,
+            },
+        }
+    }
+
+    /// The same by the maps alone.
+    fn look_up(&self, address: &[u8]) -> Expansion {
         let Some(first) = self.rewrite(address) else { return Expansion::Same };
         let depth_max = if self.bounds.depth == 0 { u32::MAX } else { self.bounds.depth };
         let count_max = match self.bounds.recipients {
@@ -236,6 +251,21 @@ mod tests {
         let r = router("many: a@x, b@x, c@x, d@x, e@x\nfour: a@x, b@x, c@x, d@x, A@x\n", "");
         assert_eq!(to(&r, "many@home.example"), ["TooMany"]);
         assert_eq!(to(&r, "four@home.example").len(), 4);
+    }
+
+    #[test]
+    fn expressions_come_first_and_once() {
+        let mut r = router("sales: x@y.example\n", "v@v.example sales@home.example\n");
+        let rules = b"/^(.*)@old\\.example$/ $1@home.example\n/^v[0-9]+@/ v@v.example\n/^bad@/ nobody\n";
+        let (rules, bad) = super::super::rewrite::parse(rules);
+        assert_eq!(bad, []);
+        r.set_expressions(Default::default(), rules);
+        assert_eq!(to(&r, "Sales@OLD.example"), ["x@y.example"]);
+        assert_eq!(to(&r, "other@old.example"), ["other@home.example"]);
+        assert_eq!(to(&r, "v7@old.example"), ["v7@home.example"], "the first that fits, once");
+        assert_eq!(to(&r, "v7@new.example"), ["x@y.example"]);
+        assert_eq!(to(&r, "bad@new.example"), ["NoAddress"]);
+        assert_eq!(to(&r, "a@new.example"), ["="]);
     }
 
     #[test]

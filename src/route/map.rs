@@ -1,7 +1,8 @@
 //! Map files as people have them for Postfix, and the table they become.
 //!
-//! Owns the text forms (`name: target, target`, `key target`) and look-ups that ignore ASCII case
-//! without allocating. Reads no file. A bad line is reported with its number; the rest counts.
+//! Owns the text forms (`name: target, target`, `key target`, lists) and look-ups that ignore ASCII
+//! case without allocating. Reads no file: whoever calls reads the lists that a map includes. A bad
+//! line is reported with its number; the rest counts.
 
 use hashbrown::HashTable;
 
@@ -89,12 +90,21 @@ pub struct Parsed {
     pub bad: Vec<BadLine>,
 }
 
-/// Parses a map.
+/// Gives the text of an included list, or says why there is none.
+pub type Include<'a> = &'a mut dyn FnMut(&str) -> Result<Vec<u8>, String>;
+
+/// Parses a map that includes nothing: `:include:` makes a line bad.
 #[must_use]
 pub fn parse(text: &[u8], kind: Kind) -> Parsed {
+    parse_with(text, kind, &mut |_| Err(":include: is for maps in files".into()))
+}
+
+/// Parses a map; `include` reads the lists that its aliases name by `:include:/path`.
+#[must_use]
+pub fn parse_with(text: &[u8], kind: Kind, include: Include<'_>) -> Parsed {
     let Parsed { mut table, mut keys, mut bad } = Parsed::default();
     for (line, content) in logical_lines(text) {
-        match entry(&content, kind) {
+        match entry(&content, kind, include) {
             Ok((key, targets)) => {
                 if table.insert(&key, targets) {
                     keys.push((line, key));
@@ -128,7 +138,7 @@ fn logical_lines(text: &[u8]) -> Vec<(usize, Vec<u8>)> {
     lines
 }
 
-fn entry(line: &[u8], kind: Kind) -> Result<(Vec<u8>, Targets), String> {
+fn entry(line: &[u8], kind: Kind, include: Include<'_>) -> Result<(Vec<u8>, Targets), String> {
     let end = |b: &u8| b.is_ascii_whitespace() || (kind == Kind::Aliases && *b == b':');
     let (key, rest) = if line[0] == b'"' {
         let close = line[1..].iter().position(|b| *b == b'"').ok_or("a quote is not closed")? + 1;
@@ -151,23 +161,54 @@ fn entry(line: &[u8], kind: Kind) -> Result<(Vec<u8>, Targets), String> {
     if kind == Kind::Keys {
         return Ok((key.to_vec(), Vec::new()));
     }
-    let targets = targets(rest)?;
-    if targets.is_empty() {
+    let mut all = Targets::new();
+    for one in words(rest)? {
+        match list(&one) {
+            Some(path) if kind == Kind::Aliases => all.extend(included(path, include)?),
+            _ => all.push(target(&one)?),
+        }
+    }
+    if all.is_empty() {
         return Err(format!("{} has no target", show(key)));
     }
-    Ok((key.to_vec(), targets))
+    Ok((key.to_vec(), all))
+}
+
+/// The path of a target `:include:/path`, as in the aliases of Postfix and Sendmail.
+fn list(target: &[u8]) -> Option<&[u8]> {
+    let bare = target.strip_prefix(b"\"").map_or(target, |t| t.strip_suffix(b"\"").unwrap_or(t));
+    let (word, path) = bare.split_at_checked(INCLUDE.len())?;
+    word.eq_ignore_ascii_case(INCLUDE).then_some(path)
+}
+
+const INCLUDE: &[u8] = b":include:";
+
+/// The addresses of a list. Lists do not include lists.
+fn included(path: &[u8], include: Include<'_>) -> Result<Targets, String> {
+    let path = std::str::from_utf8(path).map_err(|_| "the path of a list is not UTF-8".to_owned())?;
+    if !path.starts_with('/') {
+        return Err(format!("the list {path:?} needs a path from the root"));
+    }
+    let text = include(path).map_err(|e| format!("the list {path} cannot be read: {e}"))?;
+    let mut all = Targets::new();
+    for (line, content) in logical_lines(&text) {
+        let told = |e: String| format!("the list {path}, line {line}: {e}");
+        for one in words(&content).map_err(told)? {
+            all.push(target(&one).map_err(told)?);
+        }
+    }
+    Ok(all)
 }
 
 /// Addresses separated by commas or white space; quotes hold one together.
-fn targets(text: &[u8]) -> Result<Targets, String> {
-    let mut all = Targets::new();
+fn words(text: &[u8]) -> Result<Vec<Vec<u8>>, String> {
+    let mut all = Vec::new();
     let mut one: Vec<u8> = Vec::new();
     let (mut quoted, mut escaped) = (false, false);
     for b in text.iter().copied().chain([b',']) {
         if !quoted && (b == b',' || b.is_ascii_whitespace()) {
             if !one.is_empty() {
-                all.push(target(&one)?);
-                one.clear();
+                all.push(std::mem::take(&mut one));
             }
             continue;
         }
@@ -181,8 +222,11 @@ fn targets(text: &[u8]) -> Result<Targets, String> {
 fn target(text: &[u8]) -> Result<Box<[u8]>, String> {
     let bare = text.strip_prefix(b"\"").unwrap_or(text);
     // Mail must never start a program or write to a file (and an address must not do so by chance).
-    if matches!(bare.first(), Some(b'|' | b'/')) || bare.to_ascii_lowercase().starts_with(b":include:") {
-        return Err(format!("{}: programs, files and :include: are not supported as targets", show(text)));
+    if matches!(bare.first(), Some(b'|' | b'/')) {
+        return Err(format!("{}: programs and files are not supported as targets", show(text)));
+    }
+    if list(text).is_some() {
+        return Err(format!("{}: only aliases include lists, and lists do not", show(text)));
     }
     if text.iter().any(|b| b.is_ascii_control()) || text.len() > ADDRESS_MAX {
         return Err("an address with control characters or of more than 1000 bytes".into());
@@ -234,6 +278,46 @@ mod tests {
         let Parsed { table, keys, bad } = parse(text, Kind::Aliases);
         assert_eq!(bad.iter().map(|b| b.line).collect::<Vec<_>>(), [3, 4, 5, 6, 7, 8, 9, 10]);
         assert_eq!((table.len(), keys.len()), (1, 1));
+    }
+
+    #[test]
+    fn lists_are_included_in_aliases() {
+        let mut asked = Vec::new();
+        let mut read = |path: &str| {
+            asked.push(path.to_owned());
+            match path {
+                "/lists/a" => Ok(b"# members\nann@a.example, bob\n\n\"c d\"@e.example\n".to_vec()),
+                "/lists/empty" => Ok(b"#\n".to_vec()),
+                "/lists/bad" => Ok(b"ok\n|prog\n".to_vec()),
+                "/lists/deep" => Ok(b":include:/lists/a\n".to_vec()),
+                _ => Err("no such file".into()),
+            }
+        };
+        let text = "all: x, :include:/lists/a, y\nquoted: \":Include:/lists/a\"\n\
+                    none: :include:/lists/empty\nb: :include:/lists/bad\nd: :include:/lists/deep\n\
+                    g: :include:/gone\nr: :include:lists/a\n";
+        let Parsed { table, bad, .. } = parse_with(text.as_bytes(), Kind::Aliases, &mut read);
+        let get =
+            |k: &[u8]| table.get(k).map(|t| t.iter().map(|a| String::from_utf8_lossy(a)).collect::<Vec<_>>());
+        assert_eq!(get(b"all").unwrap(), ["x", "ann@a.example", "bob", "\"c d\"@e.example", "y"]);
+        assert_eq!(get(b"quoted").unwrap().len(), 3);
+        let bad: Vec<(usize, bool)> = bad
+            .iter()
+            .zip([
+                "no target",
+                "/lists/bad, line 2: ",
+                "lists do not",
+                "/gone cannot be read",
+                "from the root",
+            ])
+            .map(|(b, part)| (b.line, b.message.contains(part)))
+            .collect();
+        assert_eq!(bad, [3, 4, 5, 6, 7].map(|line| (line, true)));
+        assert_eq!(asked.len(), 6);
+        // An address of the virtual map is never a file.
+        let Parsed { bad, .. } =
+            parse_with(b"a@b.example :include:/lists/a\n", Kind::Virtual, &mut |_| unreachable!());
+        assert_eq!(bad.len(), 1);
     }
 
     #[test]

@@ -7,5 +7,6 @@ pub mod dns;
 pub mod expand;
 pub mod map;
 pub mod mx;
+pub mod rewrite;
 pub mod senders;
 pub mod tables;

@@ -6,6 +6,7 @@
 use super::destination::NextHop;
 use super::map::{Table, Targets};
 use super::mx;
+use super::rewrite::Rules;
 use crate::message::domain::literal;
 use std::sync::Arc;
 
@@ -52,6 +53,8 @@ pub struct Router {
     pub(super) rewrites: Table<Targets>,
     relay_recipients: Option<Table<Targets>>,
     pub(super) senders: Option<Table<Targets>>,
+    pub(super) rewrite_recipients: Rules,
+    rewrite_senders: Rules,
     pub(super) postmaster: Option<Box<[u8]>>,
     pub(super) hostname: Box<[u8]>,
     pub(super) delimiters: Box<[u8]>,
@@ -99,6 +102,24 @@ impl Router {
     pub fn set_maps(&mut self, aliases: Table<Targets>, rewrites: Table<Targets>) {
         self.aliases = aliases;
         self.rewrites = rewrites;
+    }
+
+    /// Sets the expressions that rewrite senders and recipients before anything else looks at them.
+    pub fn set_expressions(&mut self, senders: Rules, recipients: Rules) {
+        self.rewrite_senders = senders;
+        self.rewrite_recipients = recipients;
+    }
+
+    /// The expressions that rewrite senders.
+    #[must_use]
+    pub fn sender_rules(&self) -> &Rules {
+        &self.rewrite_senders
+    }
+
+    /// The expressions that rewrite recipients.
+    #[must_use]
+    pub fn recipient_rules(&self) -> &Rules {
+        &self.rewrite_recipients
     }
 
     /// Sets the known recipients of relay domains; without them all are.

@@ -22,6 +22,7 @@ pub mod cross;
 pub mod double;
 mod helper;
 pub mod listen;
+pub mod memory;
 pub mod pool;
 pub mod privileges;
 pub mod signals;

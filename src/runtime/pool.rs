@@ -7,8 +7,10 @@
 
 use std::cell::RefCell;
 
-/// Capacity of a small buffer in bytes: more than a command line may have.
-pub const SMALL: usize = 4 << 10;
+/// Capacity of a small buffer in bytes: more than a command line may have. Not 4 KiB, which the TLS
+/// library keeps for each idle session: the allocator puts blocks of one size side by side, and pages with
+/// one of those among them would not come back when the buffers of a burst are freed.
+pub const SMALL: usize = 5 << 10;
 /// Capacity of a large buffer in bytes: a message of 4 KiB with its envelope in one receive, and
 /// longer ones in few.
 pub const LARGE: usize = 32 << 10;

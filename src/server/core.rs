@@ -26,7 +26,7 @@ use crate::queue::routing::Routing;
 use crate::route::tables::Router;
 use crate::runtime::cross::Receiver;
 use crate::runtime::uring::Uring;
-use crate::runtime::{Clock, Listener, Runtime, listen};
+use crate::runtime::{Clock, Listener, Runtime, listen, memory};
 use crate::smtp::serve::{self, Context};
 use crate::storage::options::Poison;
 use crate::tls::Certificates;
@@ -198,6 +198,9 @@ fn logins(rt: &Uring, seed: &Seed) -> Option<Rc<Logins<Uring>>> {
     Some(accounts.desk(rt, &seed.config, seed.cores, &seed.metrics, tell))
 }
 
+/// How often a core gives memory back.
+const GIVE_BACK: Duration = Duration::from_secs(5);
+
 /// Runs the core until it is told to stop.
 pub async fn run(rt: Uring, seed: Seed) {
     let panics = seed.metrics.session_panics.clone();
@@ -255,6 +258,7 @@ pub async fn run(rt: Uring, seed: Seed) {
     rt.spawn(report_loaded(logs.own().clone(), voice.clone(), told));
     // Behind the back of the sessions, however much there is.
     logs.adopt();
+    rt.spawn(give_back(rt.clone()));
     rt.spawn(watch(rt.clone(), logs.clone(), health.clone(), listeners.clone(), voice));
     let grace = obey(&rt, notes, &logs, &tables, logins.as_ref()).await;
     health.set(State::Stopping);
@@ -266,6 +270,14 @@ pub async fn run(rt: Uring, seed: Seed) {
     logs.drained(until).await;
     logs.close().await;
     health.set(State::Ended);
+}
+
+/// Gives memory back that is free for longer than a moment, also when nothing else happens.
+async fn give_back(rt: Uring) {
+    loop {
+        rt.sleep_until(rt.now().after(GIVE_BACK)).await;
+        memory::give_back();
+    }
 }
 
 /// Does what the control thread says, until it says stop; gives the time for that.

@@ -11,6 +11,7 @@ use crate::queue::routing::{Hop, Plan, Routing, Target};
 use crate::queue::schedule::Limits;
 use crate::route::destination::{self, Host, NextHop, TlsPolicy};
 use crate::route::expand::Expansion;
+use crate::route::rewrite::Rewritten;
 use crate::route::tables::{self, Router, split};
 use crate::smtp::reply::{Refusal, Reply};
 use crate::smtp::serve::{Caller, Gate, Guest, Refused, Sender};
@@ -155,6 +156,9 @@ impl Gate for Tables {
     }
 
     fn sender(&self, who: Sender<'_>, address: &[u8], now: Mono) -> Result<(), Refusal<'static>> {
+        if self.router.borrow().sender_rules().apply(address) == Rewritten::Bad {
+            return Err(refusal(access::MAP_FAULT));
+        }
         let Some(login) = who.login else { return Ok(()) };
         if !self.router.borrow().may_send(login, address) {
             return Err(refusal(access::NOT_YOUR_ADDRESS));
@@ -197,6 +201,14 @@ impl Routing for Tables {
             }
             // The gate has refused recipients whose maps are at fault.
             Expansion::Same | Expansion::Fault(_) => false,
+        }
+    }
+
+    fn sender(&self, sender: &[u8]) -> Option<Box<[u8]>> {
+        match self.router.borrow().sender_rules().apply(sender) {
+            Rewritten::To(other) => Some(other),
+            // The gate has refused senders of which a rule makes no address.
+            Rewritten::Same | Rewritten::Bad => None,
         }
     }
 }

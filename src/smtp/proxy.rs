@@ -3,8 +3,10 @@
 //!
 //! Reads what has been received so far, however it was cut, and says how much of it is the header. It
 //! does not know who may send one: the shell asks for a header only of peers that are listed. What is
-//! no header is left alone, a header with errors ends the connection (the protocol forbids to guess).
+//! no header is left alone, a header with errors ends the connection (the protocol forbids to guess). A
+//! checksum is verified if there is one; of other extensions nothing is used.
 
+use crate::base::crc::{PLAIN, crc32c};
 use ppp::{v1, v2};
 use std::net::{IpAddr, SocketAddr};
 
@@ -116,6 +118,9 @@ fn read_v2(input: &[u8]) -> Reading {
         Err(v2::ParseError::Partial(..)) => return Reading::More(used - input.len()),
         Err(_) => return Reading::Bad,
     };
+    if !checksum_fits(&header, &input[..used]) {
+        return Reading::Bad;
+    }
     let connection = match (header.command, header.protocol, header.addresses) {
         (v2::Command::Proxy, v2::Protocol::Stream, v2::Addresses::IPv4(a)) => connection(
             (a.source_address.into(), a.source_port),
@@ -128,6 +133,24 @@ fn read_v2(input: &[u8]) -> Reading {
         _ => None,
     };
     Reading::Header { used, connection }
+}
+
+/// PP2_TYPE_CRC32C, section 2.2.3 of the protocol: the CRC-32C of the whole header, with zeros in its own
+/// place. True if there is none.
+fn checksum_fits(header: &v2::Header<'_>, bytes: &[u8]) -> bool {
+    let mut at = bytes.len() - header.tlv_bytes().len();
+    // What is no extension at all ends the list; it is nothing that we use.
+    for extension in header.tlvs().map_while(Result::ok) {
+        let value = at + 3..at + 3 + extension.value.len();
+        if extension.kind == u8::from(v2::Type::CRC32C) {
+            let whole = [&bytes[..value.start], &[0; 4], &bytes[value.end..]];
+            if bytes[value.clone()] != crc32c(PLAIN, &whole).to_be_bytes() {
+                return false;
+            }
+        }
+        at = value.end;
+    }
+    true
 }
 
 fn connection(client: (IpAddr, u16), server: (IpAddr, u16)) -> Option<Connection> {
@@ -247,6 +270,43 @@ mod tests {
         }
         let unix = v2_header(1, 0x31, &[b'/'; 216]);
         assert_eq!(read(&unix), Reading::Header { used: unix.len(), connection: None });
+    }
+
+    /// A header whose checksum is right: `before` and `after` are other extensions.
+    fn with_checksum(command: u8, family: u8, addresses: &[u8], before: &[u8], after: &[u8]) -> Vec<u8> {
+        let payload = [addresses, before, &[3, 0, 4, 0, 0, 0, 0], after].concat();
+        let mut whole = v2_header(command, family, &payload);
+        let sum = crc32c(PLAIN, &[&whole]).to_be_bytes();
+        let at = V2_HEAD + addresses.len() + before.len() + 3;
+        whole[at..at + 4].copy_from_slice(&sum);
+        whole
+    }
+
+    #[test]
+    fn checksums_of_version_2() {
+        let expected = |used| header(used, "192.0.2.7:12345", "198.51.100.1:25");
+        let other = [4, 0, 2, 9, 9];
+        for (before, after) in
+            [(&b""[..], &b""[..]), (&other, &b""[..]), (&b""[..], &other), (&other, &other)]
+        {
+            let good = with_checksum(1, 0x11, IPV4, before, after);
+            assert_eq!(read(&good), expected(good.len()));
+            assert_eq!(read(&[&good[..], b"EHLO x"].concat()), expected(good.len()));
+            for at in V2_HEAD..good.len() {
+                let mut damaged = good.clone();
+                damaged[at] ^= 0x10;
+                // In the type of the checksum, or in lengths before it, it makes another list of it.
+                let still = matches!(read(&damaged), Reading::Header { .. });
+                let place = V2_HEAD + IPV4.len();
+                assert!(!still || (place..place + before.len() + 3).contains(&at), "{at}");
+            }
+        }
+        let local = with_checksum(0, 0, b"", b"", b"");
+        assert_eq!(read(&local), Reading::Header { used: local.len(), connection: None });
+        let mut short = v2_header(1, 0x11, &[IPV4, &[3, 0, 3, 0, 0, 0]].concat());
+        assert_eq!(read(&short), Reading::Bad, "not of four bytes");
+        short.truncate(short.len() - 1);
+        assert_eq!(read(&short), Reading::More(1));
     }
 
     #[test]

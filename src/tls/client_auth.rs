@@ -5,7 +5,7 @@
 //! leads to one of our authorities is found out afterwards and told with its names.
 
 use super::credentials::{BadPem, Part, chain};
-use super::{der, provider};
+use super::{provider, x509};
 use crate::base::security::ClientCertificate;
 use crate::base::time::Wall;
 use aws_lc_rs::digest;
@@ -40,7 +40,7 @@ impl Authorities {
     /// Whom the certificates that a client has shown are for.
     pub(super) fn judge(&self, shown: &[CertificateDer<'_>], now: Wall) -> Option<ClientCertificate> {
         let (own, others) = shown.split_first()?;
-        let facts = der::facts(own)?;
+        let facts = x509::facts(own)?;
         let at = UnixTime::since_unix_epoch(Duration::from_millis(now.0));
         let fingerprint = digest::digest(&digest::SHA256, own);
         Some(ClientCertificate {

@@ -4,7 +4,7 @@
 //! can be used now. An error says which of the two files it is about, what is wrong and what to do;
 //! it never holds anything of a key.
 
-use super::{der, provider};
+use super::{provider, x509};
 use crate::base::time::Wall;
 use aws_lc_rs::digest;
 use rustls::Error;
@@ -65,11 +65,11 @@ impl Credentials {
     /// One of them cannot be used, or they do not belong together.
     pub fn parse(certificate: &[u8], key: &[u8]) -> Result<Self, BadPem> {
         let chain = chain(certificate, Part::Certificate)?;
-        let facts = der::facts(&chain[0]).ok_or_else(|| {
+        let facts = x509::facts(&chain[0]).ok_or_else(|| {
             BadPem::new(Part::Certificate, "the first certificate is not an X.509 certificate", WHOLE_CHAIN)
         })?;
         let key = private_key(key)?;
-        let end_point = der::end_point_digest(&chain[0]).map(|a| digest::digest(a, &chain[0]));
+        let end_point = x509::end_point_digest(&chain[0]).map(|a| digest::digest(a, &chain[0]));
         let key = CertifiedKey::from_der(chain, key, &provider()).map_err(|e| match e {
             Error::InconsistentKeys(_) => BadPem::new(
                 Part::Key,

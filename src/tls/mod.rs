@@ -12,10 +12,10 @@
 mod client_auth;
 mod connection;
 mod credentials;
-mod der;
 mod snapshot;
 #[cfg(test)]
 pub(crate) mod tests;
+mod x509;
 
 pub use client_auth::{Authorities, authorities};
 pub use connection::{Connection, Fault, Reason};

@@ -3,11 +3,11 @@
 use super::*;
 use crate::base::security::{Security, TlsVersion};
 use crate::base::time::Wall;
+use crate::load::source::secure::TakeAny;
 use rcgen::{CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, SanType};
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use rustls::{ClientConfig, ClientConnection, DigitallySignedStruct, Error, SignatureScheme};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::{ClientConfig, ClientConnection};
 use std::io::{Read, Write};
 use std::sync::OnceLock;
 
@@ -87,45 +87,6 @@ impl Maker {
     }
 }
 
-/// Takes any certificate of a server.
-#[derive(Debug)]
-pub struct TakeAny;
-
-impl ServerCertVerifier for TakeAny {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        provider().signature_verification_algorithms.supported_schemes()
-    }
-}
-
 /// A client's rules: versions, its certificate.
 pub fn client(version: Option<TlsVersion>, own: Option<&Made>) -> ClientConfig {
     let versions: &[_] = match version {
@@ -134,7 +95,7 @@ pub fn client(version: Option<TlsVersion>, own: Option<&Made>) -> ClientConfig {
         Some(TlsVersion::Tls13) => &[&rustls::version::TLS13],
     };
     let builder = ClientConfig::builder_with_provider(provider()).with_protocol_versions(versions).unwrap();
-    let builder = builder.dangerous().with_custom_certificate_verifier(Arc::new(TakeAny));
+    let builder = builder.dangerous().with_custom_certificate_verifier(TakeAny::with_key(provider()));
     match own {
         None => builder.with_no_client_auth(),
         Some(own) => {
@@ -396,7 +357,8 @@ fn a_copied_certificate_is_no_proof() {
     let key = PrivateKeyDer::from_pem_slice(thief.key.as_bytes()).unwrap();
     let key = provider().key_provider.load_private_key(key).unwrap();
     let builder = ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions();
-    let builder = builder.unwrap().dangerous().with_custom_certificate_verifier(Arc::new(TakeAny));
+    let builder =
+        builder.unwrap().dangerous().with_custom_certificate_verifier(TakeAny::with_key(provider()));
     let stolen = Arc::new(rustls::sign::CertifiedKey::new(chain, key));
     let config = builder.with_client_cert_resolver(Arc::new(rustls::sign::SingleCertAndKey::from(stolen)));
     assert!(shake(&snapshot(&rules), config).is_err());

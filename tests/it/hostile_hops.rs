@@ -2,6 +2,8 @@
 
 use crate::harness::{Config, Hop, Server, until};
 use crate::hostile::{FROM, SMUGGLERS, TO, still_serves};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 #[test]
 fn row_02_outbound_smuggling() {
@@ -65,18 +67,56 @@ fn row_09_malicious_next_hop() {
 fn row_09_malicious_next_hop_with_chunking() {
     let hop = Hop::start();
     hop.offer(CHUNKS);
-    malicious(&hop, &["MAIL", "RCPT", "BDAT 0", "."]);
+    malicious(&hop, &["MAIL", "RCPT", "DATA", "."]);
+}
+
+/// Behind a first message that was taken, the next goes whole: the answer to its chunk is nonsense.
+#[test]
+fn row_09_malicious_answers_to_chunks() {
+    let hop = Hop::start();
+    hop.offer(CHUNKS);
+    let server = Server::start(&impatient(&hop));
+    let mut client = server.client();
+    for (name, bytes) in attacks() {
+        // After a silence it goes by DATA: then another one is tried.
+        until(&format!("{name} to be seen through"), || {
+            let n = hop.mails().len();
+            client.mail(FROM, &[TO], b"S: first\r\n\r\n");
+            hop.wait(n + 1);
+            let (bytes, seen) = (bytes.clone(), Arc::new(AtomicBool::new(false)));
+            let attacked = seen.clone();
+            hop.answer(move |c| {
+                let chunk = c.starts_with("BDAT").then(|| bytes.clone());
+                seen.fetch_or(chunk.is_some(), Ordering::Relaxed);
+                chunk
+            });
+            let id = client.mail(FROM, &[TO], b"S: second\r\n\r\n");
+            let delayed = until("the second", || {
+                let list = server.queue(&["list"]);
+                let waits = list.iter().find(|m| m["queue_id"] == id.as_str());
+                let delayed = waits.is_some_and(|m| m["recipients"][0]["delay_reason"].is_string());
+                (delayed || waits.is_none() && !attacked.load(Ordering::Relaxed)).then_some(delayed)
+            });
+            hop.accept();
+            server.flushed();
+            delayed.then_some(())
+        });
+    }
+    still_serves(&server, &hop);
 }
 
 const CHUNKS: &[&str] = &["PIPELINING", "8BITMIME", "SIZE", "CHUNKING"];
 
-fn malicious(hop: &Hop, phases: &[&'static str]) {
-    let mut config = Config::new(hop.address).set("destination", "messages_per_connection", "1");
+fn impatient(hop: &Hop) -> Config {
+    let mut config = Config::new(hop.address);
     config.tail = ["greeting", "helo", "mail", "rcpt", "data", "final_dot", "quit"]
         .iter()
         .fold("[relay.timeouts]\n".into(), |text: String, key| text + key + " = \"1s\"\n");
-    let server = Server::start(&config);
-    let attacks: [(&str, Vec<u8>); 7] = [
+    config
+}
+
+fn attacks() -> [(&'static str, Vec<u8>); 7] {
+    [
         ("a lone digit", b"5\r\n".to_vec()),
         ("no reply at all", b"hello there, no code\r\n".to_vec()),
         ("continued and closed", b"250-never\r\n250-ending\r\n".to_vec()),
@@ -84,11 +124,15 @@ fn malicious(hop: &Hop, phases: &[&'static str]) {
         ("lines without end", b"250-more\r\n".repeat(1_000_000)),
         ("NULs", b"\0\0\0 \0\r\n".to_vec()),
         ("one byte and silence", b"2".to_vec()),
-    ];
+    ]
+}
+
+fn malicious(hop: &Hop, phases: &[&'static str]) {
+    let server = Server::start(&impatient(hop).set("destination", "messages_per_connection", "1"));
     let mut client = server.client();
     let mut sent = 0;
     for &phase in phases {
-        for (name, bytes) in &attacks {
+        for (name, bytes) in attacks() {
             let bytes = bytes.clone();
             hop.answer(move |c| {
                 (c == phase || !phase.is_empty() && c.starts_with(phase)).then(|| bytes.clone())

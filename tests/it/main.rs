@@ -7,11 +7,14 @@ mod cores;
 mod crash;
 mod demo;
 mod disk;
+mod dns_faults;
+mod dsn;
 mod harness;
 mod hostile;
 mod hostile_hops;
 mod hostile_load;
 mod index;
+mod memory;
 mod mx;
 mod open_relay;
 mod operator;
@@ -19,10 +22,16 @@ mod proxy;
 mod queue;
 mod rates;
 mod relay;
+mod rewriting;
 mod source;
 mod storage;
 mod submission;
 mod table;
 mod tidy;
 mod tls;
+mod tls_entry;
 mod xclient;
+
+/// Counts what is held; see `memory`.
+#[global_allocator]
+static ALLOCATOR: &stats_alloc::StatsAlloc<std::alloc::System> = &stats_alloc::INSTRUMENTED_SYSTEM;

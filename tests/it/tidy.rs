@@ -25,8 +25,10 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("smtp", &["base", "message", "smtp"]),
     ("pop3", &["base", "message", "pop3"]),
     ("lmtp", &["base", "message", "smtp", "lmtp"]),
+    ("imap", &["base", "message", "imap"]),
     ("storage", &["base", "storage"]),
     ("queue", &["base", "message", "storage", "queue"]),
+    ("mailbox", &["base", "message", "storage", "mailbox"]),
     ("route", &["base", "message", "route"]),
     ("policy", &["base", "message", "route", "policy"]),
     ("auth", &["base", "auth"]),
@@ -43,6 +45,7 @@ const SHELLS: &[&str] = &[
     "storage/keeper",
     "storage/archive/vault",
     "queue/desk",
+    "mailbox/store",
     "auth/hashing",
     "auth/service",
     "route/dns",
@@ -165,7 +168,10 @@ fn state_machines_do_not_wait() {
     let mut found = Vec::new();
     for source in sources(&["src"]).iter().filter(|s| !is_test_file(&s.path)) {
         let path = source.path.strip_prefix("src/").expect("below src");
-        let pure = ["base", "message", "smtp", "pop3", "lmtp", "storage", "queue", "route", "policy"];
+        let pure = [
+            "base", "message", "smtp", "pop3", "lmtp", "imap", "storage", "queue", "mailbox", "route",
+            "policy",
+        ];
         if is_shell(path) || !pure.iter().any(|p| is_below(path, p)) || excused(&source.path, "async") {
             continue;
         }

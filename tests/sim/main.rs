@@ -5,6 +5,7 @@ mod archive;
 mod disk;
 mod journal;
 mod machine;
+mod mailbox;
 mod net;
 mod peers;
 mod relay;

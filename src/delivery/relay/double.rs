@@ -46,6 +46,8 @@ type Script = Box<dyn FnMut(usize, &str) -> Option<Act>>;
 pub struct Server {
     pub script: Option<Script>,
     pub ehlo: &'static str,
+    /// Answers 502 to BDAT, whatever it has offered.
+    pub knows_no_bdat: bool,
     pub receive_at_most: usize,
     /// All bytes from the client.
     pub wire: Vec<u8>,
@@ -128,6 +130,7 @@ impl Server {
         self.chunks.extend_from_slice(bytes);
         let nobody = self.recipients.is_empty();
         let sense = if nobody { "554 5.5.1 nobody\r\n" } else { "250 2.0.0 queued\r\n" };
+        let sense = if self.knows_no_bdat { "502 5.5.1 what\r\n" } else { sense };
         let good = self.answer(if last { "." } else { "BDAT" }, sense);
         if last {
             let message = std::mem::take(&mut self.chunks);

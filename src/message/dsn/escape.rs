@@ -80,6 +80,36 @@ pub(super) fn xtext(text: &[u8]) -> Vec<u8> {
     out
 }
 
+/// Longest line of quoted-printable text, without CRLF (RFC 2045 §6.7 (5)).
+const QUOTED_MAX: usize = 76;
+
+/// Appends lines (CRLF) as quoted-printable (RFC 2045 §6.7).
+pub(super) fn quoted_printable(text: &[u8], out: &mut Vec<u8>) {
+    for line in text.split_inclusive(|&b| b == b'\n') {
+        let line = line.strip_suffix(b"\n").unwrap_or(line);
+        let line = line.strip_suffix(b"\r").unwrap_or(line);
+        let mut column = 0;
+        for (i, &b) in line.iter().enumerate() {
+            let last = i + 1 == line.len();
+            let plain = matches!(b, b'!'..=b'<' | b'>'..=b'~') || matches!(b, b' ' | b'\t') && !last;
+            let width = if plain { 1 } else { 3 };
+            // Room for the `=` of a soft line break.
+            if column + width > QUOTED_MAX - 1 {
+                out.extend_from_slice(b"=\r\n");
+                column = 0;
+            }
+            if plain {
+                out.push(b);
+            } else {
+                out.push(b'=');
+                out.extend([b >> 4, b & 15].map(|n| b"0123456789ABCDEF"[usize::from(n)]));
+            }
+            column += width;
+        }
+        out.extend_from_slice(b"\r\n");
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -103,6 +133,22 @@ mod tests {
             "d\\x{F6}\\x{2B}\\x{5C}\\x{3D}\\x{D}\\x{A}@x"
         );
         assert!(ascii_address(&[0xff; 5000], 900).len() <= 900);
+    }
+
+    #[test]
+    fn quoted_printable_lines() {
+        let mut out = Vec::new();
+        quoted_printable("a=\u{f6} \r\n\r\nb\tc\r\n".as_bytes(), &mut out);
+        assert_eq!(out.escape_ascii().to_string(), r"a=3D=C3=B6=20\r\n\r\nb\tc\r\n");
+        out.clear();
+        quoted_printable(&[0xc3; 100], &mut out);
+        let lines: Vec<&[u8]> = out.split(|&b| b == b'\n').collect();
+        assert!(
+            lines.iter().all(|l| l.len() <= QUOTED_MAX + 1) && lines.len() == 5,
+            "{}",
+            out.escape_ascii()
+        );
+        assert_eq!(out.iter().filter(|&&b| b == b'C').count(), 100);
     }
 
     #[test]

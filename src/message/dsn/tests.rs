@@ -35,6 +35,7 @@ fn report<'a>(recipients: &'a [RecipientReport<'a>], original: Original<'a>) -> 
         sender: b"a@b.example",
         envid: b"",
         utf8: false,
+        international: false,
         recipients,
         original,
     }
@@ -207,6 +208,23 @@ fn smtputf8() {
     let g = groups(&read(&r));
     assert_eq!(get(&g[1], "Final-Recipient"), "utf-8; d\\x{F6}ner@b\\x{FC}cher.example");
     assert_eq!(get(&g[1], "Diagnostic-Code"), "smtp; 550 5.1.1 n\\x{F6}");
+    one.orcpt = "utf-8;d\u{f6}+2Bner@x".as_bytes();
+    let recipients = [one];
+    r.recipients = &recipients;
+    let m = read(&r);
+    assert_eq!(get(&groups(&m)[1], "Original-Recipient"), "utf-8; d\\x{F6}\\x{2B}ner@x");
+    // A reader with an ASCII address may be behind any server.
+    assert!(m.header.iter().all(|(n, _)| n != "Content-Transfer-Encoding"));
+    for (international, kind) in [(false, "text/rfc822-headers"), (true, "message/global-headers")] {
+        r.international = international;
+        let m = read(&r);
+        assert_eq!(get(&m.parts[2].0, "Content-Type"), kind);
+        assert_eq!(get(&m.parts[2].0, "Content-Transfer-Encoding"), "quoted-printable");
+        assert_eq!(m.parts[2].1, b"Subject: =C3=B6\r\n");
+    }
+    one.orcpt = b"utf-8;d\\x{F6}ner@x";
+    let recipients = [one];
+    r.recipients = &recipients;
     r.utf8 = true;
     r.sender = address;
     let m = read(&r);

@@ -8,7 +8,7 @@
 
 use crate::base::aligned::SharedBytes;
 use crate::base::ids::MessageId;
-use crate::base::time::Mono;
+use crate::base::time::Wall;
 use crate::queue::desk::Desk;
 use crate::queue::desk::recall::Source;
 use crate::queue::index::{Archived, Cover, Entry, Key, NOWHERE, Phase, Recipient};
@@ -80,12 +80,12 @@ enum Standing {
 }
 
 fn standing(e: &Entry) -> Standing {
-    // A notification that could not be made waits for its time, and its message with it.
-    let at_work = |r: &Recipient| r.phase == Phase::Flight || r.phase == Phase::Owed && r.due == Mono(0);
+    // A notification that cannot be made now waits for its time, and its message with it.
+    let at_work = e.recipients.iter().any(|r| r.phase == Phase::Flight) || e.is_being_told();
     let s = &e.switches;
     if e.archived.is_some() {
         Standing::Archived
-    } else if s.committing || s.moving || s.loading || e.recipients.iter().any(at_work) {
+    } else if s.committing || s.moving || s.loading || at_work || !e.is_owed_on_record() {
         Standing::Busy
     } else if e.recipients.iter().all(|r| r.phase == Phase::Ready && r.attempts == 0 && r.said.len == 0)
         && !(s.held || s.warned)
@@ -321,7 +321,9 @@ impl<R: Runtime> Desk<R> {
         let s = &mut *s;
         // A transaction under way would give up the old place, and not know of the new one.
         let unknown = s.index_short && s.ledger.waiting() == s.ledger.len();
-        let movable = |e: &&Entry| e.at == at && (e.archived.is_none() || unknown) && is_settled(e);
+        let movable = |e: &&Entry| {
+            e.at == at && (e.archived.is_none() || unknown) && is_settled(e) && e.is_owed_on_record()
+        };
         let Some(e) = s.index.get(key).filter(movable) else { return Ok(false) };
         let archived = e.archived.is_some();
         let Some((record, restated)) = self.with_states(e, &payload, &replies) else {
@@ -349,7 +351,7 @@ impl<R: Runtime> Desk<R> {
             };
             for s in states.iter().flat_map(StatesView::states) {
                 if s.reply != Reply::default() {
-                    out.insert(s.index, s.reply.into());
+                    out.insert(s.index, OwnedReply::of(&s));
                 }
             }
         }
@@ -370,9 +372,17 @@ impl<R: Runtime> Desk<R> {
         let mut out = Vec::new();
         record::put_states_head(&mut out, flags, count as u32);
         for (i, r) in e.recipients.iter().enumerate() {
-            let mut reply = replies.get(&(i as u32)).map(OwnedReply::view).unwrap_or_default();
+            let known = replies.get(&(i as u32));
+            let mut reply = known.map(OwnedReply::view).unwrap_or_default();
             reply.text = &reply.text[..reply.text.len().min(text_max)];
-            let due = if r.phase == Phase::Waiting { wall.after(r.due.since(now)) } else { wall };
+            if reply.server.len() > text_max - reply.text.len() {
+                reply.server = b"";
+            }
+            let due = match r.phase {
+                Phase::Waiting => wall.after(r.due.since(now)),
+                phase if phase.is_owed() => known.map_or(Wall(0), |reply| reply.at),
+                _ => wall,
+            };
             let s = Stored { index: i as u32, fate: fate(r), attempts: r.attempts, due, reply };
             record::put_state(&mut out, &s);
         }
@@ -427,7 +437,8 @@ fn fate(r: &Recipient) -> Fate {
     match r.phase {
         Phase::Delivered => Fate::Delivered,
         Phase::Failed => Fate::Failed,
-        Phase::Owed if r.said.len > 0 => Fate::Owed,
+        Phase::Owed => Fate::Owed,
+        Phase::Passed => Fate::Passed,
         Phase::Waiting => Fate::Deferred,
         _ if r.cover == Cover::None => Fate::Deferred,
         _ => Fate::Attempting,

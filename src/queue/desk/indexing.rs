@@ -5,13 +5,13 @@
 //! messages that wait are parked. A disk without space makes new rows wait; any other error of the
 //! index poisons like a failed write of the journal.
 
-use crate::base::time::Mono;
+use crate::base::time::{Mono, Wall};
 use crate::queue::desk::Desk;
 use crate::queue::index::{Cover, Entry, Key, NOWHERE, Phase, Recipient};
 use crate::queue::ledger::Change;
 use crate::queue::record::{self, Fate};
 use crate::queue::row::{self, Meta, RowHead, RowRecipient};
-use crate::queue::state::{self, After, State};
+use crate::queue::state::{self, After, OwnedReply, State};
 use crate::runtime::Runtime;
 use crate::runtime::table::{Changes, Table};
 use crate::storage::record::Location;
@@ -263,15 +263,20 @@ impl<R: Runtime> Desk<R> {
             .iter()
             .enumerate()
             .map(|(i, r)| {
-                let reply = replies.iter().find(|p| p.0 == i as u32).map(|p| p.1.view());
+                let reply = replies.iter().find(|p| p.0 == i as u32).map(|p| &p.1);
                 let due = if r.phase == Phase::Waiting { wall.after(r.due.since(now)) } else { wall };
                 let fate = fate(r);
+                let due = match fate {
+                    Fate::Deferred => due,
+                    fate if fate.is_owed() => reply.map_or(Wall(0), |reply| reply.at),
+                    _ => Wall(0),
+                };
                 RowRecipient {
                     fate,
                     destination: if fate.is_done() { 0 } else { state::number(ledger, doors, r.destination) },
                     attempts: if fate.is_done() { 0 } else { r.attempts },
-                    due: if fate == Fate::Deferred { due } else { Default::default() },
-                    reply: reply.filter(|_| !fate.is_done()).unwrap_or_default(),
+                    due,
+                    reply: reply.filter(|_| !fate.is_done()).map(OwnedReply::view).unwrap_or_default(),
                 }
             })
             .collect();
@@ -312,6 +317,7 @@ fn fate(r: &Recipient) -> Fate {
         Phase::Delivered => Fate::Delivered,
         Phase::Failed => Fate::Failed,
         Phase::Owed => Fate::Owed,
+        Phase::Passed => Fate::Passed,
         Phase::Flight => Fate::Attempting,
         Phase::Waiting => Fate::Deferred,
         // It may be, or an attempt has been announced and the next one will not be.

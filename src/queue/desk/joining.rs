@@ -10,7 +10,7 @@
 use crate::base::ids::MessageId;
 use crate::queue::age::Ages;
 use crate::queue::desk::Desk;
-use crate::queue::index::{Archived, Cover, DestId, Entry, NOWHERE, Phase, Recipient};
+use crate::queue::index::{Archived, Cover, DestId, Entry, NOWHERE, Phase, Recipient, SOME_DAY};
 use crate::queue::ledger::{Change, Ledger};
 use crate::queue::record::{self, Fate};
 use crate::queue::recover::{Found, Rebuild, Way};
@@ -276,7 +276,6 @@ impl<R: Runtime> Desk<R> {
         e.switches.warned = found.marks & record::WARNED != 0;
         e.switches.double_bounce = found.marks & record::DOUBLE_BOUNCE != 0;
         e.switches.null_sender = found.null_sender;
-        let mut owed = false;
         for r in &found.recipients {
             let destination = match r.way {
                 Way::Hop(n) => doors[n],
@@ -286,14 +285,15 @@ impl<R: Runtime> Desk<R> {
             let mut out =
                 Recipient { destination, attempts: r.attempts, said: r.said, ..Recipient::default() };
             out.cover = if r.in_doubt { Cover::InDoubt } else { Cover::None };
+            if r.fate.is_owed() {
+                out.due = SOME_DAY;
+            }
             out.phase = match r.fate {
                 Fate::Delivered => Phase::Delivered,
                 Fate::Failed => Phase::Failed,
                 Fate::Fresh | Fate::Attempting => Phase::Ready,
-                Fate::Owed => {
-                    owed = true;
-                    Phase::Owed
-                }
+                Fate::Owed => Phase::Owed,
+                Fate::Passed => Phase::Passed,
                 Fate::Deferred => {
                     out.due = now.after(self.retry_in(r.due, wall));
                     Phase::Waiting
@@ -307,9 +307,7 @@ impl<R: Runtime> Desk<R> {
             self.line_up(s, key, now);
         }
         s.arm(key);
-        if owed {
-            self.owe_again(s, key);
-        }
+        self.tell(s, key, Vec::new(), None);
     }
 
     /// A message of the journal has this row: what the journal says of it is newer.

@@ -203,7 +203,7 @@ impl<R: Runtime> Desk<R> {
         for r in view.recipients() {
             match r.fate {
                 Fate::Delivered | Fate::Failed => continue,
-                Fate::Owed => owed = true,
+                Fate::Owed | Fate::Passed => owed = true,
                 Fate::Fresh => ready.push(r.destination),
                 Fate::Attempting => {
                     places.loaded.in_doubt += u64::from(!sure);
@@ -220,7 +220,7 @@ impl<R: Runtime> Desk<R> {
             several |= only.is_some_and(|n| n != r.destination);
             only = Some(r.destination);
         }
-        if let (Some(n), false) = (only, several) {
+        if let (Some(n), false, false) = (only, several, owed) {
             stub.destination = places.known(s, n).unwrap_or(SEVERAL);
         }
         if ready.len() > 1 {
@@ -233,8 +233,12 @@ impl<R: Runtime> Desk<R> {
         if held {
             return;
         }
-        if owed || unknown {
-            // Its notification must be made, or it has to be routed anew.
+        if owed && ready.is_empty() {
+            // Its sender is told when there is room.
+            s.owed.push_back(key);
+            s.notice_bell.ring();
+        } else if owed || unknown {
+            // Or it has to be routed anew.
             s.recalls.push_back(key);
         } else {
             for n in ready {
@@ -323,7 +327,7 @@ impl<R: Runtime> Desk<R> {
         if let Some(states) = view.states {
             found.take_states(&states);
             states.states().filter(|s| s.reply != record::Reply::default()).for_each(|s| {
-                replies.insert(s.index, OwnedReply::from(s.reply));
+                replies.insert(s.index, OwnedReply::of(&s));
             });
         }
         // Its side file goes when it has ended.
@@ -341,7 +345,7 @@ impl<R: Runtime> Desk<R> {
         let mut numbers = Vec::with_capacity(found.recipients.len());
         for (r, to) in found.recipients.iter_mut().zip(view.envelope.recipients()) {
             // It may have been tried, and even delivered, since its body was copied.
-            if !r.fate.is_done() && r.fate != Fate::Owed {
+            if !r.fate.is_done() && !r.fate.is_owed() {
                 r.fate = Fate::Attempting;
             }
             let d = self.destination(s, to.address);
@@ -364,7 +368,7 @@ fn row_recipients<'a>(
             fate: r.fate,
             destination: numbers.get(i).copied().unwrap_or_default(),
             attempts: r.attempts,
-            due: if r.fate == Fate::Deferred { r.due } else { Wall(0) },
+            due: if r.fate == Fate::Deferred || r.fate.is_owed() { r.due } else { Wall(0) },
             reply: replies.get(&(i as u32)).map(OwnedReply::view).unwrap_or_default(),
         },
     };
@@ -417,13 +421,14 @@ pub(super) fn replies(view: &RowView<'_>, said: &[Said]) -> BTreeMap<u32, OwnedR
     let mut out = BTreeMap::new();
     for (i, r) in view.recipients().enumerate() {
         if r.reply != record::Reply::default() {
-            out.insert(i as u32, r.reply.into());
+            let at = if r.fate.is_owed() { r.due } else { Wall(0) };
+            out.insert(i as u32, OwnedReply::from(r.reply).at(at));
         }
     }
     for record in said.iter().filter(|s| s.kind == record::OUTCOME) {
         let Ok(states) = StatesView::parse(&record.payload) else { continue };
         for s in states.states().filter(|s| s.reply != record::Reply::default()) {
-            out.insert(s.index, s.reply.into());
+            out.insert(s.index, OwnedReply::of(&s));
         }
     }
     out

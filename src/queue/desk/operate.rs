@@ -156,7 +156,8 @@ impl<R: Runtime> Desk<R> {
         let busy = |r: &Recipient| match r.phase {
             // What waits for a destination that cannot be reached is deferred, as in the metrics.
             Phase::Ready => paused_reason(s, r, now).is_none(),
-            phase => matches!(phase, Phase::Flight | Phase::Owed),
+            Phase::Flight => true,
+            phase => phase.is_owed() && r.due == Mono(0),
         };
         let mut listed = Listed {
             queue_name: match e.switches.held {
@@ -176,6 +177,7 @@ impl<R: Runtime> Desk<R> {
         for (i, r) in e.recipients.iter().enumerate().filter(|(_, r)| !r.phase.is_done()) {
             let address = addresses.as_mut().map(|a| std::mem::take(&mut a[i])).unwrap_or_default();
             let reason = replies.get(&(i as u32)).cloned().or_else(|| paused_reason(s, r, now));
+            let reason = if r.phase.is_owed() { Some(owed_reason(r, reason)) } else { reason };
             let door = s.doors.get(r.destination as usize);
             listed.recipients.push(ListedRecipient {
                 address,
@@ -362,6 +364,7 @@ impl<R: Runtime> Desk<R> {
                 self.note(s, record::RELEASE, id, cut(note), None, after());
                 self.line_up(s, key, now);
                 s.arm(key);
+                self.tell(s, key, Vec::new(), None);
             }
             Change::Delete(note) => self.release(s, key, record::REMOVED, cut(note), slip),
         }
@@ -397,6 +400,9 @@ impl<R: Runtime> Desk<R> {
                 if r.phase == Phase::Ready && r.destination < state::LOCAL {
                     destinations.push(r.destination);
                 }
+                if r.phase.is_owed() && r.due > Mono(0) {
+                    r.due = now;
+                }
             }
             (destinations, ready)
         });
@@ -408,6 +414,7 @@ impl<R: Runtime> Desk<R> {
         if ready {
             self.line_up(s, key, now);
         }
+        self.tell(s, key, Vec::new(), None);
         s.arm(key);
     }
 
@@ -497,6 +504,13 @@ fn paused_reason(s: &State, r: &Recipient, now: Mono) -> Option<OwnedReply> {
     }
     let paused = s.schedule.view(r.destination).paused.is_some_and(|p| p > now);
     paused.then(|| s.doors[r.destination as usize].reason.clone())
+}
+
+/// Why a recipient is still there with whom all is over.
+fn owed_reason(r: &Recipient, reason: Option<OwnedReply>) -> OwnedReply {
+    let done = if r.phase == Phase::Passed { "passed on" } else { "failed" };
+    let what = reason.map_or_else(String::new, |r| reply_text(&r));
+    OwnedReply::ours([0; 3], format!("{done}, its sender is still to be told: {what}").as_bytes())
 }
 
 fn reply_text(r: &OwnedReply) -> String {

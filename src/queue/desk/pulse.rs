@@ -7,8 +7,7 @@
 use crate::base::time::Mono;
 use crate::queue::desk::Desk;
 use crate::queue::index::{Key, Phase, Presence};
-use crate::queue::record::Effect;
-use crate::queue::state::{After, Answer, Notice, State, start_of, tick_at};
+use crate::queue::state::{After, Answer, State, start_of, tick_at};
 use crate::queue::stub::SEVERAL;
 use crate::runtime::Runtime;
 use std::future::{Future, poll_fn};
@@ -75,6 +74,10 @@ impl<R: Runtime> Desk<R> {
             s.agent_bell.ring();
         }
         self.recall_due(s);
+        if !s.owed.is_empty() {
+            s.tried = usize::MAX;
+            s.notice_bell.ring();
+        }
         if !s.moving && (self.crowded().is_some() || self.0.vault.victim(self.0.rt.wall()).is_some()) {
             s.mover_bell.ring();
         }
@@ -86,6 +89,7 @@ impl<R: Runtime> Desk<R> {
         let stirred = std::mem::take(&mut s.stirred);
         let busy =
             stirred || s.schedule.backlog_all() > 0 || !s.commits.is_empty() || !s.unsettled.is_empty();
+        let busy = busy || !s.owed.is_empty();
         let idle = if busy { now.after(SECOND) } else { now.after(30 * SECOND) };
         let timer = s.timers.next().map(start_of);
         let look = s.schedule.next_look(now);
@@ -115,14 +119,13 @@ impl<R: Runtime> Desk<R> {
                         r.phase = Phase::Ready;
                         ready = true;
                     }
-                    Phase::Owed if r.due > Mono(0) => owed = true,
-                    _ => {}
+                    phase => owed |= phase.is_owed() && r.due > Mono(0),
                 }
             }
             ready
         });
         if owed {
-            self.owe_again(s, key);
+            self.tell(s, key, Vec::new(), None);
         }
         if ready == Some(true) {
             self.line_up(s, key, now);
@@ -153,19 +156,6 @@ impl<R: Runtime> Desk<R> {
                 s.call(d, now);
             }
         }
-    }
-
-    /// Tries again to make the notifications that are owed.
-    pub(crate) fn owe_again(&self, s: &mut State, key: Key) {
-        let id = s.index.change(key, |e| {
-            for r in e.recipients.iter_mut().filter(|r| r.phase == Phase::Owed) {
-                r.due = Mono(0);
-            }
-            e.id
-        });
-        let Some(id) = id else { return };
-        let (effect, reports) = (Effect::Failed, Vec::new());
-        self.notify(s, Notice { key, id, effect, reports, payload: None, written: true, hop: None });
     }
 
     /// Submitters that have waited too long for their commit are told so.

@@ -9,9 +9,9 @@ use crate::base::time::{Mono, Wall};
 use crate::metrics;
 use crate::queue::desk::Desk;
 use crate::queue::index::{DestId, Entry, Key, Phase};
-use crate::queue::record::{Effect, MessageView};
+use crate::queue::record::MessageView;
 use crate::queue::routing::Hop;
-use crate::queue::state::{Notice, OwnedReply, Report, State, Sweep};
+use crate::queue::state::{OwnedReply, Report, State, Sweep};
 use crate::queue::stub::Marks;
 use crate::runtime::Runtime;
 use std::future::poll_fn;
@@ -21,8 +21,9 @@ use std::time::Duration;
 
 /// What one step of a round does: a place looked at or dropped, a recipient reported.
 const STEP: usize = 1000;
-/// While more notifications wait to be made, no message is given up: they would wait in memory.
-const NOTICES_MAX: usize = 1000;
+/// While the journal has yet to take so many records, no message is given up: what is to be said of it
+/// would wait in memory.
+const UNSETTLED_MAX: usize = 1000;
 
 impl<R: Runtime> Desk<R> {
     /// The runtime it lives on.
@@ -102,7 +103,7 @@ impl<R: Runtime> Desk<R> {
     /// are late, drops places at the front that have nothing to send.
     pub(crate) fn sweep(&self, s: &mut State) {
         let mut left = STEP;
-        while left > 0 && s.notices.len() < NOTICES_MAX && !s.schedule.is_stopped() {
+        while left > 0 && s.unsettled.len() < UNSETTLED_MAX && !s.schedule.is_stopped() {
             let Some(mut sweep) = s.sweeps.pop_front() else { return };
             if self.sweep_some(s, &mut sweep, &mut left) {
                 s.doors[sweep.d as usize].swept = false;
@@ -116,7 +117,7 @@ impl<R: Runtime> Desk<R> {
     /// When the next step is to come.
     pub(crate) fn next_sweep(&self, s: &State, now: Mono) -> Option<Mono> {
         s.sweeps.front().filter(|_| !s.schedule.is_stopped())?;
-        let wait = if s.notices.len() < NOTICES_MAX { 1 } else { 50 };
+        let wait = if s.unsettled.len() < UNSETTLED_MAX { 1 } else { 50 };
         Some(now.after(Duration::from_millis(wait)))
     }
 
@@ -124,7 +125,7 @@ impl<R: Runtime> Desk<R> {
     fn sweep_some(&self, s: &mut State, sweep: &mut Sweep, left: &mut usize) -> bool {
         let d = sweep.d;
         let mut looked = 0;
-        while *left > 0 && s.notices.len() < NOTICES_MAX {
+        while *left > 0 && s.unsettled.len() < UNSETTLED_MAX {
             sweep.places.start = sweep.places.start.max(s.schedule.places(d).start);
             let Some(number) = sweep.places.next() else { break };
             let Some(key) = s.schedule.place(d, number) else { break };
@@ -172,54 +173,35 @@ impl<R: Runtime> Desk<R> {
 
     /// The sender of `key` is told that it is late.
     fn warn(&self, s: &mut State, key: Key, d: DestId) -> usize {
-        let (hop, reply) = {
-            let door = &s.doors[d as usize];
-            (Some(door.hop.clone()), door.reason.clone())
-        };
-        let late = s.index.change(key, |e| {
-            let at = e.recipients.iter().enumerate();
-            let at = at.filter(|(_, r)| r.phase == Phase::Ready && r.destination == d);
-            let reports: Vec<_> = at.map(|(i, _)| Report { index: i as u32, reply: reply.clone() }).collect();
-            (e.switches.warned, e.switches.telling) = (true, !reports.is_empty());
-            (e.id, reports)
-        });
-        let Some((id, reports)) = late.filter(|l| !l.1.is_empty()) else { return 0 };
+        let reports = self.waiting_at(s, key, d, &s.doors[d as usize].reason.clone());
         let count = reports.len();
-        self.notify(
-            s,
-            Notice { key, id, effect: Effect::Warned, reports, payload: None, written: false, hop },
-        );
+        if count > 0 {
+            self.warn_of(s, key, reports, None);
+        }
         count
     }
 
     /// The ready recipients of `key` at `d` are given up: their time is over.
     fn give_up(&self, s: &mut State, key: Key, d: DestId) -> usize {
-        let (hop, mut reply) = {
-            let door = &s.doors[d as usize];
-            (Some(door.hop.clone()), door.reason.clone())
-        };
+        let mut reply = s.doors[d as usize].reason.clone();
         if reply.code == 0 {
             // RFC 3463 §3.5: delivery time expired.
             reply.enhanced = [5, 4, 7];
         }
-        let given_up = s.index.change(key, |e| {
-            let mut reports = Vec::new();
-            for (i, r) in e.recipients.iter_mut().enumerate() {
-                if r.phase == Phase::Ready && r.destination == d {
-                    (r.phase, r.due) = (Phase::Owed, Mono(0));
-                    reports.push(Report { index: i as u32, reply: reply.clone() });
-                }
-            }
-            (e.id, reports)
-        });
-        let Some((id, reports)) = given_up.filter(|g| !g.1.is_empty()) else { return 0 };
+        let reports = self.waiting_at(s, key, d, &reply);
         let count = reports.len();
         self.metrics().bounced.increment(count as u64);
-        self.notify(
-            s,
-            Notice { key, id, effect: Effect::Failed, reports, payload: None, written: false, hop },
-        );
+        if count > 0 {
+            self.fail_owed(s, key, reports);
+        }
         count
+    }
+
+    /// The ready recipients of `key` at `d`, each with `reply`.
+    fn waiting_at(&self, s: &State, key: Key, d: DestId, reply: &OwnedReply) -> Vec<Report> {
+        let recipients = s.index.get(key).into_iter().flat_map(|e| e.recipients.iter());
+        let ready = recipients.enumerate().filter(|(_, r)| r.phase == Phase::Ready && r.destination == d);
+        ready.map(|(i, _)| Report { index: i as u32, reply: reply.clone() }).collect()
     }
 }
 

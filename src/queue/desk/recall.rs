@@ -7,9 +7,9 @@
 
 use crate::base::aligned::SharedBytes;
 use crate::base::ids::MessageId;
-use crate::base::time::Mono;
+use crate::base::time::{Mono, Wall};
 use crate::queue::desk::Desk;
-use crate::queue::index::{Archived, Cover, DestId, Entry, Key, Phase, Presence, Recipient};
+use crate::queue::index::{Archived, Cover, DestId, Entry, Key, Phase, Presence, Recipient, SOME_DAY};
 use crate::queue::record::{self, Fate, MessageView};
 use crate::queue::row::{self, RowView};
 use crate::queue::state::{self, OwnedReply, State};
@@ -129,10 +129,14 @@ impl<R: Runtime> Desk<R> {
         }
         for (i, (r, to)) in view.recipients().zip(message.envelope.recipients()).enumerate() {
             let mut out = Recipient { attempts: r.attempts, cover: Cover::None, ..Recipient::default() };
+            if r.fate.is_owed() {
+                out.due = SOME_DAY;
+            }
             out.phase = match r.fate {
                 Fate::Delivered => Phase::Delivered,
                 Fate::Failed => Phase::Failed,
                 Fate::Owed => Phase::Owed,
+                Fate::Passed => Phase::Passed,
                 Fate::Fresh => Phase::Ready,
                 Fate::Attempting if !doubt => Phase::Ready,
                 Fate::Attempting => {
@@ -148,7 +152,8 @@ impl<R: Runtime> Desk<R> {
             if !r.fate.is_done() {
                 out.destination = self.destination(s, to.address);
                 if r.reply != record::Reply::default() {
-                    archived.replies.push((i as u32, OwnedReply::from(r.reply)));
+                    let at = if r.fate.is_owed() { r.due } else { Wall(0) };
+                    archived.replies.push((i as u32, OwnedReply::from(r.reply).at(at)));
                 }
             }
             e.recipients.push(out);
@@ -190,10 +195,7 @@ impl<R: Runtime> Desk<R> {
 
     /// As [`Self::lead`], for a message that was parked: nobody is making what it is owed.
     pub(crate) fn lead_back(&self, s: &mut State, key: Key, now: Mono) {
-        let owed = s.index.get(key).is_some_and(|e| e.recipients.iter().any(|r| r.phase == Phase::Owed));
-        if owed {
-            self.owe_again(s, key);
-        }
+        self.tell(s, key, Vec::new(), None);
         self.lead(s, key, now);
     }
 
@@ -227,6 +229,9 @@ impl<R: Runtime> Desk<R> {
                 let mut s = desk.0.state.borrow_mut();
                 s.loads -= 1;
                 desk.recall_due(&mut s);
+                if !s.owed.is_empty() {
+                    s.notice_bell.ring();
+                }
             });
         }
     }
@@ -248,8 +253,7 @@ impl State {
     pub fn park(&mut self, key: Key, now: Mono) {
         let Some(e) = self.index.get(key) else { return };
         let kept = e.archived.as_ref().is_some_and(|a| a.unsaid == 0) && e.at.len == 0;
-        let at_work = |r: &Recipient| r.phase == Phase::Flight || r.phase == Phase::Owed && r.due == Mono(0);
-        let idle = !e.recipients.iter().any(at_work);
+        let idle = !e.recipients.iter().any(|r| r.phase == Phase::Flight) && !e.is_being_told();
         // With its body in memory it is about to be sent, if it can be.
         let sent = |r: &Recipient| r.phase == Phase::Ready && !self.schedule.is_paused(r.destination, now);
         let wanted = e.payload.is_some() && !e.switches.held && e.recipients.iter().any(sent);

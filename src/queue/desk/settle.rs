@@ -12,15 +12,16 @@ use crate::message::envelope::{EnvelopeView, Notify};
 use crate::queue::desk::indexing::LAG_MAX;
 use crate::queue::desk::recall::Source;
 use crate::queue::desk::{Desk, DoubleBounce};
-use crate::queue::index::{Cover, DestId, Entry, Key, Phase, Presence};
-use crate::queue::record::{self, Effect, Fate, MessageView, Reply, State as Stored};
+use crate::queue::index::{Cover, DestId, Entry, Key, Phase, Presence, SOME_DAY};
+use crate::queue::record::{self, Fate, MessageView, Reply, State as Stored};
 use crate::queue::schedule::Gate;
-use crate::queue::state::{After, Answer, Indexes, Notice, OwnedReply, Report, State};
+use crate::queue::state::{After, Answer, Indexes, OwnedReply, Report, State};
 use crate::runtime::Runtime;
 use smallvec::SmallVec;
 use std::future::{Future, poll_fn};
 use std::ops::Range;
 use std::pin::pin;
+use std::rc::Rc;
 use std::task::Poll;
 
 /// Places without work that are passed over at once.
@@ -47,6 +48,8 @@ pub struct Item<R: Runtime> {
     /// As its head says: an id is never less than the one before, whatever the clock said.
     pub(crate) arrival: Wall,
     pub(crate) covered: bool,
+    /// The name of the server that it is given to, for reports; set by who takes it.
+    pub(crate) server: Option<Rc<str>>,
 }
 
 impl<R: Runtime> Drop for Item<R> {
@@ -163,6 +166,7 @@ impl<R: Runtime> Desk<R> {
             side,
             arrival,
             covered,
+            server: None,
         }
     }
 
@@ -349,7 +353,7 @@ impl<R: Runtime> Desk<R> {
 
     /// An attempt has failed for a reason of ours.
     fn fail(&self, s: &mut State, item: &Item<R>, enhanced: [u16; 3], text: &[u8]) {
-        let reply = Reply { code: 0, enhanced, text };
+        let reply = Reply { code: 0, enhanced, text, server: b"" };
         let results: SmallVec<[RecipientResult<'_>; 8]> =
             item.recipients.iter().map(|&i| own_result(i, Outcome::Deferred, &reply)).collect();
         self.settle_in(s, item, &results);
@@ -405,62 +409,52 @@ impl<R: Runtime> Desk<R> {
         out: &mut Vec<u8>,
         sum: &mut Sum,
     ) {
-        let notify = || {
-            let r = item.envelope().recipients().nth(result.index as usize);
-            r.map_or(Notify::DEFAULT, |r| r.notify)
-        };
-        let reply =
-            Reply { code: result.code, enhanced: result.enhanced.unwrap_or_default(), text: result.text };
-        let random = || self.0.rt.random();
-        let retry = self.0.options.retry;
+        let server = item.server.as_deref().filter(|_| result.code > 0).unwrap_or_default().as_bytes();
+        let enhanced = result.enhanced.unwrap_or_default();
+        let reply = Reply { code: result.code, enhanced, text: result.text, server };
+        let (index, fate) = (result.index, Fate::Delivered);
+        let mut stored = Stored { index, fate, attempts: 0, due: Wall(0), reply };
         s.index.change(item.key, |e| {
-            let r = &mut e.recipients[result.index as usize];
+            let r = &mut e.recipients[index as usize];
             assert_eq!(r.phase, Phase::Flight, "settled once");
-            let mut stored =
-                Stored { index: result.index, fate: Fate::Delivered, attempts: 0, due: Wall(0), reply };
             match result.outcome {
                 Outcome::NotTried => {
                     r.phase = Phase::Ready;
                     sum.again = true;
                     return;
                 }
-                Outcome::Delivered => {
-                    r.phase = Phase::Delivered;
-                    // RFC 3461 §5.2.2: we report what the next hop will not.
-                    if !result.dsn_passed_on && !c.null_sender && notify().has(Notify::SUCCESS) {
-                        sum.passed_on.push(Report { index: result.index, reply: reply.into() });
-                    }
-                }
                 Outcome::Deferred if !c.expired => {
                     r.attempts = r.attempts.saturating_add(1);
-                    let wait = retry.wait(u32::from(r.attempts), random());
+                    let wait = self.0.options.retry.wait(u32::from(r.attempts), self.0.rt.random());
                     (r.phase, r.due, r.cover) = (Phase::Waiting, c.now.after(wait), Cover::None);
                     e.given_back = 0;
-                    stored.fate = Fate::Deferred;
-                    if let Some(archived) = &mut e.archived {
-                        archived.reply(result.index, reply.into());
-                    }
-                    (stored.attempts, stored.due) = (r.attempts, c.wall.after(wait));
-                    sum.deferred.push(result.index);
+                    (stored.fate, stored.due) = (Fate::Deferred, c.wall.after(wait));
+                    sum.deferred.push(index);
                 }
-                Outcome::Deferred | Outcome::Failed => {
-                    r.attempts = r.attempts.saturating_add(1);
-                    // Of a lost notification the postmaster is told, whatever its NOTIFY says.
-                    let silent = if c.null_sender { c.dropped } else { !notify().on_failure() };
-                    if silent {
-                        r.phase = Phase::Failed;
-                        stored.fate = Fate::Failed;
-                    } else {
-                        (r.phase, r.due) = (Phase::Owed, Mono(0));
-                        let mut reply = OwnedReply::from(reply);
-                        if result.outcome == Outcome::Deferred && reply.code == 0 {
-                            // RFC 3463 §3.5: delivery time expired.
-                            reply.enhanced = [5, 4, 7];
-                        }
-                        sum.refused.push(Report { index: result.index, reply });
-                        return;
+                outcome => {
+                    let end = end_of(item, result, outcome, c);
+                    sum.dropped += u32::from(end == Fate::Failed && c.null_sender);
+                    r.attempts = r.attempts.saturating_add(u16::from(outcome != Outcome::Delivered));
+                    (stored.fate, r.phase) = match end {
+                        Fate::Owed => (end, Phase::Owed),
+                        Fate::Passed => (end, Phase::Passed),
+                        Fate::Failed => (end, Phase::Failed),
+                        _ => (Fate::Delivered, Phase::Delivered),
+                    };
+                    if outcome == Outcome::Deferred && reply.code == 0 {
+                        // RFC 3463 §3.5: delivery time expired.
+                        stored.reply.enhanced = [5, 4, 7];
                     }
                 }
+            }
+            stored.attempts = r.attempts;
+            if r.phase.is_owed() {
+                // Part of the outcome: it is told when that can be done.
+                (r.due, stored.due) = (SOME_DAY, c.wall);
+                sum.owed.push(Report { index, reply: OwnedReply::of(&stored) });
+            }
+            if let (Some(archived), false) = (&mut e.archived, stored.fate.is_done()) {
+                archived.reply(index, OwnedReply::of(&stored));
             }
             sum.written += 1;
             record::put_state(out, &stored);
@@ -469,31 +463,20 @@ impl<R: Runtime> Desk<R> {
 
     fn write_outcome(&self, s: &mut State, item: &Item<R>, states: &[u8], sum: Sum, c: &Context) {
         let key = item.key;
-        let hop = || s.doors.get(item.destination as usize).map(|d| d.hop.clone());
-        let notice = |effect, reports, hop| {
-            let payload = Some(item.payload.clone());
-            Notice { key, id: item.id.message, effect, reports, payload, written: false, hop }
-        };
-        let mut notices: SmallVec<[Notice; 2]> = SmallVec::new();
-        if !sum.refused.is_empty() {
-            notices.push(notice(Effect::Failed, sum.refused, hop()));
+        if sum.dropped > 0 {
+            self.0.metrics.dsn_dropped.increment(sum.dropped.into());
         }
-        if !sum.passed_on.is_empty() {
-            notices.push(notice(Effect::Delivered, sum.passed_on, hop()));
+        if !s.owed.is_empty() && c.null_sender {
+            // Perhaps it was one of ours: there may be room for others.
+            s.tried = s.tried.saturating_add(1);
+            s.notice_bell.ring();
         }
         let warn = self.0.options.delay_warning;
         let late = !warn.is_zero() && s.ages.lived(c.now, c.wall, item.id.message, item.arrival, warn);
         let Some(e) = s.index.get(key) else { return };
         if late && !sum.deferred.is_empty() && !e.switches.warned && !c.null_sender {
-            let reports = delayed(item, &sum.deferred, states);
-            s.index.change(key, |e| (e.switches.warned, e.switches.telling) = (true, !reports.is_empty()));
-            if !reports.is_empty() {
-                notices.push(notice(Effect::Warned, reports, hop()));
-            }
+            self.warn_of(s, key, delayed(item, &sum.deferred, states), Some(item.payload.clone()));
         }
-        // Notifications of what was passed on name this message: its record must be there until
-        // they are made, so they go first.
-        notices.into_iter().for_each(|n| self.notify(s, n));
         if sum.again {
             s.enqueue(key, c.now);
         }
@@ -505,11 +488,14 @@ impl<R: Runtime> Desk<R> {
             self.0.metrics.delivery.record(took.as_secs_f64());
             return self.release(s, key, record::OUTCOME, states, None);
         }
-        let after = match sum.deferred.is_empty() {
+        let mut indexes = sum.deferred;
+        indexes.extend(sum.owed.iter().map(|r| r.index));
+        let after = match indexes.is_empty() {
             true => After::Nothing,
-            false => After::Said { key, indexes: sum.deferred },
+            false => After::Said { key, indexes },
         };
         self.note(s, record::OUTCOME, item.id.message, states, None, after);
+        self.tell(s, key, sum.owed, Some(item.payload.clone()));
         s.arm(key);
     }
 
@@ -523,6 +509,24 @@ impl<R: Runtime> Desk<R> {
                 Outcome::NotTried => {}
             }
         }
+    }
+}
+
+/// The fate of a recipient with whom it is over, one way or another.
+fn end_of<R: Runtime>(item: &Item<R>, result: &RecipientResult<'_>, outcome: Outcome, c: &Context) -> Fate {
+    let notify = || {
+        let r = item.envelope().recipients().nth(result.index as usize);
+        r.map_or(Notify::DEFAULT, |r| r.notify)
+    };
+    match outcome {
+        // RFC 3461 §5.2.2: we report what the next hop will not.
+        Outcome::Delivered if !result.dsn_passed_on && !c.null_sender && notify().has(Notify::SUCCESS) => {
+            Fate::Passed
+        }
+        Outcome::Delivered => Fate::Delivered,
+        // Of a lost notification the postmaster is told, whatever its NOTIFY says.
+        _ if c.null_sender && c.dropped || !c.null_sender && !notify().on_failure() => Fate::Failed,
+        _ => Fate::Owed,
     }
 }
 
@@ -540,8 +544,9 @@ struct Sum {
     written: u32,
     again: bool,
     deferred: Indexes,
-    refused: Vec<Report>,
-    passed_on: Vec<Report>,
+    owed: Vec<Report>,
+    /// Recipients of failed notifications of which nobody is told.
+    dropped: u32,
 }
 
 /// Those of the deferred recipients whose sender wants to know of delays (RFC 3461 §4.1).
@@ -554,7 +559,7 @@ fn delayed<R: Runtime>(item: &Item<R>, deferred: &[u32], states: &[u8]) -> Vec<R
     };
     view.states()
         .filter(|s| deferred.contains(&s.index) && wants(s.index))
-        .map(|s| Report { index: s.index, reply: s.reply.into() })
+        .map(|s| Report { index: s.index, reply: OwnedReply::of(&s) })
         .collect()
 }
 

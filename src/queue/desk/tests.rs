@@ -8,6 +8,7 @@ mod clock;
 mod crash;
 mod joining;
 mod returned;
+mod told;
 
 use super::{Desk, DoubleBounce, Options};
 use crate::base::ids::{LogNumber, MessageId, QueueId};

@@ -6,8 +6,8 @@
 //! Four ways to say it. One command at a time. All at once up to DATA. With CHUNKING: all at once
 //! up to RCPT, so that the message leaves only for recipients that were taken; or whole, message
 //! and all, behind others that have not been answered. The first message of a connection, and the
-//! first after a silence, asks with an empty chunk instead: a server that does not know BDAT after
-//! all would take the message for commands, and of a dead connection nothing has been risked.
+//! first after a silence, goes by DATA nevertheless: of a dead connection nothing has been risked
+//! then. (To ask with an empty chunk would do, too, but Postfix refuses those.)
 
 use super::command::{self, MailFacts};
 use super::dialogue::{Dialogue, Expected};
@@ -87,20 +87,19 @@ impl Dialogue {
 
     fn choose_form(&self, now: Mono, r: &Request<'_>, tx: &mut Transaction) {
         tx.size = r.size;
-        if !self.chunked() {
+        if !self.chunked() || self.must_wait(now) {
             return;
         }
         tx.framing = Framing::Counted;
         // What the replies leave of a transaction that failed differs from server to server.
         tx.unclosed = true;
         let fits = r.size <= WHOLE_MAX && self.bytes + r.size <= OUTSTANDING_MAX;
-        tx.asks = self.must_ask(now);
-        tx.whole = r.at_once && fits && self.options.outstanding > 1 && !tx.asks;
+        tx.whole = r.at_once && fits && self.options.outstanding > 1;
     }
 
-    /// True if an empty chunk is to show whether the server is there and knows BDAT.
-    fn must_ask(&self, now: Mono) -> bool {
-        self.open.is_empty() && (!self.chunks_known || now.since(self.since) > SILENCE)
+    /// True if the message is to wait until the server has shown that it is there.
+    fn must_wait(&self, now: Mono) -> bool {
+        self.open.is_empty() && (self.begun == 0 || now.since(self.since) > SILENCE)
     }
 
     /// RFC 2920 §3.1: the last lines of a message and the next commands may go together.
@@ -197,10 +196,6 @@ impl Dialogue {
             Framing::Counted if tx.whole => {
                 command::last_chunk(tx.size, text);
                 self.expect(Expected::FinalDot, now);
-            }
-            Framing::Counted if tx.asks => {
-                text.extend_from_slice(b"BDAT 0\r\n");
-                self.expect(Expected::Chunk, now);
             }
             Framing::Counted => {}
         }

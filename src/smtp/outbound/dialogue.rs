@@ -54,8 +54,6 @@ pub(super) enum Expected {
     Mail,
     Rcpt(usize),
     Data,
-    /// The reply to an empty chunk that is not the last.
-    Chunk,
     /// The reply to the end of data: the final dot, or the last chunk.
     FinalDot,
     /// The reply to a final dot without a message: DATA was taken though no recipient was.
@@ -70,7 +68,7 @@ impl Expected {
             Expected::Ehlo | Expected::Helo => Phase::Hello,
             Expected::Reset | Expected::Mail => Phase::Mail,
             Expected::Rcpt(_) => Phase::Rcpt,
-            Expected::Data | Expected::Chunk | Expected::EmptyDot => Phase::Data,
+            Expected::Data | Expected::EmptyDot => Phase::Data,
             Expected::FinalDot => Phase::FinalDot,
             Expected::Quit => Phase::Idle,
         }
@@ -82,7 +80,7 @@ impl Expected {
             Expected::Ehlo | Expected::Helo => o.hello,
             Expected::Reset | Expected::Mail => o.mail,
             Expected::Rcpt(_) => o.rcpt,
-            Expected::Data | Expected::Chunk => o.data,
+            Expected::Data => o.data,
             Expected::FinalDot | Expected::EmptyDot => o.final_dot,
             Expected::Quit => o.quit,
         }
@@ -104,8 +102,6 @@ pub(super) struct Dialogue {
     greeted: bool,
     /// The recipients have been answered, and DATA: the message is to be sent.
     pub(super) body_wanted: bool,
-    /// BDAT has been answered as it should.
-    pub(super) chunks_known: bool,
     /// BDAT has been answered as by a server that does not know it.
     chunks_broken: bool,
     /// The server has a transaction open that no end of data has closed: RSET before the next.
@@ -138,7 +134,6 @@ impl Dialogue {
             script_at: 0,
             greeted: false,
             body_wanted: false,
-            chunks_known: false,
             chunks_broken: false,
             needs_reset: false,
             open: VecDeque::new(),
@@ -211,7 +206,9 @@ impl Dialogue {
 
     pub fn in_doubt(&self) -> usize {
         let sent = self.open.iter().filter(|tx| tx.whole).count();
-        sent + usize::from(sent == 0 && self.phase() == Phase::FinalDot)
+        // The oldest may have been announced first: it is in doubt once its end has left.
+        let announced = self.open.front().is_some_and(|tx| !tx.whole) && self.phase() == Phase::FinalDot;
+        sent + usize::from(announced)
     }
 
     pub fn open_body(&self, out: &mut Vec<u8>) -> Framing {
@@ -287,7 +284,6 @@ impl Dialogue {
             Expected::Data => self.on_data(now, reply, out),
             Expected::FinalDot => Some(self.on_final_dot(reply)),
             // RFC 2920 §3.1: whatever is said to a message for nobody, nobody got it.
-            Expected::Chunk => self.on_chunk(reply),
             Expected::EmptyDot => {
                 self.current().unclosed = false;
                 Some(self.settle())
@@ -405,23 +401,6 @@ impl Dialogue {
                 self.expect(Expected::EmptyDot, now);
                 None
             }
-            Some(outcome) => Some(self.refused(outcome, reply)),
-        }
-    }
-
-    /// The reply to the empty chunk.
-    fn on_chunk(&mut self, reply: &Reply<'_>) -> Option<Step> {
-        let someone = self.current().accepted() > 0;
-        match refusal(reply) {
-            None if reply.class() == 3 => Some(self.end(Close::Unexpected(reply.code), reply)),
-            // With nobody to send to, any answer is right and says nothing about BDAT.
-            _ if !someone => Some(self.settle()),
-            None => {
-                self.chunks_known = true;
-                self.body_wanted = true;
-                None
-            }
-            Some(_) if knows_no_bdat(reply) => Some(self.take_again(reply, Phase::Data)),
             Some(outcome) => Some(self.refused(outcome, reply)),
         }
     }

@@ -37,7 +37,7 @@ pub enum Phase {
     Mail,
     /// RCPT.
     Rcpt,
-    /// DATA, or the empty chunk that asks for the same.
+    /// DATA.
     Data,
     /// Sending the message, before the end of data.
     Body,
@@ -118,8 +118,6 @@ pub(super) struct Transaction {
     /// The server may have a transaction open until end of data or RSET.
     pub unclosed: bool,
     pub framing: Framing,
-    /// An empty chunk stands behind the recipients.
-    pub asks: bool,
     /// The message has left with its envelope.
     pub whole: bool,
     /// Bytes of the message.

@@ -12,12 +12,15 @@ use crate::runtime::Runtime;
 use crate::smtp::inbound::{Answer, AuthOffer, AuthSaid};
 use crate::smtp::reply::Reply;
 use std::any::Any;
+use std::time::Duration;
 use zeroize::Zeroize;
 
 /// Who a session has proved to be, or is about to.
 #[derive(Default)]
 pub(super) struct Login {
     exchange: Option<Exchange>,
+    /// How long the exchange has been held back after failures.
+    waited: Duration,
     /// Empty: nobody yet.
     name: String,
     /// What was counted for the user; given back on drop.
@@ -97,45 +100,54 @@ impl<R: Runtime> Talk<'_, R> {
         let Some(login) = self.machine.claimed_login() else { return Ok(()) };
         let name = String::from_utf8_lossy(login).into_owned();
         let permit = self.ctx.gate.login(&name).map_err(|_| Reply::TOO_MANY_SESSIONS)?;
-        self.login = Login { exchange: None, name, permit: Some(permit) };
+        self.login = Login { name, permit: Some(permit), ..Login::default() };
         Ok(())
     }
 
     async fn drive(&mut self) -> Result<Outcome, Reply> {
         let logins = self.ctx.logins().ok_or(Reply::AUTH_BUSY)?;
         let channel = self.bindings();
-        let turn = match (self.machine.auth_said(), &mut self.login.exchange) {
-            (AuthSaid::Begin { mechanism, initial }, exchange) => {
+        let (attempts, rt) = (self.ctx.attempts(), &self.ctx.rt);
+        let (client, counted, service) = (self.peer, !self.guest.trusted, self.door.service());
+        let Login { exchange, waited, name, permit } = &mut self.login;
+        let refused = |TooManyFailures| Reply::TOO_MANY_FAILURES;
+        let mut guess = None;
+        let turn = match self.machine.auth_said() {
+            AuthSaid::Begin { mechanism, initial } => {
                 let mechanism = Mechanism::from_name(mechanism.as_bytes()).ok_or(Reply::UNKNOWN_MECHANISM)?;
+                *waited = Duration::ZERO;
                 let begun = exchange.insert(logins.begin(mechanism, &channel));
                 begun.begin(initial.map(|secret| secret.expose()))
             }
-            (AuthSaid::Response(response), Some(exchange)) => exchange.respond(response.expose()),
-            (AuthSaid::Response(_), None) => return Err(Reply::AUTH_BUSY),
+            AuthSaid::Response(response) => {
+                let exchange = exchange.as_mut().ok_or(Reply::AUTH_BUSY)?;
+                // The proof may be in it: whether the client may try is asked before it is looked at.
+                if let Some(attempts) = attempts.filter(|_| !exchange.login().is_empty()) {
+                    let (mechanism, login) = (exchange.mechanism().name(), exchange.login().as_bytes());
+                    let attempt = Attempt { client, counted, service, mechanism, login };
+                    guess = Some(attempts.may_try(rt, &attempt, waited).await.map_err(refused)?);
+                }
+                exchange.respond(response.expose())
+            }
         };
-        let exchange = self.login.exchange.as_mut().expect("just begun or there before");
+        let exchange = exchange.as_mut().expect("just begun or there before");
         let begins = matches!(turn, Turn::Password | Turn::Account | Turn::Cleartext | Turn::Verifier(_));
-        let login = exchange.login().to_owned();
-        let attempt = Attempt {
-            client: self.peer,
-            counted: !self.guest.trusted,
-            service: self.door.service(),
-            mechanism: exchange.mechanism().name(),
-            login: login.as_bytes(),
-        };
-        let (attempts, rt) = (self.ctx.attempts(), &self.ctx.rt);
-        if let Some(attempts) = attempts.filter(|_| begins) {
-            attempts.may_try(rt, &attempt).await.map_err(|TooManyFailures| Reply::TOO_MANY_FAILURES)?;
+        let (mechanism, login) = (exchange.mechanism().name(), exchange.login().to_owned());
+        let attempt = Attempt { client, counted, service, mechanism, login: login.as_bytes() };
+        if let Some(attempts) = attempts.filter(|_| begins && guess.is_none()) {
+            guess = Some(attempts.may_try(rt, &attempt, waited).await.map_err(refused)?);
         }
-        let outcome = logins.drive(exchange, turn, self.peer.ip()).await;
+        let outcome = logins.drive(exchange, turn, client.ip()).await;
         match (attempts, &outcome) {
             (Some(attempts), Outcome::Success) => attempts.succeeded(rt, &attempt),
             (Some(attempts), Outcome::Failure(Why::Refused)) => attempts.failed(rt, &attempt),
             _ => {}
         }
+        // Counted until here: another guess begins when it is known how this one ended.
+        drop(guess);
         if outcome == Outcome::Success {
-            self.login.permit = Some(self.ctx.gate.login(exchange.login())?);
-            exchange.login().clone_into(&mut self.login.name);
+            *permit = Some(self.ctx.gate.login(&login)?);
+            exchange.login().clone_into(name);
         }
         Ok(outcome)
     }

@@ -113,7 +113,17 @@ impl<R: Runtime> Keeper<R> {
         let file = inner.rt.open(&path(&inner.dir, side.name), OpenAs::Read).await.map_err(|e| {
             if e.kind() == io::ErrorKind::NotFound { ReadError::Gone } else { ReadError::Io(e) }
         })?;
-        Ok(SideReader { file, side, at: 0, blocks: 0 })
+        Ok(SideReader { file, side, at: 0, blocks: 0, skip: 0 })
+    }
+
+    /// Opens a side file to read it from byte `from` on, which lies in it.
+    pub async fn open_side_at(&self, side: SideFile, from: u64) -> Result<SideReader<R>, ReadError> {
+        let mut reader = self.open_side(side).await?;
+        let data = (BLOCK - HEAD) as u64;
+        reader.blocks = from / data;
+        reader.at = reader.blocks * data;
+        reader.skip = (from % data) as usize;
+        Ok(reader)
     }
 
     /// Removes a side file once the record `after`, which releases it, is durable (at the next
@@ -121,6 +131,14 @@ impl<R: Runtime> Keeper<R> {
     pub fn remove_side(&self, side: SideFile, after: Staged) {
         let inner = self.inner();
         inner.removals.0.borrow_mut().push_back((side.name, Some(after)));
+        inner.upkeep.ring();
+    }
+
+    /// Removes a side file that no record on stable storage names (at the next start if the process ends
+    /// before).
+    pub fn discard_side(&self, side: SideFile) {
+        let inner = self.inner();
+        inner.removals.0.borrow_mut().push_back((side.name, None));
         inner.upkeep.ring();
     }
 
@@ -277,12 +295,14 @@ pub struct SideReader<R: Runtime> {
     side: SideFile,
     at: u64,
     blocks: u64,
+    /// Bytes of the next block that are not wanted.
+    skip: usize,
 }
 
 impl<R: Runtime> SideReader<R> {
     /// The next piece (up to 64 KiB), verified; `None` at the end.
     pub async fn next(&mut self) -> Result<Option<SharedBytes>, ReadError> {
-        if self.at == self.side.len {
+        if self.at >= self.side.len {
             return Ok(None);
         }
         let want = (self.side.len - self.at).min((BLOCK - HEAD) as u64) as usize;
@@ -296,6 +316,7 @@ impl<R: Runtime> SideReader<R> {
         }
         self.blocks += 1;
         self.at += want as u64;
-        Ok(Some(bytes.part(HEAD..HEAD + want)))
+        let skip = std::mem::take(&mut self.skip).min(want);
+        Ok(Some(bytes.part(HEAD + skip..HEAD + want)))
     }
 }

@@ -170,14 +170,16 @@ fn serve(stream: TcpStream, shared: &Shared) -> std::io::Result<()> {
     stream.set_read_timeout(Some(PATIENCE))?;
     let mut out = stream.try_clone()?;
     let mut input = BufReader::new(stream);
-    let say = |out: &mut TcpStream, command: &str, usual: &str| -> std::io::Result<bool> {
-        let special = (shared.answer.lock().expect("no panic"))(command);
-        let reply = special.unwrap_or_else(|| usual.as_bytes().to_vec());
+    let special = |command: &str| (shared.answer.lock().expect("no panic"))(command);
+    let answer = |out: &mut TcpStream, reply: Vec<u8>| -> std::io::Result<bool> {
         out.write_all(&reply)?;
         if reply.is_empty() {
             out.shutdown(std::net::Shutdown::Both)?;
         }
         Ok(reply.first().is_some_and(|b| matches!(b, b'2' | b'3')))
+    };
+    let say = |out: &mut TcpStream, command: &str, usual: &str| -> std::io::Result<bool> {
+        answer(out, special(command).unwrap_or_else(|| usual.as_bytes().to_vec()))
     };
     say(&mut out, "", "220 hop.test ESMTP\r\n")?;
     let (mut from, mut to, mut chunks) = (String::new(), Vec::new(), Vec::new());
@@ -203,25 +205,23 @@ fn serve(stream: TcpStream, shared: &Shared) -> std::io::Result<()> {
                 let wire = message(&mut input)?;
                 let mail = Mail { from: from.clone(), to: std::mem::take(&mut to), wire };
                 if say(&mut out, ".", "250 2.0.0 Taken\r\n")? {
-                    shared.mails.lock().expect("no panic").push(mail);
-                    shared.changed.notify_all();
+                    shared.keep(mail);
                 }
             }
             "DATA" => {}
             "BDAT" => {
                 let last = chunk(&line, &mut input, &mut chunks)?;
-                let usual: &str = match (to.is_empty(), last) {
-                    (true, _) => "554 5.5.1 No recipients\r\n",
-                    (_, true) => "250 2.0.0 Taken\r\n",
-                    _ => "250 2.0.0 Go on\r\n",
+                let usual = usual_for_chunk(to.is_empty(), last);
+                // The last chunk is a BDAT as well as the end of the message.
+                let good = match last.then(|| special(&line)).flatten() {
+                    Some(reply) => answer(&mut out, reply)?,
+                    None => say(&mut out, if last { "." } else { &line }, usual)?,
                 };
-                let good = say(&mut out, if last { "." } else { &line }, usual)?;
                 if last {
                     let wire = stuffed(&std::mem::take(&mut chunks));
                     let mail = Mail { from: from.clone(), to: std::mem::take(&mut to), wire };
                     if good {
-                        shared.mails.lock().expect("no panic").push(mail);
-                        shared.changed.notify_all();
+                        shared.keep(mail);
                     }
                 }
             }
@@ -233,6 +233,22 @@ fn serve(stream: TcpStream, shared: &Shared) -> std::io::Result<()> {
             "QUIT" => return say(&mut out, &line, "221 2.0.0 Bye\r\n").map(drop),
             _ => drop(say(&mut out, &line, "250 2.0.0 Ok\r\n")?),
         }
+    }
+}
+
+impl Shared {
+    fn keep(&self, mail: Mail) {
+        self.mails.lock().expect("no panic").push(mail);
+        self.changed.notify_all();
+    }
+}
+
+/// What is said to a chunk, if nothing else is to be.
+fn usual_for_chunk(refused: bool, last: bool) -> &'static str {
+    match (refused, last) {
+        (true, _) => "554 5.5.1 No recipients\r\n",
+        (_, true) => "250 2.0.0 Taken\r\n",
+        _ => "250 2.0.0 Go on\r\n",
     }
 }
 

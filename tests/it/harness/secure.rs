@@ -4,11 +4,13 @@
 #![allow(clippy::disallowed_methods, reason = "tests write certificates into directories of their own")]
 
 use super::Client;
-use rcgen::{CertificateParams, KeyPair};
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, aws_lc_rs};
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{ClientConfig, ClientConnection, DigitallySignedStruct, Error, SignatureScheme};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, SanType};
+use ringpost::load::source::secure::TakeAny;
+use rustls::client::WantsClientCert;
+use rustls::crypto::aws_lc_rs;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::{ClientConfig, ClientConnection, ConfigBuilder};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -37,9 +39,41 @@ impl Pair {
         pair
     }
 
+    /// Makes a certificate of a client with this mail address and common name.
+    pub fn client(dir: &Path, issuer: &Issuer, name: &str, email: Option<&str>, common: &str) -> Pair {
+        let key = KeyPair::generate().expect("a key");
+        let mut params = CertificateParams::new(Vec::new()).expect("no host names");
+        params.distinguished_name.push(DnType::CommonName, common);
+        let email = email.map(|email| SanType::Rfc822Name(email.try_into().expect("ASCII")));
+        params.subject_alt_names.extend(email);
+        let made = params.signed_by(&key, &issuer.0).expect("a certificate");
+        let file = dir.join(format!("{name}.key"));
+        std::fs::write(&file, key.serialize_pem()).expect("a file");
+        Pair { certificate: PathBuf::new(), key: file, der: made.der().to_vec() }
+    }
+
     /// The lines of the configuration.
     pub fn lines(&self) -> String {
         format!("certificate = {:?}\nkey = {:?}\n", self.certificate, self.key)
+    }
+}
+
+/// An authority for certificates of clients.
+pub struct Issuer(CertifiedIssuer<'static, KeyPair>);
+
+impl Issuer {
+    /// Makes one.
+    pub fn new() -> Issuer {
+        let mut params = CertificateParams::new(Vec::new()).expect("no host names");
+        params.distinguished_name.push(DnType::CommonName, "Test authority");
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let key = KeyPair::generate().expect("a key");
+        Issuer(CertifiedIssuer::self_signed(params, key).expect("a certificate"))
+    }
+
+    /// Its certificate.
+    pub fn pem(&self) -> String {
+        self.0.pem()
     }
 }
 
@@ -52,11 +86,21 @@ pub const BOTH: Versions = &[&rustls::version::TLS13, &rustls::version::TLS12];
 
 /// The rules of a client; its tickets are kept with them.
 pub fn rules(versions: Versions) -> ClientConfig {
+    builder(versions).with_no_client_auth()
+}
+
+/// The same for a client that shows this certificate.
+pub fn rules_with(versions: Versions, own: &Pair) -> ClientConfig {
+    let key = PrivateKeyDer::from_pem_file(&own.key).expect("a key");
+    let chain = vec![CertificateDer::from(own.der.clone())];
+    builder(versions).with_client_auth_cert(chain, key).expect("a pair")
+}
+
+fn builder(versions: Versions) -> ConfigBuilder<ClientConfig, WantsClientCert> {
     let provider = Arc::new(aws_lc_rs::default_provider());
     let builder = ClientConfig::builder_with_provider(provider.clone());
     let builder = builder.with_protocol_versions(versions).expect("versions");
-    let any = Arc::new(TakeAny(provider));
-    builder.dangerous().with_custom_certificate_verifier(any).with_no_client_auth()
+    builder.dangerous().with_custom_certificate_verifier(TakeAny::with_key(provider))
 }
 
 impl Client {
@@ -106,45 +150,5 @@ impl Client {
     pub fn shown(&self) -> Vec<u8> {
         let tls = self.tls.as_ref().expect("under TLS");
         tls.peer_certificates().expect("after a handshake")[0].to_vec()
-    }
-}
-
-#[derive(Debug)]
-struct TakeAny(Arc<CryptoProvider>);
-
-impl ServerCertVerifier for TakeAny {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        let algorithms = &self.0.signature_verification_algorithms;
-        rustls::crypto::verify_tls12_signature(message, cert, dss, algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        let algorithms = &self.0.signature_verification_algorithms;
-        rustls::crypto::verify_tls13_signature(message, cert, dss, algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
     }
 }

@@ -26,6 +26,8 @@ pub struct Letter {
     pub recipients: Vec<String>,
     /// Header and body, CRLF line ends, `X-Sim` first.
     pub body: Vec<u8>,
+    /// The sender wants to know of success, too, if that can be asked for.
+    pub success: bool,
 }
 
 impl Letter {
@@ -54,7 +56,8 @@ impl Letter {
             body.extend((0..world.below(90)).map(|_| b' ' + world.below(90) as u8));
             body.extend_from_slice(b"\r\n");
         }
-        Letter { number, sender: format!("from{number}@{domain}"), recipients, body }
+        let success = world.chance(3_000);
+        Letter { number, sender: format!("from{number}@{domain}"), recipients, body, success }
     }
 }
 
@@ -124,6 +127,8 @@ struct Session<'a> {
     client: &'a Client,
     wire: Wire,
     style: Style,
+    /// The server offers DSN.
+    dsn: bool,
 }
 
 impl Client {
@@ -133,7 +138,7 @@ impl Client {
         let deadline = Mono(self.rt.world().now()).after(Duration::from_secs(30));
         let stream: SimStream = self.rt.connect(self.server, None, deadline).await?;
         let wire = Wire::new(self.rt.world(), stream, 900);
-        let mut session = Session { client: self, wire, style };
+        let mut session = Session { client: self, wire, style, dsn: false };
         session.greet().await?;
         for letter in letters {
             session.letter(letter).await?;
@@ -171,6 +176,7 @@ impl Session<'_> {
         if code != 250 {
             return Err(gone());
         }
+        self.dsn = offers.contains("DSN");
         self.style.pipelined &= offers.contains("PIPELINING");
         if !offers.contains("CHUNKING") {
             self.style.chunk = 0;
@@ -180,6 +186,9 @@ impl Session<'_> {
 
     async fn letter(&mut self, letter: &Letter) -> io::Result<()> {
         self.client.ledger.borrow_mut().begin(letter.number, &letter.sender, &letter.body);
+        if letter.success && self.dsn {
+            self.client.ledger.borrow_mut().asks_for_success(letter.number);
+        }
         let willing = self.envelope(letter).await?;
         self.maybe_leave()?;
         let data = self.style.chunk == 0;
@@ -214,6 +223,7 @@ impl Session<'_> {
     /// MAIL, RCPT and (for DATA) DATA; true if some recipient was taken. The reply to DATA is
     /// left to the caller.
     async fn envelope(&mut self, letter: &Letter) -> io::Result<bool> {
+        let notify = if letter.success && self.dsn { " NOTIFY=SUCCESS,FAILURE,DELAY" } else { "" };
         let mut group = format!("MAIL FROM:<{}>\r\n", letter.sender);
         if !self.style.pipelined {
             self.wire.send(std::mem::take(&mut group)).await?;
@@ -221,7 +231,7 @@ impl Session<'_> {
             let mut willing = false;
             for r in letter.recipients.iter().take_while(|_| taken) {
                 self.maybe_leave()?;
-                self.wire.send(format!("RCPT TO:<{r}>\r\n")).await?;
+                self.wire.send(format!("RCPT TO:<{r}>{notify}\r\n")).await?;
                 willing |= self.recipient_reply(letter, r).await?;
             }
             if self.style.chunk == 0 {
@@ -230,7 +240,7 @@ impl Session<'_> {
             return Ok(willing);
         }
         for r in &letter.recipients {
-            write!(group, "RCPT TO:<{r}>\r\n").expect("strings grow");
+            write!(group, "RCPT TO:<{r}>{notify}\r\n").expect("strings grow");
         }
         if self.style.chunk == 0 {
             group.push_str("DATA\r\n");

@@ -32,6 +32,8 @@ struct Letter {
     hash: u64,
     /// Those whose RCPT was answered with 250.
     recipients: Vec<String>,
+    /// Its sender wants to know of success.
+    success: bool,
     fate: Fate,
 }
 
@@ -93,6 +95,8 @@ pub struct Ledger {
     bounced: BTreeSet<Owed>,
     /// Named as late in one.
     warnings: BTreeMap<Owed, String>,
+    /// Named as passed on in one: by which, and when it was sent.
+    relayed: BTreeMap<Owed, (String, u64)>,
     crashes: Vec<Crash>,
     losses: Vec<Loss>,
     inspections: Vec<Inspection>,
@@ -111,10 +115,16 @@ impl Ledger {
             sender: sender.to_owned(),
             hash: hash(body),
             recipients: Vec::new(),
+            success: false,
             fate: Fate::Abandoned,
         };
         let old = self.letters.insert(number, letter);
         assert!(old.is_none(), "letter {number} was sent before");
+    }
+
+    /// The sender of the letter wants to know of success.
+    pub fn asks_for_success(&mut self, number: u64) {
+        self.letters.get_mut(&number).expect("begun").success = true;
     }
 
     /// RCPT was answered with 250.
@@ -131,6 +141,11 @@ impl Ledger {
     /// How many recipients were reported as late.
     pub fn warned(&self) -> usize {
         self.warnings.len()
+    }
+
+    /// How many recipients were reported as passed on.
+    pub fn relayed(&self) -> usize {
+        self.relayed.len()
     }
 
     /// How many letters have this fate.
@@ -204,7 +219,8 @@ impl Ledger {
         if report.number == 0 {
             // A body that cannot be read is not returned; who sent to whom tells letters apart, too.
             let of = |l: &Letter| {
-                recipients.contains(&l.sender) && report.failed.iter().any(|r| l.recipients.contains(r))
+                let mut named = report.failed.iter().chain(&report.relayed);
+                recipients.contains(&l.sender) && named.any(|r| l.recipients.contains(r))
             };
             report.number = self.letters.iter().find(|(_, l)| of(l)).map_or(0, |(&n, _)| n);
         }
@@ -219,6 +235,9 @@ impl Ledger {
                 self.odd.push(format!("warned: {about:?} was reported as late twice"));
             }
         }
+        for about in report.relayed.drain(..).map(|r| (report.number, r)) {
+            self.told_of_success(about, &report.id, sent);
+        }
         let sender = self.letters.get(&report.number).map(|l| l.sender.as_str());
         if recipients.iter().any(|r| Some(r.as_str()) == sender) {
             for failed in report.failed {
@@ -229,14 +248,30 @@ impl Ledger {
         }
     }
 
-    /// What is still owed: acknowledged recipients neither delivered nor bounced, of letters that
-    /// nobody has deleted.
+    fn told_of_success(&mut self, about: Owed, id: &str, sent: u64) {
+        let asked = self.letters.get(&about.0).is_some_and(|l| l.success);
+        if !asked || !self.delivered.contains(&about) {
+            self.odd.push(format!("told: {about:?} was reported as passed on, asked for: {asked}"));
+        }
+        let (first, at) = self.relayed.entry(about.clone()).or_insert((id.to_owned(), sent)).clone();
+        if first != id && !self.lost_between(0, at.max(sent)) {
+            self.odd.push(format!("told: {about:?} was reported as passed on twice: {first}, {id}"));
+        }
+    }
+
+    /// What is still owed: acknowledged recipients neither delivered nor bounced, or delivered without a
+    /// word to a sender who wants to know, of letters that nobody has deleted.
     pub fn owed(&self) -> Vec<Owed> {
         let acked =
             self.letters.iter().filter(|(n, l)| l.fate == Fate::Acked && !self.deleted.contains_key(n));
         acked
-            .flat_map(|(&n, l)| l.recipients.iter().map(move |r| (n, r.clone())))
-            .filter(|owed| !self.delivered.contains(owed) && !self.bounced.contains(owed))
+            .flat_map(|(&n, l)| l.recipients.iter().map(move |r| ((n, r.clone()), l.success)))
+            .filter(|(owed, success)| {
+                let done =
+                    if *success { self.relayed.contains_key(owed) } else { self.delivered.contains(owed) };
+                !done && !self.bounced.contains(owed)
+            })
+            .map(|(owed, _)| owed)
             .collect()
     }
 
@@ -369,6 +404,8 @@ pub struct Report {
     pub failed: Vec<String>,
     /// Those that are late.
     delayed: Vec<String>,
+    /// Those that were passed on.
+    pub relayed: Vec<String>,
     /// Its Message-ID.
     id: String,
     /// Because their time was over.
@@ -380,8 +417,9 @@ pub fn report(data: &[u8]) -> Report {
     let text = String::from_utf8_lossy(data);
     let number = text.lines().find_map(|l| l.strip_prefix("X-Sim: ")?.trim().parse().ok()).unwrap_or(0);
     let id = text.lines().find_map(|l| l.strip_prefix("Message-ID:")).unwrap_or_default();
-    let mut out =
-        Report { number, failed: Vec::new(), delayed: Vec::new(), id: id.trim().to_owned(), expired: false };
+    let id = id.trim().to_owned();
+    let (failed, delayed, relayed) = Default::default();
+    let mut out = Report { number, failed, delayed, relayed, id, expired: false };
     let mut recipient = None;
     for line in text.lines() {
         if let Some(address) = line.strip_prefix("Final-Recipient: rfc822;") {
@@ -390,6 +428,8 @@ pub fn report(data: &[u8]) -> Report {
             out.failed.extend(recipient.take());
         } else if line.trim() == "Action: delayed" {
             out.delayed.extend(recipient.take());
+        } else if line.trim() == "Action: relayed" {
+            out.relayed.extend(recipient.take());
         }
         out.expired |= line.trim() == "Status: 5.4.7";
     }
@@ -449,6 +489,25 @@ mod tests {
         assert_eq!(l.owed().len(), 1, "the notification went to somebody else");
         l.deliver("", &to("a@a.example"), &dsn, 5);
         assert_eq!(l.check(1), Vec::<String>::new());
+    }
+
+    #[test]
+    fn success_is_told_once_to_who_asks() {
+        let report = |id: &str| {
+            let fields = "Final-Recipient: rfc822; b@b.example\r\nAction: relayed\r\n\r\n";
+            [format!("Message-ID: <{id}>\r\n\r\n{fields}").as_bytes(), BODY].concat()
+        };
+        let told = |asks: bool, reports: &[&str]| {
+            let mut l = acked();
+            if asks {
+                l.asks_for_success(7);
+            }
+            l.deliver("a@a.example", &to("b@b.example"), BODY, 5);
+            reports.iter().for_each(|id| drop(l.deliver("", &to("a@a.example"), &report(id), 6)));
+            (l.relayed(), l.check(0).len())
+        };
+        assert_eq!((told(true, &["x"]), told(true, &["x", "x"]), told(false, &[])), ((1, 0), (1, 0), (0, 0)));
+        assert_eq!((told(true, &[]).1, told(true, &["x", "y"]).1, told(false, &["x"]).1), (1, 1, 1));
     }
 
     #[test]

@@ -71,7 +71,8 @@ pub async fn see(desk: &Desk<SimRuntime>) -> Seen {
             }
         } else {
             let report = ledger::report(&text(desk, id_of(&listed)).await);
-            seen.queued.extend(report.failed.into_iter().map(|r| (report.number, r)));
+            let named = report.failed.into_iter().chain(report.relayed);
+            seen.queued.extend(named.map(|r| (report.number, r)));
         }
     }
     seen

@@ -258,6 +258,7 @@ fn history(world: &World, lying_table: bool) -> (History, BTreeMap<&'static str,
     ledger.borrow().check(1).into_iter().for_each(|v| world.violation(v));
     let mut tally = disk.tally();
     tally.insert("warned", ledger.borrow().warned() as u64);
+    tally.insert("told of success", ledger.borrow().relayed() as u64);
     (History::of(world), tally)
 }
 

@@ -16,28 +16,30 @@ fn envelope(n: usize) -> String {
     format!("C: MAIL FROM:<s@from.example>\nC: RCPT TO:<r{n}@x>\n")
 }
 
-/// Mail `n`, whole, behind another.
+/// Mail `n`, whole, behind another. What DATA leaves is clear, what BDAT leaves is not.
 fn whole(n: usize) -> String {
-    format!("C: RSET\n{}C: BDAT 6 LAST\nC: Hi!!\n", envelope(n))
+    let reset = if n > 1 { "C: RSET\n" } else { "" };
+    format!("{reset}{}C: BDAT 6 LAST\nC: Hi!!\n", envelope(n))
 }
 
-/// The first mail, up to the empty chunk, and the answers to it.
+/// The first mail, which goes by DATA, and the answers to its envelope.
 fn opening() -> String {
-    format!("{}C: BDAT 0\nS: 250 ok\nS: 250 ok\nS: 250 0 octets\n", envelope(0))
+    format!("{}C: DATA\nS: 250 ok\nS: 250 ok\nS: 354 go\n", envelope(0))
 }
 
 /// The first mail with what goes along behind it.
 fn batch(n: usize) -> String {
-    opening() + "C: BDAT 6 LAST\nC: Hi!!\n" + &(1..n).map(whole).collect::<String>()
+    opening() + "C: Hi!\nC: .\n" + &(1..n).map(whole).collect::<String>()
 }
 
+const SECOND: &str = "S: 250 sender\nS: 250 rcpt\nS: 250 2.0.0 taken\n";
 const TAKEN: &str = "S: 250 reset\nS: 250 sender\nS: 250 rcpt\nS: 250 2.0.0 taken\n";
 const BYE: &str = "C: QUIT\nS: 221 bye";
 const DOUBT: &str = "0 4.4.2 connection lost after end of data; message may have been taken (end of data)";
 
 #[test]
 fn whole_messages_follow_the_first() {
-    let script = batch(3) + "S: 250 2.0.0 taken\n" + TAKEN + TAKEN + BYE;
+    let script = batch(3) + "S: 250 2.0.0 taken\n" + SECOND + TAKEN + BYE;
     let got = chunked(&mails(3), &script);
     let taken = |n| format!("{n}.0 Delivered 250 2.0.0 taken (end of data)");
     assert_eq!(got, [taken(0), taken(1), taken(2), "Quit".to_owned()]);
@@ -48,14 +50,14 @@ fn what_is_refused_is_refused_alone() {
     let mut five = mails(5);
     five[2] = mail(&["r2@x", "b@x"]);
     let script = opening()
-        + "C: BDAT 6 LAST\nC: Hi!!\n"
+        + "C: Hi!\nC: .\n"
         + &whole(1)
         + "C: RSET\nC: MAIL FROM:<s@from.example>\nC: RCPT TO:<r2@x>\nC: RCPT TO:<b@x>\n\
            C: BDAT 6 LAST\nC: Hi!!\n"
         + &whole(3)
         + &whole(4)
         + "S: 250 2.0.0 taken\n\
-           S: 250 reset\nS: 550 5.7.1 not you\nS: 503 no\nS: 503 no\n\
+           S: 550 5.7.1 not you\nS: 503 no\nS: 503 no\n\
            S: 250 reset\nS: 250 ok\nS: 550 5.1.1 no\nS: 250 ok\nS: 250 2.0.0 taken\n\
            S: 250 reset\nS: 250 ok\nS: 450 later\nS: 554 no valid recipients\n\
            S: 250 reset\nS: 250 ok\nS: 250 ok\nS: 452 4.3.1 full\n\
@@ -77,8 +79,7 @@ fn what_is_refused_is_refused_alone() {
 #[test]
 fn a_message_for_nobody_is_nobodys_whatever_is_said_to_it() {
     for said in ["250 2.0.0 taken", "503 5.5.1 no", "554 no", "451 hm"] {
-        let script =
-            batch(2) + "S: 250 ok\nS: 250 reset\nS: 250 ok\nS: 550 5.1.1 no\nS: " + said + "\n" + BYE;
+        let script = batch(2) + "S: 250 ok\nS: 250 ok\nS: 550 5.1.1 no\nS: " + said + "\n" + BYE;
         assert_eq!(chunked(&mails(2), &script)[1], "1.0 Failed 550 5.1.1 no (RCPT)", "{said}");
     }
 }
@@ -90,12 +91,12 @@ fn what_must_be_announced_waits_for_its_recipients() {
     shell.feed(b"220 hi\r\n");
     shell.feed(b"250-hi\r\n250-PIPELINING\r\n250 CHUNKING\r\n");
     shell.out.clear();
-    shell.feed(b"250 ok\r\n250 ok\r\n250 0 octets\r\n");
+    shell.feed(b"250 ok\r\n250 ok\r\n354 go\r\n");
     // The envelope of the second goes along, its message does not, and nothing behind it.
     let text = String::from_utf8(std::mem::take(&mut shell.out)).unwrap();
-    assert_eq!(text, "BDAT 6 LAST\r\nHi!!\r\nRSET\r\nMAIL FROM:<s@from.example>\r\nRCPT TO:<r1@x>\r\n");
+    assert_eq!(text, "Hi!\r\n.\r\nMAIL FROM:<s@from.example>\r\nRCPT TO:<r1@x>\r\n");
     assert_eq!(shell.begun, 2);
-    shell.feed(b"250 taken\r\n250 reset\r\n250 ok\r\n");
+    shell.feed(b"250 taken\r\n250 ok\r\n");
     assert!(shell.out.is_empty());
     shell.feed(b"250 ok\r\n");
     let text = String::from_utf8(std::mem::take(&mut shell.out)).unwrap();
@@ -105,33 +106,31 @@ fn what_must_be_announced_waits_for_its_recipients() {
     shell.held = vec![1];
     shell.feed(b"220 hi\r\n");
     shell.feed(b"250-hi\r\n250-PIPELINING\r\n250 CHUNKING\r\n");
-    shell.feed(b"250 ok\r\n250 ok\r\n250 0 octets\r\n");
+    shell.feed(b"250 ok\r\n250 ok\r\n354 go\r\n");
     shell.out.clear();
-    shell.feed(b"250 taken\r\n250 reset\r\n250 ok\r\n550 no\r\n");
+    shell.feed(b"250 taken\r\n250 ok\r\n550 no\r\n");
     assert_eq!(shell.results.last().unwrap(), "1.0 Failed 550 no (RCPT)");
     assert!(shell.out.starts_with(b"RSET\r\nMAIL") && shell.out.ends_with(b"LAST\r\nHi!!\r\n"));
 }
 
 #[test]
 fn a_server_that_does_not_know_bdat_gets_data() {
-    let again = "C: RSET\nC: MAIL FROM:<s@from.example>\nC: RCPT TO:<r1@x>\nC: DATA\n\
+    let again = "C: RSET\nC: MAIL FROM:<s@from.example>\nC: RCPT TO:<r2@x>\nC: DATA\n\
         S: 250 reset\nS: 250 ok\nS: 250 ok\nS: 354 go\nC: Hi!\nC: .\nS: 250 taken\n";
     for code in [500, 501, 502, 503, 504] {
-        let script =
-            envelope(0) + "C: BDAT 0\nS: 250 ok\nS: 250 ok\nS: " + &format!("{code} what\n") + again + BYE;
-        let got = chunked(&mails(2), &script);
-        assert_eq!(got[0], format!("0.0 NotTried {code} what (DATA)"));
-        assert_eq!(got[1..], ["1.0 Delivered 250 taken (end of data)", "Quit"]);
+        let script = batch(2) + "S: 250 one\nS: 250 ok\nS: 250 ok\nS: " + &format!("{code} what\n");
+        let got = chunked(&mails(2), &(script.clone() + BYE));
+        assert_eq!(got[0], "0.0 Delivered 250 one (end of data)");
+        assert_eq!(got[1], format!("1.0 NotTried {code} what (end of data)"), "no fault of the message");
+        let held = Options { outstanding: 2, ..options() };
+        let got = play(&held, &mails(3), &format!("{CHUNKS}{script}{again}{BYE}"));
+        assert_eq!(got[2..], ["2.0 Delivered 250 taken (end of data)", "Quit"]);
     }
     // Any other answer is about the message, as one to DATA is.
     for (reply, outcome) in [("451 later", "Deferred"), ("554 5.7.1 no", "Failed")] {
-        let script = envelope(0) + "C: BDAT 0\nS: 250 ok\nS: 250 ok\nS: " + reply + "\n" + BYE;
-        assert_eq!(chunked(&mails(1), &script)[0], format!("0.0 {outcome} {reply} (DATA)"));
+        let script = batch(2) + "S: 250 one\nS: 250 ok\nS: 250 ok\nS: " + reply + "\n" + BYE;
+        assert_eq!(chunked(&mails(2), &script)[1], format!("1.0 {outcome} {reply} (end of data)"));
     }
-    // Later too it is no fault of the message.
-    let script = batch(2) + "S: 250 ok\nS: 250 reset\nS: 250 ok\nS: 250 ok\nS: 502 5.5.1 what\n" + BYE;
-    let got = chunked(&mails(2), &script);
-    assert_eq!(got[1], "1.0 NotTried 502 5.5.1 what (end of data)");
 }
 
 #[test]
@@ -147,22 +146,22 @@ fn without_pipelining_or_when_told_so_chunking_is_not_used() {
 #[test]
 fn lost_under_a_batch() {
     // Nothing of the first has left when its recipients are answered.
-    let got = chunked(&mails(3), &(envelope(0) + "C: BDAT 0\nLOST"));
+    let got = chunked(&mails(3), &(envelope(0) + "C: DATA\nLOST"));
     assert_eq!(got, ["0.0 Deferred 0 4.4.2 connection lost (MAIL)"]);
     let doubt = |n| format!("{n}.0 Deferred {DOUBT}");
     assert_eq!(chunked(&mails(3), &(batch(3) + "LOST")), [doubt(0), doubt(1), doubt(2)]);
     let first = "0.0 Delivered 250 one (end of data)".to_owned();
-    let script = batch(3) + "S: 250 one\nS: 250 reset\nS: 250 ok\nLOST";
+    let script = batch(3) + "S: 250 one\nS: 250 ok\nLOST";
     assert_eq!(chunked(&mails(3), &script), [first.clone(), doubt(1), doubt(2)]);
     // Those whose recipients were all refused are in no doubt.
-    let script = batch(3) + "S: 250 one\nS: 250 reset\nS: 250 ok\nS: 550 no\nLOST";
+    let script = batch(3) + "S: 250 one\nS: 250 ok\nS: 550 no\nLOST";
     assert_eq!(chunked(&mails(3), &script), [first, "1.0 Failed 550 no (RCPT)".into(), doubt(2)]);
 }
 
 #[test]
 fn a_421_in_a_batch() {
     let doubt = |n| format!("{n}.0 Deferred {DOUBT}");
-    for (before, phase) in [("", "MAIL"), ("S: 250 reset\n", "MAIL"), ("S: 250 reset\nS: 250 ok\n", "RCPT")] {
+    for (before, phase) in [("", "MAIL"), ("S: 250 ok\n", "RCPT")] {
         let script = batch(3) + "S: 250 one\n" + before + "S: 421 4.3.2 enough";
         let got = chunked(&mails(3), &script);
         assert_eq!(got[1], format!("1.0 Deferred 421 4.3.2 enough ({phase})"));
@@ -173,7 +172,7 @@ fn a_421_in_a_batch() {
     shell.held = vec![1];
     shell.feed(b"220 hi\r\n");
     shell.feed(b"250-hi\r\n250-PIPELINING\r\n250 CHUNKING\r\n");
-    shell.feed(b"250 ok\r\n250 ok\r\n250 0 octets\r\n");
+    shell.feed(b"250 ok\r\n250 ok\r\n354 go\r\n");
     shell.feed(b"250 one\r\n421 enough\r\n");
     shell.lose(Loss::Connection);
     assert_eq!(shell.results, ["0.0 Delivered 250 one (end of data)", "1 given back"]);
@@ -187,8 +186,8 @@ fn what_is_outstanding_is_bounded() {
         let mut shell = Shell::new(options, &many);
         shell.feed(b"220 hi\r\n");
         shell.feed(b"250-hi\r\n250-PIPELINING\r\n250 CHUNKING\r\n");
-        shell.feed(b"250 ok\r\n250 ok\r\n250 0 octets\r\n");
-        (shell.begun, String::from_utf8(shell.out).unwrap().matches(" LAST").count())
+        shell.feed(b"250 ok\r\n250 ok\r\n354 go\r\n");
+        (shell.begun, 1 + String::from_utf8(shell.out).unwrap().matches(" LAST").count())
     };
     assert_eq!(begun_with(&options(), 6, 50), (16, 16));
     assert_eq!(begun_with(&Options { outstanding: 3, ..options() }, 6, 50), (3, 3));
@@ -208,7 +207,7 @@ fn what_is_outstanding_is_bounded() {
     let mut shell = Shell::new(&options(), &many);
     shell.feed(b"220 hi\r\n");
     shell.feed(b"250-hi\r\n250-PIPELINING\r\n250 CHUNKING\r\n");
-    shell.feed(&b"250 ok\r\n".repeat(52));
+    shell.feed(&[&b"250 ok\r\n".repeat(51)[..], b"354 go\r\n"].concat());
     assert_eq!(shell.begun, 5);
 }
 
@@ -232,11 +231,11 @@ fn after_a_silence_the_server_is_asked_first() {
         out.clear();
         let begun = client.begin(now, &request, &mut out);
         assert_eq!(begun, if asked { Begun::Sent } else { Begun::Whole }, "after {wait} ms");
-        assert_eq!(out.ends_with(b"BDAT 0\r\n"), asked);
+        assert_eq!(out.ends_with(b"DATA\r\n"), asked);
         if asked {
-            let step = client.receive(now, b"250 ok\r\n250 ok\r\n250 ok\r\n", &mut out).1;
+            let step = client.receive(now, b"250 ok\r\n250 ok\r\n354 go\r\n", &mut out).1;
             assert_eq!(step, Step::SendBody);
-            assert_eq!(client.open_body(&mut out), Framing::Counted);
+            assert_eq!(client.open_body(&mut out), Framing::Dots);
             client.end_body(now);
         } else {
             client.receive(now, b"250 ok\r\n250 ok\r\n", &mut out);
@@ -258,15 +257,15 @@ fn replies_in_advance_or_in_surplus_end_the_connection() {
         shell.lose(Loss::Protocol);
         (end, shell.results)
     };
-    // Before the chunk has left.
-    let (end, results) = open(b"250 ok\r\n250 ok\r\n250 ok\r\n250 taken\r\n");
+    // Before the message has left.
+    let (end, results) = open(b"250 ok\r\n250 ok\r\n354 go\r\n250 taken\r\n");
     assert_eq!(end, Some(Close::Unexpected(250)));
     assert!(results.iter().all(|r| r.contains("Deferred 0 4.5.0")), "{results:?}");
     // One reply too many, when everything has been answered.
     let mut shell = Shell::new(&options(), &mails(1));
     shell.feed(b"220 hi\r\n");
     shell.feed(b"250-hi\r\n250-PIPELINING\r\n250 CHUNKING\r\n");
-    shell.feed(b"250 ok\r\n250 ok\r\n250 ok\r\n");
+    shell.feed(b"250 ok\r\n250 ok\r\n354 go\r\n");
     shell.mails = mails(2);
     let (n, step) = shell.client.receive(T0, b"250 taken\r\n250 taken\r\n", &mut shell.out);
     assert_eq!((n, step), (11, Step::Settled));
@@ -275,7 +274,8 @@ fn replies_in_advance_or_in_surplus_end_the_connection() {
         Step::Close(Close::Unexpected(250))
     );
     // A 354 is never an answer here, and RSET is taken or the connection is over.
-    for odd in ["S: 354 go", "S: 250 one\nS: 500 what", "S: 250 one\nS: 250 reset\nS: 250 ok\nS: 354 go"] {
+    let second = "S: 250 one\nS: 250 ok\nS: 250 ok\nS: 250 two\n";
+    for odd in ["S: 354 go", &format!("{second}S: 500 what"), &format!("{second}S: 250 reset\nS: 354 go")] {
         let got = chunked(&mails(3), &(batch(3) + odd));
         assert!(got.last().unwrap().starts_with("Unexpected("), "{got:?}");
         assert!(got[got.len() - 2].starts_with("2.0 Deferred 0 4.5.0"), "{got:?}");

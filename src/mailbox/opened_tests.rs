@@ -1,0 +1,198 @@
+//! Tests of opened mailboxes: a model session that believes only what it is told.
+
+use super::*;
+use crate::mailbox::types::{BodyId, Flags};
+use proptest::prelude::*;
+
+fn message(uid: u32, modseq: u64) -> Message {
+    Message { uid, modseq, body: BodyId(u64::from(uid)), ..Message::default() }
+}
+
+fn expunge(modseq: u64, uids: &[u32]) -> Expunge {
+    Expunge { modseq, when: Wall(modseq), uids: uids.iter().copied().collect() }
+}
+
+fn opened(count: u32) -> Opened {
+    Opened::new((1..=count).map(|u| message(u, 1)).collect(), Vec::new(), 1, 1, 0)
+}
+
+#[test]
+fn expunges_wait_until_they_may_be_told() {
+    let mut o = opened(5);
+    let v = o.enter();
+    let floor = o.floor();
+    o.expunge(expunge(2, &[2, 4]));
+    assert!(!o.has_news(v, false) || o.sync(v, false).is_empty());
+    assert_eq!((o.exists(v), o.at(v, 2).map(|m| m.uid), o.seq(v, 5)), (5, Some(2), Some(5)));
+    assert!(o.get(2).is_none() && o.floor() == floor && floor < o.generation() && o.len() == 3);
+    let late = o.enter();
+    assert_eq!((o.exists(late), o.seq(late, 5), o.seq(late, 4)), (3, Some(3), None));
+    let told = o.sync(v, true);
+    assert_eq!(told, [News::Expunged { seq: 2, uid: 2 }, News::Expunged { seq: 3, uid: 4 }]);
+    assert_eq!((o.exists(v), o.at(v, 2).map(|m| m.uid), o.seq_from(v, 2)), (3, Some(3), 2));
+    assert!(o.floor() == o.generation() && !o.has_news(v, true));
+}
+
+#[test]
+fn a_message_that_came_and_went_is_never_told() {
+    let mut o = opened(1);
+    let v = o.enter();
+    o.put(message(2, 2));
+    o.expunge(expunge(3, &[2]));
+    assert_eq!(o.sync(v, true), []);
+    o.put(message(3, 4));
+    o.expunge(expunge(5, &[3]));
+    // Without expunges it is there for a while: then it is told, too.
+    assert_eq!(o.sync(v, false), [News::Exists(2)]);
+    assert_eq!(o.sync(v, true), [News::Expunged { seq: 2, uid: 3 }]);
+}
+
+#[test]
+fn own_changes_are_not_told_and_those_of_others_are() {
+    let mut o = opened(3);
+    let (a, b) = (o.enter(), o.enter());
+    let seen = Message { flags: Flags::SEEN, ..message(2, 2) };
+    o.put(seen);
+    o.told(a, 2);
+    assert!(!o.has_news(a, true) && o.has_news(b, true));
+    assert_eq!((o.sync(a, true), o.sync(b, true)), (vec![], vec![News::Changed { seq: 2, message: seen }]));
+    // Its own change is overtaken by somebody else's.
+    o.put(message(3, 3));
+    o.told(a, 3);
+    let flagged = Message { flags: Flags::FLAGGED, ..message(3, 4) };
+    o.put(flagged);
+    assert_eq!(o.sync(a, true), [News::Changed { seq: 3, message: flagged }]);
+    o.set_keywords(1);
+    assert_eq!(o.sync(a, true), [News::Keywords]);
+    o.delete();
+    assert_eq!(o.sync(a, true), [News::Deleted]);
+}
+
+#[test]
+fn the_history_is_bounded_by_age_and_count() {
+    let mut o = opened(3);
+    o.expunge(expunge(2, &[1]));
+    o.expunge(expunge(3, &[3]));
+    assert_eq!(o.vanished(1), Vanished::Exactly(UidSet::of([(1, 1), (3, 3)])));
+    assert_eq!(o.vanished(2), Vanished::Exactly(UidSet::of([(3, 3)])));
+    assert_eq!(o.vanished(0), Vanished::Unknown);
+    assert_eq!(o.trim(Wall(HISTORY_AGE + 3)), [2]);
+    assert_eq!((o.vanished(1), o.kept_from()), (Vanished::Unknown, 2));
+    let many = UidSet::of((0..HISTORY_MAX as u32).map(|n| (n * 2 + 10, n * 2 + 10)));
+    o.expunge(Expunge { modseq: 4, when: Wall(4), uids: many });
+    assert_eq!(o.trim(Wall(4)), [3]);
+    assert_eq!((o.vanished(2), o.vanished(3)), (Vanished::Unknown, o.vanished(3)));
+    assert!(matches!(o.vanished(3), Vanished::Exactly(set) if set.len() == HISTORY_MAX as u64));
+}
+
+/// What a client knows: UIDs by sequence number, and flags as told.
+#[derive(Default)]
+struct Client {
+    uids: Vec<u32>,
+    view: ViewId,
+}
+
+impl Client {
+    fn sync(&mut self, o: &mut Opened, expunges: bool) -> Vec<Message> {
+        let mut changed = Vec::new();
+        let mut exists = None;
+        for news in o.sync(self.view, expunges) {
+            match news {
+                News::Expunged { seq, uid } => {
+                    assert!(expunges && exists.is_none());
+                    assert_eq!(self.uids.remove(seq as usize - 1), uid);
+                }
+                News::Exists(n) => exists = Some(n),
+                News::Changed { seq, message } => {
+                    assert_eq!(self.uids[seq as usize - 1], message.uid);
+                    changed.push(message);
+                }
+                News::Keywords | News::Deleted => unreachable!("neither happens here"),
+            }
+        }
+        if let Some(n) = exists {
+            let known = self.uids.len() as u32;
+            assert!(n > known, "told only when there are more");
+            for seq in known + 1..=n {
+                self.uids.push(o.at(self.view, seq).expect("told").uid);
+            }
+        }
+        changed
+    }
+
+    fn check(&self, o: &mut Opened) {
+        assert_eq!(o.exists(self.view) as usize, self.uids.len());
+        for (i, uid) in self.uids.iter().enumerate() {
+            assert_eq!(o.at(self.view, i as u32 + 1).map(|m| m.uid), Some(*uid));
+            assert_eq!(o.seq(self.view, *uid), Some(i as u32 + 1));
+        }
+        assert!(o.at(self.view, 0).is_none() && o.at(self.view, self.uids.len() as u32 + 1).is_none());
+        assert_eq!(o.seq_from(self.view, u32::MAX) as usize, self.uids.len() + 1);
+    }
+}
+
+proptest! {
+    #[test]
+    fn sequence_numbers_are_those_that_were_told(
+        steps in proptest::collection::vec((0u8..8, any::<u32>(), any::<bool>()), 1..120),
+    ) {
+        let mut o = opened(3);
+        let mut alive: BTreeMap<u32, u64> = (1..=3).map(|u| (u, 1)).collect();
+        let (mut uid, mut modseq) = (3, 1);
+        let mut clients: Vec<Client> = Vec::new();
+        for (what, n, may) in steps {
+            let some = |alive: &BTreeMap<u32, u64>| {
+                alive.keys().nth(n as usize % alive.len().max(1)).copied()
+            };
+            match what {
+                0 if clients.len() < 4 => {
+                    let mut client = Client { view: o.enter(), uids: Vec::new() };
+                    client.uids = alive.keys().copied().collect();
+                    clients.push(client);
+                }
+                1 if !clients.is_empty() => {
+                    let gone = clients.swap_remove(n as usize % clients.len());
+                    o.leave(gone.view);
+                }
+                2 | 3 => {
+                    (uid, modseq) = (uid + 1 + n % 3, modseq + 1);
+                    o.put(message(uid, modseq));
+                    alive.insert(uid, modseq);
+                }
+                4 => if let Some(u) = some(&alive) {
+                    modseq += 1;
+                    o.put(message(u, modseq));
+                    alive.insert(u, modseq);
+                },
+                5 => {
+                    let from = n % 8;
+                    let gone: Vec<u32> = alive.keys().copied().filter(|u| u % 8 == from).collect();
+                    if !gone.is_empty() {
+                        modseq += 1;
+                        o.expunge(expunge(modseq, &gone));
+                        alive.retain(|u, _| u % 8 != from);
+                    }
+                }
+                _ if !clients.is_empty() => {
+                    let client = n as usize % clients.len();
+                    let since = o.views[&clients[client].view].modseq;
+                    let known: Vec<u32> = clients[client].uids.clone();
+                    let changed = clients[client].sync(&mut o, may);
+                    let expected: Vec<u32> = known.iter().copied()
+                        .filter(|u| alive.get(u).is_some_and(|m| *m > since)).collect();
+                    prop_assert_eq!(changed.iter().map(|m| m.uid).collect::<Vec<_>>(), expected);
+                    if may {
+                        prop_assert!(!o.has_news(clients[client].view, true));
+                        let now: Vec<u32> = alive.keys().copied().collect();
+                        prop_assert_eq!(&clients[client].uids, &now);
+                    }
+                }
+                _ => {}
+            }
+            clients.iter().for_each(|c| c.check(&mut o));
+            prop_assert_eq!(o.len(), alive.len());
+        }
+        clients.iter().for_each(|c| o.leave(c.view));
+        prop_assert_eq!(o.slots(), alive.len(), "nothing is left behind");
+    }
+}
