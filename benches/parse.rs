@@ -3,6 +3,7 @@
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use ringpost::base::scan;
 use ringpost::base::time::Wall;
+use ringpost::message::mime::{Scanner, Summary};
 use ringpost::message::{date, headers, received};
 use ringpost::smtp::command;
 use ringpost::smtp::data::{Body, Piece};
@@ -111,5 +112,36 @@ fn trace(c: &mut Criterion) {
     });
 }
 
-criterion_group!(benches, commands, data, trace);
+/// What a delivery pays for ENVELOPE, BODYSTRUCTURE and preview, and what FETCH pays to read them.
+fn summary(c: &mut Criterion) {
+    let mut group = c.benchmark_group("summary");
+    let scan = |message: &[u8], out: &mut Vec<u8>| {
+        out.clear();
+        let mut scanner = Scanner::new();
+        scanner.feed(message);
+        scanner.finish(out);
+    };
+    let mut out = Vec::new();
+    for size in [4 << 10, 1 << 20] {
+        let plain = message(size);
+        let parts = [
+            &b"Subject: two\r\nContent-Type: multipart/mixed; boundary=\"=_1\"\r\n\r\n\
+               --=_1\r\n\r\ntext\r\n--=_1\r\n\
+               Content-Type: application/pdf; name=x.pdf\r\nContent-Transfer-Encoding: base64\r\n\r\n"[..],
+            &plain[..],
+            b"\r\n--=_1--\r\n",
+        ]
+        .concat();
+        for (name, message) in [("plain", &plain), ("parts", &parts)] {
+            group.throughput(Throughput::Bytes(message.len() as u64));
+            group.bench_with_input(BenchmarkId::new(name, size), message, |b, message| {
+                b.iter(|| scan(black_box(message), &mut out));
+            });
+        }
+    }
+    group.bench_function("read", |b| b.iter(|| Summary::read(black_box(&out)).map(|s| s.parts().count())));
+    group.finish();
+}
+
+criterion_group!(benches, commands, data, trace, summary);
 criterion_main!(benches);

@@ -7,5 +7,6 @@ pub mod domain;
 pub mod dsn;
 pub mod envelope;
 pub mod headers;
+pub mod mime;
 pub mod received;
 pub mod submitted;

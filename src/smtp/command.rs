@@ -18,8 +18,8 @@ pub enum Command<'a> {
     Ehlo(&'a [u8]),
     /// HELO with its domain.
     Helo(&'a [u8]),
-    /// LHLO: the peer takes this for LMTP.
-    Lhlo,
+    /// LHLO with its domain (RFC 2033 §4.1), not checked: with SMTP it is the wrong protocol.
+    Lhlo(&'a [u8]),
     /// MAIL.
     Mail(Mail<'a>),
     /// RCPT.
@@ -137,7 +137,7 @@ pub fn parse(line: &[u8]) -> Result<Command<'_>, BadCommand> {
         b"BDAT" => bdat(argument),
         b"EHLO" => helo(argument).map(Command::Ehlo),
         b"HELO" => helo(argument).map(Command::Helo),
-        b"LHLO" => Ok(Command::Lhlo),
+        b"LHLO" => Ok(Command::Lhlo(argument.trim_ascii())),
         b"RSET" => alone(argument, Command::Rset),
         b"NOOP" => Ok(Command::Noop),
         b"QUIT" => alone(argument, Command::Quit),
@@ -275,7 +275,7 @@ mod tests {
             ("EHLO a.example", Command::Ehlo(b"a.example")),
             ("ehlo  [192.0.2.1] ", Command::Ehlo(b"[192.0.2.1]")),
             ("HeLo x", Command::Helo(b"x")),
-            ("LHLO x", Command::Lhlo),
+            ("LHLO x", Command::Lhlo(b"x")),
             ("DATA", Command::Data),
             ("data ", Command::Data),
             ("BDAT 12", Command::Bdat { len: 12, last: false }),

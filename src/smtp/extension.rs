@@ -14,6 +14,8 @@ pub struct Offer {
     pub recipients: u32,
     /// LIMITS MAILMAX (RFC 9422 §4.1); 0: not announced.
     pub transactions: u32,
+    /// DSN (RFC 3461).
+    pub dsn: bool,
     /// STARTTLS (RFC 3207).
     pub starttls: bool,
     /// AUTH mechanisms, separated by spaces (RFC 4954); empty: not offered.
@@ -27,8 +29,11 @@ pub fn put_ehlo(out: &mut Vec<u8>, host: &str, offer: &Offer, more: &[&str]) {
     // RFC 2920, RFC 1870
     out.extend_from_slice(b"\r\n250-PIPELINING\r\n250-SIZE ");
     put_number(out, offer.size);
-    // RFC 6152, RFC 2034, RFC 3030 (without BINARYMIME), RFC 3461
-    out.extend_from_slice(b"\r\n250-8BITMIME\r\n250-ENHANCEDSTATUSCODES\r\n250-CHUNKING\r\n250-DSN\r\n");
+    // RFC 6152, RFC 2034, RFC 3030 (without BINARYMIME)
+    out.extend_from_slice(b"\r\n250-8BITMIME\r\n250-ENHANCEDSTATUSCODES\r\n250-CHUNKING\r\n");
+    if offer.dsn {
+        out.extend_from_slice(b"250-DSN\r\n");
+    }
     if offer.starttls {
         out.extend_from_slice(b"250-STARTTLS\r\n");
     }
@@ -75,8 +80,14 @@ mod tests {
 
     #[test]
     fn offers() {
-        let mut offer =
-            Offer { size: 52_428_800, recipients: 1000, transactions: 99, starttls: false, auth: "".into() };
+        let mut offer = Offer {
+            size: 52_428_800,
+            recipients: 1000,
+            transactions: 99,
+            starttls: false,
+            dsn: true,
+            auth: "".into(),
+        };
         assert_eq!(
             lines(&offer),
             "250-mx.example\r\n250-PIPELINING\r\n250-SIZE 52428800\r\n250-8BITMIME\r\n\
@@ -93,8 +104,14 @@ mod tests {
     fn another_implementation_reads_it() {
         use smtp_proto::{EXT_8BIT_MIME, EXT_CHUNKING, EXT_DSN, EXT_ENHANCED_STATUS_CODES, EXT_PIPELINING};
         use smtp_proto::{EXT_SIZE, EXT_SMTP_UTF8, EXT_START_TLS, EhloResponse};
-        let text =
-            lines(&Offer { size: 77, recipients: 5, transactions: 0, starttls: false, auth: "".into() });
+        let text = lines(&Offer {
+            size: 77,
+            recipients: 5,
+            transactions: 0,
+            starttls: false,
+            dsn: true,
+            auth: "".into(),
+        });
         let read = EhloResponse::parse(&mut text.as_bytes().iter()).unwrap();
         for want in [
             EXT_8BIT_MIME,

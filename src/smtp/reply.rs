@@ -66,6 +66,8 @@ replies! {
     SENDER_OK = "250 2.1.0 Sender ok";
     /// RCPT.
     RECIPIENT_OK = "250 2.1.5 Recipient ok";
+    /// A message that is in a mailbox now; of LMTP, for one recipient (RFC 2033 §4.2).
+    DELIVERED = "250 2.0.0 Delivered";
     /// VRFY (RFC 5321 §3.5.3).
     CANNOT_VERIFY = "252 2.5.2 Cannot verify, send mail to find out";
     /// DATA (RFC 2034 §4: intermediate replies have no enhanced code).
@@ -114,6 +116,8 @@ replies! {
     BARE_LINE_FEED = "500 5.5.2 Command lines end in CRLF, not in a bare line feed";
     /// A control character in a command line.
     CONTROL_CHARACTER = "500 5.5.2 Control character in a command";
+    /// EHLO or HELO on a port that is LMTP (RFC 2033 §4.1).
+    NOT_SMTP = "500 5.5.1 This is LMTP, say LHLO";
     /// LHLO on a port that is not LMTP.
     NOT_LMTP = "500 5.5.1 This is SMTP, say EHLO";
     /// EHLO or HELO without a usable argument.
@@ -272,10 +276,10 @@ impl From<Reply> for Refusal<'_> {
 }
 
 /// Appends the greeting (RFC 5321 §4.2.2). `host` is our own name.
-pub fn put_banner(out: &mut Vec<u8>, host: &str) {
+pub fn put_banner(out: &mut Vec<u8>, host: &str, lmtp: bool) {
     out.extend_from_slice(b"220 ");
     out.extend_from_slice(host.as_bytes());
-    out.extend_from_slice(b" ESMTP ringpost\r\n");
+    out.extend_from_slice(if lmtp { b" LMTP ringpost\r\n" } else { b" ESMTP ringpost\r\n" });
 }
 
 /// Appends the positive reply to a message, with its queue id.
@@ -359,7 +363,7 @@ mod tests {
     #[test]
     fn made_up_replies() {
         let mut out = Vec::new();
-        put_banner(&mut out, "mx.example");
+        put_banner(&mut out, "mx.example", false);
         put_queued(&mut out, b"ID");
         put_chunk_taken(&mut out, u64::MAX);
         put_number(&mut out, 0);

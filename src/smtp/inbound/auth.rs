@@ -105,7 +105,7 @@ impl Session {
             Command::Auth { .. }
                 | Command::Ehlo(_)
                 | Command::Helo(_)
-                | Command::Lhlo
+                | Command::Lhlo(_)
                 | Command::Noop
                 | Command::Rset
                 | Command::Help

@@ -1,6 +1,6 @@
 //! What each command does to a session; order, limits, errors.
 
-use super::{Asking, AuthMode, Hello, Question, Session, State, Step, forward};
+use super::{Asking, AuthMode, Hello, Question, Session, State, Step, forward, lmtp};
 use crate::base::scan;
 use crate::base::time::Mono;
 use crate::smtp::command::{self, BadCommand, Command, Mail, Rcpt};
@@ -67,7 +67,8 @@ impl Session {
         };
         // RFC 2920 §3.1: the replies to these must be awaited. Who does not, guesses: an attack
         // that runs through a confused intermediary, or a program that mistakes data for commands.
-        let awaits = matches!(command, Command::Ehlo(_) | Command::Helo(_) | Command::Data);
+        let awaits =
+            matches!(command, Command::Ehlo(_) | Command::Helo(_) | Command::Lhlo(_) | Command::Data);
         if more && awaits && self.options.refuse_bad_pipelining {
             return Some(self.close(Reply::BAD_PIPELINING, out));
         }
@@ -79,8 +80,10 @@ impl Session {
             Command::Rcpt(rcpt) => self.rcpt(now, &rcpt, out),
             Command::Data => self.begin_data(now, out),
             Command::Bdat { len, last } => self.begin_chunk(now, len, last, out),
+            Command::Ehlo(_) | Command::Helo(_) if self.is_lmtp => self.error(now, Reply::NOT_SMTP, out),
             Command::Ehlo(name) => self.hello(Hello::Ehlo, name, out),
             Command::Helo(name) => self.hello(Hello::Helo, name, out),
+            Command::Lhlo(name) => self.lhlo(now, name, out),
             Command::Rset => self.rset(out),
             Command::Noop => self.junk(Reply::OK, out),
             Command::Vrfy(_) => self.junk(Reply::CANNOT_VERIFY, out),
@@ -91,7 +94,6 @@ impl Session {
             Command::Auth { mechanism, initial } => self.begin_auth(now, mechanism, initial, out),
             Command::Xclient(argument) => self.xclient(now, argument, out),
             Command::Xforward(argument) => self.xforward(now, argument, out),
-            Command::Lhlo => self.error(now, Reply::NOT_LMTP, out),
         }
     }
 
@@ -113,7 +115,7 @@ impl Session {
     }
 
     /// EHLO and HELO begin anew (RFC 5321 §4.1.4).
-    fn hello(&mut self, hello: Hello, name: &[u8], out: &mut Vec<u8>) -> Option<Step> {
+    pub(super) fn hello(&mut self, hello: Hello, name: &[u8], out: &mut Vec<u8>) -> Option<Step> {
         if self.hello != Hello::None
             && let Some(close) = self.count_junk(out)
         {
@@ -130,6 +132,9 @@ impl Session {
                     offer.auth = self.auth.offer.now.clone();
                 }
                 offer.starttls = self.offers_tls();
+                if self.is_lmtp {
+                    lmtp::narrow(&mut offer);
+                }
                 extension::put_ehlo(out, &self.options.hostname, &offer, more);
             }
             Hello::Helo | Hello::None => extension::put_helo(out, &self.options.hostname),
@@ -159,6 +164,9 @@ impl Session {
             return Some(self.close(Reply::TOO_MANY_MESSAGES, out));
         }
         self.counts.transactions += 1;
+        if self.is_lmtp && lmtp::asks_for_reports(mail) {
+            return self.error(now, Reply::UNKNOWN_PARAMETER, out);
+        }
         // RFC 1870 §6.1
         let limit = self.options.message.size;
         if limit != 0 && mail.size.is_some_and(|size| size > limit) {
@@ -176,6 +184,10 @@ impl Session {
         };
         if self.transfer.is_some() {
             return self.error(now, Reply::WITHIN_CHUNKS, out);
+        }
+        if self.is_lmtp && lmtp::asks_for_reports_of(rcpt) {
+            transaction.refused_any = true;
+            return self.error(now, Reply::UNKNOWN_PARAMETER, out);
         }
         // RFC 6531 §3.5
         let international = rcpt.recipient.is_international() || !rcpt.orcpt.is_ascii();

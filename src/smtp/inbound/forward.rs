@@ -9,7 +9,7 @@ use super::{Question, Session, Step};
 use crate::base::time::Mono;
 use crate::message::domain;
 use crate::smtp::parameter::decode_xtext;
-use crate::smtp::reply::{Reply, put_banner};
+use crate::smtp::reply::Reply;
 use std::net::{IpAddr, Ipv6Addr};
 
 /// What EHLO offers to intermediaries.
@@ -219,7 +219,7 @@ impl Session {
         self.counts.unknown = 0;
         // Who has authenticated before was not this client.
         self.auth.authenticated = self.claimed_login().is_some();
-        put_banner(out, &self.options.hostname);
+        self.put_banner(out);
     }
 }
 

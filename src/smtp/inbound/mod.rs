@@ -16,6 +16,7 @@
 mod auth;
 mod commands;
 mod forward;
+mod lmtp;
 mod options;
 mod starttls;
 #[cfg(test)]
@@ -24,6 +25,7 @@ mod transfer;
 
 pub use auth::{AuthMode, AuthOffer, AuthSaid};
 pub use forward::{Claim, Said};
+pub use lmtp::Outcome;
 pub use options::Options;
 pub use starttls::Tls;
 
@@ -31,7 +33,7 @@ use crate::base::security::Security;
 use crate::base::time::Mono;
 use crate::message::body::BodyFacts;
 use crate::message::envelope::Envelope;
-use crate::smtp::reply::{Refusal, Reply, put_banner, put_queued};
+use crate::smtp::reply::{Refusal, Reply, put_queued};
 use crate::storage::ticket::Committed;
 use std::ops::Range;
 use std::rc::Rc;
@@ -49,7 +51,8 @@ pub enum Step {
     Body(Range<usize>),
     /// These bytes belong to the message, in order; call again.
     BodyStatic(&'static [u8]),
-    /// The message is complete: store it, then call [`Session::accepted`] or [`Session::refused`].
+    /// The message is complete: store it, then call [`Session::accepted`] or [`Session::refused`]; of
+    /// LMTP [`Session::settled`].
     EndOfMessage,
     /// Drop what was collected of the message; call again.
     Abandoned,
@@ -115,6 +118,10 @@ pub enum Protocol {
     Esmtp(Marks),
     /// With SMTPUTF8 (RFC 6531 §4.3).
     Utf8Smtp(Marks),
+    /// LMTP (RFC 3848).
+    Lmtp(Marks),
+    /// LMTP with SMTPUTF8 (RFC 6531 §4.3).
+    Utf8Lmtp(Marks),
 }
 
 impl Protocol {
@@ -125,6 +132,8 @@ impl Protocol {
             Protocol::Smtp => "SMTP",
             Protocol::Esmtp(marks) => ["ESMTP", "ESMTPA", "ESMTPS", "ESMTPSA"][marks.number()],
             Protocol::Utf8Smtp(marks) => ["UTF8SMTP", "UTF8SMTPA", "UTF8SMTPS", "UTF8SMTPSA"][marks.number()],
+            Protocol::Lmtp(marks) => ["LMTP", "LMTPA", "LMTPS", "LMTPSA"][marks.number()],
+            Protocol::Utf8Lmtp(marks) => ["UTF8LMTP", "UTF8LMTPA", "UTF8LMTPS", "UTF8LMTPSA"][marks.number()],
         }
     }
 }
@@ -136,6 +145,8 @@ const ENVELOPE_KEPT: usize = 4096;
 #[derive(Debug)]
 pub struct Session {
     options: Rc<Options>,
+    /// It is LMTP.
+    is_lmtp: bool,
     state: State,
     hello: Hello,
     helo: Vec<u8>,
@@ -229,6 +240,7 @@ impl Session {
     pub fn new(options: Rc<Options>, now: Mono) -> Self {
         Session {
             options,
+            is_lmtp: false,
             state: State::Fresh,
             hello: Hello::None,
             helo: Vec::new(),
@@ -256,7 +268,7 @@ impl Session {
         if early && self.options.refuse_early_talkers {
             return self.close(Reply::EARLY_TALKER, out);
         }
-        put_banner(out, &self.options.hostname);
+        self.put_banner(out);
         self.since = now;
         self.state = State::Command;
         Step::NeedInput
@@ -334,6 +346,7 @@ impl Session {
     /// The message of [`Step::EndOfMessage`] is on stable storage for all its recipients: says so.
     /// `id` is its queue id.
     pub fn accepted(&mut self, now: Mono, id: &[u8], _proof: Committed, out: &mut Vec<u8>) {
+        assert!(!self.is_lmtp, "with LMTP there is a reply for each recipient");
         // Taking the proof by value is what makes an early positive reply impossible.
         self.end_message(now);
         self.counts.errors = 0;
@@ -343,6 +356,7 @@ impl Session {
 
     /// The message of [`Step::EndOfMessage`] is not taken.
     pub fn refused(&mut self, now: Mono, refusal: Refusal<'_>, out: &mut Vec<u8>) {
+        assert!(!self.is_lmtp, "with LMTP there is a reply for each recipient");
         self.end_message(now);
         self.refuse(now, &refusal, out);
     }
@@ -459,6 +473,8 @@ impl Session {
     #[must_use]
     pub fn protocol(&self) -> Protocol {
         match self.hello {
+            Hello::Ehlo if self.is_lmtp && self.smtputf8 => Protocol::Utf8Lmtp(self.marks()),
+            Hello::Ehlo if self.is_lmtp => Protocol::Lmtp(self.marks()),
             Hello::Ehlo if self.smtputf8 => Protocol::Utf8Smtp(self.marks()),
             Hello::Ehlo => Protocol::Esmtp(self.marks()),
             Hello::Helo | Hello::None => Protocol::Smtp,

@@ -143,6 +143,7 @@ impl Options {
             transactions: self.transactions_max,
             // The session knows these.
             starttls: false,
+            dsn: true,
             auth: Rc::from(""),
         }
     }

@@ -93,7 +93,7 @@ impl Session {
                 | Command::Ehlo(_)
                 | Command::StartTls
                 | Command::Quit
-                | Command::Lhlo
+                | Command::Lhlo(_)
                 // RFC 3030 §2: its octets follow whatever the reply. It finds no transaction.
                 | Command::Bdat { .. }
         );

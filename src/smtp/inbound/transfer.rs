@@ -81,7 +81,8 @@ impl Session {
         match &self.transaction {
             None => Some(Reply::NEED_MAIL),
             Some(_) if self.envelope.count() > 0 => None,
-            Some(t) if t.refused_any => Some(Reply::NO_VALID_RECIPIENTS),
+            // RFC 2033 §4.2: with LMTP it is always 503.
+            Some(t) if t.refused_any && !self.is_lmtp => Some(Reply::NO_VALID_RECIPIENTS),
             Some(_) => Some(Reply::NEED_RCPT),
         }
     }
@@ -128,7 +129,7 @@ impl Session {
             Piece::Run(run) => transfer.show(Step::Body(run)),
             Piece::Insert(bytes) => transfer.show(Step::BodyStatic(bytes)),
             Piece::More => Some(Step::NeedInput),
-            Piece::End => self.end_of_message(now, out),
+            Piece::End => self.end_of_message(now, true, out),
         };
         if self.transfer.as_ref().is_some_and(|t| t.dropped() > self.options.drop_max) {
             return (used, Some(self.close(Reply::ENDLESS_MESSAGE, out)));
@@ -172,25 +173,28 @@ impl Session {
             match transfer.body.end_chunks() {
                 // What the end needs is shown first; then this is called again.
                 Some(Piece::Insert(bytes)) => return transfer.show(Step::BodyStatic(bytes)),
-                _ => return self.end_of_message(now, out),
+                _ => return self.end_of_message(now, true, out),
             }
         }
         if transfer.refusal().is_some() {
-            return self.end_of_message(now, out);
+            return self.end_of_message(now, chunk.last, out);
         }
         put_chunk_taken(out, chunk.len);
         self.state = State::Command;
         None
     }
 
-    /// The message is complete, or the part of it that was refused.
-    fn end_of_message(&mut self, now: Mono, out: &mut Vec<u8>) -> Option<Step> {
+    /// The message is complete, or the part of it that was refused; `last`: nothing of it comes after.
+    fn end_of_message(&mut self, now: Mono, last: bool, out: &mut Vec<u8>) -> Option<Step> {
         let transfer = self.transfer.as_mut().expect("a message has a transfer");
         let Some(reply) = transfer.refusal() else {
             self.state = State::Ended(Ended { facts: transfer.body.facts() });
             return Some(Step::EndOfMessage);
         };
         self.state = State::Command;
+        if self.is_lmtp && last {
+            self.repeat_for_recipients(reply, out);
+        }
         // The transaction is over; chunks that still come find none (RFC 3030 §2).
         let abandoned = self.reset().then_some(Step::Abandoned);
         self.error(now, reply, out);
