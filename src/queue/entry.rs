@@ -124,10 +124,45 @@ pub struct Switches {
     pub moving: bool,
     /// The sender is null.
     pub null_sender: bool,
+    /// In which lists it stands.
+    pub lists: Lists,
+}
+
+/// Switches of an entry that concern lists, in one byte.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Lists(u8);
+
+impl Lists {
+    const LISTED: u8 = 1;
+    const ABSENT: u8 = 2;
+
     /// It stands in the list of those whose senders are to be told something.
-    pub listed: bool,
+    #[must_use]
+    pub fn is_listed(self) -> bool {
+        self.0 & Self::LISTED != 0
+    }
+
+    /// Sets that; gives what it was.
+    pub fn set_listed(&mut self, on: bool) -> bool {
+        self.set(Self::LISTED, on)
+    }
+
     /// It has no place in the lists of some destinations for which it is ready.
-    pub absent: bool,
+    #[must_use]
+    pub fn is_absent(self) -> bool {
+        self.0 & Self::ABSENT != 0
+    }
+
+    /// Sets that; gives what it was.
+    pub fn set_absent(&mut self, on: bool) -> bool {
+        self.set(Self::ABSENT, on)
+    }
+
+    fn set(&mut self, bit: u8, on: bool) -> bool {
+        let was = self.0 & bit != 0;
+        self.0 = if on { self.0 | bit } else { self.0 & !bit };
+        was
+    }
 }
 
 /// A resident message.

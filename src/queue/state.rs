@@ -448,7 +448,7 @@ impl State {
         for d in self.wanted(key) {
             all &= place(self, d, spread);
         }
-        self.index.change(key, |e| e.switches.absent = !all);
+        self.index.change(key, |e| e.switches.lists.set_absent(!all));
     }
 
     /// Destinations of the ready recipients of `key`.

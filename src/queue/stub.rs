@@ -46,7 +46,7 @@ impl Stub {
             (e.switches.double_bounce, Marks::DOUBLE_BOUNCE),
             (e.switches.null_sender, Marks::NULL_SENDER),
             (doubt, Marks::IN_DOUBT),
-            (e.switches.absent, Marks::ABSENT),
+            (e.switches.lists.is_absent(), Marks::ABSENT),
         ];
         Stub {
             id: e.id,

@@ -90,7 +90,7 @@ impl<R: Runtime> Desk<R> {
             (last, looked) = (id, looked + 1);
             let is = match presence {
                 Presence::Gone => false,
-                Presence::Rich => s.index.get(key).is_some_and(|e| e.switches.absent),
+                Presence::Rich => s.index.get(key).is_some_and(|e| e.switches.lists.is_absent()),
                 Presence::Parked => s.index.stub(key).is_some_and(|s| s.marks.has(Marks::ABSENT)),
             };
             if is {

@@ -61,6 +61,52 @@ impl Places {
     }
 }
 
+/// What a row says of recipients that are not done.
+#[derive(Default)]
+struct Open {
+    /// Numbers of destinations that may be tried, each once, ascending.
+    ready: SmallVec<[u32; 4]>,
+    /// When the first is tried again.
+    due: Option<Mono>,
+    /// The sender is to be told something.
+    owed: bool,
+    /// The destination of one of them.
+    only: Option<u32>,
+    /// They go to several.
+    several: bool,
+    /// Under way when the row was written.
+    attempting: u64,
+}
+
+impl Open {
+    /// `retry` turns the time of a retry into one of this process.
+    fn of(view: &RowView<'_>, retry: impl Fn(Wall) -> Mono) -> Open {
+        let mut open = Open::default();
+        for r in view.recipients() {
+            match r.fate {
+                Fate::Delivered | Fate::Failed => continue,
+                Fate::Owed | Fate::Passed => open.owed = true,
+                Fate::Fresh => open.ready.push(r.destination),
+                Fate::Attempting => {
+                    open.attempting += 1;
+                    open.ready.push(r.destination);
+                }
+                Fate::Deferred => {
+                    let at = retry(r.due);
+                    open.due = Some(open.due.map_or(at, |d| d.min(at)));
+                }
+            }
+            open.several |= open.only.is_some_and(|n| n != r.destination);
+            open.only = Some(r.destination);
+        }
+        if open.ready.len() > 1 {
+            open.ready.sort_unstable();
+            open.ready.dedup();
+        }
+        open
+    }
+}
+
 impl<R: Runtime> Desk<R> {
     /// How far it is if it makes its index anew.
     #[must_use]
@@ -196,36 +242,14 @@ impl<R: Runtime> Desk<R> {
             held,
             marks: marks(view),
         };
-        let mut ready: SmallVec<[u32; 4]> = SmallVec::new();
-        let (mut due, mut owed) = (None, false);
-        let mut only: Option<u32> = None;
-        let mut several = false;
-        for r in view.recipients() {
-            match r.fate {
-                Fate::Delivered | Fate::Failed => continue,
-                Fate::Owed | Fate::Passed => owed = true,
-                Fate::Fresh => ready.push(r.destination),
-                Fate::Attempting => {
-                    places.loaded.in_doubt += u64::from(!sure);
-                    if !sure {
-                        stub.marks.set(Marks::IN_DOUBT, true);
-                    }
-                    ready.push(r.destination);
-                }
-                Fate::Deferred => {
-                    let at = now.after(self.retry_in(r.due, wall));
-                    due = Some(due.map_or(at, |d: Mono| d.min(at)));
-                }
-            }
-            several |= only.is_some_and(|n| n != r.destination);
-            only = Some(r.destination);
+        let Open { ready, due, owed, only, several, attempting } =
+            Open::of(view, |at| now.after(self.retry_in(at, wall)));
+        if !sure && attempting > 0 {
+            places.loaded.in_doubt += attempting;
+            stub.marks.set(Marks::IN_DOUBT, true);
         }
         if let (Some(n), false, false) = (only, several, owed) {
             stub.destination = places.known(s, n).unwrap_or(SEVERAL);
-        }
-        if ready.len() > 1 {
-            ready.sort_unstable();
-            ready.dedup();
         }
         let unknown = ready.iter().any(|n| places.known(s, *n).is_none());
         stub.ready = !ready.is_empty() && !unknown;

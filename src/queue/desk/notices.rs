@@ -83,7 +83,7 @@ impl<R: Runtime> Desk<R> {
             match s.index.presence(key) {
                 Presence::Gone => {}
                 Presence::Rich => {
-                    s.index.change(key, |e| e.switches.listed = false);
+                    s.index.change(key, |e| e.switches.lists.set_listed(false));
                     self.tell(s, key, Vec::new(), None);
                 }
                 // It is told when it has been read back.
@@ -139,7 +139,7 @@ impl<R: Runtime> Desk<R> {
         }
         if !self.has_room(s) {
             self.set_due(s, key, SOME_DAY, waits);
-            let listed = s.index.change(key, |e| std::mem::replace(&mut e.switches.listed, true));
+            let listed = s.index.change(key, |e| e.switches.lists.set_listed(true));
             if listed == Some(false) {
                 s.owed.push_back(key);
                 s.look_at(now.after(Duration::from_secs(1)));

@@ -78,7 +78,7 @@ impl<R: Runtime> Desk<R> {
         let passed = view.recipients().any(|r| r.fate == Fate::Deferred && r.due <= wall);
         s.index.change(key, |e| {
             e.timer = stub.timer;
-            e.switches.absent = stub.marks.has(Marks::ABSENT);
+            e.switches.lists.set_absent(stub.marks.has(Marks::ABSENT));
             if stub.timer.is_none() && !stub.held && !passed {
                 // It has fired all the same: the clock was set back meanwhile.
                 be_due(e, now);
