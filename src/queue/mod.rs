@@ -3,11 +3,11 @@
 //! * L1 [`record`]: the queue's records as bytes; [`row`]: a message as a row of the index.
 //! * L2 [`recover`]: what a log of records says; [`ledger`]: what the index has not got yet.
 //! * L2 [`age`] (how old a message is), [`absent`] (who has no place in a list), [`index`] (what is
-//!   resident of each message) with [`entry`] (of those at work), [`stub`] (of those that wait long) and [`order`] (their ids), [`bodies`]
-//!   (which are in memory), [`schedule`] with [`pace`] (who goes next), [`shares`] (limits that several
-//!   queues have together) and [`common`] (that all cores have), [`tour`] (which destinations are
-//!   forgotten), [`rules`] (of operators), [`limits`] (when to take more), [`routing`] (what is asked of
-//!   routes), [`bell`] and [`state`] (what the desk's tasks share).
+//!   resident of each message) with [`entry`] (of those at work), [`stub`] (of those that wait long) and
+//!   [`order`] (their ids), [`bodies`] (which are in memory), [`schedule`] with [`pace`] (who goes next),
+//!   [`shares`] (limits that several queues have together) and [`common`] (that all cores have), [`tour`]
+//!   (which destinations are forgotten), [`rules`] (of operators), [`limits`] (when to take more),
+//!   [`routing`] (what is asked of routes), [`bell`] and [`state`] (what the desk's tasks share).
 //! * L4 [`desk`] drives them over a journal; [`control`]: what operators ask of it.
 
 pub mod absent;

@@ -163,22 +163,36 @@ fn delayed_then_failed() {
     let server = Server::start(&config);
     let to = ["late1@next.test", "late2@next.test> NOTIFY=FAILURE", "late3@next.test> NOTIFY=DELAY"];
     server.client().mail("a@client.test", &to, BODY);
-    let all = reports(&hop, &server, 2);
-    let delayed = all.iter().find(|r| r.recipients[0]["action"] == "delayed").expect("a warning");
+    server.drained();
+    let all: Vec<Report> = hop.mails().iter().filter(|m| m.from.starts_with("<>")).map(Report::of).collect();
+    // Each is told of once. Retries have times of their own: on a busy machine the last attempt of one can
+    // be before the end of the lifetime, that of the other after it, and then there are two reports.
+    let told = |action: &str| {
+        let fields = all.iter().flat_map(|r| &r.recipients).filter(|f| f["action"] == action);
+        let mut who: Vec<&str> = fields.map(|f| f["final-recipient"].as_str()).collect();
+        who.sort_unstable();
+        who.join(", ")
+    };
+    assert_eq!(told("delayed"), "rfc822; late1@next.test, rfc822; late3@next.test");
+    assert_eq!(told("failed"), "rfc822; late1@next.test, rfc822; late2@next.test");
+    let of = |action: &str| {
+        let fits = |r: &&Report| {
+            let late1 =
+                |f: &Fields| f["action"] == action && f["final-recipient"].ends_with("late1@next.test");
+            r.recipients.iter().any(late1)
+        };
+        all.iter().find(fits).expect("a report")
+    };
+    let delayed = of("delayed");
     assert_eq!(delayed.subject, "Delayed mail (still being tried)");
     assert_eq!(delayed.types[2], "text/rfc822-headers");
-    assert_eq!(delayed.recipients.len(), 2, "one did not want to know: {delayed:?}");
     let late = delayed.about("late1@next.test");
     assert_eq!(
         (late["status"].as_str(), late["diagnostic-code"].as_str()),
         ("4.7.1", "smtp; 451 4.7.1 Later")
     );
     assert!(is_date(&late["will-retry-until"]) && is_date(&late["last-attempt-date"]));
-    delayed.about("late3@next.test");
-    let failed = all.iter().find(|r| r.recipients[0]["action"] == "failed").expect("a bounce");
-    assert_eq!(failed.recipients.len(), 2, "{failed:?}");
-    assert_eq!(failed.about("late1@next.test")["status"], "5.4.7");
-    failed.about("late2@next.test");
+    assert_eq!(of("failed").about("late1@next.test")["status"], "5.4.7");
 }
 
 #[test]
