@@ -5,7 +5,7 @@
 
 use crate::machine::SimRuntime;
 use crate::net::SimStream;
-use crate::peers::ledger::{Fate, SharedLedger};
+use crate::peers::ledger::{Fate, NOBODY, SharedLedger};
 use crate::peers::{Wire, stuff};
 use crate::world::{MS, SEC, World};
 use ringpost::base::time::Mono;
@@ -37,7 +37,7 @@ impl Letter {
         let recipients = (0..count)
             .map(|i| {
                 let domain = domains[world.below(domains.len() as u64) as usize];
-                let name = if world.chance(500) { "nobody" } else { "user" };
+                let name = if world.chance(500) { NOBODY } else { "user" };
                 format!("{name}{i}.{number}@{domain}")
             })
             .collect();

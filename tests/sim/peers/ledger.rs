@@ -12,6 +12,9 @@ use std::rc::Rc;
 /// Shared handle to the ledger.
 pub type SharedLedger = Rc<RefCell<Ledger>>;
 
+/// Servers refuse recipients whose names begin so, for good.
+pub const NOBODY: &str = "nobody";
+
 /// How far a letter came, seen from the client.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Fate {
@@ -285,6 +288,20 @@ impl Ledger {
             .collect()
     }
 
+    /// Of that, what can be had where only some are `there`: the letter is owed to its recipient or, once
+    /// that one's server has taken or refused it, a word to its sender.
+    pub fn owed_to(&self, there: impl Fn(&str) -> bool) -> Vec<Owed> {
+        let mut owed = self.owed();
+        owed.retain(|o| {
+            let sender = there(&self.letters[&o.0].sender);
+            if self.delivered.contains(o) {
+                return sender;
+            }
+            there(&o.1) && (sender || !o.1.starts_with(NOBODY))
+        });
+        owed
+    }
+
     /// Broken promises, given that each letter passed `hops` servers. Call it when the queue must
     /// be empty.
     pub fn check(&self, hops: usize) -> Vec<String> {
@@ -518,6 +535,22 @@ mod tests {
         };
         assert_eq!((told(true, &["x"]), told(true, &["x", "x"]), told(false, &[])), ((1, 0), (1, 0), (0, 0)));
         assert_eq!((told(true, &[]).1, told(true, &["x", "y"]).1, told(false, &["x"]).1), (1, 1, 1));
+    }
+
+    #[test]
+    fn what_is_owed_to_those_who_are_there() {
+        let at = |domain: &'static str| move |to: &str| to.ends_with(domain);
+        let mut l = acked();
+        l.asks_for_success(7);
+        assert_eq!((l.owed_to(at("a.example")).len(), l.owed_to(at("b.example")).len()), (0, 1));
+        l.deliver("a@a.example", &to("b@b.example"), BODY, 5);
+        assert_eq!((l.owed_to(at("a.example")).len(), l.owed_to(at("b.example")).len()), (1, 0));
+        // Refused for good: who sent it is told, once both servers are there.
+        let mut l = acked();
+        l.recipient(7, "nobody@b.example");
+        l.deliver("a@a.example", &to("b@b.example"), BODY, 5);
+        assert_eq!((l.owed_to(at("a.example")).len(), l.owed_to(at("b.example")).len()), (0, 0));
+        assert_eq!(l.owed_to(at(".example")).len(), 1);
     }
 
     #[test]

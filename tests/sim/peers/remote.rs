@@ -5,7 +5,7 @@
 
 use crate::machine::SimRuntime;
 use crate::peers::Wire;
-use crate::peers::ledger::SharedLedger;
+use crate::peers::ledger::{NOBODY, SharedLedger};
 use crate::world::SEC;
 use ringpost::runtime::{Listener, Runtime};
 use std::cell::Cell;
@@ -184,7 +184,7 @@ impl Remote {
         if t.sender.is_none() {
             return wire.send("503 5.5.1 MAIL first\r\n").await;
         }
-        if address.starts_with("nobody") {
+        if address.starts_with(NOBODY) {
             return wire.send("550 5.1.1 no such user\r\n").await;
         }
         if self.answer(wire, t.sender.as_deref(), "250 2.1.5 ok\r\n").await? {
