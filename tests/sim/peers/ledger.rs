@@ -305,8 +305,15 @@ impl Ledger {
     /// Broken promises, given that each letter passed `hops` servers. Call it when the queue must
     /// be empty.
     pub fn check(&self, hops: usize) -> Vec<String> {
-        let mut found: Vec<String> =
-            self.owed().iter().map(|(n, r)| format!("lost: letter {n} for {r} was acknowledged")).collect();
+        let mut found: Vec<String> = self
+            .owed()
+            .iter()
+            .map(|(n, r)| {
+                let passed = self.delivered.contains(&(*n, r.clone()));
+                let what = if passed { "passed on, its sender was not told" } else { "acknowledged" };
+                format!("lost: letter {n} for {r} was {what}")
+            })
+            .collect();
         for d in &self.deliveries {
             let Some(letter) = d.number.and_then(|n| self.letters.get(&n)) else {
                 found.push(format!("invented: {} got a letter nobody sent", d.recipient));
