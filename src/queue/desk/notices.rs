@@ -317,7 +317,10 @@ impl<R: Runtime> Desk<R> {
     pub(crate) fn is_over(&self, notice: &Notice, arrival: Wall) -> bool {
         let life = self.0.options.lifetime.saturating_add(self.0.options.bounce_lifetime);
         let (now, wall) = (self.0.rt.now(), self.0.rt.wall());
-        self.0.state.borrow().ages.lived(now, wall, notice.id, arrival, life)
+        let mut s = self.0.state.borrow_mut();
+        // The clock may have been set a moment ago: that makes no message older.
+        s.look_at_clocks(now, wall);
+        s.ages.lived(now, wall, notice.id, arrival, life)
     }
 
     /// True if nobody has taken the message of `notice` away or stopped it.
