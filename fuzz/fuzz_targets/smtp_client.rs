@@ -98,6 +98,7 @@ impl Shell {
                     self.flight[0] = true;
                     while self.client.can_follow() && self.begin() {}
                 }
+                Step::StartTls => unreachable!("it is not asked for"),
                 Step::Settled => self.settle(),
                 Step::Close(_) => return false,
             }
