@@ -5,7 +5,7 @@
 //! logins fail. Each lane has turns of its own, so none starves, and what one does not need is for the
 //! first that does. Of a network of which nothing is known one password at a time is looked at: the
 //! next one when it is clear how the first ended. So a flood from a hundred networks costs a hundred
-//! hashes before it stands behind everybody else. Newcomers in their lane are few ([`NEWCOMERS`]): when
+//! hashes before it stands behind everybody else. Newcomers in their lane are few (`NEWCOMERS`): when
 //! more come at once, the oldest of them go to the last lane, and who comes then waits for few.
 //!
 //! It is the network that has a record, not the login: names of users are easily known, and a flood

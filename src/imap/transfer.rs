@@ -2,7 +2,7 @@
 //!
 //! Takes what is found in mail: characters that are not of base64 are passed over, a `=` of
 //! quoted-printable that means nothing stays. Never fails; what comes out is not longer than what
-//! went in, and at most [`SPACES_MAX`] bytes are kept between two pieces.
+//! went in, and at most `SPACES_MAX` bytes are kept between two pieces.
 
 /// White space before a line end that is kept until it is known whether the line ends; a longer run is text.
 const SPACES_MAX: usize = 1000;

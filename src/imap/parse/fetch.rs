@@ -76,9 +76,9 @@ pub enum Kind {
     BinarySize,
     /// RFC822: as BODY[], under its own name (RFC 3501 §6.4.5).
     Rfc822,
-    /// RFC822.HEADER: as BODY.PEEK[HEADER].
+    /// RFC822.HEADER: as BODY.PEEK\[HEADER\].
     Rfc822Header,
-    /// RFC822.TEXT: as BODY[TEXT].
+    /// RFC822.TEXT: as BODY\[TEXT\].
     Rfc822Text,
 }
 

@@ -63,7 +63,7 @@ pub struct Context<'a> {
 /// Why a SEARCH cannot be done.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Refused {
-    /// NO [BADCHARSET] with [`charset::NAMES`].
+    /// NO \[BADCHARSET\] with [`charset::NAMES`].
     Charset,
     /// BAD: a message sequence number that does not exist (RFC 9051 §9 `seq-number`).
     Beyond,
