@@ -90,8 +90,8 @@ pub fn run_some(test: &str, usual: u64, history: impl Fn(&World) -> History + Sy
     run_from(test, number("SIM_FIRST").unwrap_or(0), number("SIM_SEEDS").unwrap_or(usual), history);
 }
 
-/// As [`run_some`], without the seeds of `open`: each shows a fault that is known and not mended yet. They are
-/// named so that no other seed may fail; `SIM_SEED` runs them.
+/// As [`run_some`], without the seeds of `open`: each shows a fault that is known and not mended yet.
+/// They are named so that no other seed may fail; `SIM_SEED` runs them.
 pub fn run_but(test: &str, usual: u64, open: &[u64], history: impl Fn(&World) -> History + Sync) {
     if number("SIM_SEED").is_some() {
         return run_some(test, usual, history);
