@@ -44,12 +44,7 @@ fn once(seed: u64, show: bool, history: impl Fn(&World) -> History) -> History {
 }
 
 /// The histories of `count` seeds from `first` on that broke a promise.
-fn bad(
-    first: u64,
-    count: u64,
-    open: &[u64],
-    history: impl Fn(&World) -> History + Sync,
-) -> BTreeMap<u64, Vec<String>> {
+fn bad(first: u64, count: u64, history: impl Fn(&World) -> History + Sync) -> BTreeMap<u64, Vec<String>> {
     let next = AtomicU64::new(first);
     let found = Mutex::new(BTreeMap::new());
     let work = || {
@@ -57,9 +52,6 @@ fn bad(
             let seed = next.fetch_add(1, Ordering::Relaxed);
             if seed >= first + count {
                 return;
-            }
-            if open.contains(&seed) {
-                continue;
             }
             let mut ran = once(seed, false, &history);
             if seed.is_multiple_of(TWICE) && once(seed, false, &history) != ran {
@@ -90,17 +82,6 @@ pub fn run_some(test: &str, usual: u64, history: impl Fn(&World) -> History + Sy
     run_from(test, number("SIM_FIRST").unwrap_or(0), number("SIM_SEEDS").unwrap_or(usual), history);
 }
 
-/// As [`run_some`], without the seeds of `open`: each shows a fault that is known and not mended yet.
-/// They are named so that no other seed may fail; `SIM_SEED` runs them.
-pub fn run_but(test: &str, usual: u64, open: &[u64], history: impl Fn(&World) -> History + Sync) {
-    if number("SIM_SEED").is_some() {
-        return run_some(test, usual, history);
-    }
-    let (first, count) = (number("SIM_FIRST").unwrap_or(0), number("SIM_SEEDS").unwrap_or(usual));
-    open.iter().for_each(|seed| eprintln!("{test}: seed {seed} is left out, a known fault"));
-    tell(test, count, &bad(first, count, open, history));
-}
-
 /// As [`run`], but always so few seeds, or the one asked for: for named cases.
 pub fn run_few(test: &str, count: u64, history: impl Fn(&World) -> History + Sync) {
     if number("SIM_SEED").is_some() {
@@ -110,11 +91,7 @@ pub fn run_few(test: &str, count: u64, history: impl Fn(&World) -> History + Syn
 }
 
 fn run_from(test: &str, first: u64, count: u64, history: impl Fn(&World) -> History + Sync) {
-    tell(test, count, &bad(first, count, &[], history));
-}
-
-/// Panics with the command that replays the first bad one.
-fn tell(test: &str, count: u64, found: &BTreeMap<u64, Vec<String>>) {
+    let found = bad(first, count, history);
     if let Some((seed, violations)) = found.first_key_value() {
         panic!(
             "{} of {count} seeds broke a promise; the first:\n{violations:#?}\n\
@@ -126,7 +103,7 @@ fn tell(test: &str, count: u64, found: &BTreeMap<u64, Vec<String>>) {
 
 /// How many of `count` seeds break a promise: for planted bugs, which must be caught.
 pub fn caught(count: u64, history: impl Fn(&World) -> History + Sync) -> BTreeMap<u64, Vec<String>> {
-    bad(0, count, &[], history)
+    bad(0, count, history)
 }
 
 #[cfg(test)]

@@ -306,12 +306,8 @@ impl Stage {
         self.world.pause(2 * SEC).await;
         let before = self.ledger.borrow().count(Fate::Acked);
         self.session(Style::honest());
-        for round in 0..360 {
+        for _ in 0..360 {
             self.world.pause(20 * SEC).await;
-            // Put off for want of space, as long as old mail fills the disk: a client comes again.
-            if round % 30 == 29 && self.ledger.borrow().count(Fate::Acked) == before {
-                self.session(Style::honest());
-            }
             let ledger = self.ledger.borrow();
             if ledger.owed().is_empty() && ledger.count(Fate::Acked) > before {
                 return;
