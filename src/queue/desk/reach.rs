@@ -206,6 +206,8 @@ impl<R: Runtime> Desk<R> {
     /// number of recipients that are reported.
     pub(crate) fn judge(&self, s: &mut State, key: Key, d: DestId) -> usize {
         let (now, wall, warn) = (self.0.rt.now(), self.0.rt.wall(), self.0.options.delay_warning);
+        // The clock may have been set a moment ago: that makes no message older.
+        s.look_at_clocks(now, wall);
         if let Some(stub) = s.index.stub(key).filter(|stub| !stub.held) {
             let (id, null_sender) = (stub.id, stub.marks.has(Marks::NULL_SENDER));
             let unwarned = !warn.is_zero() && !stub.marks.has(Marks::WARNED) && !null_sender;
@@ -232,7 +234,8 @@ impl<R: Runtime> Desk<R> {
         let reports = self.waiting_at(s, key, d, &reason(s, d));
         let count = reports.len();
         if count > 0 {
-            self.warn_of(s, key, reports, None);
+            // Who wants to know it is not at hand; that is looked at when the text is made.
+            self.warn_of(s, key, reports, None, |_| true);
         }
         count
     }
