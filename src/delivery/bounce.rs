@@ -285,6 +285,8 @@ impl<R: Runtime> Facts<'_, R> {
         let action = match self.notice.effect {
             Effect::Warned => Action::Delayed,
             Effect::Delivered if to.notify.has(Notify::EXPANDED) => Action::Expanded,
+            // RFC 3464 §2.3.3: of what is in the mailbox, "relayed" would say too little.
+            Effect::Delivered if self.desk.is_last(to.address) => Action::Delivered,
             Effect::Delivered => Action::Relayed,
             Effect::Failed | Effect::None => Action::Failed,
         };

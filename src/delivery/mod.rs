@@ -5,4 +5,5 @@ pub mod bounce;
 pub mod logs;
 pub mod relay;
 mod side_cursor;
+mod stop;
 pub mod trust;

@@ -7,7 +7,7 @@ use crate::base::time::Mono;
 use crate::config::Config;
 use crate::policy::access::{self, Client, Networks, Verdict};
 use crate::policy::sessions::Full;
-use crate::queue::routing::{Encryption, Hop, Plan, Routing, Security, Site, Target};
+use crate::queue::routing::{Encryption, Hop, LmtpServer, Plan, Routing, Security, Site, Target};
 use crate::queue::schedule::Limits;
 use crate::route::destination::{self, Host, NextHop, TlsPolicy};
 use crate::route::expand::Expansion;
@@ -86,7 +86,9 @@ impl Tables {
                 destination::Target::Mx(domain) => {
                     vec![Target::Mx(domain.clone(), self.config.relay.mx_port)]
                 }
-                _ => next.hosts().iter().map(target).collect(),
+                destination::Target::Smtp(hosts) => hosts.iter().map(target).collect(),
+                destination::Target::Lmtp(host) => vec![Target::Lmtp(lmtp(host))],
+                destination::Target::LmtpUnix(path) => vec![Target::Lmtp(LmtpServer::Path(path.clone()))],
             };
             self.new_hop(key, targets, security, limits)
         });
@@ -144,6 +146,13 @@ fn target(host: &Host) -> Target {
     match host {
         Host::Name(name, port) => Target::Host(name.clone(), *port),
         Host::Address(a) => Target::Address(*a),
+    }
+}
+
+fn lmtp(host: &Host) -> LmtpServer {
+    match host {
+        Host::Name(name, port) => LmtpServer::Host(name.clone(), *port),
+        Host::Address(a) => LmtpServer::Address(*a),
     }
 }
 
@@ -221,7 +230,7 @@ impl Routing for Tables {
             tables::Plan::Relay(next) => Plan::Relay(self.hop(next, domain)),
             tables::Plan::Direct => Plan::Relay(self.direct(domain)),
             tables::Plan::Local => Plan::Local,
-            tables::Plan::NoRoute | tables::Plan::Unsupported(_) => Plan::NoRoute,
+            tables::Plan::NoRoute => Plan::NoRoute,
         }
     }
 

@@ -12,7 +12,7 @@ use crate::queue::desk::settle::SPACE_LOOK;
 use crate::queue::desk::touring::rule_reason;
 use crate::queue::index::{DestId, Entry, Key, Phase};
 use crate::queue::record::MessageView;
-use crate::queue::routing::Hop;
+use crate::queue::routing::{Hop, Plan};
 use crate::queue::schedule::{Limits, PoolId};
 use crate::queue::state::{OwnedReply, Report, State, Sweep};
 use crate::queue::stub::Marks;
@@ -75,6 +75,16 @@ impl<R: Runtime> Desk<R> {
         let s = self.0.state.borrow();
         let d = s.schedule.first_of(p)?;
         Some((d, s.doors[d as usize].hop.clone()))
+    }
+
+    /// Whether who takes mail for `address` puts it where it is read, as things stand now.
+    #[must_use]
+    pub fn is_last(&self, address: &[u8]) -> bool {
+        match self.0.routing.borrow().plan(address) {
+            Plan::Relay(hop) => hop.is_last(),
+            Plan::Local => true,
+            Plan::NoRoute => false,
+        }
     }
 
     /// Limits of `p`.
