@@ -31,6 +31,7 @@ mod starttls_out;
 mod storage;
 mod submission;
 mod table;
+mod three_servers;
 mod tidy;
 mod tls;
 mod tls_entry;
