@@ -17,6 +17,8 @@ use crate::mailbox::types::{
 use crate::message::body::BodyFlags;
 use std::collections::BTreeMap;
 
+pub mod import;
+
 /// Bytes of items of one operation at most; half a million messages and more.
 pub const OPERATION_MAX: usize = 16 << 20;
 /// Records of one operation at most: all of them must find room in the journal's waiting batches.
