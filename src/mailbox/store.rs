@@ -11,6 +11,7 @@
 
 mod archiving;
 mod indexing;
+mod large;
 pub mod opening;
 mod operate;
 mod reading;
@@ -21,6 +22,7 @@ mod tidying;
 #[cfg(test)]
 mod tests;
 
+pub use large::Writing;
 pub use operate::Maildrop;
 pub use reading::Content;
 pub use selected::Open;

@@ -9,6 +9,7 @@ use crate::mailbox::api::{
 use crate::mailbox::name;
 use crate::mailbox::plan::NewMessage;
 use crate::mailbox::record::HEAD_LEN;
+use crate::mailbox::store::large::{self, Writing};
 use crate::mailbox::store::{Bytes, Inner, Locked, Open, Store, Wait, answer};
 use crate::mailbox::types::{
     AccountId, DeliveryId, MailboxId, Quota, SpecialUse, Status, UIDL_MAX, UidSet, Usage,
@@ -16,6 +17,7 @@ use crate::mailbox::types::{
 use crate::message::body::BodyFlags;
 use crate::runtime::{Runtime, yield_now};
 use crate::storage::options::Urgency;
+use crate::storage::side::SideFile;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
@@ -174,6 +176,21 @@ impl<R: Runtime> Store<R> {
 impl<R: Runtime> Mailboxes for Store<R> {
     type Selected = Open<R>;
     type Maildrop = Maildrop<R>;
+    type Large = Writing<R>;
+
+    fn number(&self) -> u64 {
+        let log = self.0.keeper.log();
+        u64::from_be_bytes(std::array::from_fn(|i| log[i] ^ log[i + 8]))
+    }
+
+    async fn large(&self) -> Result<Writing<R>, Refusal> {
+        self.has_space()?;
+        self.begin_large().await.map(Writing).map_err(large::refusal)
+    }
+
+    fn discard(&self, file: SideFile) {
+        self.0.keeper.discard_side(file);
+    }
 
     async fn account(&self, name: &str) -> Option<AccountId> {
         self.0.state.borrow().shard.directory.named(name)

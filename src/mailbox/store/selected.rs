@@ -191,6 +191,10 @@ impl<R: Runtime> Selected for Open<R> {
         self.with(|o, v| o.at(v, seq).copied())
     }
 
+    fn window(&self, seq: u32, most: usize, out: &mut Vec<Message>) {
+        self.with(|o, v| o.window(v, seq, most, out));
+    }
+
     fn seq(&self, uid: u32) -> Option<u32> {
         self.with(|o, v| o.seq(v, uid))
     }
