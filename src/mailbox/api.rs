@@ -392,6 +392,14 @@ pub trait Selected: 'static {
     fn copy(&self, uids: &UidSet, to: &str) -> impl Future<Output = Result<Done<Copied>, Refusal>>;
     /// Moves `uids` (RFC 6851): copies and expunges in one commit, all or none.
     fn move_to(&self, uids: &UidSet, to: &str) -> impl Future<Output = Result<Done<Copied>, Refusal>>;
+    /// Appends a message to a mailbox of the account and expunges `uid` here (RFC 8508): in one commit, both
+    /// or none.
+    fn replace(
+        &self,
+        uid: u32,
+        to: &str,
+        message: &Append<'_>,
+    ) -> impl Future<Output = Result<Done<Vec<Appended>>, Refusal>>;
     /// What has been expunged since `modseq`.
     fn vanished(&self, modseq: u64) -> Vanished;
 

@@ -4,7 +4,7 @@
 //! APPEND are there; what is read is shown piece by piece, and others have their turn in between. What
 //! the store refuses is told to the session.
 
-use crate::imap::session::{Answer, Appending, Ask, Now, Session};
+use crate::imap::session::{Answer, Ask, Now, Session};
 use crate::mailbox::api::{
     Append, Appended, Content, Done, Incoming, Large, Mailboxes, Reader, Refusal, Selected,
 };
@@ -99,7 +99,7 @@ impl<M: Mailboxes> Desk<M> {
             }
             Ask::Append => {
                 self.take(session).await;
-                let appended = self.append(session.appending()).await;
+                let appended = self.append(session).await;
                 self.forget();
                 Answer::Appended(appended)
             }
@@ -199,7 +199,8 @@ impl<M: Mailboxes> Desk<M> {
         }
     }
 
-    async fn append(&mut self, appending: &Appending) -> Result<Done<Vec<Appended>>, Refusal> {
+    async fn append(&mut self, session: &Session<M::Selected>) -> Result<Done<Vec<Appended>>, Refusal> {
+        let appending = session.appending();
         if let Some(refusal) = self.failed {
             return Err(refusal);
         }
@@ -237,7 +238,10 @@ impl<M: Mailboxes> Desk<M> {
                 keywords: &keywords[n],
             })
             .collect();
-        self.store.append(self.account, &appending.mailbox, &appends).await
+        match appending.replaces {
+            Some(uid) => session.mailbox().replace(uid, &appending.mailbox, &appends[0]).await,
+            None => self.store.append(self.account, &appending.mailbox, &appends).await,
+        }
     }
 
     /// What the last [`Ask::Open`] has opened.

@@ -36,7 +36,9 @@ struct Client {
     session: Session<Open<Double>>,
     desk: Option<Desk<Store<Double>>>,
     input: Vec<u8>,
+    /// Waits to be sent.
     out: Vec<u8>,
+    sent: Vec<u8>,
     closed: bool,
     idle: bool,
 }
@@ -98,16 +100,23 @@ impl Client {
     fn new(options: &Rc<Options>) -> Self {
         let mut session = Session::new(options.clone(), Mono(0));
         session.offer(offer());
-        Client { session, desk: None, input: Vec::new(), out: Vec::new(), closed: false, idle: false }
+        Client { session, desk: None, input: Vec::new(), out: Vec::new(), sent: Vec::new(), closed: false, idle: false }
     }
 
     /// Goes on until the server waits.
     async fn run(&mut self, stage: (&Store<Double>, AccountId, &Rc<Options>), now: Now) {
         let (store, account, options) = stage;
-        while !self.closed {
+        for turn in 0.. {
+            assert!(turn < 100_000, "it does not end");
+            if self.closed {
+                return self.sent.append(&mut self.out);
+            }
             let (used, step) = self.session.receive(now, &self.input, &mut self.out);
             self.input.drain(..used);
             self.idle = step == Step::Idle;
+            if !matches!(step, Step::Ask | Step::Take) {
+                self.sent.append(&mut self.out);
+            }
             match step {
                 Step::NeedInput | Step::Idle => return,
                 Step::Yield => {}
@@ -124,7 +133,14 @@ impl Client {
                 Step::Send => {
                     let mut reader = self.desk.as_mut().and_then(Desk::reader).expect("opened before");
                     while let Some(bytes) = reader.next().await.expect("reads") {
-                        if !self.session.pass(&bytes, &mut self.out) {
+                        let more = match self.session.pass_whole(&bytes) {
+                            Some((range, more)) => {
+                                self.out.extend_from_slice(&bytes[range]);
+                                more
+                            }
+                            None => self.session.pass(&bytes, &mut self.out),
+                        };
+                        if !more {
                             break;
                         }
                     }
@@ -307,6 +323,7 @@ impl Stage {
                 self.clients[0].session.offer(Offer { passwords: false, mechanisms: "".into(), ..offer() });
                 if tls == Tls::Implicit {
                     assert_eq!(self.clients[0].session.begin_tls(self.now.mono), Step::StartTls);
+                    self.clients[0].run((&self.store, self.account, &self.options), self.now).await;
                 }
             }
             _ => panic!("no such directive: {directive}"),
@@ -317,7 +334,7 @@ impl Stage {
     async fn hidden(&mut self, line: &str) {
         let (client, bytes) = said(line).expect("a line of a client");
         self.say(client, &bytes).await;
-        self.clients[client].out.clear();
+        self.clients[client].sent.clear();
     }
 }
 
@@ -339,7 +356,8 @@ fn expected(line: &str) -> Option<(usize, &str)> {
 /// Checks what was said since the last check. `None`: it is as it should be.
 fn differs(stage: &mut Stage, want: &[(usize, &str)]) -> Option<String> {
     for (n, client) in stage.clients.iter_mut().enumerate() {
-        let out = std::mem::take(&mut client.out);
+        client.sent.append(&mut client.out);
+        let out = std::mem::take(&mut client.sent);
         let text = String::from_utf8_lossy(&out).into_owned();
         let got: Vec<&str> = text.split_terminator("\r\n").collect();
         let want: Vec<&str> = want.iter().filter(|w| w.0 == n).map(|w| w.1).collect();
@@ -384,8 +402,11 @@ async fn play(store: Store<Double>, way: Way, lines: &[&str]) -> Result<(), Stri
     Ok(())
 }
 
-/// Holds the dialogues of a file; how many there are.
-fn dialogues(name: &str, text: &str) -> usize {
+/// Holds the dialogues of a file.
+#[allow(clippy::disallowed_methods)] // reads a file of cases, as a test may
+fn dialogues(name: &str) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/imap/session/cases").join(name);
+    let text = std::fs::read_to_string(path.with_extension("txt")).expect("the cases are there");
     let mut cases: Vec<(&str, Vec<&str>)> = Vec::new();
     for line in text.lines().filter(|l| !l.is_empty() && !l.starts_with('#')) {
         match line.strip_prefix("== ") {
@@ -395,7 +416,10 @@ fn dialogues(name: &str, text: &str) -> usize {
     }
     let mut failures = Vec::new();
     for (title, lines) in &cases {
-        for way in [Way::Whole, Way::Bytes, Way::Small] {
+        // What comes at once, and what behind it, makes a difference where input is dropped.
+        let ways = [Way::Whole, Way::Small, Way::Bytes];
+        let count = if title.ends_with("(at once)") { 2 } else { 3 };
+        for way in ways.into_iter().take(count) {
             let world = Rc::new(World::default());
             world.free.set(1 << 40);
             let rt = Double::new(&world);
@@ -414,20 +438,22 @@ fn dialogues(name: &str, text: &str) -> usize {
             }
         }
     }
+    assert!(!cases.is_empty(), "there are cases");
     assert!(failures.is_empty(), "\n{}\n", failures.join("\n\n"));
-    cases.len()
 }
 
 macro_rules! files {
     ($( $name:ident )*) => { $(
         #[test]
         fn $name() {
-            let text = include_str!(concat!("../session/cases/", stringify!($name), ".txt"));
-            assert!(super::dialogues(stringify!($name), text) > 0);
+            super::dialogues(stringify!($name));
         }
     )* };
 }
 
 mod files {
-    files! { login mailboxes list select fetch store search append idle }
+    files! {
+        login literals mailboxes list select fetch sections binary store copy uidplus expunge search sort thread append idle
+        replace esearch condstore qresync rev2 utf8 together
+    }
 }

@@ -1,4 +1,4 @@
-//! APPEND (RFC 9051 §6.3.12) with MULTIAPPEND (RFC 3502), BINARY (RFC 3516 §4.4) and APPENDLIMIT (RFC 7889).
+//! APPEND (RFC 9051 §6.3.12) and REPLACE (RFC 8508), with MULTIAPPEND (RFC 3502), BINARY (RFC 3516 §4.4) and APPENDLIMIT (RFC 7889).
 //!
 //! Messages go through [`Intake`] to the shell as they come; nothing of them is kept here. All of an
 //! APPEND are stored by one operation, or none.
@@ -9,7 +9,7 @@ use super::{Answer, Ask, Now, Session, State, Step, Task};
 use crate::base::time::Wall;
 use crate::imap::encode::status::{self, Code, Condition, Word, continuation};
 use crate::imap::line::Tag;
-use crate::imap::parse::append::{Message, Next, next};
+use crate::imap::parse::append::{Message, Next, Replace, next};
 use crate::imap::parse::flags::Flags as FlagList;
 use crate::imap::parse::mailbox::Mailbox;
 use crate::imap::parse::{Verb, parse};
@@ -22,6 +22,8 @@ use crate::message::body::BodyFacts;
 pub struct Appending {
     /// Where to.
     pub mailbox: String,
+    /// The UID of the message here that goes when they are appended (RFC 8508).
+    pub replaces: Option<u32>,
     /// Those that are complete.
     pub messages: Vec<Arrived>,
     /// The one that comes.
@@ -95,13 +97,33 @@ impl<S: Selected> Session<S> {
         self.burst += 1;
         self.tag = Tag::of(text);
         match parse(text).map(|command| command.verb) {
-            Ok(Verb::Append(append)) => self.append(now, &append.mailbox, &append.message, out),
-            Ok(Verb::Replace(replace)) => {
-                self.no(Word::Cannot, "REPLACE is not offered", out);
-                self.not_taken(&replace.message, out)
-            }
+            Ok(Verb::Append(append)) => self.append(now, &append.mailbox, None, &append.message, out),
+            Ok(Verb::Replace(replace)) => self.replace(now, &replace, out),
             _ => panic!("the framer has read it as a command with a message"),
         }
+    }
+
+    /// RFC 8508 §3.
+    fn replace(&mut self, now: Now, replace: &Replace<'_>, out: &mut Vec<u8>) -> Option<Step> {
+        let Some(chosen) = &self.chosen else {
+            self.refuse_text("Select a mailbox first", out);
+            let error = self.count_error(out);
+            return error.or_else(|| self.not_taken(&replace.message, out));
+        };
+        let view = &chosen.mailbox;
+        let seq = match replace.number {
+            None => Some(view.exists()),
+            Some(uid) if replace.uid => view.seq(uid),
+            Some(seq) => Some(seq),
+        };
+        match seq.and_then(|seq| view.message(seq)) {
+            Some(_) if chosen.read_only => {
+                self.no(Word::ReadOnly, "The mailbox is opened for reading only", out);
+            }
+            Some(m) => return self.append(now, &replace.mailbox, Some(m.uid), &replace.message, out),
+            None => self.refuse_text("There is no message with this number", out),
+        }
+        self.not_taken(&replace.message, out)
     }
 
     /// The command has been refused: its message is passed over.
@@ -114,6 +136,7 @@ impl<S: Selected> Session<S> {
         &mut self,
         now: Now,
         mailbox: &Mailbox<'_>,
+        replaces: Option<u32>,
         message: &Message<'_>,
         out: &mut Vec<u8>,
     ) -> Option<Step> {
@@ -127,7 +150,8 @@ impl<S: Selected> Session<S> {
             Some(_) if self.is_too_big(message) => Some(TOO_BIG),
             Some(name) => {
                 let coming = Coming::new(now, message);
-                let appending = Appending { mailbox: name, messages: Vec::new(), coming, failed: None };
+                let messages = Vec::new();
+                let appending = Appending { mailbox: name, replaces, messages, coming, failed: None };
                 self.appending = Some(Box::new(appending));
                 return self.make_room();
             }
@@ -209,6 +233,7 @@ impl<S: Selected> Session<S> {
         let most = self.options.append_messages;
         let appending = self.appending.as_mut().expect("a message has come");
         let failed = match appending.failed {
+            None if appending.replaces.is_some() => Some((Word::Cannot, "REPLACE takes one message")),
             None if appending.messages.len() >= most => Some((Word::Limit, "Too many messages at once")),
             None if too_big => Some(TOO_BIG),
             failed => failed,
@@ -230,7 +255,7 @@ impl<S: Selected> Session<S> {
 
     pub(super) fn append_answer(&mut self, ask: &Ask, answer: Answer<'_, S>, out: &mut Vec<u8>) {
         match (ask, answer) {
-            (Ask::Forget, Answer::Accept) => {}
+            (Ask::Forget, Answer::Accept) => self.incoming = Vec::new(),
             (Ask::Room { .. }, Answer::Room(Ok(()))) => {
                 let message = self.appending().coming.message;
                 self.framer.accept(&message);
@@ -247,14 +272,21 @@ impl<S: Selected> Session<S> {
                 }
             }
             (Ask::Append, Answer::Appended(result)) => {
-                self.appending = None;
+                let replaces = self.appending.take().is_some_and(|a| a.replaces.is_some());
+                self.incoming = Vec::new();
                 match result {
                     Err(refusal) => drop(self.refused(refusal, true, out)),
                     Ok(done) => {
                         let uids: Vec<u32> = done.value.iter().map(|a| a.uid).collect();
                         let validity = done.value.first().map_or(0, |a| a.uidvalidity);
-                        let code = Some(Code::AppendUid(validity, &uids));
-                        self.finish_with(true, Condition::Ok, code, "APPEND completed", out);
+                        let code = Code::AppendUid(validity, &uids);
+                        if replaces {
+                            // RFC 8508 §3.4: before the EXPUNGE response.
+                            Self::untagged(Some(code), "Replaced", out);
+                            self.finish(true, "REPLACE", out);
+                        } else {
+                            self.finish_with(true, Condition::Ok, Some(code), "APPEND completed", out);
+                        }
                     }
                 }
             }

@@ -247,6 +247,10 @@ impl<S: Selected> Session<S> {
             let gone = self.vanished_since(fetch.changed_since.unwrap_or(0), known, 1);
             vanished(out, true, &gone);
         }
+        let names = self.mailbox().keywords();
+        if items.has(Items::FLAGS) {
+            self.tell_keywords(&names, out);
+        }
         let chosen = self.chosen.as_ref().expect("selected");
         let shown = Items::ENVELOPE.0 | Items::BODYSTRUCTURE.0 | Items::BODY.0 | Items::PREVIEW.0;
         let fetching = Fetching {
@@ -266,7 +270,7 @@ impl<S: Selected> Session<S> {
             section: 0,
             begun: None,
             reading: Reading::Nothing,
-            names: chosen.mailbox.keywords(),
+            names,
             gone: false,
             encoded: false,
         };
@@ -575,6 +579,21 @@ impl<S: Selected> Session<S> {
     pub fn pass(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> bool {
         self.sending.pass(bytes, false, out);
         self.sending.left > 0
+    }
+
+    /// As [`Self::pass`], if what is sent of the bytes can be sent as they are: which of them, and
+    /// whether more is wanted.
+    pub fn pass_whole(&mut self, bytes: &[u8]) -> Option<(Range<usize>, bool)> {
+        let sending = &mut self.sending;
+        let skip = sending.skip.min(bytes.len() as u64) as usize;
+        let len = sending.left.min((bytes.len() - skip) as u64) as usize;
+        let range = skip..skip + len;
+        if sending.decoder.is_some() || (!sending.eight && memchr::memchr(0, &bytes[range.clone()]).is_some()) {
+            return None;
+        }
+        sending.skip -= skip as u64;
+        sending.left -= len as u64;
+        Some((range, sending.left > 0))
     }
 
     /// The content has ended. If it was too short, the session can only be closed.

@@ -226,6 +226,8 @@ struct Chosen<S> {
     name: String,
     /// EXAMINE.
     read_only: bool,
+    /// Keywords that the client has been told of.
+    keywords: usize,
 }
 
 /// One session. `S` is what the store gives for an opened mailbox.

@@ -65,7 +65,8 @@ impl<S: Selected> Session<S> {
             _ => panic!("no answer to SELECT"),
         };
         let name = std::mem::take(&mut selecting.name);
-        self.chosen = Some(Chosen { mailbox, name, read_only: selecting.read_only });
+        let keywords = mailbox.keywords().len();
+        self.chosen = Some(Chosen { mailbox, name, read_only: selecting.read_only, keywords });
         self.describe(out);
         // RFC 7162 §3.2.5.1: of another UIDVALIDITY nothing of what is known is right.
         let validity = self.mailbox().status().uidvalidity;

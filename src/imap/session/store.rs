@@ -117,13 +117,14 @@ impl<S: Selected> Session<S> {
     }
 
     /// FETCH responses of STORE: what the flags are now, or at least the new mod-sequences.
-    fn put_stored(&self, s: &Storing, stored: &Stored, out: &mut Vec<u8>) {
+    fn put_stored(&mut self, s: &Storing, stored: &Stored, out: &mut Vec<u8>) {
         let condstore = self.enabled.has(Extensions::CONDSTORE);
         if s.silent && !condstore {
             return;
         }
+        let names = self.mailbox().keywords();
+        self.tell_keywords(&names, out);
         let mailbox = self.mailbox();
-        let names = mailbox.keywords();
         for m in &stored.now {
             let Some(seq) = mailbox.seq(m.uid) else { continue };
             // RFC 7162 §3.1.3: also with .SILENT, of those that have a new one.

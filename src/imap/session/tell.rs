@@ -90,7 +90,7 @@ impl<S: Selected> Session<S> {
                 return self.pause(Task::Tell(telling));
             }
             if news == News::Keywords {
-                self.flags_of_mailbox(&names, out);
+                self.tell_keywords(&names, out);
                 telling.news.next();
                 continue;
             }
@@ -127,6 +127,14 @@ impl<S: Selected> Session<S> {
         Mode {
             qresync: self.enabled.has(Extensions::QRESYNC),
             condstore: self.enabled.has(Extensions::CONDSTORE),
+        }
+    }
+
+    /// New keywords, unless the client knows them already: before they are seen with a message.
+    pub(super) fn tell_keywords(&mut self, names: &[String], out: &mut Vec<u8>) {
+        let Some(chosen) = &mut self.chosen else { return };
+        if std::mem::replace(&mut chosen.keywords, names.len()) != names.len() {
+            self.flags_of_mailbox(names, out);
         }
     }
 

@@ -87,7 +87,7 @@ impl<R: Runtime> Store<R> {
     }
 
     /// A message was refused: its side file goes.
-    fn drop_content(&self, m: &Incoming<'_>) {
+    pub(super) fn drop_content(&self, m: &Incoming<'_>) {
         if let Content::Large { file, .. } = m.content {
             self.0.keeper.discard_side(file);
         }
@@ -384,7 +384,7 @@ impl<R: Runtime> Mailboxes for Store<R> {
         mailbox: &str,
         messages: &[Append<'_>],
     ) -> Result<Done<Vec<Appended>>, Refusal> {
-        let appended = self.append_all(account, mailbox, messages).await;
+        let appended = self.append_all(account, mailbox, messages, None).await;
         if appended.is_err() {
             messages.iter().for_each(|m| self.drop_content(&m.message));
         }
@@ -409,11 +409,13 @@ impl<R: Runtime> Mailboxes for Store<R> {
 }
 
 impl<R: Runtime> Store<R> {
-    async fn append_all(
+    /// `replaced`: what is expunged with it.
+    pub(super) async fn append_all(
         &self,
         account: AccountId,
         mailbox: &str,
         messages: &[Append<'_>],
+        replaced: Option<(MailboxId, u32)>,
     ) -> Result<Done<Vec<Appended>>, Refusal> {
         messages.iter().for_each(|m| check(&m.message));
         if messages.is_empty() || !messages.iter().all(|m| self.fits_a_record(&m.message)) {
@@ -421,7 +423,8 @@ impl<R: Runtime> Store<R> {
         }
         let id = self.find(account, mailbox)?;
         // Keywords may be added: one at a time.
-        let locks = self.lock(&[Locked::Mailbox(id)]).await?;
+        let source = replaced.map_or(id, |(source, _)| source);
+        let locks = self.lock(&[Locked::Mailbox(id), Locked::Mailbox(source)]).await?;
         let (now, log) = (self.0.rt.wall(), self.0.keeper.log());
         let heads: Vec<[&[u8]; 1]> = messages.iter().map(|m| head_of(&m.message)).collect();
         let contents: Vec<Bytes<'_>> =
@@ -434,7 +437,12 @@ impl<R: Runtime> Store<R> {
                 .iter()
                 .map(|m| draft.append(account, id, &new_message(&m.message), (m.flags, m.keywords), log))
                 .collect::<Result<Vec<Appended>, Refusal>>()
-                .and_then(|at| Ok((at, draft.finish()?)));
+                .and_then(|at| match replaced {
+                    Some((from, uid)) if draft.expunge(from, &[uid].into_iter().collect(), false)?.is_empty() => {
+                        Err(Refusal::Expunged)
+                    }
+                    _ => Ok((at, draft.finish()?)),
+                });
             match planned {
                 Err(refusal) => Err((refusal, locks)),
                 Ok(_) if s.shard.is_doomed(id) => Err((Refusal::NoMailbox, locks)),
