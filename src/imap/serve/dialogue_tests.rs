@@ -100,7 +100,15 @@ impl Client {
     fn new(options: &Rc<Options>) -> Self {
         let mut session = Session::new(options.clone(), Mono(0));
         session.offer(offer());
-        Client { session, desk: None, input: Vec::new(), out: Vec::new(), sent: Vec::new(), closed: false, idle: false }
+        Client {
+            session,
+            desk: None,
+            input: Vec::new(),
+            out: Vec::new(),
+            sent: Vec::new(),
+            closed: false,
+            idle: false,
+        }
     }
 
     /// Goes on until the server waits.
@@ -219,7 +227,8 @@ fn unescape(text: &str) -> Vec<u8> {
             Some(b'n') => out.push(b'\n'),
             Some(b'0') => out.push(0),
             Some(b'x') => {
-                let mut digit = || chars.next().and_then(|b| char::from(b).to_digit(16)).expect("\\xNN") as u8;
+                let mut digit =
+                    || chars.next().and_then(|b| char::from(b).to_digit(16)).expect("\\xNN") as u8;
                 let high = digit();
                 out.push(high * 16 + digit());
             }

@@ -80,7 +80,14 @@ enum Reading {
     /// A header.
     Header(Vec<u8>),
     /// How long a part is without its encoding.
-    Measure { range: Range<u64>, decoder: Decoder, measured: Decoder, len: u64, nul: bool, scratch: Vec<u8> },
+    Measure {
+        range: Range<u64>,
+        decoder: Decoder,
+        measured: Decoder,
+        len: u64,
+        nul: bool,
+        scratch: Vec<u8>,
+    },
     /// Content has been asked for that will be sent so.
     Open(Sending),
 }
@@ -588,7 +595,8 @@ impl<S: Selected> Session<S> {
         let skip = sending.skip.min(bytes.len() as u64) as usize;
         let len = sending.left.min((bytes.len() - skip) as u64) as usize;
         let range = skip..skip + len;
-        if sending.decoder.is_some() || (!sending.eight && memchr::memchr(0, &bytes[range.clone()]).is_some()) {
+        if sending.decoder.is_some() || (!sending.eight && memchr::memchr(0, &bytes[range.clone()]).is_some())
+        {
             return None;
         }
         sending.skip -= skip as u64;

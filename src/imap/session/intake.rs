@@ -79,11 +79,8 @@ impl Intake {
             out.extend_from_slice(b"\r\n");
             self.note(b"\r\n");
         }
-        let facts = BodyFacts {
-            hops: self.header.hops(),
-            header_eight_bit: self.header.eight_bit(),
-            ..self.facts
-        };
+        let facts =
+            BodyFacts { hops: self.header.hops(), header_eight_bit: self.header.eight_bit(), ..self.facts };
         let mut summary = Vec::new();
         self.scanner.finish(&mut summary);
         (facts, summary)
@@ -116,7 +113,9 @@ mod tests {
             assert_eq!(stored(message.as_bytes(), 3).0, kept.as_bytes(), "{message:?}");
         }
         let (_, facts, summary, nul) = stored("Received: x\nSubject: \u{e9}\n\n.dot\n".as_bytes(), 5);
-        assert!(facts.has_dot_lines && facts.eight_bit && facts.header_eight_bit && !facts.long_lines && !nul);
+        assert!(
+            facts.has_dot_lines && facts.eight_bit && facts.header_eight_bit && !facts.long_lines && !nul
+        );
         assert_eq!((facts.len, facts.hops), (34, 1));
         assert_eq!(Summary::read(&summary).unwrap().size(), 34);
         assert!(stored(b"a\0", 1).3);

@@ -168,7 +168,12 @@ impl<S: Selected> Session<S> {
         self.ask(Task::List(Box::new(Listing::new(true, patterns))), Ask::List)
     }
 
-    pub(super) fn list_answer(&mut self, mut listing: Box<Listing>, answer: Answer<'_, S>, out: &mut Vec<u8>) {
+    pub(super) fn list_answer(
+        &mut self,
+        mut listing: Box<Listing>,
+        answer: Answer<'_, S>,
+        out: &mut Vec<u8>,
+    ) {
         match answer {
             Answer::Listed(Ok(mut names)) => {
                 names.sort_unstable_by(|a, b| a.name.cmp(&b.name));

@@ -109,12 +109,8 @@ impl Denial {
         close: false,
     };
     /// The server stops.
-    pub const STOPPING: Denial = Denial {
-        code: Some(Word::Unavailable),
-        text: "The server is stopping",
-        counts: false,
-        close: true,
-    };
+    pub const STOPPING: Denial =
+        Denial { code: Some(Word::Unavailable), text: "The server is stopping", counts: false, close: true };
 }
 
 /// The part of a session that is about the login.
@@ -246,7 +242,8 @@ impl<S: Selected> Session<S> {
         if self.owner.is_some() {
             return self.bad("You are logged in", out);
         }
-        let has = |offer: &str| offer.split(' ').any(|name| name.as_bytes().eq_ignore_ascii_case(auth.mechanism));
+        let has =
+            |offer: &str| offer.split(' ').any(|name| name.as_bytes().eq_ignore_ascii_case(auth.mechanism));
         if !has(&self.login.offer.mechanisms) {
             return match has(&self.login.offer.under_tls) {
                 true => self.no(Word::PrivacyRequired, "Say STARTTLS first", out),

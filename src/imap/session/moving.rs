@@ -49,8 +49,7 @@ impl<S: Selected> Session<S> {
     pub fn arrive(options: Rc<Options>, luggage: Luggage, now: Mono) -> Self {
         let mut session = Session::new(options, now);
         let (passwords, mechanisms, under_tls) = luggage.offer;
-        session.login.offer =
-            Offer { passwords, mechanisms: mechanisms.into(), under_tls: under_tls.into() };
+        session.login.offer = Offer { passwords, mechanisms: mechanisms.into(), under_tls: under_tls.into() };
         session.login.failures = luggage.failures;
         session.tls = luggage.tls;
         session.security = luggage.security.map(Rc::new);

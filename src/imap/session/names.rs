@@ -147,7 +147,11 @@ mod tests {
             ("", "*%*%*", "a/b", true),
             ("", "caf\u{e9}*", "caf\u{e9}/x", true),
         ] {
-            assert_eq!(Pattern::new(reference, pattern).matches(name), matches, "{reference} {pattern} {name}");
+            assert_eq!(
+                Pattern::new(reference, pattern).matches(name),
+                matches,
+                "{reference} {pattern} {name}"
+            );
         }
     }
 

@@ -63,8 +63,7 @@ impl<S: Selected> Session<S> {
 
     pub(super) fn store_on(&mut self, mut s: Box<Storing>, out: &mut Vec<u8>) -> Option<Step> {
         let Some(next) = s.next else { return self.stored(&s, out) };
-        let (uids, next) =
-            some_uids(self.mailbox(), &s.ranges, next, self.options.changes_at_once, |_| true);
+        let (uids, next) = some_uids(self.mailbox(), &s.ranges, next, self.options.changes_at_once, |_| true);
         s.next = next;
         s.meant += uids.len();
         if uids.is_empty() {

@@ -438,7 +438,9 @@ impl<R: Runtime> Store<R> {
                 .map(|m| draft.append(account, id, &new_message(&m.message), (m.flags, m.keywords), log))
                 .collect::<Result<Vec<Appended>, Refusal>>()
                 .and_then(|at| match replaced {
-                    Some((from, uid)) if draft.expunge(from, &[uid].into_iter().collect(), false)?.is_empty() => {
+                    Some((from, uid))
+                        if draft.expunge(from, &[uid].into_iter().collect(), false)?.is_empty() =>
+                    {
                         Err(Refusal::Expunged)
                     }
                     _ => Ok((at, draft.finish()?)),

@@ -2,9 +2,7 @@
 //!
 //! A mailbox that nobody has open is read from the index; what is newer lies over it in memory.
 
-use crate::mailbox::api::{
-    Alter, Append, Appended, Copied, Done, News, Refusal, Selected, Stored, Vanished,
-};
+use crate::mailbox::api::{Alter, Append, Appended, Copied, Done, News, Refusal, Selected, Stored, Vanished};
 use crate::mailbox::opened::{Opened, ViewId};
 use crate::mailbox::record;
 use crate::mailbox::row::{self, Key};
