@@ -1,8 +1,8 @@
 //! `ringpost mailbox backup` and `restore`: a shard as a whole, its files as they are.
 //!
-//! A backup goes into a directory of its own and is durable when it is told. A shard that is put back has lost
-//! what came after the backup, and clients may have seen it: so a million UIDs and MODSEQs are passed over in
-//! each mailbox, and what was expunged is not known any more.
+//! A backup goes into a directory of its own and is durable when it is told. A shard that is put back has
+//! lost what came after the backup, and clients may have seen it: so a million UIDs and MODSEQs are passed
+//! over in each mailbox, and what was expunged is not known any more.
 
 use super::shards::Site;
 use super::{Exit, Failure, Progress, SiteArgs, amount};

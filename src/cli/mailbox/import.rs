@@ -1,4 +1,5 @@
-//! `ringpost mailbox import`: mail of another server, from a Maildir or an mbox, with what clients know it by.
+//! `ringpost mailbox import`: mail of another server, from a Maildir or an mbox, with what clients know it
+//! by.
 //!
 //! A mailbox that has never had a message takes over UIDVALIDITY and UIDs; what is imported again is passed
 //! over, so an import that was interrupted, or mail that has come since, is a matter of running it once more.
