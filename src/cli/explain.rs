@@ -191,9 +191,6 @@ async fn way(config: &Config, router: &Router, lookup: &dyn dns::Lookup, to: &[u
         },
         Plan::Local => end(head(limits("")), "mailboxes are not available in this version"),
         Plan::NoRoute => end(head(limits("")), "550 5.4.4: no route"),
-        Plan::Unsupported(hop) => {
-            end(head(limits("")), &format!("next hop {}: not available in this version", hop.key))
-        }
     };
     (value, exit)
 }
@@ -210,10 +207,15 @@ fn host_of(hop: &NextHop) -> String {
 
 async fn fixed(lookup: &dyn dns::Lookup, hop: &NextHop, mut value: Value) -> (Value, Exit) {
     let hosts: Vec<String> = hop.hosts().iter().map(ToString::to_string).collect();
+    let way = match &hop.target {
+        Target::LmtpUnix(path) => format!("LMTP to {}", path.display()),
+        Target::Lmtp(host) => format!("LMTP to {host}"),
+        Target::Smtp(_) | Target::Mx(_) => format!("SMTP to {}", hosts.join(", then ")),
+    };
     value["destination"] = json!(hop.key);
     value["tls"] = json!(tls::policy(hop.tls));
     value["tls_hosts"] = json!(tls::fixed(lookup, hop).await);
-    value["now"] = json!(format!("SMTP to {}", hosts.join(", then ")));
+    value["now"] = json!(way);
     (value, Exit::Ok)
 }
 

@@ -5,6 +5,7 @@
 
 use crate::queue::schedule::Limits;
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::rc::Rc;
 
 /// One way to reach a next hop.
@@ -16,6 +17,21 @@ pub enum Target {
     Host(String, u16),
     /// The mail exchangers of a domain, and their port.
     Mx(String, u16),
+    /// Mailboxes here: a shard.
+    Mailbox(u16),
+    /// A server of LMTP instead of SMTP.
+    Lmtp(LmtpServer),
+}
+
+/// Where a server of LMTP listens.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum LmtpServer {
+    /// At an address.
+    Address(SocketAddr),
+    /// At a host name to be resolved, and the port.
+    Host(String, u16),
+    /// At a socket in the file system.
+    Path(PathBuf),
 }
 
 /// Whether connections to a destination are encrypted.
@@ -54,6 +70,15 @@ pub struct Hop {
     pub security: Security,
     /// Limits.
     pub limits: Limits,
+}
+
+impl Hop {
+    /// True if a server that takes a message puts it where it is read, as those of LMTP do: what it has
+    /// taken is delivered, not relayed.
+    #[must_use]
+    pub fn is_last(&self) -> bool {
+        !self.targets.is_empty() && self.targets.iter().all(|t| matches!(t, Target::Lmtp(_)))
+    }
 }
 
 /// Where a recipient goes.

@@ -13,7 +13,7 @@ use std::sync::Arc;
 /// Where a domain's mail goes.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Plan {
-    /// To this next hop, by SMTP.
+    /// To this next hop.
     Relay(Arc<NextHop>),
     /// To the mail exchangers of the domain itself, or to the address that it is a literal of.
     Direct,
@@ -21,8 +21,6 @@ pub enum Plan {
     Local,
     /// Nowhere: 550 5.4.4.
     NoRoute,
-    /// To a next hop of a kind that this version cannot reach.
-    Unsupported(Arc<NextHop>),
 }
 
 /// Bounds of rewriting; 0 turns one off.
@@ -49,6 +47,7 @@ pub struct Router {
     any: Option<Arc<NextHop>>,
     smarthost: Option<Arc<NextHop>>,
     direct: bool,
+    mailboxes: bool,
     pub(super) aliases: Table<Targets>,
     pub(super) rewrites: Table<Targets>,
     relay_recipients: Option<Table<Targets>>,
@@ -96,6 +95,11 @@ impl Router {
     /// Without a smarthost mail goes to the mail exchangers of its domain.
     pub fn set_direct(&mut self) {
         self.direct = true;
+    }
+
+    /// Mail of local domains goes into mailboxes.
+    pub fn set_mailboxes(&mut self) {
+        self.mailboxes = true;
     }
 
     /// Sets the maps.
@@ -146,7 +150,6 @@ impl Router {
         match hop {
             None if self.direct && (mx::is_domain(domain) || literal(domain).is_some()) => Plan::Direct,
             None => Plan::NoRoute,
-            Some(hop) if hop.is_lmtp() => Plan::Unsupported(Arc::clone(hop)),
             Some(hop) => Plan::Relay(Arc::clone(hop)),
         }
     }
@@ -170,10 +173,14 @@ impl Router {
         }
     }
 
-    /// True if mail for `domain` can leave.
+    /// True if mail for `domain` can leave, or may have a mailbox to go to.
     #[must_use]
     pub fn is_routed(&self, domain: &[u8]) -> bool {
-        matches!(self.plan(domain), Plan::Relay(_) | Plan::Direct)
+        match self.plan(domain) {
+            Plan::Relay(_) | Plan::Direct => true,
+            Plan::Local => self.mailboxes,
+            Plan::NoRoute => false,
+        }
     }
 
     /// True for a domain whose mailboxes are here.
@@ -247,7 +254,6 @@ mod tests {
     fn key(r: &Router, domain: &str) -> String {
         match r.plan(domain.as_bytes()) {
             Plan::Relay(hop) => hop.key.clone(),
-            Plan::Unsupported(hop) => format!("? {}", hop.key),
             other => format!("{other:?}"),
         }
     }
@@ -299,7 +305,7 @@ mod tests {
             ("[192.0.2.1]", "Direct"),
             ("[IPv6:2001:db8::1]", "Direct"),
             ("home.example", "Local"),
-            ("lmtp.example", "? lmtp:box.example:24"),
+            ("lmtp.example", "lmtp:box.example:24"),
             ("", "NoRoute"),
             ("192.0.2.1", "NoRoute"),
             ("[x]", "NoRoute"),
