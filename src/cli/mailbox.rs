@@ -19,7 +19,6 @@ mod list;
 mod lists;
 mod maildir;
 mod mbox;
-mod place;
 mod reindex;
 mod select;
 mod shards;

@@ -101,11 +101,6 @@ impl<R: Runtime> Store<R> {
         self.0.payload_max - self.items_max() - HEAD_LEN
     }
 
-    /// Waits until the journal may have room again.
-    pub async fn room(&self) {
-        self.0.keeper.progress().await;
-    }
-
     /// Waits until all that is known is in the index, or cannot be.
     pub async fn settle(&self) {
         self.indexed().await;
