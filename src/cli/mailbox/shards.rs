@@ -207,7 +207,12 @@ impl Desk<'_> {
     /// Opens a shard, and tells what was wrong with it.
     pub async fn open(&self, shard: u16, index: Index) -> Result<(Shard, Recovery), Failure> {
         let options = Options { index, progress: Arc::default(), ..self.site.options.clone() };
-        self.open_with(shard, options).await
+        self.open_with(shard, &self.site.directory(shard), options).await
+    }
+
+    /// Opens what is to be a shard, and is elsewhere yet (an absolute path).
+    pub async fn open_dir(&self, shard: u16, dir: &Path) -> Result<(Shard, Recovery), Failure> {
+        self.open_with(shard, dir, self.site.options.clone()).await
     }
 
     /// As [`Self::open`], telling how far an index is.
@@ -216,14 +221,19 @@ impl Desk<'_> {
         shard: u16,
         progress: Arc<crate::mailbox::store::Progress>,
     ) -> Result<(Shard, Recovery), Failure> {
-        self.open_with(shard, Options { index: Index::Anew, progress, ..self.site.options.clone() }).await
+        let options = Options { index: Index::Anew, progress, ..self.site.options.clone() };
+        self.open_with(shard, &self.site.directory(shard), options).await
     }
 
-    async fn open_with(&self, shard: u16, options: Options) -> Result<(Shard, Recovery), Failure> {
-        let dir = self.site.directory(shard);
+    async fn open_with(
+        &self,
+        shard: u16,
+        dir: &Path,
+        options: Options,
+    ) -> Result<(Shard, Recovery), Failure> {
         let storage = self.site.storage.clone();
         let parts = Parts { rt: self.rt.clone(), storage, poison: self.poison.clone(), options };
-        let opened = Store::open(&dir, parts).await;
+        let opened = Store::open(dir, parts).await;
         let (store, found) =
             opened.map_err(|e| Failure::new(Exit::Io, format_args!("shard {shard:04}: {e}")))?;
         for line in complaints(&found) {
