@@ -7,14 +7,13 @@
 //!     cargo bench --bench mailbox -- shards [MESSAGES] [TASKS] [DIRECTORY]
 //!     cargo bench --bench mailbox -- accounts [ACCOUNTS] [MESSAGES] [DIRECTORY]
 //!
-//! `one`: deliveries of 4 KiB by so many tasks (default 20000 and 64, in the target directory) into one mailbox,
-//! in eight parts; each part's rate and CPU; then the shard is closed and opened, the mailbox selected cold
-//! and warm, all its flags read, some summaries and bodies, and all of it expunged.
-//! `large`: a mailbox is filled with so many messages; then rounds of deliveries into it and into an empty one,
-//! in turn, so that both see the same disk.
-//! `shards`: the same deliveries into 1, 2 and 8 shards of one core.
-//! `accounts`: so many accounts (default 1000) with so many messages of 1 KiB among them (default 20 each); then
-//! the shard is closed and opened: how long, and how much memory.
+//! `one`: deliveries of 4 KiB by so many tasks (default 20000 and 64, in the target directory) into one
+//! mailbox, in eight parts; each part's rate and CPU; then the shard is closed and opened, the mailbox
+//! selected cold and warm, all its flags read, some summaries and bodies, and all of it expunged. `large`:
+//! a mailbox is filled with so many messages; then rounds of deliveries into it and into an empty one, in
+//! turn, so that both see the same disk. `shards`: the same deliveries into 1, 2 and 8 shards of one core.
+//! `accounts`: so many accounts (default 1000) with so many messages of 1 KiB among them (default 20 each);
+//! then the shard is closed and opened: how long, and how much memory.
 
 #![allow(clippy::disallowed_methods, reason = "a bench measures time")]
 

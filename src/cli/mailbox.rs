@@ -3,9 +3,9 @@
 //!
 //! Every verb takes the lock of the data directory and opens shards as the server does, so what a crash has
 //! left is put in order first. Output goes out as it is found; `--json` prints one object a line. Exit
-//! codes: 0 done or sound, 64 wrong arguments, 65 damage or input that is not what it should be, 66 not there,
-//! 67 no such account, 73 cannot be made, 74 reading or writing failed, 75 in use by a server or no space,
-//! 78 the configuration is wrong.
+//! codes: 0 done or sound, 64 wrong arguments, 65 damage or input that is not what it should be, 66 not
+//! there, 67 no such account, 73 cannot be made, 74 reading or writing failed, 75 in use by a server or no
+//! space, 78 the configuration is wrong.
 
 #![allow(clippy::disallowed_methods, reason = "a program for operators: reads and writes files")]
 
@@ -19,7 +19,6 @@ mod list;
 mod lists;
 mod maildir;
 mod mbox;
-mod place;
 mod reindex;
 mod select;
 mod shards;

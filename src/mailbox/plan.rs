@@ -504,6 +504,11 @@ impl<'a> Draft<'a> {
         Ok(self.mailbox(account, &name, special))
     }
 
+    /// The counters of these mailboxes are as they are known now.
+    pub fn counted(&mut self, mailboxes: &[MailboxId]) -> Result<(), Refusal> {
+        mailboxes.iter().try_for_each(|id| self.counters(*id).map(drop))
+    }
+
     /// A mailbox goes with its messages. It is opened, takes nothing any more, and nothing is staged for it.
     pub fn delete(&mut self, mailbox: MailboxId) -> Result<(), Refusal> {
         let opened = self.opened(mailbox)?;

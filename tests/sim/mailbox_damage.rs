@@ -183,9 +183,23 @@ async fn adopted(store: &Shard) -> BTreeSet<u64> {
     found
 }
 
+/// What has been told of damage, in all lives.
+#[derive(Default)]
+struct Told {
+    ids: BTreeSet<u64>,
+    any: bool,
+}
+
 /// Everything that was not hit is there.
-async fn check(world: &World, store: &Shard, report: &Recovery, known: &[Known], harm: Harm) {
-    let told: BTreeSet<u64> = report.journal.damages.iter().flat_map(|d| d.ids.iter().copied()).collect();
+async fn check(
+    world: &World,
+    store: &Shard,
+    report: &Recovery,
+    (known, harm): (&[Known], Harm),
+    told: &mut Told,
+) {
+    told.ids.extend(report.journal.damages.iter().flat_map(|d| d.ids.iter().copied()));
+    told.any |= report.journal.damage_count > 0 || !report.malformed.is_empty();
     let saved = adopted(store).await;
     let mut missing: BTreeSet<u64> = BTreeSet::new();
     for k in known {
@@ -198,7 +212,7 @@ async fn check(world: &World, store: &Shard, report: &Recovery, known: &[Known],
             Ok(n) if n == k.n => {}
             Ok(n) => world.violation(format!("altered: {k:?} is {n}")),
             // In the account that was made for it, or in the batch that was hit.
-            Err(_) if saved.contains(&k.n) || told.contains(&k.body) => {}
+            Err(_) if saved.contains(&k.n) || told.ids.contains(&k.body) => {}
             Err(e) => {
                 world.event("missing", k.n, u64::from(e == Refusal::Damaged));
                 missing.insert(k.body);
@@ -210,8 +224,7 @@ async fn check(world: &World, store: &Shard, report: &Recovery, known: &[Known],
     if missing.len() > most {
         world.violation(format!("lost: {missing:?} of {}, {harm:?}, {report:?}", known.len()));
     }
-    let quiet = report.journal.damage_count == 0 && report.malformed.is_empty() && !harm.archive;
-    if quiet && !missing.is_empty() {
+    if !told.any && !harm.archive && !missing.is_empty() {
         world.violation(format!("lost without a word: {missing:?}, {harm:?}"));
     }
     for k in known {
@@ -244,15 +257,13 @@ fn damage_history(world: &World) -> History {
         w.pause(w.below(50 * MS)).await;
         machine.kill(Death::Power);
         let harm = hurt(&w, &machine);
+        let mut told = Told::default();
         // Twice: what is repaired stays so.
-        for life in 0..2 {
+        for _ in 0..2 {
             let rt = machine.boot();
             match shared::open(&rt).await {
                 Ok((store, report)) => {
-                    if life == 0 && harm.index && report.rebuilt.is_none() && !known.is_empty() {
-                        w.event("index-unharmed", 0, 0);
-                    }
-                    check(&w, &store, &report, &known, harm).await;
+                    check(&w, &store, &report, (&known, harm), &mut told).await;
                     store.close().await;
                 }
                 Err(e) => w.violation(format!("lost: does not start: {e}, {harm:?}")),

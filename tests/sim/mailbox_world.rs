@@ -9,6 +9,7 @@ use ringpost::mailbox::store::opening::{Parts, Recovery};
 use ringpost::mailbox::store::{Options, Store};
 use ringpost::mailbox::types::{AccountId, Flags, Quota, UidSet};
 use ringpost::message::body::BodyFacts;
+use ringpost::runtime::TableOptions;
 use ringpost::storage::{self, Poison, archive};
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -37,7 +38,8 @@ pub fn number(bytes: &[u8]) -> Option<u64> {
 pub async fn open(rt: &SimRuntime) -> Result<(Store<SimRuntime>, Recovery), String> {
     let storage = storage::Options { lock_wait: Duration::from_secs(60), ..storage::Options::tiny() };
     let archive = archive::Options { lock_wait: Duration::from_secs(60), ..archive::Options::tiny() };
-    let options = Options { archive, resident_max: 0, changes_max: 200, ..Options::default() };
+    let table = TableOptions { reserve_bytes: 256 << 10, grow_bytes: 64 << 10, cache_bytes: 64 << 10 };
+    let options = Options { archive, table, resident_max: 0, changes_max: 200, ..Options::default() };
     let parts = Parts { rt: rt.clone(), storage, poison: Poison::new(), options };
     Store::open(Path::new(FOLDER), parts).await.map_err(|e| e.to_string())
 }

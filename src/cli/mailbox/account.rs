@@ -1,8 +1,8 @@
 //! `ringpost mailbox rename` and `remove`: accounts as wholes.
 //!
 //! An account that is called otherwise may have to be in another shard: then its mail is copied there as it
-//! is, and only when all of it is safe the old one is removed. Interrupted, it is there twice or under the old
-//! name, never gone; run it again.
+//! is, and only when all of it is safe the old one is removed. Interrupted, it is there twice or under the
+//! old name, never gone; run it again.
 
 use super::shards::{Shard, Site};
 use super::source::{About, Held};

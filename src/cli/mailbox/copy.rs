@@ -1,14 +1,13 @@
 //! `ringpost mailbox backup` and `restore`: a shard as a whole, its files as they are.
 //!
-//! A backup goes into a directory of its own and is durable when it is told. A shard that is put back has lost
-//! what came after the backup, and clients may have seen it: so a million UIDs and MODSEQs are passed over in
-//! each mailbox, and what was expunged is not known any more.
+//! A backup goes into a directory of its own and is durable when it is told. A shard that is put back has
+//! lost what came after the backup, and clients may have seen it: so a million UIDs and MODSEQs are passed
+//! over in each mailbox, and what was expunged is not known any more.
 
 use super::shards::Site;
 use super::{Exit, Failure, Progress, SiteArgs, amount};
 use crate::mailbox::api::Mailboxes;
 use crate::mailbox::plan::import::Identity;
-use crate::mailbox::store::Index;
 use clap::Args;
 use serde_json::json;
 use std::fs::{self, File};
@@ -46,7 +45,8 @@ pub fn backup(args: &SiteArgs, backup: &BackupArgs, out: &mut impl Write) -> Res
     let site = Site::take(args)?;
     let from = site.directory(site.chosen(Some(backup.shard))?[0]);
     // As a crash left it, or as a server closed it: both are what a start can begin with.
-    let bytes = copy_new(&from, &backup.to)?;
+    let (partial, bytes) = copy_new(&from, &backup.to)?;
+    put_in_place(&partial, &backup.to)?;
     tell(args, "backup", backup.shard, bytes, out)
 }
 
@@ -58,9 +58,10 @@ pub fn restore(args: &SiteArgs, restore: &RestoreArgs, out: &mut impl Write) -> 
         let text = format_args!("there are {} shards here, from 0000 on", site.count);
         return Err(Failure::new(Exit::Usage, text));
     }
-    let bytes = copy_new(&restore.from, &to)?;
+    let (partial, bytes) = copy_new(&restore.from, &to)?;
+    // Under its name it is only when no number can be given again.
     site.work(async |desk| {
-        let (store, _) = desk.open(restore.shard, Index::Mend).await?;
+        let (store, _) = desk.open_dir(restore.shard, &partial).await?;
         let mut done = Ok(());
         'all: for (id, account) in store.accounts() {
             let listed = match store.list(id).await {
@@ -85,6 +86,7 @@ pub fn restore(args: &SiteArgs, restore: &RestoreArgs, out: &mut impl Write) -> 
         store.close().await;
         done
     })?;
+    put_in_place(&partial, &to)?;
     tell(args, "restored", restore.shard, bytes, out)
 }
 
@@ -97,8 +99,8 @@ fn tell(args: &SiteArgs, what: &str, shard: u16, bytes: u64, out: &mut impl Writ
     Ok(Exit::Ok)
 }
 
-/// Copies a directory to where nothing is, by way of another name.
-fn copy_new(from: &Path, to: &Path) -> Result<u64, Failure> {
+/// Copies a directory to beside where nothing is yet; gives that name, and bytes.
+fn copy_new(from: &Path, to: &Path) -> Result<(PathBuf, u64), Failure> {
     if fs::symlink_metadata(to).is_ok() {
         return Err(Failure::new(Exit::CannotCreate, format_args!("{}: it is there already", to.display())));
     }
@@ -115,10 +117,13 @@ fn copy_new(from: &Path, to: &Path) -> Result<u64, Failure> {
     let mut progress = Progress::new();
     let bytes = copy_tree(from, &partial, &mut progress)?;
     progress.end();
-    fs::rename(&partial, to).map_err(failed)?;
+    Ok((partial, bytes))
+}
+
+fn put_in_place(partial: &Path, to: &Path) -> Result<(), Failure> {
     let above = to.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    File::open(above).and_then(|d| d.sync_all()).map_err(failed)?;
-    Ok(bytes)
+    let done = fs::rename(partial, to).and_then(|()| File::open(above)?.sync_all());
+    done.map_err(|e| Failure::making(to, &e))
 }
 
 fn copy_tree(from: &Path, to: &Path, progress: &mut Progress) -> Result<u64, Failure> {

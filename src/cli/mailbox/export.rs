@@ -1,5 +1,5 @@
-//! `ringpost mailbox export`: an account as a Maildir++ with LF line ends, and with the lists by which Dovecot
-//! keeps UIDs, UIDLs, keywords and subscriptions.
+//! `ringpost mailbox export`: an account as a Maildir++ with LF line ends, and with the lists by which
+//! Dovecot keeps UIDs, UIDLs, keywords and subscriptions.
 //!
 //! Into a directory that is empty or not there. The list of UIDs is written last, so that what was
 //! interrupted is seen to be without it. A message that is damaged is told and left out (65).

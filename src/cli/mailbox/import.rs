@@ -1,4 +1,5 @@
-//! `ringpost mailbox import`: mail of another server, from a Maildir or an mbox, with what clients know it by.
+//! `ringpost mailbox import`: mail of another server, from a Maildir or an mbox, with what clients know it
+//! by.
 //!
 //! A mailbox that has never had a message takes over UIDVALIDITY and UIDs; what is imported again is passed
 //! over, so an import that was interrupted, or mail that has come since, is a matter of running it once more.
@@ -73,10 +74,11 @@ pub fn run(args: &SiteArgs, import: &ImportArgs, out: &mut impl Write) -> Result
         },
     };
     let mut site = Site::take(args)?;
-    match (site.count, import.shards) {
+    let said = import.shards.or(Some(site.wanted).filter(|n| *n != 0));
+    match (site.count, said) {
         (0, Some(n)) => site.found(n)?,
         (there, Some(n)) if there != n => {
-            let text = format_args!("there are {there} shards here: leave --shards out");
+            let text = format_args!("there are {there} shards here, not {n}");
             return Err(Failure::new(Exit::Usage, text));
         }
         _ => {}

@@ -3,10 +3,10 @@
 //! Knows where shards are, not what is done with them. What cannot be opened is an error with an exit code;
 //! damages that were stepped over are told on the standard error.
 
-use super::place::{self, COUNT_FILE, FOLDER};
 use super::{Exit, Failure, SiteArgs};
 use crate::config::Config;
 use crate::mailbox::api::Mailboxes;
+use crate::mailbox::spread::{self, COUNT_FILE, FOLDER};
 use crate::mailbox::store::opening::{Parts, Recovery};
 use crate::mailbox::store::{Index, Options, Store};
 use crate::mailbox::types::AccountId;
@@ -14,8 +14,8 @@ use crate::runtime::checks;
 use crate::runtime::privileges::{self, User};
 use crate::runtime::uring::{self, Uring};
 use crate::server::settings;
+use crate::storage;
 use crate::storage::options::Poison;
-use crate::storage::{self, archive};
 use std::fs;
 use std::io;
 use std::os::unix::fs::chown;
@@ -28,6 +28,8 @@ pub struct Site {
     pub data_dir: PathBuf,
     /// How many shards there are to be; 0: nobody has said.
     pub count: u16,
+    /// What the configuration says of that; 0: nothing.
+    pub wanted: u16,
     storage: storage::Options,
     options: Options,
     user: Option<User>,
@@ -49,7 +51,7 @@ pub type Shard = Store<Uring>;
 impl Site {
     /// Finds and locks it.
     pub fn take(args: &SiteArgs) -> Result<Self, Failure> {
-        let (data_dir, storage, options, user) = read_config(args)?;
+        let Known { dir: data_dir, storage, options, user, shards } = read_config(args)?;
         if let Err(e) = fs::metadata(&data_dir) {
             // One that is not there is not made.
             return Err(Failure::reading(&data_dir, &e));
@@ -61,13 +63,13 @@ impl Site {
         })?;
         let path = data_dir.join(FOLDER).join(COUNT_FILE);
         let count = match fs::read_to_string(&path) {
-            Ok(text) => place::parse(&text).ok_or_else(|| {
+            Ok(text) => spread::parse(&text).ok_or_else(|| {
                 Failure::new(Exit::Data, format_args!("{}: does not say how many shards", path.display()))
             })?,
             Err(e) if e.kind() == io::ErrorKind::NotFound => 0,
             Err(e) => return Err(Failure::reading(&path, &e)),
         };
-        Ok(Site { data_dir, count, storage, options, user, _lock: lock })
+        Ok(Site { data_dir, count, wanted: shards, storage, options, user, _lock: lock })
     }
 
     /// Says how many shards there are to be, where nobody has.
@@ -75,7 +77,7 @@ impl Site {
         let folder = self.data_dir.join(FOLDER);
         let path = folder.join(COUNT_FILE);
         let written = fs::create_dir_all(&folder)
-            .and_then(|()| fs::write(&path, place::text(shards)))
+            .and_then(|()| fs::write(&path, spread::text(shards)))
             .and_then(|()| fs::File::open(&path)?.sync_all())
             .and_then(|()| fs::File::open(&folder)?.sync_all());
         written.map_err(|e| Failure::making(&path, &e))?;
@@ -121,12 +123,12 @@ impl Site {
             );
             return Err(Failure::new(Exit::NoInput, text));
         }
-        Ok(place::shard_of(account, self.count))
+        Ok(spread::shard_of(account, self.count))
     }
 
     /// The directory of a shard.
     pub fn directory(&self, shard: u16) -> PathBuf {
-        place::directory(&self.data_dir, shard)
+        spread::directory(&self.data_dir, shard)
     }
 
     /// Does work on a ring. What it makes belongs to the server's user, whoever we are.
@@ -164,16 +166,22 @@ fn give_tree(path: &Path, user: &User) -> io::Result<()> {
     Ok(())
 }
 
-type Known = (PathBuf, storage::Options, Options, Option<User>);
+/// What the configuration says.
+struct Known {
+    dir: PathBuf,
+    storage: storage::Options,
+    options: Options,
+    user: Option<User>,
+    /// Shards that are to be; 0: it does not say.
+    shards: u16,
+}
 
 fn read_config(args: &SiteArgs) -> Result<Known, Failure> {
     match (Config::load(&args.config), &args.data_dir) {
         (Ok((config, _)), given) => {
             let storage = settings::storage(&config);
-            let archive = archive::Options {
-                disk_free_min: config.storage.free_min.0 / 2,
-                ..archive::Options::production(storage.segment_bytes)
-            };
+            let options = settings::mailboxes(&config, config.shards.unwrap_or(1));
+            let shards = config.shards.unwrap_or(0);
             let user = match &config.user {
                 Some(name) if privileges::is_root() => match privileges::user(name) {
                     Ok(user) => Some(user),
@@ -184,11 +192,12 @@ fn read_config(args: &SiteArgs) -> Result<Known, Failure> {
                 _ => None,
             };
             let dir = given.clone().unwrap_or(config.data_dir);
-            Ok((dir, storage, Options { archive, ..Options::default() }, user))
+            Ok(Known { dir, storage, options, user, shards })
         }
         // As it is kept without a configuration.
         (Err(_), Some(dir)) => {
-            Ok((dir.clone(), storage::Options::production(64 << 20), Options::default(), None))
+            let (storage, options) = (storage::Options::production(64 << 20), Options::default());
+            Ok(Known { dir: dir.clone(), storage, options, user: None, shards: 0 })
         }
         (Err(problems), None) => Err(Failure::new(Exit::Config, problems)),
     }
@@ -198,7 +207,12 @@ impl Desk<'_> {
     /// Opens a shard, and tells what was wrong with it.
     pub async fn open(&self, shard: u16, index: Index) -> Result<(Shard, Recovery), Failure> {
         let options = Options { index, progress: Arc::default(), ..self.site.options.clone() };
-        self.open_with(shard, options).await
+        self.open_with(shard, &self.site.directory(shard), options).await
+    }
+
+    /// Opens what is to be a shard, and is elsewhere yet (an absolute path).
+    pub async fn open_dir(&self, shard: u16, dir: &Path) -> Result<(Shard, Recovery), Failure> {
+        self.open_with(shard, dir, self.site.options.clone()).await
     }
 
     /// As [`Self::open`], telling how far an index is.
@@ -207,14 +221,19 @@ impl Desk<'_> {
         shard: u16,
         progress: Arc<crate::mailbox::store::Progress>,
     ) -> Result<(Shard, Recovery), Failure> {
-        self.open_with(shard, Options { index: Index::Anew, progress, ..self.site.options.clone() }).await
+        let options = Options { index: Index::Anew, progress, ..self.site.options.clone() };
+        self.open_with(shard, &self.site.directory(shard), options).await
     }
 
-    async fn open_with(&self, shard: u16, options: Options) -> Result<(Shard, Recovery), Failure> {
-        let dir = self.site.directory(shard);
+    async fn open_with(
+        &self,
+        shard: u16,
+        dir: &Path,
+        options: Options,
+    ) -> Result<(Shard, Recovery), Failure> {
         let storage = self.site.storage.clone();
         let parts = Parts { rt: self.rt.clone(), storage, poison: self.poison.clone(), options };
-        let opened = Store::open(&dir, parts).await;
+        let opened = Store::open(dir, parts).await;
         let (store, found) =
             opened.map_err(|e| Failure::new(Exit::Io, format_args!("shard {shard:04}: {e}")))?;
         for line in complaints(&found) {

@@ -93,7 +93,7 @@ impl<'a> Intake<'a> {
             };
             match done {
                 Ok(_) => return Ok(()),
-                Err(Refusal::Busy) => self.store.room().await,
+                Err(Refusal::Busy) => self.store.progress().await,
                 Err(Refusal::Full) if waited < FULL => {
                     tokio::time::sleep(MOMENT).await;
                     waited += MOMENT;

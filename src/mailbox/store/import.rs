@@ -101,13 +101,66 @@ impl<R: Runtime> Store<R> {
         self.0.payload_max - self.items_max() - HEAD_LEN
     }
 
-    /// Waits until the journal may have room again.
-    pub async fn room(&self) {
-        self.0.keeper.progress().await;
-    }
-
     /// Waits until all that is known is in the index, or cannot be.
     pub async fn settle(&self) {
         self.indexed().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mailbox::api::{Content, Mailboxes, Selected, Vanished};
+    use crate::mailbox::plan::import::UIDVALIDITY_MAX;
+    use crate::mailbox::store::tests::{account, deliver, die, incoming, live, world};
+
+    fn import<'a>(content: &'a [&'a [u8]], uid: u32) -> Import<'a> {
+        let message = incoming(Content::Slices(content), content[0].len() as u64, b"s");
+        Import { message, flags: Flags::SEEN, keywords: &["k"], uid, saved: Some(Wall(77)) }
+    }
+
+    #[test]
+    fn a_mailbox_takes_on_an_identity_once_and_uids_rise() {
+        let world = world();
+        let to = Identity { uidvalidity: 1000, uidnext: 5, modseq: 1 << 40 };
+        let a = die(&world, |_, store, _| async move {
+            let a = account(&store, "a").await;
+            for (bad, refusal) in [
+                (Identity { uidvalidity: UIDVALIDITY_MAX + 1, ..to }, Refusal::Limit),
+                (Identity { uidnext: u32::MAX, ..to }, Refusal::Limit),
+                (Identity { modseq: u64::MAX, ..to }, Refusal::Limit),
+            ] {
+                assert_eq!(store.identify(a, "INBOX", bad).await.err(), Some(refusal));
+            }
+            assert_eq!(store.identify(a, "none", to).await.err(), Some(Refusal::NoMailbox));
+            let open = store.select(a, "INBOX").await.expect("there");
+            store.identify(a, "INBOX", to).await.expect("fine");
+            assert_eq!(open.vanished(7), Vanished::Unknown, "opened or not");
+            let content: [&[u8]; 1] = [b"A: b\r\n\r\n"];
+            let all = [import(&content, 9), import(&content, 0), import(&content, 20)];
+            let at = store.import(a, "INBOX", &all).await.expect("fine").value;
+            assert_eq!(
+                at.iter().map(|a| (a.uid, a.uidvalidity)).collect::<Vec<_>>(),
+                [(9, 1000), (10, 1000), (20, 1000)]
+            );
+            for uid in [4, 20] {
+                let refused = store.import(a, "INBOX", &[import(&content, uid)]).await;
+                assert_eq!(refused.err(), Some(Refusal::Exists), "UIDs rise");
+            }
+            let other = Identity { uidvalidity: 1001, ..to };
+            assert_eq!(store.identify(a, "INBOX", other).await.err(), Some(Refusal::Exists));
+            a
+        });
+        live(&world, |_, store, _| async move {
+            let status = store.status(a, "INBOX").await.expect("there");
+            assert_eq!((status.uidvalidity, status.uidnext, status.messages), (1000, 21, 3));
+            assert!(status.highest_modseq > 1 << 40);
+            let open = store.select(a, "INBOX").await.expect("there");
+            let m = open.message(1).expect("there");
+            assert_eq!((m.uid, m.flags, m.saved, m.keywords.0), (9, Flags::SEEN, Wall(77), 1));
+            assert_eq!(open.vanished(1 << 40), Vanished::Exactly(crate::mailbox::types::UidSet::default()));
+            assert_eq!(open.vanished((1 << 40) - 1), Vanished::Unknown);
+            assert_eq!(deliver(&store, 1, 10, a).await, 21);
+        });
     }
 }

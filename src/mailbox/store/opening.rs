@@ -28,6 +28,9 @@ use std::rc::Rc;
 /// Rows read, and looked up, at a time.
 const PAGE: ScanLimit = ScanLimit { rows: 8192, bytes: 1 << 20 };
 
+/// Mailboxes in one operation that says how they were counted.
+const COUNTED: usize = 10_000;
+
 /// What a shard is made of.
 #[derive(Clone)]
 pub struct Parts<R: Runtime> {
@@ -139,8 +142,10 @@ impl<R: Runtime> Store<R> {
         let path = dir.join(removal::INDEX);
         let at = |e| OpenError::Io(path.clone(), e);
         let (table, found) = open_index(&rt, &path, &options, &keeper).await.map_err(at)?;
-        let named = Named::of(journal.records.iter().map(|r| &r.items[..]));
         let damaged = !journal.malformed.is_empty() || report.damage_count > 0;
+        let items = journal.records.iter().map(|r| &r.items[..]);
+        // Only for what may be nobody's.
+        let named = if damaged || found.is_none() { Named::of(items) } else { Named::default() };
         let (mut rebuilt, mut adopted, mut damages) = (None, None, Vec::new());
         let meta = match found {
             Some(meta) => meta,
@@ -156,8 +161,9 @@ impl<R: Runtime> Store<R> {
         let lost = damaged.then_some(&named);
         let (mut shard, orphans) = put_together(&rt, &table, &meta, &journal, lost).await.map_err(at)?;
         adopted = adopted.or(orphans);
+        let mut wrong = Vec::new();
         if rebuilt.is_some() || damaged {
-            super::rebuild::recount(&table, &mut shard).await.map_err(at)?;
+            wrong = super::rebuild::recount(&table, &mut shard).await.map_err(at)?;
         }
         shard.living().into_iter().for_each(|at| keeper.keep(at));
         // What came and went while it was read never counted.
@@ -168,6 +174,10 @@ impl<R: Runtime> Store<R> {
         keeper.set_mark(meta.mark);
         let store = Store(Rc::new(Inner { rt, keeper, vault, table, poison, payload_max, options, state }));
         store.start();
+        for some in wrong.chunks(COUNTED) {
+            // What cannot be written now is counted again if there is reason to.
+            let _ = store.commit(Vec::new(), |draft| draft.counted(some)).await;
+        }
         let malformed = journal.malformed;
         let recovery = Recovery { journal: report, archive, malformed, rebuilt, mailboxes, damages, adopted };
         Ok((store, recovery))

@@ -185,8 +185,10 @@ async fn count<T: Table>(table: &T, found: &mut Found) -> io::Result<()> {
 }
 
 /// Counts all messages anew, in rows and in what lies over them: when what was lost and what was found
-/// may not fit together.
-pub(super) async fn recount<T: Table>(table: &T, shard: &mut Shard) -> io::Result<()> {
+/// may not fit together. Returns mailboxes whose counters were not right: the journal says otherwise, and
+/// must be told.
+pub(super) async fn recount<T: Table>(table: &T, shard: &mut Shard) -> io::Result<Vec<MailboxId>> {
+    let mut wrong = Vec::new();
     let mut counts: BTreeMap<MailboxId, Status> = BTreeMap::new();
     let mut add = |mailbox: MailboxId, m: &Message| {
         let s = counts.entry(mailbox).or_default();
@@ -226,9 +228,10 @@ pub(super) async fn recount<T: Table>(table: &T, shard: &mut Shard) -> io::Resul
         if status != known {
             shard.directory.count(status);
             shard.ledger.touch(Key::mailbox(mailbox), None);
+            wrong.push(mailbox);
         }
     }
-    Ok(())
+    Ok(wrong)
 }
 
 /// Rows of accounts and mailboxes.
