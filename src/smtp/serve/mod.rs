@@ -5,12 +5,12 @@
 //! of the socket ends the session; our own trouble (disk, space) becomes a 4xx. A session holds a
 //! receive buffer only while bytes are on their way: an idle one gives it back.
 
-mod arrive;
+pub(crate) mod arrive;
 mod auth;
 mod collect;
 mod gather;
-mod secure;
-mod session;
+pub(crate) mod secure;
+pub(crate) mod session;
 
 pub use arrive::Refused;
 

@@ -519,7 +519,7 @@ struct Client<'a> {
 /// Sends the last reply and sees to it that the peer gets it: a connection that is closed while
 /// input lies unread is reset, and the reset destroys what the peer has not read.
 /// `was_asked`: who has said QUIT sends no more.
-pub(super) async fn last_words<S: Stream>(stream: &S, reply: Vec<u8>, was_asked: bool, until: Mono) {
+pub(crate) async fn last_words<S: Stream>(stream: &S, reply: Vec<u8>, was_asked: bool, until: Mono) {
     stream.set_deadline(Some(until));
     let (sent, mut buf) = stream.send(reply).await;
     if sent.is_err() || was_asked {
