@@ -26,6 +26,8 @@ pub struct Outbox {
     held: usize,
     /// Replies; a session machine appends to it.
     pub out: Vec<u8>,
+    /// Up to here `out` has been looked at, or is no reply.
+    seen: usize,
 }
 
 impl Outbox {
@@ -52,22 +54,41 @@ impl Outbox {
     /// Appends a piece of a stored message.
     pub fn piece(&mut self, channel: &Channel, bytes: &SharedBytes, range: Range<usize>) {
         if channel.tls().is_some() || range.len() < COPIED {
-            self.out.extend_from_slice(&bytes[range]);
+            self.raw(&bytes[range]);
             return;
         }
         if !self.out.is_empty() {
             self.held += self.out.len();
-            self.parts.push(Part::Owned(std::mem::take(&mut self.out)));
+            let before = self.take();
+            self.parts.push(Part::Owned(before));
         }
         self.held += range.len();
         self.parts.push(Part::Shared(bytes.part(range)));
+    }
+
+    /// Appends bytes that are no reply.
+    pub fn raw(&mut self, bytes: &[u8]) {
+        self.out.extend_from_slice(bytes);
+        self.seen = self.out.len();
+    }
+
+    /// Replies that have been appended since this was asked last.
+    pub fn fresh(&mut self) -> &[u8] {
+        let from = std::mem::replace(&mut self.seen, self.out.len());
+        &self.out[from.min(self.out.len())..]
+    }
+
+    /// The replies, taken out.
+    pub(super) fn take(&mut self) -> Vec<u8> {
+        self.seen = 0;
+        std::mem::take(&mut self.out)
     }
 
     /// What waits in pieces, taken out; with the replies behind them.
     pub(super) fn take_parts(&mut self) -> Vec<Part> {
         let mut parts = std::mem::take(&mut self.parts);
         if !self.out.is_empty() {
-            parts.push(Part::Owned(std::mem::take(&mut self.out)));
+            parts.push(Part::Owned(self.take()));
         }
         self.held = 0;
         parts
@@ -77,6 +98,7 @@ impl Outbox {
     pub fn clear(&mut self) {
         self.parts = Vec::new();
         self.held = 0;
+        self.seen = 0;
         self.out.clear();
     }
 }

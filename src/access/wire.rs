@@ -6,6 +6,7 @@
 use super::host::Host;
 use super::live::Seat;
 use super::outbox::Outbox;
+use crate::base::aligned::SharedBytes;
 use crate::base::security::Security;
 use crate::base::time::Mono;
 use crate::channel::{Channel, HandshakeError};
@@ -14,6 +15,7 @@ use crate::smtp::serve::secure::{Counted, failed};
 use crate::smtp::serve::session::last_words;
 use crate::tls::Connection;
 use std::io;
+use std::ops::Range;
 use std::rc::Rc;
 use zeroize::Zeroize;
 
@@ -73,6 +75,17 @@ impl<R: Runtime> Wire<R> {
     /// Wipes what was consumed: a password does not stay in buffers that others will use.
     pub fn wipe(&mut self) {
         self.buf[..self.at].zeroize();
+    }
+
+    /// Appends a piece of a stored message to what waits.
+    pub fn put(&mut self, bytes: &SharedBytes, range: Range<usize>) {
+        self.outbox.piece(&self.channel, bytes, range);
+    }
+
+    /// So much waits that it should be sent before more comes.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.outbox.is_full(&self.channel)
     }
 
     /// How the connection is secured.
@@ -158,11 +171,16 @@ impl<R: Runtime> Wire<R> {
         if self.outbox.is_empty() {
             (result, self.buf) = self.channel.recv(stream, pool, buf).await;
         } else if self.outbox.parts.is_empty() {
-            let out = std::mem::take(&mut self.outbox.out);
+            let out = self.outbox.take();
             (result, self.outbox.out, self.buf) = self.channel.send_recv(stream, pool, out, buf).await;
         } else {
-            let parts = self.outbox.take_parts();
-            (result, _, self.buf) = stream.send_parts_recv(parts, buf).await;
+            // Together it could not be told which of the two was late.
+            let (sent, parts) = stream.send_parts(self.outbox.take_parts()).await;
+            if let Err(e) = sent {
+                self.outbox.parts = parts;
+                return Err(e);
+            }
+            (result, self.buf) = self.channel.recv(stream, pool, buf).await;
         }
         self.rest();
         result
@@ -206,7 +224,7 @@ impl<R: Runtime> Wire<R> {
         self.set_deadline(until);
         let (stream, pool) = (self.seat.stream(), &self.host.pool);
         if self.outbox.parts.is_empty() {
-            let out = std::mem::take(&mut self.outbox.out);
+            let out = self.outbox.take();
             let (result, out) = self.channel.send(stream, pool, out).await;
             pool.give(out);
             result
@@ -230,7 +248,7 @@ impl<R: Runtime> Wire<R> {
             return;
         }
         let until = self.host.rt.now().after(self.host.options.last_words);
-        let last = self.channel.farewell(std::mem::take(&mut self.outbox.out));
+        let last = self.channel.farewell(self.outbox.take());
         last_words(self.seat.stream(), last, was_asked, until).await;
     }
 

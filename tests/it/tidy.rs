@@ -44,6 +44,8 @@ const LAYERS: &[(&str, &[&str])] = &[
 /// them. A prefix of a path below `src/`.
 const SHELLS: &[&str] = &[
     "smtp/serve",
+    "pop3/serve",
+    "access",
     "storage/keeper",
     "storage/archive/vault",
     "queue/desk",
