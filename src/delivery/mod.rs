@@ -2,7 +2,10 @@
 
 pub mod agent;
 pub mod bounce;
+pub mod local;
 pub mod logs;
+pub mod post;
 pub mod relay;
+pub mod shards;
 mod side_cursor;
 pub mod trust;

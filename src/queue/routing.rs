@@ -16,6 +16,8 @@ pub enum Target {
     Host(String, u16),
     /// The mail exchangers of a domain, and their port.
     Mx(String, u16),
+    /// Mailboxes here: a shard.
+    Mailbox(u16),
 }
 
 /// Whether connections to a destination are encrypted.
