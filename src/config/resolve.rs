@@ -72,6 +72,8 @@ pub struct Config {
     pub auth: Auth,
     /// `[mailbox]`.
     pub mailbox: Mailbox,
+    /// `[pop3]`.
+    pub pop3: raw::Pop3,
     /// `metrics.address`.
     pub metrics: Option<SocketAddr>,
     /// `admin.socket`.
@@ -334,6 +336,7 @@ fn resolve(raw: Raw, text: &str, report: &mut Report<'_>) -> Option<Config> {
         memory: raw.memory,
         auth,
         mailbox: raw.mailbox,
+        pop3: raw.pop3,
         metrics: raw.metrics.address.0,
         admin_socket: path(&raw.admin.socket, "admin.socket", report),
         event_format: raw.events.format,
@@ -389,8 +392,9 @@ fn unavailable_at_listeners(listeners: &[raw::Listener], report: &mut Report<'_>
         let at = |key: &str| format!("listener.{n}.{key}");
         match l.protocol.0 {
             Some(Protocol::Smtp | Protocol::Submission | Protocol::Submissions) | None => {}
+            Some(Protocol::Pop3 | Protocol::Pop3s) => {}
             Some(p) => {
-                let help = "\"smtp\", \"submission\" and \"submissions\" are";
+                let help = "\"smtp\", \"submission\", \"submissions\", \"pop3\" and \"pop3s\" are";
                 report.error(&at("protocol"), format!("\"{p}\" is {MISSING}"), help);
             }
         }

@@ -3,7 +3,7 @@
 //! Two steps: [`reserve`] binds (it may need root, and tells early that a port is taken), and
 //! [`listen`] opens the door once recovery is through. Errors name the address and what to do.
 
-use socket2::{Domain, SockRef, Socket, Type};
+use socket2::{Domain, SockRef, Socket, TcpKeepalive, Type};
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
@@ -125,6 +125,29 @@ pub fn address(socket: &OwnedFd) -> io::Result<SocketAddr> {
     address.as_socket().ok_or_else(|| io::ErrorKind::AddrNotAvailable.into())
 }
 
+/// A client that is gone without a word is noticed within this time, whether we wait for it or it for us.
+const GONE: Duration = Duration::from_secs(105);
+
+/// Connections of this reserved socket end soon after their clients are gone: each may hold what others
+/// wait for.
+///
+/// # Errors
+/// Those of setsockopt(2).
+pub fn watchful(socket: &OwnedFd) -> io::Result<()> {
+    let socket = SockRef::from(socket);
+    // A socket of the file system knows when its client goes.
+    if socket.domain()? == Domain::UNIX {
+        return Ok(());
+    }
+    // Silence for 45 s, then a question every 15 s: four without an answer are enough.
+    let questions = TcpKeepalive::new()
+        .with_time(Duration::from_secs(45))
+        .with_interval(Duration::from_secs(15))
+        .with_retries(4);
+    socket.set_tcp_keepalive(&questions)?;
+    socket.set_tcp_user_timeout(Some(GONE))
+}
+
 /// Opens a reserved socket to connections. The kernel spreads them over the sockets that listen.
 ///
 /// # Errors
@@ -175,6 +198,26 @@ mod tests {
         let Ok(sockets) = reserve("[::]:0".parse().unwrap(), 1) else { return };
         let port = port_of(&sockets[0]).port();
         reserve(SocketAddr::new("0.0.0.0".parse().unwrap(), port), 1).unwrap();
+    }
+
+    #[test]
+    fn watchful_sockets_pass_it_on() {
+        let sockets = reserve(any(), 1).unwrap();
+        watchful(&sockets[0]).unwrap();
+        listen(&sockets[0]).unwrap();
+        let address = port_of(&sockets[0]);
+        let main = async |uring: Uring| {
+            let listener = uring.listener(sockets.into_iter().next().unwrap()).unwrap();
+            let deadline = uring.now().after(Duration::from_secs(5));
+            let _client = uring.connect(address, None, deadline).await.unwrap();
+            let (stream, _) = listener.accept().await.unwrap();
+            let options = SockRef::from(stream.socket.owned());
+            assert_eq!(options.tcp_user_timeout().unwrap(), Some(GONE));
+            let time = options.tcp_keepalive_time().unwrap();
+            let asked = options.tcp_keepalive_interval().unwrap() * options.tcp_keepalive_retries().unwrap();
+            assert!(options.keepalive().unwrap() && time + asked <= GONE, "{time:?} and {asked:?}");
+        };
+        uring::run(&uring::Options::small(), main).unwrap();
     }
 
     #[test]

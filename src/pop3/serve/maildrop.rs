@@ -145,7 +145,7 @@ impl<M: Mailboxes> Open<M> {
 }
 
 /// What the client is told when the store refuses.
-fn reply(refusal: Refusal) -> Reply {
+pub(super) fn reply(refusal: Refusal) -> Reply {
     match refusal {
         Refusal::InUse => Reply::IN_USE,
         Refusal::Expunged => Reply::GONE,
@@ -164,17 +164,19 @@ impl<R: Moving, M: Mailboxes> Talk<R, M> {
                 self.open = Some(open);
                 self.machine.opened(self.wire.now, sizes, &mut self.wire.outbox.out);
             }
-            Err(reply) => {
-                if reply == Reply::IN_USE {
-                    self.ctx.host().metrics.pop3_in_use.increment(1);
-                }
-                // Who logs in again is counted again.
-                self.known.permits.truncate(1);
-                let answer =
-                    if reply == Reply::SHUTTING_DOWN { Answer::Close(reply) } else { Answer::Refuse(reply) };
-                self.machine.answer(self.wire.now, answer, &mut self.wire.outbox.out);
-            }
+            Err(reply) => self.no_maildrop(reply),
         }
+    }
+
+    /// The maildrop cannot be had.
+    pub(super) fn no_maildrop(&mut self, reply: Reply) {
+        if reply == Reply::IN_USE {
+            self.ctx.host().metrics.pop3_in_use.increment(1);
+        }
+        // Who logs in again is counted again.
+        self.known.permits.truncate(1);
+        let answer = if reply == Reply::SHUTTING_DOWN { Answer::Close(reply) } else { Answer::Refuse(reply) };
+        self.machine.answer(self.wire.now, answer, &mut self.wire.outbox.out);
     }
 
     async fn take_maildrop(&self, store: &M) -> Result<(Open<M>, Vec<u64>), Reply> {

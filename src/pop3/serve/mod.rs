@@ -42,7 +42,10 @@ pub type Found<'a> = Pin<Box<dyn Future<Output = Result<AccountId, Refusal>> + '
 /// Where maildrops are.
 pub trait Homes<M: Mailboxes> {
     /// Who owns the maildrop of this login (prepared, as SASL gives it).
-    fn home(&self, login: &str) -> Home<M>;
+    ///
+    /// # Errors
+    /// This core does, and cannot read it.
+    fn home(&self, login: &str) -> Result<Home<M>, Refusal>;
 
     /// The account of a login whose home is `shard`. It may be made now.
     fn account<'a>(&'a self, shard: &'a M, login: &'a str) -> Found<'a>;

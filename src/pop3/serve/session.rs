@@ -1,7 +1,7 @@
 //! One session: the loop between connection, machine and maildrop.
 
 use super::maildrop::Open;
-use super::{Context, Home, login};
+use super::{Context, Home, login, maildrop};
 use crate::access::gate::{Door, Tls};
 use crate::access::host::Arrival;
 use crate::access::login::Login;
@@ -157,11 +157,15 @@ impl<R: Moving, M: Mailboxes> Talk<R, M> {
     /// The login is good: here, or at the core that owns the maildrop.
     async fn ask_maildrop(&mut self) -> Next {
         match self.ctx.homes.home(&self.known.login) {
-            Home::Here(store) => {
+            Ok(Home::Here(store)) => {
                 self.open_maildrop(&store).await;
                 Next::Step(self.look())
             }
-            Home::There(core) => Next::Move(core),
+            Ok(Home::There(core)) => Next::Move(core),
+            Err(refusal) => {
+                self.no_maildrop(maildrop::reply(refusal));
+                Next::Step(self.look())
+            }
         }
     }
 

@@ -93,9 +93,9 @@ struct Map {
 }
 
 impl Homes<Shard> for Map {
-    fn home(&self, login: &str) -> Home<Shard> {
+    fn home(&self, login: &str) -> Result<Home<Shard>, Refusal> {
         let core = core_of(login);
-        if core == self.me { Home::Here(self.shard.clone()) } else { Home::There(core as u16) }
+        Ok(if core == self.me { Home::Here(self.shard.clone()) } else { Home::There(core as u16) })
     }
 
     fn account<'a>(&'a self, shard: &'a Shard, login: &'a str) -> Found<'a> {
@@ -132,8 +132,6 @@ impl Roads<u64, Luggage> for Ways {
 pub struct Core {
     /// Its shard.
     pub shard: Shard,
-    /// Its sessions.
-    pub pop: Rc<Pop>,
 }
 
 /// What a history wants otherwise.
@@ -201,8 +199,8 @@ pub async fn start(rt: &SimRuntime, counted: &Counted, wish: Wish) -> Result<Vec
         let pop = Context::new(Rc::new(host), options, map, ways.clone());
         ways.cores.borrow_mut().push(Rc::downgrade(&pop));
         let listener = Rc::new(rt.listen(PORT + me as u16));
-        rt.spawn(serve::accept(pop.clone(), listener, Rc::new(wish.door.clone())));
-        cores.push(Core { shard, pop });
+        rt.spawn(serve::accept(pop, listener, Rc::new(wish.door.clone())));
+        cores.push(Core { shard });
     }
     Ok(cores)
 }
