@@ -146,6 +146,7 @@ pub fn doors(c: &Config, certificates: Option<&Certificates>) -> Vec<Rc<serve::D
             proxies: Networks::new(proxies),
             forwarders: Networks::new(forwarders),
             submission: for_users.then_some(submission),
+            lmtp: false,
             auth: match l.auth {
                 raw::AuthMode::Offered => AuthMode::Offered,
                 raw::AuthMode::Required => AuthMode::Required,
@@ -267,4 +268,19 @@ pub fn pop3(c: &Config) -> pop3::serve::Options {
         ..pop3::inbound::Options::production()
     };
     pop3::serve::Options { session: Rc::new(session), lasts: time(t.session) }
+}
+
+/// The sessions of LMTP: their clients are relays of the site.
+pub fn lmtp(c: &Config, cores: usize) -> serve::Options {
+    let session = inbound::Options {
+        transactions_max: u32::MAX,
+        junk_max: 1000,
+        errors_soft: u32::MAX,
+        errors_hard: 10_000,
+        error_delay: Duration::ZERO,
+        ..inbound(c)
+    };
+    let session = Rc::new(session);
+    let (trusted, others) = (session.clone(), session);
+    serve::Options { trusted, others, greeting_delay: Duration::ZERO, ..sessions(c, cores) }
 }

@@ -107,6 +107,8 @@ pub struct Access {
     pub rt: Uring,
     /// Its number among all cores.
     pub number: u16,
+    /// How many there are.
+    pub cores: usize,
     /// The configuration.
     pub config: Arc<Config>,
     /// The shards of this core.
@@ -146,6 +148,7 @@ pub async fn run(rt: Uring, seed: Seed) {
     let access = Rc::new(Access {
         rt: rt.clone(),
         number: seed.number,
+        cores: seed.cores,
         config: seed.config.clone(),
         shards: shards.clone(),
         wires,
@@ -198,7 +201,8 @@ fn setup(rt: &Uring, seed: &Seed) -> shards::Setup<Uring> {
 }
 
 fn open_doors(access: &Access, front: &Front, sockets: &[OwnedFd]) -> Result<Vec<Socket>, String> {
-    let of_sockets = access.config.access_listeners().flat_map(|l| l.addresses.iter().map(move |_| l));
+    let of_sockets =
+        access.config.access_listeners().flat_map(|l| vec![l; l.addresses.len() + l.paths.len()]);
     let mut listeners = Vec::new();
     for (socket, listener) in sockets.iter().zip(of_sockets) {
         let opened = listen::watchful(socket).and_then(|()| listen::listen(socket));
