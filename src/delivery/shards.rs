@@ -8,7 +8,7 @@ use crate::delivery::post::{Letter, Outcomes, Parcel, Unable};
 use crate::mailbox::api::{self, Content, Incoming, Mailboxes, Refusal, Target, Willing};
 use crate::mailbox::spread;
 use crate::mailbox::store::opening::{Parts, Recovery};
-use crate::mailbox::store::{Options, Store};
+use crate::mailbox::store::{Options, SUMMARY_MAX, Store};
 use crate::mailbox::types::{AccountId, DeliveryId, Flags, Quota, SpecialUse};
 use crate::message::body::BodyFacts;
 use crate::message::headers;
@@ -244,26 +244,32 @@ impl<R: Runtime> Shards<R> {
     ) -> Vec<Result<api::Delivered, Refusal>> {
         let refused = |refusal: Refusal| targets.iter().map(|_| Err(refusal)).collect();
         let head = head(parcel);
+        let facts = facts(parcel, &head);
         let mut scanner = Scanner::new();
         scanner.feed(&head);
-        let mut summary = Vec::new();
-        let facts = facts(parcel, &head);
-        let content = match &parcel.letter {
-            Letter::Memory(bytes) if head.len() + bytes.len() + SUMMARY_ROOM <= store.inline_max() => {
-                self.scan(&mut scanner, bytes).await;
-                None
-            }
-            letter => match self.copy(store, letter, &mut scanner).await {
+        if let Letter::Memory(bytes) = &parcel.letter {
+            self.scan(&mut scanner, bytes).await;
+        }
+        let (mut summary, mut file) = (Vec::new(), None);
+        if matches!(parcel.letter, Letter::Side { .. }) {
+            file = match self.copy(store, &parcel.letter, |piece| scanner.feed(piece)).await {
                 Ok(file) => Some(file),
                 Err(refusal) => return refused(refusal),
-            },
-        };
+            };
+        }
         scanner.finish(&mut summary);
         let slices = match &parcel.letter {
             Letter::Memory(bytes) => [&head[..], &bytes[..]],
             Letter::Side { .. } => [&head[..], &[]],
         };
-        let content = match content {
+        let here = slices.iter().map(|s| s.len()).sum::<usize>() + summary.len().min(SUMMARY_MAX);
+        if file.is_none() && here > store.inline_max() {
+            file = match self.copy(store, &parcel.letter, |_| {}).await {
+                Ok(file) => Some(file),
+                Err(refusal) => return refused(refusal),
+            };
+        }
+        let content = match file {
             None => Content::Slices(&slices),
             Some(file) => Content::Large { head: &head, file },
         };
@@ -281,34 +287,31 @@ impl<R: Runtime> Shards<R> {
         }
     }
 
-    /// Copies a letter into a side file of the shard.
+    /// Copies a letter into a side file of the shard; `see` is shown each piece.
     async fn copy(
         &self,
         store: &Store<R>,
         letter: &Letter,
-        scanner: &mut Scanner,
+        mut see: impl FnMut(&[u8]),
     ) -> Result<SideFile, Refusal> {
         let failed = |e: SideError| match e {
             SideError::Full => Refusal::Full,
             SideError::Poisoned => Refusal::Closed,
         };
         let mut writer = store.begin_large().await.map_err(failed)?;
-        match letter {
-            Letter::Memory(bytes) => {
-                for step in bytes.chunks(SCAN_STEP) {
-                    scanner.feed(step);
-                    writer.write(step).await.map_err(failed)?;
-                }
-            }
-            Letter::Side { head, journal, file } => {
-                scanner.feed(head);
-                writer.write(head).await.map_err(failed)?;
-                let reader = SideReader::open(&self.0.rt, journal, *file).await;
-                let mut reader = reader.map_err(|_| Refusal::Damaged)?;
-                while let Some(piece) = reader.next().await.map_err(|_| Refusal::Damaged)? {
-                    scanner.feed(&piece);
-                    writer.write(&piece).await.map_err(failed)?;
-                }
+        let head = match letter {
+            Letter::Memory(bytes) | Letter::Side { head: bytes, .. } => bytes,
+        };
+        for step in head.chunks(SCAN_STEP) {
+            see(step);
+            writer.write(step).await.map_err(failed)?;
+        }
+        if let Letter::Side { journal, file, .. } = letter {
+            let reader = SideReader::open(&self.0.rt, journal, *file).await;
+            let mut reader = reader.map_err(|_| Refusal::Damaged)?;
+            while let Some(piece) = reader.next().await.map_err(|_| Refusal::Damaged)? {
+                see(&piece);
+                writer.write(&piece).await.map_err(failed)?;
             }
         }
         writer.finish().await.map_err(failed)
@@ -346,9 +349,6 @@ impl<R: Runtime> Shards<R> {
         Ok(())
     }
 }
-
-/// Room for the summary in a record, besides the message.
-const SUMMARY_ROOM: usize = crate::mailbox::store::SUMMARY_MAX;
 
 fn all(parcel: &Parcel, refusal: Refusal) -> Outcomes {
     parcel.to.iter().map(|_| Err(Unable::Refused(refusal))).collect()
