@@ -6,7 +6,7 @@
 
 use super::session::Talk;
 use crate::delivery::post::{Addressee, Later, Letter, Outcomes, Parcel, Post, Resident, Unable};
-use crate::mailbox::api;
+use crate::mailbox::api::{self, Mailboxes};
 use crate::mailbox::store::Store;
 use crate::message::body::BodyFlags;
 use crate::message::received::{self, Trace};
@@ -192,6 +192,7 @@ impl<R: Runtime> Talk<'_, R> {
     fn put_local_trace(&self, out: &mut Vec<u8>) {
         let envelope = self.machine.envelope();
         let date = *self.ctx.date.borrow_mut().at(self.ctx.rt.wall());
+        let id = format!("{:016x}", self.ctx.rt.random());
         let trace = Trace {
             helo: self.machine.helo(),
             client: self.peer.ip(),
@@ -199,7 +200,7 @@ impl<R: Runtime> Talk<'_, R> {
             hidden: false,
             host: &self.ctx.options.hostname,
             protocol: self.machine.protocol().text(),
-            id: format!("{:016x}", self.ctx.rt.random()).as_bytes(),
+            id: id.as_bytes(),
             security: self.machine.security(),
             recipient: envelope.last().filter(|_| envelope.count() == 1).map(|r| r.address),
             date: &date,
