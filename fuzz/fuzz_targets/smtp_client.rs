@@ -20,6 +20,7 @@ struct Shell {
     begun: usize,
     /// For each message in flight, oldest first: its end of data has left.
     flight: VecDeque<bool>,
+    lmtp: bool,
 }
 
 impl Shell {
@@ -41,13 +42,15 @@ impl Shell {
                 at_once: self.begun % 5 != 0,
             };
             let before = self.out.len();
+            // With LMTP nothing is said that could be answered in a recipient's place.
+            assert!(!self.lmtp || self.flight.is_empty());
             match self.client.begin(NOW, &request, &mut self.out) {
                 Begun::Sent => {
                     self.flight.push_back(false);
                     return true;
                 }
                 Begun::Whole => {
-                    assert!(request.at_once && self.client.capabilities().chunking);
+                    assert!(request.at_once && self.client.capabilities().chunking && !self.lmtp);
                     self.out.extend_from_slice(BODY);
                     self.flight.push_back(true);
                     return true;
@@ -107,9 +110,10 @@ impl Shell {
 }
 
 fuzz_target!(|data: &[u8]| {
-    let Some((&size, text)) = data.split_first() else { return };
-    let client = Client::new(Options::new("fuzz.example"), NOW);
-    let mut shell = Shell { client, out: Vec::new(), begun: 0, flight: VecDeque::new() };
+    let Some((&first, text)) = data.split_first() else { return };
+    let (size, lmtp) = (first & 0x7f, first & 0x80 != 0);
+    let client = Client::new(Options { lmtp, ..Options::new("fuzz.example") }, NOW);
+    let mut shell = Shell { client, out: Vec::new(), begun: 0, flight: VecDeque::new(), lmtp };
     let mut open = true;
     for piece in text.chunks(usize::from(size).max(1)) {
         open = open && shell.feed(piece);

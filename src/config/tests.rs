@@ -140,13 +140,19 @@ fn small_file_is_enough() {
 
 #[test]
 fn what_changes_security_is_never_ignored() {
-    for addition in [
-        "[[listener]]\nprotocol = \"imap\"\naddress = \"0.0.0.0:143\"\n",
-        "[[route]]\ndomain = \"a.example\"\nnext_hop = \"lmtp:b.example\"\n",
+    let route = |tls: &str| {
+        format!("[[route]]\ndomain = \"a.example\"\nnext_hop = \"lmtp:unix:/run/l\"\ntls = \"{tls}\"\n")
+    };
+    for (addition, what) in [
+        ("[[listener]]\nprotocol = \"imap\"\naddress = \"0.0.0.0:143\"\n".into(), "not available"),
+        (route("required"), "neither name nor address"),
+        (route("dane"), "neither name nor address"),
     ] {
-        let errors = errors(&(SMALL.to_string() + addition));
-        assert!(errors.iter().any(|e| e.contains("not available")), "{addition}: {errors:?}");
+        let errors = errors(&(SMALL.to_string() + &addition));
+        assert!(errors.iter().any(|e| e.contains(what)), "{addition}: {errors:?}");
     }
+    let (config, _) = Config::parse(&(SMALL.to_string() + &route("opportunistic")), "t").unwrap();
+    assert_eq!(config.routes[0].1.key, "lmtp:unix:/run/l");
     assert_eq!(warnings(&(SMALL.to_string() + "[dns]\ndnssec = \"trust-ad\"\n")), ["dns.dnssec"]);
 }
 

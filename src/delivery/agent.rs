@@ -12,11 +12,12 @@ use crate::delivery::local;
 use crate::delivery::post::Post;
 use crate::delivery::relay::{self, ConnectionEnd, Habits, Job, Outcome, Phase, RecipientResult, Source};
 use crate::delivery::side_cursor::SideCursor;
+use crate::delivery::stop::{Spot, Stop};
 use crate::delivery::trust::{self, News, Trust};
 use crate::queue::desk::Desk;
 use crate::queue::desk::settle::Item;
 use crate::queue::index::DestId;
-use crate::queue::routing::{Encryption, Hop, Security, Target};
+use crate::queue::routing::{Encryption, Hop, LmtpServer, Security, Target};
 use crate::queue::schedule::PoolId;
 use crate::queue::state::OwnedReply;
 use crate::route::dns::{Asked, Known};
@@ -28,6 +29,7 @@ use crate::runtime::{Lent, Runtime, yield_now};
 use crate::tls::client::{Established, Proof};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::fmt;
 use std::future::Future;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -153,27 +155,6 @@ async fn connection<R: Runtime>(desk: Desk<R>, p: PoolId, shared: Rc<Shared>) {
     drop(open);
 }
 
-/// A place to connect to.
-struct Stop {
-    /// The host, if there is a name.
-    name: Option<Box<str>>,
-    /// What reports call it: its host name, or an address literal.
-    server: Rc<str>,
-    address: SocketAddr,
-    /// If it was found in DNS: how, the number of its host, and for which domain.
-    found: Option<(Rc<mx::Plan>, usize, Box<str>)>,
-}
-
-impl Stop {
-    /// For people.
-    fn whom(&self, hop: &Hop) -> String {
-        match &self.name {
-            Some(name) if self.found.is_some() => format!("{name} ({})", self.address),
-            _ => hop.key.clone(),
-        }
-    }
-}
-
 /// Why there is no place to connect to.
 enum Nowhere {
     /// It is another pool's affair.
@@ -196,36 +177,14 @@ impl Shared {
     ) -> Result<Vec<Stop>, Nowhere> {
         let rt = desk.runtime();
         match target {
-            Target::Address(address) => {
-                let server = format!("[{}]", address.ip()).into();
-                Ok(vec![Stop { name: None, server, address: *address, found: None }])
+            Target::Address(address) => Ok(vec![Stop::at(*address)]),
+            Target::Host(name, port) => self.hosts(rt, hop, (name, *port), most).await,
+            Target::Lmtp(LmtpServer::Path(path)) => Ok(vec![Stop::path(path)]),
+            Target::Lmtp(LmtpServer::Address(address)) => Ok(vec![Stop { lmtp: true, ..Stop::at(*address) }]),
+            Target::Lmtp(LmtpServer::Host(name, port)) => {
+                let stops = self.hosts(rt, hop, (name, *port), most).await?;
+                Ok(stops.into_iter().map(|stop| Stop { lmtp: true, ..stop }).collect())
             }
-            Target::Host(name, port) if hop.security.encryption == Encryption::Dane => {
-                match self.resolver.host(name).await {
-                    Ok(plan) => Ok(self.places(rt, &plan, name, *port, most)),
-                    // What is wrong with a route is put right, and its mail waits for that.
-                    Err(fault) => {
-                        let text = format!("cannot connect to {name}:{port}: {}", of_host(&fault));
-                        Err(Nowhere::NotNow(OwnedReply::ours([4, 4, 1], text.as_bytes())))
-                    }
-                }
-            }
-            Target::Host(name, port) => match self.resolver.resolve(name).await {
-                Ok(list) => {
-                    let at = |ip| Stop {
-                        name: Some(name.as_str().into()),
-                        server: name.as_str().into(),
-                        address: SocketAddr::new(ip, *port),
-                        found: None,
-                    };
-                    Ok(list.into_iter().map(at).collect())
-                }
-                Err(e) => {
-                    // RFC 3463 §3.5: no answer from host.
-                    let text = format!("cannot connect to {name}:{port}: {e}");
-                    Err(Nowhere::NotNow(OwnedReply::ours([4, 4, 1], text.as_bytes())))
-                }
-            },
             Target::Mailbox(_) => {
                 let text = "there are no mailboxes here";
                 Err(Nowhere::NotNow(OwnedReply::ours([4, 3, 0], text.as_bytes())))
@@ -240,6 +199,32 @@ impl Shared {
                     Err(Nowhere::NotNow(OwnedReply::ours(fault.status(), text.as_bytes())))
                 }
             },
+        }
+    }
+
+    /// The places of a host that a route names.
+    async fn hosts<R: Runtime>(
+        &self,
+        rt: &R,
+        hop: &Hop,
+        (name, port): (&str, u16),
+        most: usize,
+    ) -> Result<Vec<Stop>, Nowhere> {
+        // RFC 3463 §3.5: no answer from host. What is wrong with a route is put right, and its mail waits
+        // for that.
+        let not_now = |what: &dyn fmt::Display| {
+            let text = format!("cannot connect to {name}:{port}: {what}");
+            Nowhere::NotNow(OwnedReply::ours([4, 4, 1], text.as_bytes()))
+        };
+        if hop.security.encryption == Encryption::Dane {
+            return match self.resolver.host(name).await {
+                Ok(plan) => Ok(self.places(rt, &plan, name, port, most)),
+                Err(fault) => Err(not_now(&of_host(&fault))),
+            };
+        }
+        match self.resolver.resolve(name).await {
+            Ok(list) => Ok(list.into_iter().map(|ip| Stop::host(name, SocketAddr::new(ip, port))).collect()),
+            Err(e) => Err(not_now(&e)),
         }
     }
 
@@ -258,8 +243,9 @@ impl Shared {
         let named = |s: mx::Stop| Stop {
             name: Some(plan.hosts[s.host].name.clone()),
             server: plan.hosts[s.host].name.as_ref().into(),
-            address: s.address,
+            spot: Spot::Address(s.address),
             found: Some((plan.clone(), s.host, domain.into())),
+            lmtp: false,
         };
         stops.into_iter().map(named).collect()
     }
@@ -267,11 +253,15 @@ impl Shared {
     /// What a connection to `stop` must be.
     async fn terms(&self, hop: &Hop, stop: &Stop) -> Result<Terms, OwnedReply> {
         let policy = trust::policy(hop);
+        let Some(address) = stop.address() else {
+            // Nobody else hears what goes over a socket in the file system.
+            return Ok(Terms { demand: Demand::Clear, sni: None, names: Vec::new() });
+        };
         let Some((plan, host, domain)) = &stop.found else {
-            return Ok(tls_policy::fixed(policy, stop.name.as_deref(), stop.address));
+            return Ok(tls_policy::fixed(policy, stop.name.as_deref(), address));
         };
         let place = Place { domain, security: plan.security, host: &plan.hosts[*host] };
-        let terms = trust::terms(&*self.resolver, policy, &place, stop.address.port()).await;
+        let terms = trust::terms(&*self.resolver, policy, &place, address.port()).await;
         // RFC 3463 §3.5: directory server failure.
         terms.map_err(|doubt| OwnedReply::ours([4, 4, 3], doubt.0.as_bytes()))
     }
@@ -286,12 +276,13 @@ impl Shared {
             m.out_tls_failed.increment(1);
             if let Some(trust) = &self.options.trust
                 && terms.demand == Demand::Opportunistic
+                && let Some(address) = stop.address()
             {
                 // A host whose TLS is out of order would get no mail at all: once more in clear text,
                 // as it would go if TLS were not offered.
                 let told = format!("{}: {text}", stop.whom(hop));
                 trust.tell(&News::InClear(&told));
-                trust.failed(stop.address, rt.now());
+                trust.failed(address, rt.now());
                 end = self.speak(at, hop, stop, &terms).await?;
             }
         }
@@ -300,13 +291,15 @@ impl Shared {
         }
         if is_turned_away(&end) || is_of_terms(&end) {
             if !is_of_terms(&end) {
-                self.died(stop.address, rt.now());
+                self.died(stop, rt.now());
             }
             let whom =
                 stop.found.as_ref().and(stop.name.as_ref()).map_or(String::new(), |n| format!("{n}: "));
             return Err(OwnedReply::ours(end.status(), format!("{whom}{end}").as_bytes()));
         }
-        self.dead.borrow_mut().remove(&stop.address);
+        if let Some(address) = stop.address() {
+            self.dead.borrow_mut().remove(&address);
+        }
         judge(desk, p, &end);
         Ok(())
     }
@@ -320,13 +313,12 @@ impl Shared {
         terms: &Terms,
     ) -> Result<ConnectionEnd, OwnedReply> {
         let (rt, m) = (at.desk.runtime(), at.desk.metrics());
-        let source = if stop.address.is_ipv4() { hop.source.0 } else { hop.source.1 };
         let deadline = rt.now().after(self.options.connect);
-        let stream = match rt.connect(stop.address, source, deadline).await {
+        let stream = match stop.connect(rt, hop, deadline).await {
             Ok(stream) => stream,
             Err(e) => {
                 m.out_connections_failed.increment(1);
-                self.died(stop.address, rt.now());
+                self.died(stop, rt.now());
                 // RFC 3463 §3.5: no answer from host.
                 let text = format!("cannot connect to {}: {e}", stop.whom(hop));
                 return Err(OwnedReply::ours([4, 4, 1], text.as_bytes()));
@@ -361,22 +353,25 @@ impl Shared {
             n => n,
         };
         options.idle = limits.idle;
+        options.client.lmtp = stop.lmtp;
         let Some(trust) = &self.options.trust else {
             return (!terms.demand.is_strict() && !hop.security.login).then_some(options);
         };
         at.whom.replace(format!("{} at {}", hop.key, stop.whom(hop)));
         options.client.login = trust.login(hop, rt);
-        if trust.is_broken(terms, stop.address, rt.now()) {
+        let Some(address) = stop.address() else { return Some(options) };
+        if trust.is_broken(terms, address, rt.now()) {
             at.desk.metrics().out_tls_in_clear.increment(1);
         } else if terms.demand != Demand::Clear {
-            let (rules, address) = (trust.rules.clone(), stop.address.ip());
+            let (rules, address) = (trust.rules.clone(), address.ip());
             options.tls = Some(Rc::new(relay::Tls { rules, terms: terms.clone(), address }));
         }
         Some(options)
     }
 
-    /// `address` did not answer, or not well.
-    fn died(&self, address: SocketAddr, now: Mono) {
+    /// `stop` did not answer, or not well.
+    fn died(&self, stop: &Stop, now: Mono) {
+        let Some(address) = stop.address() else { return };
         let mut dead = self.dead.borrow_mut();
         if dead.len() >= DEAD_MAX {
             dead.retain(|_, until| *until > now);

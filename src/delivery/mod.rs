@@ -8,4 +8,5 @@ pub mod post;
 pub mod relay;
 pub mod shards;
 mod side_cursor;
+mod stop;
 pub mod trust;

@@ -5,6 +5,7 @@
 
 use crate::queue::schedule::Limits;
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::rc::Rc;
 
 /// One way to reach a next hop.
@@ -18,6 +19,19 @@ pub enum Target {
     Mx(String, u16),
     /// Mailboxes here: a shard.
     Mailbox(u16),
+    /// A server of LMTP instead of SMTP.
+    Lmtp(LmtpServer),
+}
+
+/// Where a server of LMTP listens.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum LmtpServer {
+    /// At an address.
+    Address(SocketAddr),
+    /// At a host name to be resolved, and the port.
+    Host(String, u16),
+    /// At a socket in the file system.
+    Path(PathBuf),
 }
 
 /// Whether connections to a destination are encrypted.
@@ -56,6 +70,16 @@ pub struct Hop {
     pub security: Security,
     /// Limits.
     pub limits: Limits,
+}
+
+impl Hop {
+    /// True if a server that takes a message puts it where it is read, as those of LMTP and mailboxes here
+    /// do: what it has taken is delivered, not relayed.
+    #[must_use]
+    pub fn is_last(&self) -> bool {
+        !self.targets.is_empty()
+            && self.targets.iter().all(|t| matches!(t, Target::Lmtp(_) | Target::Mailbox(_)))
+    }
 }
 
 /// Where a recipient goes.

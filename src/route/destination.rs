@@ -107,19 +107,14 @@ impl NextHop {
         self
     }
 
-    /// The hosts to connect to; none if they are the mail exchangers of a domain.
+    /// The hosts to connect to; none if they are the mail exchangers of a domain, or it is no host.
     #[must_use]
     pub fn hosts(&self) -> &[Host] {
         match &self.target {
             Target::Smtp(hosts) => hosts,
-            _ => &[],
+            Target::Lmtp(host) => std::slice::from_ref(host),
+            Target::Mx(_) | Target::LmtpUnix(_) => &[],
         }
-    }
-
-    /// True for LMTP, which this version does not speak.
-    #[must_use]
-    pub fn is_lmtp(&self) -> bool {
-        matches!(self.target, Target::Lmtp(_) | Target::LmtpUnix(_))
     }
 }
 
@@ -212,5 +207,7 @@ mod tests {
         assert_eq!(NextHop::parse("mx:a.example", TlsPolicy::Dane).unwrap().key, "mx:a.example");
         assert_eq!(NextHop::parse("a.example", TlsPolicy::Dane).unwrap().key, "a.example:25 tls=dane");
         assert!(NextHop::parse("mx:a.example", TlsPolicy::None).unwrap().hosts().is_empty());
+        let lmtp = NextHop::parse("lmtp:box.example", TlsPolicy::None).unwrap();
+        assert_eq!(lmtp.hosts(), [Host::Name("box.example".into(), 24)]);
     }
 }

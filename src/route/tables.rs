@@ -13,7 +13,7 @@ use std::sync::Arc;
 /// Where a domain's mail goes.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Plan {
-    /// To this next hop, by SMTP.
+    /// To this next hop.
     Relay(Arc<NextHop>),
     /// To the mail exchangers of the domain itself, or to the address that it is a literal of.
     Direct,
@@ -21,8 +21,6 @@ pub enum Plan {
     Local,
     /// Nowhere: 550 5.4.4.
     NoRoute,
-    /// To a next hop of a kind that this version cannot reach.
-    Unsupported(Arc<NextHop>),
 }
 
 /// Bounds of rewriting; 0 turns one off.
@@ -152,7 +150,6 @@ impl Router {
         match hop {
             None if self.direct && (mx::is_domain(domain) || literal(domain).is_some()) => Plan::Direct,
             None => Plan::NoRoute,
-            Some(hop) if hop.is_lmtp() => Plan::Unsupported(Arc::clone(hop)),
             Some(hop) => Plan::Relay(Arc::clone(hop)),
         }
     }
@@ -182,7 +179,7 @@ impl Router {
         match self.plan(domain) {
             Plan::Relay(_) | Plan::Direct => true,
             Plan::Local => self.mailboxes,
-            Plan::NoRoute | Plan::Unsupported(_) => false,
+            Plan::NoRoute => false,
         }
     }
 
@@ -257,7 +254,6 @@ mod tests {
     fn key(r: &Router, domain: &str) -> String {
         match r.plan(domain.as_bytes()) {
             Plan::Relay(hop) => hop.key.clone(),
-            Plan::Unsupported(hop) => format!("? {}", hop.key),
             other => format!("{other:?}"),
         }
     }
@@ -309,7 +305,7 @@ mod tests {
             ("[192.0.2.1]", "Direct"),
             ("[IPv6:2001:db8::1]", "Direct"),
             ("home.example", "Local"),
-            ("lmtp.example", "? lmtp:box.example:24"),
+            ("lmtp.example", "lmtp:box.example:24"),
             ("", "NoRoute"),
             ("192.0.2.1", "NoRoute"),
             ("[x]", "NoRoute"),

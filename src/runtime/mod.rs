@@ -107,6 +107,12 @@ pub trait Net {
         source: Option<IpAddr>,
         deadline: Mono,
     ) -> impl Future<Output = io::Result<Self::Stream>>;
+
+    /// Connects to a socket in the file system within `deadline`. `Unsupported` where there are none.
+    fn connect_path(&self, path: &Path, deadline: Mono) -> impl Future<Output = io::Result<Self::Stream>> {
+        let _ = (path, deadline);
+        std::future::ready(Err(io::ErrorKind::Unsupported.into()))
+    }
 }
 
 /// A listening socket.

@@ -15,7 +15,7 @@ use crate::mailbox::spread;
 use crate::policy::access::{self, Client, Networks, Verdict};
 use crate::policy::sessions::Full;
 use crate::queue::pace::Rate;
-use crate::queue::routing::{Encryption, Hop, Plan, Routing, Security, Site, Target};
+use crate::queue::routing::{Encryption, Hop, LmtpServer, Plan, Routing, Security, Site, Target};
 use crate::queue::schedule::Limits;
 use crate::route::destination::{self, Host, NextHop, TlsPolicy};
 use crate::route::expand::Expansion;
@@ -189,7 +189,9 @@ impl Tables {
                 destination::Target::Mx(domain) => {
                     vec![Target::Mx(domain.clone(), self.config.relay.mx_port)]
                 }
-                _ => next.hosts().iter().map(target).collect(),
+                destination::Target::Smtp(hosts) => hosts.iter().map(target).collect(),
+                destination::Target::Lmtp(host) => vec![Target::Lmtp(lmtp(host))],
+                destination::Target::LmtpUnix(path) => vec![Target::Lmtp(LmtpServer::Path(path.clone()))],
             };
             self.new_hop(key, targets, security, limits)
         });
@@ -247,6 +249,13 @@ fn target(host: &Host) -> Target {
     match host {
         Host::Name(name, port) => Target::Host(name.clone(), *port),
         Host::Address(a) => Target::Address(*a),
+    }
+}
+
+fn lmtp(host: &Host) -> LmtpServer {
+    match host {
+        Host::Name(name, port) => LmtpServer::Host(name.clone(), *port),
+        Host::Address(a) => LmtpServer::Address(*a),
     }
 }
 
@@ -353,7 +362,7 @@ impl Routing for Tables {
                 Some(shard) => Plan::Relay(self.mailbox(shard)),
                 None => Plan::Local,
             },
-            tables::Plan::NoRoute | tables::Plan::Unsupported(_) => Plan::NoRoute,
+            tables::Plan::NoRoute => Plan::NoRoute,
         }
     }
 

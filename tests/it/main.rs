@@ -16,6 +16,7 @@ mod hostile;
 mod hostile_hops;
 mod hostile_load;
 mod index;
+mod lmtp_out;
 mod mailboxes;
 mod memory;
 mod mx;

@@ -12,7 +12,7 @@ use crate::queue::desk::settle::SPACE_LOOK;
 use crate::queue::desk::touring::rule_reason;
 use crate::queue::index::{DestId, Entry, Key, Phase};
 use crate::queue::record::MessageView;
-use crate::queue::routing::Hop;
+use crate::queue::routing::{Hop, Plan};
 use crate::queue::schedule::{Limits, PoolId};
 use crate::queue::state::{OwnedReply, Report, State, Sweep};
 use crate::queue::stub::Marks;
@@ -99,6 +99,16 @@ impl<R: Runtime> Desk<R> {
         let s = self.0.state.borrow();
         let d = s.schedule.first_of(p)?;
         Some((d, s.doors[d as usize].hop.clone()))
+    }
+
+    /// Whether who takes mail for `address` puts it where it is read, as things stand now.
+    #[must_use]
+    pub fn is_last(&self, address: &[u8]) -> bool {
+        match self.0.routing.borrow().plan(address) {
+            Plan::Relay(hop) => hop.is_last(),
+            Plan::Local => true,
+            Plan::NoRoute => false,
+        }
     }
 
     /// Limits of `p`.
@@ -230,6 +240,8 @@ impl<R: Runtime> Desk<R> {
     /// number of recipients that are reported.
     pub(crate) fn judge(&self, s: &mut State, key: Key, d: DestId) -> usize {
         let (now, wall, warn) = (self.0.rt.now(), self.0.rt.wall(), self.0.options.delay_warning);
+        // The clock may have been set a moment ago: that makes no message older.
+        s.look_at_clocks(now, wall);
         if let Some(stub) = s.index.stub(key).filter(|stub| !stub.held) {
             let (id, null_sender) = (stub.id, stub.marks.has(Marks::NULL_SENDER));
             let unwarned = !warn.is_zero() && !stub.marks.has(Marks::WARNED) && !null_sender;
@@ -256,7 +268,8 @@ impl<R: Runtime> Desk<R> {
         let reports = self.waiting_at(s, key, d, &reason(s, d));
         let count = reports.len();
         if count > 0 {
-            self.warn_of(s, key, reports, None);
+            // Who wants to know it is not at hand; that is looked at when the text is made.
+            self.warn_of(s, key, reports, None, |_| true);
         }
         count
     }

@@ -17,6 +17,7 @@ use std::cell::{Cell, OnceCell};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -402,9 +403,21 @@ impl crate::runtime::Net for Uring {
     type Listener = Listener;
 
     async fn connect(&self, to: SocketAddr, source: Option<IpAddr>, deadline: Mono) -> io::Result<Stream> {
-        let stream = Stream::new(&self.core, socket_for(to, source)?);
+        self.connect_to(socket_for(to, source)?, SockAddr::from(to), deadline).await
+    }
+
+    async fn connect_path(&self, path: &Path, deadline: Mono) -> io::Result<Stream> {
+        let socket = socket2::Socket::new(Domain::UNIX, Type::STREAM, None)?;
+        self.connect_to(socket.into(), SockAddr::unix(path)?, deadline).await
+    }
+}
+
+impl Uring {
+    /// Connects `socket`, in blocking mode, to `to`.
+    async fn connect_to(&self, socket: OwnedFd, to: SockAddr, deadline: Mono) -> io::Result<Stream> {
+        let stream = Stream::new(&self.core, socket);
         stream.set_deadline(Some(deadline));
-        let mut address = Box::new(SockAddr::from(to));
+        let mut address = Box::new(to);
         loop {
             let (res, (_, back)) = ops::connect(stream.socket.hold()?, address).await;
             address = back;

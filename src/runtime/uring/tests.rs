@@ -286,6 +286,29 @@ fn connecting_ends_at_its_deadline() {
 }
 
 #[test]
+fn a_socket_in_the_file_system_is_a_connection_like_others() {
+    on_ring(async |uring| {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("socket");
+        let missing = uring.connect_path(&path, soon(&uring, 5000)).await.err().unwrap();
+        assert_eq!(missing.kind(), io::ErrorKind::NotFound);
+        let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        let near = uring.connect_path(&path, soon(&uring, 5000)).await.unwrap();
+        let far = uring.adopt(listener.accept().unwrap().0.into()).unwrap();
+        let (sent, buf) = near.send(b"hello".to_vec()).await;
+        sent.unwrap();
+        let (heard, buf) = far.recv(Vec::with_capacity(buf.len())).await;
+        assert_eq!((heard.unwrap(), &buf[..]), (5, &b"hello"[..]));
+        assert!(near.local().ip().is_unspecified());
+        drop(listener);
+        let refused = uring.connect_path(&path, soon(&uring, 5000)).await.err().unwrap();
+        assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
+        let long = std::path::PathBuf::from(format!("/{}", "x".repeat(200)));
+        assert!(uring.connect_path(&long, soon(&uring, 5000)).await.is_err());
+    });
+}
+
+#[test]
 fn closing_a_listener_ends_accept() {
     on_ring(async |uring| {
         let listener = Rc::new(listen(&uring));

@@ -94,7 +94,8 @@ impl Dialogue {
         // What the replies leave of a transaction that failed differs from server to server.
         tx.unclosed = true;
         let fits = r.size <= WHOLE_MAX && self.bytes + r.size <= OUTSTANDING_MAX;
-        tx.whole = r.at_once && fits && self.options.outstanding > 1;
+        // With LMTP it must be known first how many replies there will be, and that there will be any.
+        tx.whole = r.at_once && fits && self.options.outstanding > 1 && !self.options.lmtp;
     }
 
     /// True if the message is to wait until the server has shown that it is there.
@@ -106,6 +107,11 @@ impl Dialogue {
     pub fn can_follow(&self) -> bool {
         let open = self.open.len();
         if !self.pipelined() || !self.has_room() || open == 0 {
+            return false;
+        }
+        // Some servers give one reply for two recipients that are the same (RFC 2033 §4.2 forbids it):
+        // the answer to a command behind it would be taken for a recipient's.
+        if self.options.lmtp {
             return false;
         }
         // The end of the message before it must be on its way.

@@ -70,7 +70,7 @@ pub(super) enum Expected {
     Mail,
     Rcpt(usize),
     Data,
-    /// The reply to the end of data: the final dot, or the last chunk.
+    /// The reply to the end of data: the final dot, or the last chunk. With LMTP, the next of them.
     FinalDot,
     /// The reply to a final dot without a message: DATA was taken though no recipient was.
     EmptyDot,
@@ -309,7 +309,7 @@ impl Dialogue {
             Expected::Mail => self.on_mail(reply),
             Expected::Rcpt(slot) => self.on_rcpt(slot, reply),
             Expected::Data => self.on_data(now, reply, out),
-            Expected::FinalDot => Some(self.on_final_dot(reply)),
+            Expected::FinalDot => self.on_final_dot(reply),
             // RFC 2920 §3.1: whatever is said to a message for nobody, nobody got it.
             Expected::EmptyDot => {
                 self.current().unclosed = false;
@@ -325,15 +325,21 @@ impl Dialogue {
         step
     }
 
+    /// RFC 5321 §4.1.1.1; RFC 2033 §4.1.
+    pub(super) fn greet(&mut self, now: Mono, out: &mut Vec<u8>) {
+        let verb = if self.options.lmtp { "LHLO" } else { "EHLO" };
+        command::hello(verb, &self.options.helo, out);
+        self.expect(Expected::Ehlo, now);
+    }
+
     fn on_hello(&mut self, what: Expected, now: Mono, reply: &Reply<'_>, out: &mut Vec<u8>) -> Option<Step> {
         match (what, reply.class()) {
             (Expected::Banner, 2) => {
-                command::hello("EHLO", &self.options.helo, out);
-                self.expect(Expected::Ehlo, now);
+                self.greet(now, out);
                 None
             }
             // RFC 5321 §3.2: a server that does not know EHLO is asked with HELO.
-            (Expected::Ehlo, 5) => {
+            (Expected::Ehlo, 5) if !self.options.lmtp => {
                 command::hello("HELO", &self.options.helo, out);
                 self.expect(Expected::Helo, now);
                 None
@@ -415,6 +421,8 @@ impl Dialogue {
                 self.body_wanted = true;
                 None
             }
+            // RFC 2033 §4.2: this MUST be 503. Nobody can say how many replies a dot would get.
+            None if self.options.lmtp => Some(self.end(Close::Unexpected(reply.code), reply)),
             None => {
                 // RFC 2920 §3.1: DATA went along with the RCPTs and was taken, though they were not.
                 out.extend_from_slice(b".\r\n");
@@ -438,26 +446,40 @@ impl Dialogue {
         let tx = self.current();
         let v = tx.said(Outcome::NotTried, reply, phase);
         tx.decide_rest(&v);
+        if self.options.lmtp {
+            // How many replies there will be is anybody's guess.
+            return self.end(Close::Unexpected(reply.code), reply);
+        }
         self.settle()
     }
 
-    fn on_final_dot(&mut self, reply: &Reply<'_>) -> Step {
+    fn on_final_dot(&mut self, reply: &Reply<'_>) -> Option<Step> {
         if reply.class() == 3 {
-            return self.end(Close::Unexpected(reply.code), reply);
+            return Some(self.end(Close::Unexpected(reply.code), reply));
         }
+        let lmtp = self.options.lmtp;
         let tx = self.current();
         let counted = tx.framing == Framing::Counted;
         // RFC 3030 §2: after a chunk that was refused, the state is anybody's guess.
-        tx.unclosed = counted && reply.class() != 2;
-        if counted && tx.accepted() > 0 && knows_no_bdat(reply) {
-            return self.take_again(reply, Phase::FinalDot);
+        tx.unclosed = counted && (lmtp || reply.class() != 2);
+        if counted && tx.accepted() > 0 && tx.answered() == 0 && knows_no_bdat(reply, lmtp) {
+            return Some(self.take_again(reply, Phase::FinalDot));
         }
         // Of a message that left whole all recipients may have been refused: nothing is left to be
         // decided then, whatever is said to its chunk.
         let outcome = refusal(reply).unwrap_or(Outcome::Delivered);
         let v = tx.said(outcome, reply, Phase::FinalDot);
-        tx.decide_rest(&v);
-        self.settle()
+        if !lmtp {
+            tx.decide_rest(&v);
+            return Some(self.settle());
+        }
+        // RFC 2033 §4.2: one reply for each recipient that was taken, in their order.
+        tx.decide_next(v);
+        if tx.accepted() == 0 {
+            return Some(self.settle());
+        }
+        self.expected.push_front(Expected::FinalDot);
+        None
     }
 
     /// No recipient is left: where the commands go one by one, the rest is not sent.
@@ -551,9 +573,10 @@ fn refusal(reply: &Reply<'_>) -> Option<Outcome> {
     }
 }
 
-/// The server does not know BDAT, or not here (RFC 5321 §4.2.2).
-fn knows_no_bdat(reply: &Reply<'_>) -> bool {
-    matches!(reply.code, 500..=504)
+/// The server does not know BDAT, or not here (RFC 5321 §4.2.2). With LMTP the other codes may be the
+/// first recipient's.
+fn knows_no_bdat(reply: &Reply<'_>, lmtp: bool) -> bool {
+    matches!(reply.code, 500 | 502) || !lmtp && matches!(reply.code, 500..=504)
 }
 
 /// The server takes no more recipients in this transaction: 452, or 552 from servers of old, unless

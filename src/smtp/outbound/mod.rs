@@ -6,6 +6,9 @@
 //! CHUNKING is offered too (RFC 3030), whole messages follow one another, up to
 //! [`Options::outstanding`]; see `begin` for when a body may go along with its envelope.
 //!
+//! LMTP ([`Options::lmtp`], RFC 2033) is the same with LHLO and, at the end of data, one reply for each
+//! recipient that was taken, in the order of RCPT.
+//!
 //! Knows nothing of queues, retries, sockets or routes. It trusts no server: replies are bounded,
 //! every wait has a deadline, a reply that nobody asked for ends the connection. A recipient is
 //! `Delivered` only by a 2xx to the end of data of its own transaction.
@@ -50,6 +53,8 @@ pub enum StartTls {
 pub struct Options {
     /// Name for EHLO: a host name or an address literal.
     pub helo: String,
+    /// LMTP instead of SMTP.
+    pub lmtp: bool,
     /// Most recipients of one transaction, at least 1.
     pub recipients_max: u32,
     /// Most transactions of one connection, at least 1.
@@ -79,7 +84,7 @@ pub struct Options {
     pub data: Duration,
     /// To send one piece of a message, at most 128 KiB.
     pub block: Duration,
-    /// Wait for the reply to the final dot.
+    /// Wait for the reply to the final dot; with LMTP, for each of them.
     pub final_dot: Duration,
     /// Wait for the reply to QUIT.
     pub quit: Duration,
@@ -91,6 +96,7 @@ impl Options {
     pub fn new(helo: &str) -> Self {
         Options {
             helo: helo.to_owned(),
+            lmtp: false,
             recipients_max: 50,
             transactions_max: 100,
             pipelining: true,

@@ -5,7 +5,6 @@
 //! and EHLO is said again.
 
 use super::capability::Capabilities;
-use super::command;
 use super::dialogue::{Close, Dialogue, Expected};
 use super::{StartTls, Step};
 use crate::base::time::Mono;
@@ -65,7 +64,6 @@ impl Dialogue {
     /// The handshake is done. RFC 3207 §4.2: EHLO again.
     pub(super) fn begin_secured(&mut self, now: Mono, out: &mut Vec<u8>) {
         assert!(self.secured && self.expected.is_empty(), "no handshake was asked for");
-        command::hello("EHLO", &self.options.helo, out);
-        self.expect(Expected::Ehlo, now);
+        self.greet(now, out);
     }
 }

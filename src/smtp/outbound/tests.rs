@@ -2,6 +2,7 @@
 //! Each is played with the server's bytes whole, byte by byte, and split at every place.
 
 mod chunks;
+mod lmtp;
 mod secure;
 
 use super::stuffing::Stuffer;

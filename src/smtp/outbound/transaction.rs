@@ -12,7 +12,7 @@ use std::ops::Range;
 /// What became of one recipient in one transaction.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Outcome {
-    /// The next hop has taken responsibility: 2xx to the final dot.
+    /// The next hop has taken responsibility: 2xx to the final dot (with LMTP, for this recipient).
     Delivered,
     /// Not now; counts as an attempt.
     Deferred,
@@ -113,6 +113,9 @@ pub(super) struct Transaction {
     /// Recipients that the server has taken so far.
     accepted: u32,
     waiting: u32,
+    /// With LMTP: how many of those that it took it has answered for, and the slot behind the last.
+    answered: u32,
+    next: usize,
     /// Some reply of this transaction has come.
     pub heard: bool,
     /// The server may have a transaction open until end of data or RSET.
@@ -184,6 +187,21 @@ impl Transaction {
             State::Accepted => self.accepted -= 1,
         }
         *state = State::Decided(verdict);
+    }
+
+    /// Decides the first of the recipients that the server has taken and not answered for.
+    pub fn decide_next(&mut self, verdict: Verdict) {
+        let taken = |(_, state): &(u32, State)| matches!(state, State::Accepted);
+        let Some(at) = self.slots[self.next..].iter().position(taken) else { return };
+        let slot = self.next + at;
+        self.next = slot + 1;
+        self.answered += 1;
+        self.decide(slot, verdict);
+    }
+
+    /// How many recipients [`Self::decide_next`] has decided.
+    pub fn answered(&self) -> u32 {
+        self.answered
     }
 
     /// Decides all recipients that are not.

@@ -157,8 +157,12 @@ impl<R: Runtime> Keeper<R> {
                 && name >> 32 < epoch
                 && !live.contains(&name)
             {
-                inner.rt.remove(&path(&inner.dir, name)).await?;
-                removed += 1;
+                match inner.rt.remove(&path(&inner.dir, name)).await {
+                    Ok(()) => removed += 1,
+                    // Its message has been settled since the files were listed: it went with that.
+                    Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                    Err(e) => return Err(e),
+                }
             }
         }
         Ok(removed)

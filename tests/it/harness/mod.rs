@@ -7,6 +7,7 @@ pub mod client;
 pub mod dns;
 pub mod hop;
 pub mod http;
+pub mod lmtp;
 pub mod pki;
 pub mod secure;
 pub mod server;
