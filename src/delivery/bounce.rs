@@ -287,6 +287,11 @@ impl<R: Runtime> Facts<'_, R> {
             Effect::Delivered if to.notify.has(Notify::EXPANDED) => Action::Expanded,
             // RFC 3464 §2.3.3: of what is in the mailbox, "relayed" would say too little.
             Effect::Delivered if self.desk.is_last(to.address) => Action::Delivered,
+<<<<<<< HEAD
+=======
+            // RFC 3464 §2.3.3: "relayed" is what went to another system; this is our own word.
+            Effect::Delivered if reply.code == 0 && reply.enhanced == IN_MAILBOX => Action::Delivered,
+>>>>>>> main
             Effect::Delivered => Action::Relayed,
             Effect::Failed | Effect::None => Action::Failed,
         };
