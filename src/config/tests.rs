@@ -153,7 +153,11 @@ fn what_changes_security_is_never_ignored() {
     }
     let (config, _) = Config::parse(&(SMALL.to_string() + &route("opportunistic")), "t").unwrap();
     assert_eq!(config.routes[0].1.key, "lmtp:unix:/run/l");
-    assert_eq!(warnings(&(SMALL.to_string() + "[dns]\ndnssec = \"trust-ad\"\n")), ["dns.dnssec"]);
+    // Who is believed should be on this host.
+    for (server, warned) in [("127.0.0.1:53", false), ("[::1]", false), ("192.0.2.53", true)] {
+        let text = format!("{SMALL}[dns]\ndnssec = \"trust-ad\"\nservers = [\"{server}\"]\n");
+        assert_eq!(warnings(&text) == ["dns.dnssec"], warned, "{server}");
+    }
 }
 
 #[test]
@@ -238,6 +242,28 @@ fn mailboxes_are_for_users_in_local_domains() {
         let errors = errors(&(SMALL.to_string() + "[cores]\nshards = " + bad + "\n"));
         assert!(errors[0].starts_with("cores.shards: "), "{errors:?}");
     }
+}
+
+#[test]
+fn mailboxes_are_served_where_there_are_some() {
+    let some = "[domains]\nlocal = [\"a.example\"]\npostmaster = \"a@a.example\"\n[auth]\nusers = \"/u\"\n";
+    let listener = |protocol: &str, address: &str| {
+        format!("[[listener]]\nprotocol = \"{protocol}\"\naddress = \"{address}\"\n")
+    };
+    for (text, start) in [
+        (listener("pop3", "0.0.0.0:110"), "listener[1].protocol: \"pop3\" needs mailboxes"),
+        (some.to_owned() + &listener("pop3s", "0.0.0.0:995"), "listener[1].protocol: \"pop3s\" needs a cert"),
+        (some.to_owned() + &listener("lmtp", "[::]:25"), "listener[1].address: LMTP is never served on"),
+        (some.to_owned() + &listener("pop3", "unix:/run/p"), "listener[1].address: a socket in the file"),
+    ] {
+        let errors = errors(&(SMALL.to_string() + &text));
+        assert!(errors.len() == 1 && errors[0].starts_with(start), "{text}: {errors:?}");
+    }
+    let lmtp = some.to_owned() + &listener("lmtp", "unix:/run/lmtp") + &listener("pop3", "0.0.0.0:110");
+    let (config, problems) = Config::parse(&(SMALL.to_string() + &lmtp), "t").unwrap();
+    assert_eq!(config.listeners[0].paths, [std::path::PathBuf::from("/run/lmtp")]);
+    let warned: Vec<&str> = problems.0.iter().map(|p| p.key.as_str()).collect();
+    assert_eq!(warned, ["listener[2].tls"]);
 }
 
 #[test]

@@ -12,6 +12,7 @@
 mod archiving;
 pub mod import;
 mod indexing;
+mod large;
 pub mod opening;
 mod operate;
 mod orphans;
@@ -23,6 +24,7 @@ mod tidying;
 #[cfg(test)]
 mod tests;
 
+pub use large::Writing;
 pub use operate::{Maildrop, SUMMARY_MAX};
 pub use reading::Content;
 pub use selected::Open;

@@ -12,6 +12,7 @@ mod mailbox_model;
 mod mailbox_world;
 mod net;
 mod peers;
+mod pop3;
 mod relay;
 mod rng;
 mod seeds;

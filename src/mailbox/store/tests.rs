@@ -235,6 +235,41 @@ fn copies_and_moves_keep_content_and_flags() {
 }
 
 #[test]
+fn a_message_is_replaced_in_one_commit_or_not_at_all() {
+    let world = world();
+    let a = die(&world, |_, store, _| async move {
+        let a = account(&store, "a").await;
+        for n in 1..=2 {
+            deliver(&store, n, 50, a).await;
+        }
+        let (mut inbox, mut other) =
+            (store.select(a, "INBOX").await.expect("there"), store.select(a, "INBOX").await.expect("there"));
+        let bytes = body(3, 50);
+        let pieces = [&bytes[..]];
+        let append = Append {
+            message: incoming(Given::Slices(&pieces), bytes.len() as u64, b""),
+            flags: Flags::DRAFT,
+            keywords: &["k"],
+        };
+        let done = inbox.replace(1, "inbox", &append).await.expect("fine").value;
+        assert_eq!(done.iter().map(|at| at.uid).collect::<Vec<_>>(), [3]);
+        let told = [News::Expunged { seq: 1, uid: 1 }, News::Exists(2), News::Keywords];
+        assert_eq!((inbox.sync(true), other.sync(true)), (told.to_vec(), told.to_vec()));
+        assert_eq!(inbox.replace(1, "inbox", &append).await.err(), Some(Refusal::Expunged));
+        assert_eq!(inbox.replace(2, "none", &append).await.err(), Some(Refusal::NoMailbox));
+        assert!(inbox.replace(2, "Trash", &append).await.is_ok());
+        a
+    });
+    live(&world, |_, store, _| async move {
+        let (inbox, trash) =
+            (store.select(a, "INBOX").await.expect("there"), store.select(a, "Trash").await.expect("there"));
+        assert_eq!((inbox.exists(), trash.exists()), (1, 1));
+        assert_eq!(content(&inbox, 3, 0..u64::MAX).await, Ok(body(3, 50)));
+        assert_eq!(content(&trash, 1, 0..u64::MAX).await, Ok(body(3, 50)));
+    });
+}
+
+#[test]
 fn appends_are_all_or_none_and_large_content_has_a_file() {
     let world = world();
     let a = die(&world, |_, store, _| async move {
