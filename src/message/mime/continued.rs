@@ -24,9 +24,11 @@ impl Piece {
             Some(digits) => (digits, true),
             None => (rest, false),
         };
-        let is_number = (1..=3).contains(&digits.len()) && digits.iter().all(u8::is_ascii_digit);
-        let index = digits.iter().fold(0, |n, d| n * 10 + u32::from(d.wrapping_sub(b'0')));
-        (base > 0 && is_number).then_some((base, index, encoded))
+        if base == 0 || !(1..=3).contains(&digits.len()) || !digits.iter().all(u8::is_ascii_digit) {
+            return None;
+        }
+        let index = digits.iter().fold(0, |n, d| n * 10 + u32::from(d - b'0'));
+        Some((base, index, encoded))
     }
 
     fn base(&self) -> &[u8] {
