@@ -108,6 +108,17 @@ mod tests {
     }
 
     #[test]
+    fn what_numbers_a_piece() {
+        let of = |name: &[u8]| Piece::of(&(name.to_vec(), Vec::new()));
+        assert_eq!((of(b"x*0"), of(b"x*12*")), (Some((1, 0, false)), Some((1, 12, true))));
+        for whole in
+            [&b"x"[..], b"*1", b"x*", b"x**", b"x*a1", b"x*1000", b"x*99999999999999999999", b"x*\xff"]
+        {
+            assert_eq!(of(whole), None, "{whole:?}");
+        }
+    }
+
+    #[test]
     fn pieces_are_put_together() {
         for (given, expected) in [
             ("a=1 b=2", "a=1 b=2"),
