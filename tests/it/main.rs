@@ -22,6 +22,7 @@ mod memory;
 mod mx;
 mod open_relay;
 mod operator;
+mod pop3;
 mod proxy;
 mod queue;
 mod rates;
