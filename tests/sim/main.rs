@@ -9,6 +9,7 @@ mod machine;
 mod mailbox;
 mod net;
 mod peers;
+mod pop3;
 mod relay;
 mod rng;
 mod seeds;
