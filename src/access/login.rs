@@ -135,9 +135,9 @@ impl Login {
         let (counted, service) = (!trusted, door.service);
         let mut guess = None;
         let turn = match said {
-            Said::Password { command, login, password } => {
-                self.begin(logins, Mechanism::Plain, security, Some(command)).begin(Some(&plain(login, password)))
-            }
+            Said::Password { command, login, password } => self
+                .begin(logins, Mechanism::Plain, security, Some(command))
+                .begin(Some(&plain(login, password))),
             Said::Begin { mechanism, initial } => {
                 let mechanism = Mechanism::from_name(mechanism.as_bytes()).ok_or(Refused::Unavailable)?;
                 let initial = initial.map(|secret| secret.expose());

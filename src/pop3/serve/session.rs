@@ -54,8 +54,7 @@ pub(super) async fn begin<R: Moving, M: Mailboxes>(
         ends: wire.now.after(ctx.options.lasts),
     };
     let machine = Session::new(ctx.options.session.clone(), wire.now);
-    let mut talk =
-        Talk { ctx, wire, known, machine, login: Login::default(), handshake: None, open: None };
+    let mut talk = Talk { ctx, wire, known, machine, login: Login::default(), handshake: None, open: None };
     talk.machine.set_tls(login::tls(door.tls));
     talk.offer();
     let now = talk.wire.now;
@@ -75,8 +74,7 @@ pub(super) async fn go_on<R: Moving, M: Mailboxes>(
 ) {
     let machine = Session::arrive(ctx.options.session.clone(), luggage, wire.now);
     let door = ctx.door(known.service);
-    let mut talk =
-        Talk { ctx, wire, known, machine, login: Login::default(), handshake: None, open: None };
+    let mut talk = Talk { ctx, wire, known, machine, login: Login::default(), handshake: None, open: None };
     let step = talk.look();
     talk.run(&door, step).await;
 }

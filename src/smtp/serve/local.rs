@@ -138,7 +138,11 @@ impl<R: Runtime> Talk<'_, R> {
                 None => results[index] = Some(Err(Unable::Refused(api::Refusal::NoAccount))),
                 Some(resident) => {
                     let shard = local.post.shard(&resident.account);
-                    by_shard.entry(shard).or_default().push(To { index, address: r.address.into(), resident });
+                    by_shard.entry(shard).or_default().push(To {
+                        index,
+                        address: r.address.into(),
+                        resident,
+                    });
                 }
             }
         }

@@ -184,8 +184,7 @@ fn logins(rt: &SimRuntime) -> Rc<Logins<SimRuntime>> {
 
 /// Opens both shards and serves; the accounts are there. `Err`: the disk did not let us.
 pub async fn start(rt: &SimRuntime, counted: &Counted, wish: Wish) -> Result<Vec<Core>, String> {
-    let ways =
-        Rc::new(Ways { rt: rt.clone(), cores: RefCell::default(), refuses: Cell::new(wish.refuses) });
+    let ways = Rc::new(Ways { rt: rt.clone(), cores: RefCell::default(), refuses: Cell::new(wish.refuses) });
     let mut cores = Vec::new();
     for me in 0..2 {
         let shard = open_shard(rt, me).await?;
