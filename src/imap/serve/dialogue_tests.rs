@@ -462,7 +462,7 @@ macro_rules! files {
 
 mod files {
     files! {
-        login literals mailboxes list select fetch sections binary store copy uidplus expunge search sort thread append idle
-        replace esearch condstore qresync rev2 utf8 together
+        login literals mailboxes list select fetch sections binary store copy uidplus expunge search sort
+        thread append idle replace esearch condstore qresync rev2 utf8 together
     }
 }

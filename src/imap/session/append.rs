@@ -1,4 +1,5 @@
-//! APPEND (RFC 9051 §6.3.12) and REPLACE (RFC 8508), with MULTIAPPEND (RFC 3502), BINARY (RFC 3516 §4.4) and APPENDLIMIT (RFC 7889).
+//! APPEND (RFC 9051 §6.3.12) and REPLACE (RFC 8508), with MULTIAPPEND (RFC 3502), BINARY (RFC 3516 §4.4)
+//! and APPENDLIMIT (RFC 7889).
 //!
 //! Messages go through [`Intake`] to the shell as they come; nothing of them is kept here. All of an
 //! APPEND are stored by one operation, or none.

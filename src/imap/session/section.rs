@@ -97,7 +97,8 @@ mod tests {
     use crate::imap::parse::{Verb, parse};
     use crate::message::mime::Scanner;
 
-    const MESSAGE: &str = "Subject: x\r\nMIME-Version: 1.0\r\nContent-Type: multipart/mixed; boundary=b\r\n\r\n\
+    const MESSAGE: &str = "Subject: x\r\nMIME-Version: 1.0\r\n\
+        Content-Type: multipart/mixed; boundary=b\r\n\r\n\
         pre\r\n--b\r\n\r\none\r\n--b\r\nContent-Type: message/rfc822\r\n\r\nSubject: inner\r\nTo: a\r\n\r\n\
         two\r\n--b\r\nContent-Type: application/x\r\nContent-Transfer-Encoding: base64\r\n\r\nSGk=\r\n\
         --b\r\nContent-Transfer-Encoding: x-odd\r\n\r\n?\r\n--b--\r\n";

@@ -84,7 +84,7 @@ impl<S: Selected> Session<S> {
             let code = Some(Code::Modified(&s.modified));
             return self.finish_with(s.uid, Condition::Ok, code, "Some have changed since", out);
         }
-        // RFC 2180 §4.2.1: the client must be told that it was not done for all. UIDs may be gone.
+        // RFC 5530 §3: the client must be told that it was not done for all. UIDs may be gone.
         if !s.uid && s.there < s.meant {
             let code = Some(Code::Word(Word::ExpungeIssued));
             let text = "Some of the messages have been expunged";
