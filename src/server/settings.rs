@@ -2,14 +2,17 @@
 //!
 //! In the configuration 0 turns a limit off; the parts want a number, so off becomes the largest.
 
+use crate::access::host;
 use crate::config::Config;
 use crate::config::raw::{self, Protocol};
 use crate::config::resolve::Listener;
 use crate::config::units::{Duration as Span, PerTime, Size};
 use crate::delivery::{agent, relay};
+use crate::imap;
 use crate::mailbox::store;
 use crate::mailbox::types::Quota;
 use crate::policy::access::Networks;
+use crate::pop3;
 use crate::queue::desk::{self, DoubleBounce};
 use crate::queue::pace::{Backoff, Rate};
 use crate::queue::schedule::Limits;
@@ -144,6 +147,7 @@ pub fn doors(c: &Config, certificates: Option<&Certificates>) -> Vec<Rc<serve::D
             proxies: Networks::new(proxies),
             forwarders: Networks::new(forwarders),
             submission: for_users.then_some(submission),
+            lmtp: false,
             auth: match l.auth {
                 raw::AuthMode::Offered => AuthMode::Offered,
                 raw::AuthMode::Required => AuthMode::Required,
@@ -239,4 +243,62 @@ pub fn destination(d: &raw::Destination) -> Limits {
         pause: Backoff { first: d.pause_first.0, max: d.pause_max.0 },
         put_off: d.pause_after_deferrals,
     }
+}
+
+/// What sessions that read mailboxes have in common.
+pub fn access_host(c: &Config) -> host::Options {
+    let t = &c.timeouts;
+    host::Options { proxy_header: time(t.proxy_header), write: time(t.write), ..host::Options::default() }
+}
+
+/// The sessions of POP3.
+pub fn pop3(c: &Config) -> pop3::serve::Options {
+    let (l, t) = (&c.limits, &c.timeouts);
+    let seconds = c.pop3.login_delay.0.as_secs();
+    let session = pop3::inbound::Options {
+        auth_line: usize::try_from(bytes(l.auth_line)).unwrap_or(usize::MAX).min(16 << 10),
+        failures_max: count(l.auth_failures),
+        errors_max: count(l.errors_hard),
+        tls_time: time(t.tls),
+        idle_time: time(c.pop3.idle),
+        send_time: time(c.pop3.idle),
+        replies_max: usize::try_from(bytes(l.output_buffer)).unwrap_or(usize::MAX).max(4096),
+        last: c.pop3.last,
+        login_delay: u32::try_from(seconds).unwrap_or(u32::MAX),
+        expire: (c.pop3.expire_days > 0).then_some(c.pop3.expire_days),
+        ..pop3::inbound::Options::production()
+    };
+    pop3::serve::Options { session: Rc::new(session), lasts: time(t.session) }
+}
+
+/// The sessions of IMAP.
+pub fn imap(c: &Config, cores: usize) -> imap::serve::Options {
+    let (l, t) = (&c.limits, &c.timeouts);
+    let session = imap::session::Options {
+        auth_line: usize::try_from(bytes(l.auth_line)).unwrap_or(usize::MAX).min(16 << 10),
+        failures_max: count(l.auth_failures),
+        errors_max: count(l.errors_hard),
+        tls_time: time(t.tls),
+        replies_max: usize::try_from(bytes(l.output_buffer)).unwrap_or(usize::MAX).max(4096),
+        // What mail may be as it comes in; more than 4 GiB no mailbox takes.
+        append_limit: Some(bytes(l.message_size).min(u64::from(u32::MAX) / 2)),
+        header_max: bytes(l.header_size).max(64 << 10),
+        ..imap::session::Options::production()
+    };
+    imap::serve::Options { session: Rc::new(session), lasts: time(t.session), memory: share(c, cores) }
+}
+
+/// The sessions of LMTP: their clients are relays of the site.
+pub fn lmtp(c: &Config, cores: usize) -> serve::Options {
+    let session = inbound::Options {
+        transactions_max: u32::MAX,
+        junk_max: 1000,
+        errors_soft: u32::MAX,
+        errors_hard: 10_000,
+        error_delay: Duration::ZERO,
+        ..inbound(c)
+    };
+    let session = Rc::new(session);
+    let (trusted, others) = (session.clone(), session);
+    serve::Options { trusted, others, greeting_delay: Duration::ZERO, ..sessions(c, cores) }
 }

@@ -46,6 +46,8 @@ const LAYERS: &[(&str, &[&str])] = &[
 const SHELLS: &[&str] = &[
     "smtp/serve",
     "imap/serve",
+    "pop3/serve",
+    "access",
     "storage/keeper",
     "storage/archive/vault",
     "queue/desk",

@@ -3,12 +3,14 @@
 
 mod archive;
 mod disk;
+mod imap;
 mod journal;
 mod local;
 mod machine;
 mod mailbox;
 mod net;
 mod peers;
+mod pop3;
 mod relay;
 mod rng;
 mod seeds;

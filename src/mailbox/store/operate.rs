@@ -86,6 +86,17 @@ impl<R: Runtime> Store<R> {
         self.0.keeper.create_side().await
     }
 
+    /// A side file that no message has goes.
+    pub fn drop_large(&self, file: crate::storage::side::SideFile) {
+        self.0.keeper.discard_side(file);
+    }
+
+    /// Directory of the journal, to which side files belong.
+    #[must_use]
+    pub fn journal(&self) -> &std::path::Path {
+        self.0.keeper.dir()
+    }
+
     /// A message was refused: its side file goes.
     pub(super) fn drop_content(&self, m: &Incoming<'_>) {
         if let Content::Large { file, .. } = m.content {

@@ -1,0 +1,1 @@
+//! Sessions that move: whatever way their bytes come.
