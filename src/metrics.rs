@@ -456,7 +456,10 @@ mod tests {
                 !["_ms", "_us", "_kb", "_mb", "_minutes"].iter().any(|u| name.contains(u)),
                 "{name}: base units"
             );
-            assert!(name.bytes().all(|b| b.is_ascii_lowercase() || b == b'_'), "{name}");
+            assert!(
+                name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_'),
+                "{name}"
+            );
         }
         let histograms: Vec<&str> = TABLE.iter().filter(|t| t.1 == "Histogram").map(|t| t.0).collect();
         assert_eq!(histograms, BUCKETS.iter().map(|b| b.0).collect::<Vec<_>>());

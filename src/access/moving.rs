@@ -68,16 +68,15 @@ pub struct Stayed<R: Runtime, L> {
     pub luggage: L,
 }
 
+/// A session on its way, or one that stays.
+pub type Departure<R, L> = Result<Box<Parcel<<R as Moving>::Packed, L>>, Box<Stayed<R, L>>>;
+
 impl<R: Moving> Wire<R> {
     /// Takes the connection off this core.
     ///
     /// # Errors
     /// Descriptors are short: the session stays.
-    pub fn depart<L>(
-        self,
-        session: Known,
-        luggage: L,
-    ) -> Result<Box<Parcel<R::Packed, L>>, Box<Stayed<R, L>>> {
+    pub fn depart<L>(self, session: Known, luggage: L) -> Departure<R, L> {
         let Wire { host, seat, channel, counted, mut buf, at, mut outbox, now: _ } = self;
         buf.drain(..at);
         let (input, output) = (buf, joined(outbox.take_parts()));

@@ -28,8 +28,6 @@ pub enum Input {
     Bytes,
     /// The deadline has passed, or we stop.
     Late,
-    /// What was waited for besides has happened: [`Wire::fill_or`].
-    Event,
     /// The session has ended.
     Gone,
 }
@@ -121,8 +119,13 @@ impl<R: Runtime> Wire<R> {
         input
     }
 
-    /// As [`Self::fill`], with nothing that waits to be sent; ends with [`Input::Event`] when `event` does.
-    pub async fn fill_or(&mut self, deadline: Mono, idle: bool, event: impl Future<Output = ()>) -> Input {
+    /// As [`Self::fill`], with nothing that waits to be sent; `None`: `event` has happened.
+    pub async fn fill_or(
+        &mut self,
+        deadline: Mono,
+        idle: bool,
+        event: impl Future<Output = ()>,
+    ) -> Option<Input> {
         debug_assert!(self.outbox.is_empty(), "an event would cut what is being sent in two");
         let caller = self.seat.caller();
         let (mut event, mut happened) = (pin!(event), false);
@@ -135,7 +138,7 @@ impl<R: Runtime> Wire<R> {
             fill.as_mut().poll(cx)
         })
         .await;
-        if caller.hung_up() && input == Input::Late { Input::Event } else { input }
+        (!caller.hung_up() || input != Input::Late).then_some(input)
     }
 
     async fn receive(&mut self, deadline: Mono) -> Input {

@@ -242,7 +242,7 @@ fn mailboxes_are_for_users_in_local_domains() {
 
 #[test]
 fn mailboxes_are_served_where_there_are_some() {
-    let some = "[domains]\nlocal = [\"a.example\"]\n[auth]\nusers = \"/u\"\n";
+    let some = "[domains]\nlocal = [\"a.example\"]\npostmaster = \"a@a.example\"\n[auth]\nusers = \"/u\"\n";
     let listener = |protocol: &str, address: &str| {
         format!("[[listener]]\nprotocol = \"{protocol}\"\naddress = \"{address}\"\n")
     };

@@ -93,14 +93,17 @@ pub fn desk(c: &Config, cores: usize) -> desk::Options {
 /// A mailbox shard, of `shards`.
 pub fn mailboxes(c: &Config, shards: u16) -> store::Options {
     let segment = u32::try_from(c.storage.segment_size.0).expect("checked by the configuration");
-    let mut options = store::Options::default();
     // As for the queue: see there.
-    options.archive =
+    let archive =
         archive::Options { disk_free_min: c.storage.free_min.0 / 2, ..archive::Options::production(segment) };
     let reserve_bytes = (c.storage.free_min.0 / 16).clamp(INDEX_RESERVE_MIN, INDEX_RESERVE_MAX);
-    options.table = TableOptions { reserve_bytes, ..options.table };
-    options.resident_max /= usize::from(shards.clamp(1, 16));
-    options
+    let usual = store::Options::default();
+    store::Options {
+        archive,
+        table: TableOptions { reserve_bytes, ..usual.table },
+        resident_max: usual.resident_max / usize::from(shards.clamp(1, 16)),
+        ..usual
+    }
 }
 
 /// What an account may hold.

@@ -81,10 +81,11 @@ impl<R: Moving, M: Mailboxes> Talk<R, M> {
     pub(super) async fn enter(&mut self, store: &M) {
         let account = self.ctx.homes.account(store, &self.known.login).await;
         self.wire.tick();
-        self.entered(account.map(|account| {
+        let shard = account.map(|account| {
             self.desk = Some(Desk::new(store.clone(), account, self.ctx.memory.clone()));
             store.number()
-        }));
+        });
+        self.entered(shard);
     }
 
     /// The account can be had, or not.

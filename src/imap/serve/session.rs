@@ -193,16 +193,16 @@ impl<R: Moving, M: Mailboxes> Talk<R, M> {
             self.wire.flush().await?;
             self.wire.fill_or(deadline, idle, self.machine.mailbox().changed()).await
         } else {
-            self.wire.fill(deadline, idle).await
+            Some(self.wire.fill(deadline, idle).await)
         };
         match input {
-            Input::Bytes => Some(None),
-            Input::Gone => None,
-            Input::Event => {
+            Some(Input::Bytes) => Some(None),
+            Some(Input::Gone) => None,
+            Some(Input::Late) => Some(self.on_time()),
+            None => {
                 self.machine.changed();
                 Some(None)
             }
-            Input::Late => Some(self.on_time()),
         }
     }
 

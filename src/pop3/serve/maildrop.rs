@@ -23,7 +23,13 @@ const REMEMBERED: usize = 1 << 16;
 /// When accounts of this core were logged in to last (RFC 2449 §6.5).
 pub struct Delays {
     least: Duration,
-    last: RefCell<(BTreeMap<String, Mono>, VecDeque<(Mono, String)>)>,
+    last: RefCell<Last>,
+}
+
+#[derive(Default)]
+struct Last {
+    by_login: BTreeMap<String, Mono>,
+    by_time: VecDeque<(Mono, String)>,
 }
 
 impl Delays {
@@ -39,7 +45,7 @@ impl Delays {
             return true;
         }
         let mut last = self.last.borrow_mut();
-        let (by_login, by_time) = &mut *last;
+        let Last { by_login, by_time } = &mut *last;
         while let Some((at, _)) = by_time.front() {
             if now.since(*at) < self.least && by_time.len() < REMEMBERED {
                 break;
@@ -264,5 +270,22 @@ impl<R: Moving, M: Mailboxes> Talk<R, M> {
         self.ctx.host().metrics.pop3_retrieved.increment(1);
         self.machine.sent(self.wire.now, &mut self.wire.outbox.out);
         Some(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn logins_keep_their_distance() {
+        let second = |n: u64| Mono(n * 1_000_000_000);
+        let delays = Delays::new(Duration::from_secs(10));
+        assert!(delays.may("a", second(1)) && !delays.may("a", second(10)));
+        assert!(delays.may("b", second(10)) && delays.may("a", second(11)) && !delays.may("a", second(12)));
+        assert!(delays.last.borrow().by_login.len() == 2 && delays.may("c", second(100)));
+        assert_eq!((delays.last.borrow().by_login.len(), delays.last.borrow().by_time.len()), (1, 1));
+        let none = Delays::new(Duration::ZERO);
+        assert!(none.may("a", second(1)) && none.may("a", second(1)));
     }
 }

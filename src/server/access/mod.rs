@@ -279,8 +279,8 @@ fn tell_opened(voice: &Voice, shard: u16, found: &Result<Recovery, OpenError>) {
     }
     if let Some(messages) = r.rebuilt {
         let text = format!(
-            "the index of mailbox shard {shard:04} was lost and has been made anew: {messages} messages found \
-             in the archive"
+            "the index of mailbox shard {shard:04} was lost and has been made anew: {messages} messages \
+             found in the archive"
         );
         voice.say(Level::Warn, "mailboxes_rebuilt", text);
     }

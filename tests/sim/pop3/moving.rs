@@ -1,1 +1,0 @@
-//! Sessions that move: whatever way their bytes come.
