@@ -182,7 +182,7 @@ series! {
     pop3_ok: Counter "ringpost_pop3_replies_total" {"class" = "ok"} "POP3 replies sent to clients";
     pop3_err: Counter "ringpost_pop3_replies_total" {"class" = "err"} "POP3 replies sent to clients";
     pop3_timeouts: Counter "ringpost_pop3_timeouts_total" {} "POP3 sessions closed because a deadline passed";
-    pop3_in_use: Counter "ringpost_pop3_in_use_total" {} "Logins refused because another POP3 session has the mailbox";
+    pop3_in_use: Counter "ringpost_pop3_locked_total" {} "Logins refused because another POP3 session has the mailbox";
     pop3_retrieved: Counter "ringpost_pop3_messages_total" {"result" = "retrieved"} "Messages that POP3 clients have fetched (TOP, too) or deleted";
     pop3_deleted: Counter "ringpost_pop3_messages_total" {"result" = "deleted"} "Messages that POP3 clients have fetched (TOP, too) or deleted";
     pop3_moved_in: Counter "ringpost_pop3_moves_total" {"direction" = "in"} "POP3 sessions that moved at their login to the core that owns the mailbox";

@@ -152,7 +152,8 @@ fn explain(config: &Config, router: &Router, address: &[u8]) -> Result<(Value, E
         "dnssec": match config.dns.dnssec {
             crate::config::raw::Dnssec::Validate if off.get() => "off: the name servers strip signatures",
             crate::config::raw::Dnssec::Validate => "validate",
-            _ => "off",
+            crate::config::raw::Dnssec::TrustAd => "trust-ad",
+            crate::config::raw::Dnssec::Off => "off",
         },
         "recipients": ways.into_iter().map(|w| w.0).collect::<Vec<_>>(),
         "left_out": recipients.len().saturating_sub(RECIPIENTS_MAX),

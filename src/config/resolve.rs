@@ -661,8 +661,10 @@ fn dns(raw: &raw::Dns, report: &mut Report<'_>) -> Dns {
             ),
         }
     }
-    if raw.dnssec == raw::Dnssec::TrustAd {
-        let what = "what a resolver says of signatures is not asked for in this version: nothing is secure";
+    if raw.dnssec == raw::Dnssec::TrustAd
+        && let Some(far) = servers.iter().find(|a| !a.ip().to_canonical().is_loopback())
+    {
+        let what = format!("whoever is between this host and {} can say that anything is secure", far.ip());
         report.warning("dns.dnssec", what, "\"validate\" checks signatures here");
     }
     let trust_anchors = path(&raw.trust_anchors, "dns.trust_anchors", report);

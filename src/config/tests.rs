@@ -153,7 +153,11 @@ fn what_changes_security_is_never_ignored() {
     }
     let (config, _) = Config::parse(&(SMALL.to_string() + &route("opportunistic")), "t").unwrap();
     assert_eq!(config.routes[0].1.key, "lmtp:unix:/run/l");
-    assert_eq!(warnings(&(SMALL.to_string() + "[dns]\ndnssec = \"trust-ad\"\n")), ["dns.dnssec"]);
+    // Who is believed should be on this host.
+    for (server, warned) in [("127.0.0.1:53", false), ("[::1]", false), ("192.0.2.53", true)] {
+        let text = format!("{SMALL}[dns]\ndnssec = \"trust-ad\"\nservers = [\"{server}\"]\n");
+        assert_eq!(warnings(&text) == ["dns.dnssec"], warned, "{server}");
+    }
 }
 
 #[test]

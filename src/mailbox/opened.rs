@@ -249,6 +249,18 @@ impl Opened {
         forgotten
     }
 
+    /// Expunges up to `modseq` are not known; gives the MODSEQs of those that were.
+    pub fn forget(&mut self, modseq: u64) -> Vec<u64> {
+        self.kept_from = self.kept_from.max(modseq);
+        self.modseq = self.modseq.max(modseq);
+        let mut forgotten = Vec::new();
+        while let Some(first) = self.history.pop_front_if(|e| e.modseq <= modseq) {
+            self.ranges -= first.uids.ranges().len();
+            forgotten.push(first.modseq);
+        }
+        forgotten
+    }
+
     /// All expunges with a greater MODSEQ are known.
     #[must_use]
     pub fn kept_from(&self) -> u64 {

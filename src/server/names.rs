@@ -42,7 +42,8 @@ pub fn servers<C: Clock>(clock: C, config: &Config, tell: Tell) -> Result<Server
         Dnssec::Validate => Some(config.dns.trust_anchors.as_deref().map_or(Ok(String::new()), anchors)?),
         Dnssec::TrustAd | Dnssec::Off => None,
     };
-    let options = wire::Options { servers: config.dns.servers.clone(), anchors };
+    let believed = config.dns.dnssec == Dnssec::TrustAd;
+    let options = wire::Options { servers: config.dns.servers.clone(), anchors, believed };
     Servers::new(clock, &options, tell)
 }
 

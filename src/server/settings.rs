@@ -93,17 +93,14 @@ pub fn desk(c: &Config, cores: usize) -> desk::Options {
 /// A mailbox shard, of `shards`.
 pub fn mailboxes(c: &Config, shards: u16) -> store::Options {
     let segment = u32::try_from(c.storage.segment_size.0).expect("checked by the configuration");
+    let usual = store::Options::default();
     // As for the queue: see there.
     let archive =
         archive::Options { disk_free_min: c.storage.free_min.0 / 2, ..archive::Options::production(segment) };
     let reserve_bytes = (c.storage.free_min.0 / 16).clamp(INDEX_RESERVE_MIN, INDEX_RESERVE_MAX);
-    let usual = store::Options::default();
-    store::Options {
-        archive,
-        table: TableOptions { reserve_bytes, ..usual.table },
-        resident_max: usual.resident_max / usize::from(shards.clamp(1, 16)),
-        ..usual
-    }
+    let table = TableOptions { reserve_bytes, ..usual.table };
+    let resident_max = usual.resident_max / usize::from(shards.clamp(1, 16));
+    store::Options { archive, table, resident_max, ..usual }
 }
 
 /// What an account may hold.

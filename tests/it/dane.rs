@@ -266,3 +266,42 @@ fn strict_mail_never_rides_on_a_weaker_connection() {
     assert_eq!(how, [(false, "<r@clear.test>"), (true, "<r2@weak.test>"), (true, "<r@weak.test>")]);
     server.stop();
 }
+
+/// With `trust-ad` the resolver's word counts as our own validation does.
+#[test]
+fn a_resolver_that_is_believed() {
+    let (right, other) = (Shop::alone("x.test"), Shop::alone("x.test"));
+    let (good, bad, weak) = (hop(&right), hop(&other), hop(&other));
+    let zone = [
+        mx("a.test", "mx.a.test", good.address),
+        tlsa("mx.a.test", &right.usage_3()),
+        mx("b.test", "mx.b.test", bad.address),
+        tlsa("mx.b.test", &right.usage_3()),
+        // Not signed: opportunistic, whatever its records.
+        mx("insecure.test", "mx.insecure.test", weak.address),
+        tlsa("mx.insecure.test", &right.usage_3()),
+        // No MX: that there is none is secure, too.
+        format!("alone.test. IN A {}\n", good.address.ip()),
+        tlsa("alone.test", &right.usage_3()),
+    ];
+    let names = NameServer::believed(&zone.concat());
+    let config = Config::new(([127, 0, 0, 1], 1).into())
+        .set("relay", "smarthost", "\"\"")
+        .set("relay", "mx_port", "2525")
+        .set("dns", "servers", format!("[\"{}\"]", names.address))
+        .set("dns", "dnssec", "\"trust-ad\"");
+    let server = Server::start(&config);
+    let mut client = server.client();
+    let id = client.mail(FROM, &["r@b.test"], BODY);
+    for to in ["r@a.test", "r@alone.test", "r@insecure.test"] {
+        client.mail(FROM, &[to], BODY);
+    }
+    good.wait(2);
+    assert!(weak.one().tls);
+    waits(&server, &id, &bad, "the certificate is not believed: it does not fit the TLSA records");
+    let proofs = |proof: &str| server.metric("ringpost_tls_outbound_handshakes_total", proof);
+    assert_eq!((proofs("proof=\"dane\""), proofs("proof=\"none\"")), (2.0, 1.0));
+    let (text, _) = explain(&server, "r@a.test");
+    assert!(text.contains("mx.a.test  required: DANE, 1 usable TLSA records"), "{text}");
+    server.stop();
+}

@@ -32,6 +32,7 @@ mod starttls_out;
 mod storage;
 mod submission;
 mod table;
+mod three_servers;
 mod tidy;
 mod tls;
 mod tls_entry;

@@ -37,7 +37,7 @@ impl<R: Runtime> Drop for Maildrop<R> {
 }
 
 /// What the plan must know of a message.
-fn new_message(m: &Incoming<'_>) -> NewMessage {
+pub(super) fn new_message(m: &Incoming<'_>) -> NewMessage {
     let side = match m.content {
         Content::Slices(_) => 0,
         Content::Large { file, .. } => file.name,
@@ -53,7 +53,7 @@ fn new_message(m: &Incoming<'_>) -> NewMessage {
 }
 
 /// The bytes of a message that go into a record. `head` is room for the part before a side file.
-fn bytes<'a>(m: &Incoming<'a>, head: &'a [&'a [u8]; 1]) -> Bytes<'a> {
+pub(super) fn bytes<'a>(m: &Incoming<'a>, head: &'a [&'a [u8]; 1]) -> Bytes<'a> {
     let content: &'a [&'a [u8]] = match m.content {
         Content::Slices(pieces) => pieces,
         Content::Large { .. } => head,
@@ -62,14 +62,14 @@ fn bytes<'a>(m: &Incoming<'a>, head: &'a [&'a [u8]; 1]) -> Bytes<'a> {
     Bytes { uidl: m.uidl, summary, content }
 }
 
-fn head_of<'a>(m: &Incoming<'a>) -> [&'a [u8]; 1] {
+pub(super) fn head_of<'a>(m: &Incoming<'a>) -> [&'a [u8]; 1] {
     match m.content {
         Content::Slices(_) => [&[]],
         Content::Large { head, .. } => [head],
     }
 }
 
-fn check(m: &Incoming<'_>) {
+pub(super) fn check(m: &Incoming<'_>) {
     let len: u64 = match m.content {
         Content::Slices(pieces) => pieces.iter().map(|p| p.len() as u64).sum(),
         Content::Large { head, file } => head.len() as u64 + file.len,
@@ -104,7 +104,7 @@ impl<R: Runtime> Store<R> {
         }
     }
 
-    fn fits_a_record(&self, m: &Incoming<'_>) -> bool {
+    pub(super) fn fits_a_record(&self, m: &Incoming<'_>) -> bool {
         let here: usize = match m.content {
             Content::Slices(pieces) => pieces.iter().map(|p| p.len()).sum(),
             Content::Large { head, .. } => head.len(),

@@ -25,14 +25,14 @@ async fn open(rt: &Double) -> (Store<Double>, Recovery) {
     Store::open(Path::new(DIR), parts(rt)).await.expect("opens")
 }
 
-fn world() -> Rc<World> {
+pub(super) fn world() -> Rc<World> {
     let world = Rc::new(World::default());
     world.free.set(1 << 40);
     world
 }
 
 /// One life of the process; it ends as it should.
-fn live<T, F: Future<Output = T>>(
+pub(super) fn live<T, F: Future<Output = T>>(
     world: &Rc<World>,
     f: impl FnOnce(Double, Store<Double>, Recovery) -> F,
 ) -> T {
@@ -46,7 +46,7 @@ fn live<T, F: Future<Output = T>>(
 }
 
 /// One life that ends by a kill.
-fn die<T, F: Future<Output = T>>(
+pub(super) fn die<T, F: Future<Output = T>>(
     world: &Rc<World>,
     f: impl FnOnce(Double, Store<Double>, Recovery) -> F,
 ) -> T {
@@ -65,7 +65,7 @@ fn body(n: u32, len: usize) -> Vec<u8> {
     out
 }
 
-fn incoming<'a>(content: Given<'a>, len: u64, summary: &'a [u8]) -> Incoming<'a> {
+pub(super) fn incoming<'a>(content: Given<'a>, len: u64, summary: &'a [u8]) -> Incoming<'a> {
     let facts = BodyFacts { len, ..BodyFacts::default() };
     Incoming { content, facts, summary, internal: Wall(5), guid: None, uidl: b"" }
 }
@@ -74,7 +74,7 @@ fn to(account: AccountId) -> Target<'static> {
     Target { account, mailbox: "", flags: Flags::default(), id: None, promised: false }
 }
 
-async fn account(store: &Store<Double>, name: &str) -> AccountId {
+pub(super) async fn account(store: &Store<Double>, name: &str) -> AccountId {
     let made = store.create_account(name, &[("Trash", Some(SpecialUse::Trash))], Quota::default()).await;
     made.expect("free").value
 }
@@ -92,7 +92,7 @@ async fn put(
     store.deliver(message, targets).await
 }
 
-async fn deliver(store: &Store<Double>, n: u32, len: usize, account: AccountId) -> u32 {
+pub(super) async fn deliver(store: &Store<Double>, n: u32, len: usize, account: AccountId) -> u32 {
     let start = store.0.rt.now();
     loop {
         let answers = put(store, n, len, &[to(account)]).await;

@@ -3,13 +3,17 @@
 //! Owns the sockets of one core's questions (made by the runtime it is asked on) and hickory's cache of
 //! records. Says of each answer whether it is secure. If the resolver strips signatures, validation
 //! would make every answer bogus: that is found out by asking for a record of the trust anchor's own
-//! zone, DNSSEC is off then until that is answered with a good signature, and the alarm is raised.
+//! zone, DNSSEC is off then until that is answered with a good signature, and the alarm is raised. A
+//! resolver that is believed checks them itself, and says so (`believe`).
+
+mod believe;
 
 use crate::base::time::Mono;
 use crate::route::dns::{Asked, Lookup};
 use crate::route::mx::{Answer, Found, Missing, Mx, Security, Why};
 use crate::route::tlsa::Record;
 use crate::runtime::Clock;
+use believe::Believing;
 use hickory_resolver::config::{
     ConnectionConfig, NameServerConfig, ResolveHosts, ResolverConfig, ResolverOpts,
 };
@@ -44,6 +48,8 @@ pub struct Options {
     /// Signatures are checked, from these DNSKEY records on (the text of a zone file); an empty text
     /// stands for the keys of the root. `None`: not checked, all is insecure.
     pub anchors: Option<String>,
+    /// What the name servers say of signatures is believed; nothing is checked here then.
+    pub believed: bool,
 }
 
 /// Is told whether DNSSEC is in use.
@@ -54,6 +60,7 @@ pub struct Servers<C: Clock> {
     clock: C,
     plain: TokioResolver,
     checking: Option<Checking>,
+    believed: Option<Resolver<Believing>>,
     tell: Tell,
 }
 
@@ -83,6 +90,13 @@ impl<C: Clock> Servers<C> {
             }
             builder.build().map_err(|e| format!("no resolver: {e}"))
         };
+        let believed = if options.believed {
+            let mut builder = Resolver::builder_with_config(config(options), Believing::default());
+            *builder.options_mut() = resolver_options();
+            Some(builder.build().map_err(|e| format!("no resolver: {e}"))?)
+        } else {
+            None
+        };
         let checking = match &options.anchors {
             None => None,
             Some(text) => {
@@ -91,7 +105,7 @@ impl<C: Clock> Servers<C> {
                 Some(Checking { resolver, zone, stripped: Cell::new(false), probed: Cell::new(None) })
             }
         };
-        Ok(Servers { clock, plain: build(None)?, checking, tell })
+        Ok(Servers { clock, plain: build(None)?, checking, believed, tell })
     }
 
     /// The TLSA records of a TCP port (RFC 7672 §2.2.3).
@@ -112,6 +126,9 @@ impl<C: Clock> Servers<C> {
     /// The records of one type.
     async fn ask<T>(&self, name: &str, kind: RecordType, pick: fn(&RData) -> Option<T>) -> Answer<T> {
         let Some(name) = absolute(name) else { return Err(missing(Why::NoName)) };
+        if let Some(believed) = &self.believed {
+            return judge(believed.lookup(name, kind).await, kind, true, pick);
+        }
         if let Some(checking) = &self.checking
             && !self.is_off(checking).await
         {
@@ -239,7 +256,7 @@ fn missing(why: Why) -> Missing {
     Missing { why, security: Security::Insecure, ttl: Duration::ZERO }
 }
 
-/// What the answer says. `checked`: signatures have been looked at.
+/// What the answer says. `checked`: signatures have been looked at, here or by a server that is believed.
 fn judge<T>(
     lookup: Result<hickory_resolver::lookup::Lookup, NetError>,
     kind: RecordType,

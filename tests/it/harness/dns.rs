@@ -57,6 +57,28 @@ impl NameServer {
         NameServer { address: serve(zone), anchors }
     }
 
+    /// Serves these records as a validating resolver would that has found them all to be secure, but those of
+    /// names that contain "insecure": sets the AD bit for whoever asks for it. Over UDP only.
+    pub fn believed(records: &str) -> NameServer {
+        let behind = serve(zone(records));
+        let socket = UdpSocket::bind("127.0.0.1:0").expect("a free port");
+        let address = socket.local_addr().expect("bound");
+        std::thread::spawn(move || {
+            let mut packet = [0; 4096];
+            while let Ok((len, from)) = socket.recv_from(&mut packet) {
+                let question = packet[..len].to_vec();
+                let Some(mut answer) = forward(&question, behind) else { continue };
+                // RFC 6840 section 5.7: it is asked for by the same bit, in the fourth byte of the header.
+                let wanted = question.get(3).is_some_and(|bits| bits & 0x20 != 0);
+                let secure = !question.windows(8).any(|w| w.eq_ignore_ascii_case(b"insecure"));
+                answer[3] = answer[3] & !0x20 | if wanted && secure { 0x20 } else { 0 };
+                // The asker may be gone.
+                let _ = socket.send_to(&answer, from);
+            }
+        });
+        NameServer { address, anchors: String::new() }
+    }
+
     /// Answers SERVFAIL to everything.
     pub fn failing() -> NameServer {
         let socket = UdpSocket::bind("127.0.0.1:0").expect("a free port");
@@ -74,6 +96,17 @@ impl NameServer {
         });
         NameServer { address, anchors: String::new() }
     }
+}
+
+/// The answer of another name server.
+fn forward(question: &[u8], to: SocketAddr) -> Option<Vec<u8>> {
+    let socket = UdpSocket::bind("127.0.0.1:0").ok()?;
+    socket.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
+    socket.send_to(question, to).ok()?;
+    let mut answer = vec![0; 4096];
+    let (len, _) = socket.recv_from(&mut answer).ok()?;
+    answer.truncate(len);
+    (len >= 12).then_some(answer)
 }
 
 type Sets = std::collections::BTreeMap<hickory_proto::rr::RrKey, hickory_proto::rr::RecordSet>;
