@@ -15,6 +15,7 @@ mod harness;
 mod hostile;
 mod hostile_hops;
 mod hostile_load;
+mod imap;
 mod index;
 mod lmtp_out;
 mod mailboxes;
