@@ -148,6 +148,7 @@ series! {
     rejected_map: Counter "ringpost_rejections_total" {"reason" = "map"} "Recipients and messages refused";
     rejected_size: Counter "ringpost_rejections_total" {"reason" = "size"} "Recipients and messages refused";
     rejected_content: Counter "ringpost_rejections_total" {"reason" = "content"} "Recipients and messages refused";
+    rejected_quota: Counter "ringpost_rejections_total" {"reason" = "quota"} "Recipients and messages refused";
     rejected_storage: Counter "ringpost_rejections_total" {"reason" = "storage"} "Recipients and messages refused";
     auth_ok_plain: Counter "ringpost_auth_success_total" {"mechanism" = "PLAIN"} "Logins that succeeded, by SASL mechanism";
     auth_ok_login: Counter "ringpost_auth_success_total" {"mechanism" = "LOGIN"} "Logins that succeeded, by SASL mechanism";

@@ -170,6 +170,12 @@ impl Users {
         self.count
     }
 
+    /// Whether there is such a user, also one who is locked out. The login has been prepared.
+    #[must_use]
+    pub fn has(&self, login: &str) -> bool {
+        self.find(login).is_ok()
+    }
+
     /// The stored password of a login, which has been prepared.
     #[must_use]
     pub fn get(&self, login: &str) -> Option<Credential> {

@@ -480,6 +480,10 @@ section! {
     Mailbox {
         /// Bytes per account; 0: none.
         quota: Size = Size(0),
+        /// Messages per account; 0: none.
+        quota_messages: u32 = 0,
+        /// What is said to mail for an account that is full.
+        over_quota: OverQuota = OverQuota::Reject,
     }
 
     /// `[metrics]`
@@ -590,6 +594,13 @@ choice! {
         /// It is removed.
         Drop,
     }
+    /// What is said to mail for an account that is full.
+    OverQuota {
+        /// 552 5.2.2: the sender is told at once.
+        Reject,
+        /// 452 4.2.2: it is tried again.
+        Defer,
+    }
     /// A CR or LF alone.
     BareNewline {
         /// 550 5.5.2.
@@ -612,6 +623,14 @@ choice! {
         Json,
         /// Text as Postfix writes it.
         Postfix,
+    }
+}
+
+impl Protocol {
+    /// It is spoken with mailboxes here, not with the queue.
+    #[must_use]
+    pub fn is_of_mailboxes(self) -> bool {
+        !matches!(self, Protocol::Smtp | Protocol::Submission | Protocol::Submissions)
     }
 }
 

@@ -76,6 +76,9 @@ fn read(config: &Config, lists: &mut Lists) -> Result<(Router, Problems), Proble
     } else {
         r.set_direct();
     }
+    if config.has_mailboxes() {
+        r.set_mailboxes();
+    }
     let bounds = Bounds { depth: config.limits.alias_depth, recipients: config.limits.alias_recipients };
     r.set_rewriting(d.postmaster.as_deref(), &d.recipient_delimiter, bounds);
     let mut load = |path: &Option<PathBuf>, kind, problems: &mut Problems| {

@@ -9,6 +9,7 @@ use super::raw::{self, AuthMode, Protocol, Raw, RouteTls};
 use super::tls;
 use super::units::{Cores, Listen, Network, Rate};
 use super::users::{self, Auth};
+use crate::mailbox::spread::SHARDS_MAX;
 use crate::route::destination::{NextHop, Target, TlsPolicy, host_name};
 use crate::smtp::inbound;
 use ipnet::IpNet;
@@ -16,7 +17,9 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-pub use super::raw::{Destination, DestinationFor, Limits, Memory, Queue, RelayTimeouts, Storage, Timeouts};
+pub use super::raw::{
+    Destination, DestinationFor, Limits, Mailbox, Memory, Queue, RelayTimeouts, Storage, Timeouts,
+};
 
 /// A file that passed all rules. Plain data; limits of 0 are turned off.
 #[derive(Clone, Debug, PartialEq)]
@@ -33,6 +36,10 @@ pub struct Config {
     pub stop_grace: Duration,
     /// `cores.mta`.
     pub mta_cores: Cores,
+    /// `cores.access`.
+    pub access_cores: Cores,
+    /// `cores.shards`; none: as many as access cores, unless the data directory has another number.
+    pub shards: Option<u16>,
     /// `cores.pin`.
     pub pin: raw::Pin,
     /// `[storage]`.
@@ -63,6 +70,8 @@ pub struct Config {
     pub memory: Memory,
     /// `[auth]`.
     pub auth: Auth,
+    /// `[mailbox]`.
+    pub mailbox: Mailbox,
     /// `metrics.address`.
     pub metrics: Option<SocketAddr>,
     /// `admin.socket`.
@@ -202,6 +211,22 @@ impl Config {
         }
     }
 
+    /// True if there are mailboxes here: for the users, in the local domains.
+    #[must_use]
+    pub fn has_mailboxes(&self) -> bool {
+        self.auth.users.is_some() && !self.domains.local.is_empty()
+    }
+
+    /// The listeners of mail cores.
+    pub fn mail_listeners(&self) -> impl Iterator<Item = &Listener> {
+        self.listeners.iter().filter(|l| !l.protocol.is_of_mailboxes())
+    }
+
+    /// The listeners of access cores.
+    pub fn access_listeners(&self) -> impl Iterator<Item = &Listener> {
+        self.listeners.iter().filter(|l| l.protocol.is_of_mailboxes())
+    }
+
     /// The values for a destination with this host name and this domain: those of the first
     /// matching `[[destination.for]]`, else those of `[destination]`.
     #[must_use]
@@ -261,7 +286,7 @@ fn whole_file(name: &str, message: String, help: &str) -> Problems {
 /// The config, and all broken rules in `report`. `None` only if a required key is missing.
 fn resolve(raw: Raw, text: &str, report: &mut Report<'_>) -> Option<Config> {
     let hostname = hostname(&raw.server.hostname, report);
-    unavailable(&raw, report);
+    unavailable_at_listeners(&raw.listener, report);
     numbers(&raw, report);
     let tls = tls::resolve(&raw.tls, report);
     let have = tls.is_some() || !raw.tls.certificate.is_empty();
@@ -286,6 +311,8 @@ fn resolve(raw: Raw, text: &str, report: &mut Report<'_>) -> Option<Config> {
         user_written: report.is_written("server.user"),
         stop_grace: raw.server.stop_grace.0,
         mta_cores: raw.cores.mta,
+        access_cores: raw.cores.access,
+        shards: shards(&raw.cores.shards, report),
         pin: raw.cores.pin,
         storage: raw.storage,
         listeners,
@@ -306,6 +333,7 @@ fn resolve(raw: Raw, text: &str, report: &mut Report<'_>) -> Option<Config> {
         timeouts: raw.timeouts,
         memory: raw.memory,
         auth,
+        mailbox: raw.mailbox,
         metrics: raw.metrics.address.0,
         admin_socket: path(&raw.admin.socket, "admin.socket", report),
         event_format: raw.events.format,
@@ -340,16 +368,18 @@ fn hostname(text: &str, report: &mut Report<'_>) -> Option<String> {
 
 const MISSING: &str = "not available in this version";
 
-fn unavailable(raw: &Raw, report: &mut Report<'_>) {
-    unavailable_at_listeners(&raw.listener, report);
-    let defaults = Raw::default();
-    for (key, set) in [
-        ("cores.access", raw.cores.access != defaults.cores.access),
-        ("cores.shards", raw.cores.shards != defaults.cores.shards),
-        ("mailbox", raw.mailbox != defaults.mailbox),
-    ] {
-        if set {
-            report.warning(key, format!("has no effect: its function is {MISSING}"), "");
+/// The number of shards that was written.
+fn shards(written: &Cores, report: &mut Report<'_>) -> Option<u16> {
+    match written {
+        Cores::Auto => None,
+        Cores::Count(n) if *n <= u32::from(SHARDS_MAX) => u16::try_from(*n).ok(),
+        Cores::Count(_) => {
+            report.error("cores.shards", format!("must be {SHARDS_MAX} at most"), "");
+            None
+        }
+        Cores::List(_) => {
+            report.error("cores.shards", "must be a number", "write shards = 4, or \"auto\"");
+            None
         }
     }
 }

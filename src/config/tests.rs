@@ -153,10 +153,6 @@ fn what_changes_security_is_never_ignored() {
     }
     let (config, _) = Config::parse(&(SMALL.to_string() + &route("opportunistic")), "t").unwrap();
     assert_eq!(config.routes[0].1.key, "lmtp:unix:/run/l");
-    assert_eq!(
-        warnings(&(SMALL.to_string() + "[dns]\ndnssec = \"trust-ad\"\n[mailbox]\nquota = \"1GiB\"\n")),
-        ["mailbox"]
-    );
     // Who is believed should be on this host.
     for (server, warned) in [("127.0.0.1:53", false), ("[::1]", false), ("192.0.2.53", true)] {
         let text = format!("{SMALL}[dns]\ndnssec = \"trust-ad\"\nservers = [\"{server}\"]\n");
@@ -227,6 +223,25 @@ fn rules_between_keys() {
         warnings(&SMALL.replace("[relay]", "[relay]\nnetworks = [\"0.0.0.0/0\"]")),
         ["relay.networks[1]"]
     );
+}
+
+#[test]
+fn mailboxes_are_for_users_in_local_domains() {
+    let parse = |text: &str| Config::parse(&(SMALL.to_string() + text), "t").unwrap().0;
+    assert!(!parse("").has_mailboxes());
+    let config = parse(
+        "[domains]\nlocal = [\"a.example\"]\n[auth]\nusers = \"/u\"\n[cores]\naccess = 3\nshards = 5\n\
+         [mailbox]\nquota = \"1GiB\"\nover_quota = \"defer\"\n",
+    );
+    assert!(config.has_mailboxes());
+    assert_eq!(
+        (config.access_cores, config.shards, config.mailbox.quota.0),
+        (Cores::Count(3), Some(5), 1 << 30)
+    );
+    for bad in ["2000", "[1, 2]"] {
+        let errors = errors(&(SMALL.to_string() + "[cores]\nshards = " + bad + "\n"));
+        assert!(errors[0].starts_with("cores.shards: "), "{errors:?}");
+    }
 }
 
 #[test]

@@ -8,6 +8,8 @@
 
 use crate::base::aligned::AlignedBuf;
 use crate::base::time::Mono;
+use crate::delivery::local;
+use crate::delivery::post::Post;
 use crate::delivery::relay::{self, ConnectionEnd, Habits, Job, Outcome, Phase, RecipientResult, Source};
 use crate::delivery::side_cursor::SideCursor;
 use crate::delivery::stop::{Spot, Stop};
@@ -48,6 +50,8 @@ pub struct Options {
     pub family: Family,
     /// TLS and logins. None: all mail goes in clear text, and none that must not.
     pub trust: Option<Rc<Trust>>,
+    /// The way to mailboxes here. None: there are none.
+    pub post: Option<Rc<dyn Post>>,
 }
 
 impl Options {
@@ -56,7 +60,7 @@ impl Options {
     pub fn new(helo: &str) -> Self {
         let relay = relay::Options::new(helo);
         let family = Family::Any;
-        Options { relay, connect: Duration::from_secs(30), addresses: 5, family, trust: None }
+        Options { relay, connect: Duration::from_secs(30), addresses: 5, family, trust: None, post: None }
     }
 }
 
@@ -111,6 +115,9 @@ async fn connection<R: Runtime>(desk: Desk<R>, p: PoolId, shared: Rc<Shared>) {
     // Gives the place back even if something panics.
     let open = Open { desk: desk.clone(), p };
     let Some((d, hop)) = desk.hop(p) else { return };
+    if let (Some(Target::Mailbox(_)), Some(post)) = (hop.targets.first(), &shared.options.post) {
+        return local::run(&desk, p, post).await;
+    }
     let at = At {
         desk: desk.clone(),
         p,
@@ -177,6 +184,10 @@ impl Shared {
             Target::Lmtp(LmtpServer::Host(name, port)) => {
                 let stops = self.hosts(rt, hop, (name, *port), most).await?;
                 Ok(stops.into_iter().map(|stop| Stop { lmtp: true, ..stop }).collect())
+            }
+            Target::Mailbox(_) => {
+                let text = "there are no mailboxes here";
+                Err(Nowhere::NotNow(OwnedReply::ours([4, 3, 0], text.as_bytes())))
             }
             Target::Mx(domain, port) => match self.resolver.exchangers(domain).await {
                 Ok(plan) if !is_here(desk, (p, d), hop.security, domain, &plan) => Err(Nowhere::Elsewhere),

@@ -2,8 +2,11 @@
 
 pub mod agent;
 pub mod bounce;
+pub mod local;
 pub mod logs;
+pub mod post;
 pub mod relay;
+pub mod shards;
 mod side_cursor;
 mod stop;
 pub mod trust;

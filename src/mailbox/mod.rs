@@ -9,7 +9,7 @@
 //! records, by the same code at release and at recovery. So nothing is visible before it is on stable
 //! storage, and what a restart finds is exactly what had been committed.
 //!
-//! * L1 [`types`]: ids, flags, messages, UID sets; [`name`]: names of mailboxes; [`api`]: the interface,
+//! * L1 [`spread`]: which shard an account is in; [`types`]: ids, flags, messages, UID sets; [`name`]: names of mailboxes; [`api`]: the interface,
 //!   its questions and answers; [`record`], [`row`], [`wire`]: operations and rows of the index as bytes.
 //! * L2 [`directory`]: accounts, mailboxes, counters; [`opened`]: an opened mailbox and the snapshots
 //!   that sessions have of it; [`bodies`]: which messages have a body; [`deliveries`]: what queues have
@@ -31,6 +31,7 @@ pub mod plan;
 pub mod record;
 pub mod row;
 pub mod shard;
+pub mod spread;
 pub mod store;
 pub mod types;
 pub mod wire;

@@ -21,7 +21,7 @@ mod tidying;
 #[cfg(test)]
 mod tests;
 
-pub use operate::Maildrop;
+pub use operate::{Maildrop, SUMMARY_MAX};
 pub use reading::Content;
 pub use selected::Open;
 
@@ -195,6 +195,11 @@ impl<R: Runtime> Store<R> {
     pub fn is_closed(&self) -> bool {
         let s = self.0.state.borrow();
         s.dead || s.closing
+    }
+
+    /// Waits until the disk has made progress: after [`Refusal::Busy`] it may take more then.
+    pub async fn progress(&self) {
+        self.0.keeper.progress().await;
     }
 
     /// Bytes of items that one record may have: the rest is for a body.

@@ -86,6 +86,17 @@ pub const TOO_MANY_RECIPIENTS: Refusal =
 /// An address without domain that is not postmaster's.
 pub const NO_DOMAIN: Refusal = refusal(553, (5, 1, 3), "An address needs a domain");
 
+/// The account holds as much as it may; the sender is told at once.
+pub const MAILBOX_FULL: Refusal = refusal(552, (5, 2, 2), "Mailbox is full");
+/// The same, to be tried again.
+pub const MAILBOX_FULL_NOW: Refusal = refusal(452, (4, 2, 2), "Mailbox is full, try again later");
+/// There is no room on the disk of mailboxes.
+pub const NO_SPACE: Refusal = refusal(452, (4, 3, 1), "Insufficient system storage");
+/// Mailboxes cannot be asked.
+pub const MAILBOX_BUSY: Refusal = refusal(451, (4, 3, 2), "Mailboxes are busy, try again later");
+/// Something is wrong with the mailbox, which is not the sender's fault.
+pub const MAILBOX_TROUBLE: Refusal = refusal(451, (4, 3, 0), "Mailbox cannot be used now, try again later");
+
 /// What becomes of a recipient.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Verdict {

@@ -17,6 +17,8 @@ pub enum Target {
     Host(String, u16),
     /// The mail exchangers of a domain, and their port.
     Mx(String, u16),
+    /// Mailboxes here: a shard.
+    Mailbox(u16),
     /// A server of LMTP instead of SMTP.
     Lmtp(LmtpServer),
 }

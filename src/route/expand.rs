@@ -5,7 +5,7 @@
 //! is an error of our configuration: the sender may try again.
 
 use super::rewrite::Rewritten;
-use super::tables::{Router, split};
+use super::tables::{Plan, Router, split};
 
 /// What an address stands for.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -144,7 +144,7 @@ impl Router {
             return None;
         }
         // An explicit route for a local domain takes its postmaster along.
-        if !domain.is_empty() && ours && self.is_routed(domain) && self.is_local(domain) {
+        if !domain.is_empty() && ours && self.is_local(domain) && self.plan(domain) != Plan::Local {
             return None;
         }
         (!postmaster.eq_ignore_ascii_case(address)).then(|| vec![postmaster.clone()])

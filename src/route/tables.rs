@@ -47,6 +47,7 @@ pub struct Router {
     any: Option<Arc<NextHop>>,
     smarthost: Option<Arc<NextHop>>,
     direct: bool,
+    mailboxes: bool,
     pub(super) aliases: Table<Targets>,
     pub(super) rewrites: Table<Targets>,
     relay_recipients: Option<Table<Targets>>,
@@ -94,6 +95,11 @@ impl Router {
     /// Without a smarthost mail goes to the mail exchangers of its domain.
     pub fn set_direct(&mut self) {
         self.direct = true;
+    }
+
+    /// Mail of local domains goes into mailboxes.
+    pub fn set_mailboxes(&mut self) {
+        self.mailboxes = true;
     }
 
     /// Sets the maps.
@@ -167,10 +173,14 @@ impl Router {
         }
     }
 
-    /// True if mail for `domain` can leave.
+    /// True if mail for `domain` can leave, or may have a mailbox to go to.
     #[must_use]
     pub fn is_routed(&self, domain: &[u8]) -> bool {
-        matches!(self.plan(domain), Plan::Relay(_) | Plan::Direct)
+        match self.plan(domain) {
+            Plan::Relay(_) | Plan::Direct => true,
+            Plan::Local => self.mailboxes,
+            Plan::NoRoute => false,
+        }
     }
 
     /// True for a domain whose mailboxes are here.

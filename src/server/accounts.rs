@@ -52,6 +52,11 @@ impl Accounts {
         Ok(Some((Accounts { users, threads, secret }, watch)))
     }
 
+    /// The users as they were read at the start.
+    pub fn users(&self) -> Arc<Users> {
+        self.users.clone()
+    }
+
     /// The desk of one core, of `cores`.
     pub fn desk<R: Runtime>(
         &self,

@@ -44,8 +44,10 @@ pub struct Line {
 
 /// What the control thread works with.
 pub struct Control {
-    /// One for each core.
+    /// One for each mail core.
     pub lines: Vec<Line>,
+    /// One for each access core.
+    pub access: Vec<Line>,
     /// Map files.
     pub reloader: Reloader,
     /// The password file, and the secret that its users are kept with.
@@ -133,18 +135,27 @@ pub fn run(control: Control) -> Result<(), Failure> {
     result
 }
 
-/// The cores, for the tasks of the control thread.
-struct Cores(RefCell<Vec<Line>>);
+/// The cores, for the tasks of the control thread. Mail cores come first.
+struct Cores {
+    lines: RefCell<Vec<Line>>,
+    /// How many of them are mail cores.
+    mail: usize,
+}
 
 impl Cores {
     fn tell(&self, core: usize, note: Note) -> bool {
-        self.0.borrow_mut()[core].to_core.try_send(note).is_ok()
+        self.lines.borrow_mut()[core].to_core.try_send(note).is_ok()
+    }
+
+    /// Of all kinds.
+    fn all(&self) -> usize {
+        self.lines.borrow().len()
     }
 
     /// Tells a core to stop, for as long as it lives and has no room for another note.
     async fn stop(&self, core: usize, grace: Duration) {
         loop {
-            let sent = self.0.borrow_mut()[core].to_core.try_send(Note::Stop(grace));
+            let sent = self.lines.borrow_mut()[core].to_core.try_send(Note::Stop(grace));
             if !matches!(sent, Err(SendError::Full(_))) {
                 return;
             }
@@ -155,7 +166,7 @@ impl Cores {
 
 impl Queues for Cores {
     fn count(&self) -> usize {
-        self.0.borrow().len()
+        self.mail
     }
 
     async fn ask(&self, queue: usize, request: Request) -> Option<Response> {
@@ -169,12 +180,14 @@ impl Queues for Cores {
 
 async fn serve(control: Control) -> Result<(), Failure> {
     let Control { lines, reloader, users, keeper, recorder, process, events, grace, .. } = control;
-    let Control { metrics, admin, book, mut stopped, started, .. } = control;
+    let Control { access, metrics, admin, book, mut stopped, started, .. } = control;
     let failed = |e: io::Error| Failure::new(71, format!("control thread: {e}"));
     let mut signals = Signals::take().map_err(failed)?;
     events.info("started", started);
+    let mail = lines.len();
+    let lines: Vec<Line> = lines.into_iter().chain(access).collect();
     let health: Vec<_> = lines.iter().map(|l| l.health.clone()).collect();
-    let cores = Rc::new(Cores(RefCell::new(lines)));
+    let cores = Rc::new(Cores { lines: RefCell::new(lines), mail });
     if let Some(listener) = metrics {
         let listener = tokio::net::TcpListener::from_std(listener).map_err(failed)?;
         let state = http_state(recorder, process, health.clone(), events.clone());
@@ -206,7 +219,7 @@ async fn serve(control: Control) -> Result<(), Failure> {
         }
     }
     events.info("stopping", format!("finishing what is in hand, at most {} s", grace.as_secs()));
-    for core in 0..cores.count() {
+    for core in 0..cores.all() {
         cores.stop(core, grace).await;
     }
     // The cores end by themselves and are joined by the main thread. A second request, or a core
@@ -305,7 +318,7 @@ impl Reload {
                 }
                 Ok((users, problems)) => {
                     tell_problems(&problems, &events);
-                    for core in 0..cores.count() {
+                    for core in 0..cores.all() {
                         if !cores.tell(core, Note::Users(users.clone())) {
                             events.warn("reload", format!("core {core} is too busy to take new users"));
                         }

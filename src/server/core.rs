@@ -3,9 +3,12 @@
 //! Runs on the core's own thread and ring. An error of the start is told to the control thread; a
 //! poisoned journal closes the listeners, raises the alarm, and waits to be restarted.
 
+use super::access::Posting;
+use super::access::wires::{Near, Wires};
 use super::accounts::Accounts;
 use super::guard::Guard;
 use super::names::Names;
+use super::residents::Residents;
 use super::settings;
 use super::tables::Tables;
 use crate::attempts::Attempts;
@@ -17,6 +20,7 @@ use crate::config::Config;
 use crate::config::outgoing::Outgoing;
 use crate::delivery::agent;
 use crate::delivery::logs::{self, Kept, Logs, News, Setup};
+use crate::delivery::post;
 use crate::delivery::trust::{self, Trust};
 use crate::events::{Events, Level};
 use crate::intake::Intake;
@@ -85,7 +89,8 @@ pub enum State {
 }
 
 impl Health {
-    fn set(&self, state: State) {
+    /// From now on so.
+    pub fn set(&self, state: State) {
         self.0.store(state as u8, Ordering::Relaxed);
     }
 
@@ -130,7 +135,9 @@ pub struct Seed {
     pub metrics: metrics::Core,
     /// Where series of logs that it adopts are registered.
     pub recorder: Arc<PrometheusRecorder>,
-    /// Its reserved sockets, in the order of the configuration's addresses.
+    /// The way to mailboxes, if there are any here.
+    pub post: Option<Post>,
+    /// Its reserved sockets, in the order of [`Config::mail_listeners`].
     pub sockets: Vec<OwnedFd>,
     /// From the control thread.
     pub notes: Receiver<Note>,
@@ -142,6 +149,16 @@ pub struct Seed {
     pub started: oneshot::Sender<Result<(), String>>,
 }
 
+/// The way of a mail core to mailboxes.
+pub struct Post {
+    /// How many shards there are.
+    pub shards: u16,
+    /// To each access core.
+    pub near: Vec<Option<Near>>,
+    /// Told when the core has no more mail for them.
+    pub posting: Posting,
+}
+
 impl Seed {
     fn voice(&self) -> Voice {
         Voice { events: self.events.clone(), number: self.number }
@@ -150,13 +167,16 @@ impl Seed {
 
 /// The events of one core.
 #[derive(Clone)]
-struct Voice {
-    events: Events,
-    number: u16,
+pub struct Voice {
+    /// Where they go.
+    pub events: Events,
+    /// The core's number.
+    pub number: u16,
 }
 
 impl Voice {
-    fn say(&self, level: Level, name: &'static str, text: String) {
+    /// Tells of something.
+    pub fn say(&self, level: Level, name: &'static str, text: String) {
         self.events.send(level, name, text, Some(self.number));
     }
 }
@@ -200,6 +220,7 @@ fn setup(
     tables: &Rc<Tables>,
     names: Rc<Names<Uring>>,
     trust: Trust,
+    post: Option<&Wires>,
 ) -> Setup<Uring> {
     let parts = Parts {
         rt: rt.clone(),
@@ -221,7 +242,11 @@ fn setup(
         series: Box::new(move |log| metrics::Core::new(&*recorder, usize::from(log.0))),
         rules: seed.rules.clone(),
         resolver: names,
-        agent: agent::Options { trust: Some(Rc::new(trust)), ..settings::agent(&seed.config) },
+        agent: agent::Options {
+            trust: Some(Rc::new(trust)),
+            post: post.map(|wires| -> Rc<dyn post::Post> { Rc::new(wires.clone()) }),
+            ..settings::agent(&seed.config)
+        },
         tell: Box::new(move |news| tell(&voice, &place, news)),
     }
 }
@@ -234,19 +259,28 @@ fn logins(rt: &Uring, seed: &Seed) -> Option<Rc<Logins<Uring>>> {
     Some(accounts.desk(rt, &seed.config, seed.cores, &seed.metrics, tell))
 }
 
+/// The way to mailboxes, if there are any, and who is told when nothing more will go there.
+fn wires(rt: &Uring, seed: &mut Seed) -> Option<(Wires, Posting)> {
+    let residents = Residents::new(&seed.config, seed.accounts.as_ref().map(Accounts::users))?;
+    let Post { shards, near, posting } = seed.post.take()?;
+    Some((Wires::new(rt, shards, residents, None, near), posting))
+}
+
 /// How often a core gives memory back.
 const GIVE_BACK: Duration = Duration::from_secs(5);
 
 /// Runs the core until it is told to stop.
-pub async fn run(rt: Uring, seed: Seed) {
+pub async fn run(rt: Uring, mut seed: Seed) {
     let panics = seed.metrics.session_panics.clone();
     rt.on_panic(move || panics.increment(1));
+    let (wires, posting) = wires(&rt, &mut seed).unzip();
     let tables = Tables::new(seed.config.clone(), seed.router.clone(), seed.guard.clone());
+    wires.iter().for_each(|wires| tables.set_post(wires.clone()));
     let (names, trust) = match names(&rt, &seed).and_then(|names| Ok((names, trust(&seed)?))) {
         Ok(both) => both,
         Err(text) => return drop(seed.started.send(Err(text))),
     };
-    let (logs, told) = match Logs::open(setup(&rt, &seed, &tables, names, trust)).await {
+    let (logs, told) = match Logs::open(setup(&rt, &seed, &tables, names, trust, wires.as_ref())).await {
         Ok((logs, recovery)) => {
             report(&seed.voice(), &recovery);
             (logs, recovery.index_lost)
@@ -304,12 +338,13 @@ pub async fn run(rt: Uring, seed: Seed) {
     logs.stop();
     ctx.drained(until).await;
     logs.drained(until).await;
+    posting.inspect(Posting::done);
     logs.close().await;
     health.set(State::Ended);
 }
 
 /// Gives memory back that is free for longer than a moment, also when nothing else happens.
-async fn give_back(rt: Uring) {
+pub async fn give_back(rt: Uring) {
     loop {
         rt.sleep_until(rt.now().after(GIVE_BACK)).await;
         memory::give_back();
@@ -332,7 +367,10 @@ async fn obey(
                 tables.set_router(router);
                 logs.set_routing(&routing);
             }
-            Some(Note::Users(users)) => logins.into_iter().for_each(|l| l.set_store(Rc::new(users.clone()))),
+            Some(Note::Users(users)) => {
+                logins.into_iter().for_each(|l| l.set_store(Rc::new(users.clone())));
+                tables.set_users(users);
+            }
             Some(Note::Control(request, answer)) => {
                 let logs = logs.clone();
                 rt.spawn(async move {

@@ -4,12 +4,14 @@
 //! dropped; rings are made after. Nothing runs before everything is known to work; whatever fails
 //! is told with an exit code after sysexits.h.
 
+pub mod access;
 mod accounts;
 mod control;
 mod core;
 mod guard;
 pub mod names;
 pub mod offline;
+pub mod residents;
 pub mod settings;
 pub mod tables;
 
@@ -18,6 +20,7 @@ use crate::config::Config;
 use crate::config::certificates::Keeper;
 use crate::config::outgoing::{self, Outgoing};
 use crate::config::reload::Reloader;
+use crate::config::resolve::Listener;
 use crate::config::units::Cores;
 use crate::events::{self, Events};
 use crate::metrics;
@@ -34,6 +37,7 @@ use core::{Health, Seed};
 use guard::Guard;
 use metrics_exporter_prometheus::PrometheusRecorder;
 use std::fmt;
+use std::future::Future;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
@@ -112,20 +116,23 @@ pub fn start(config: Arc<Config>) -> Result<Running, Failure> {
         reserved.events.0.warn("configuration", problem.to_string());
     }
     let certificates = keeper.as_ref().map(Keeper::certificates);
-    let Reserved { lock, cpus, smtp, sockets, metrics, admin, events } = reserved;
+    let Reserved { lock, places, smtp, sockets, access, metrics, admin, events } = reserved;
     let recorder = Arc::new(metrics::exporter());
-    let accounts = Accounts::open(&config, cpus.len(), &events.0, uring::fill_random)?;
+    let accounts = Accounts::open(&config, places.count(), &events.0, uring::fill_random)?;
     let (accounts, users) = accounts.unzip();
     let book = Book::open(&config.data_dir).map_err(|e| Failure::new(74, e))?;
     let rules = book.rules(uring::wall_now());
     let (recording, users_of) = (recorder.clone(), accounts.clone());
     let first = First { router, rules, certificates, recorder: recording, accounts: users_of, outgoing };
-    let (cores, lines) = start_cores(&config, &first, &cpus, sockets, &events.0)?;
+    let Access { at: access_at, sockets: access_sockets } = access;
+    let started = start_cores(&config, &first, &places, (sockets, access_sockets), &events.0)?;
+    let Started { cores, lines, access_lines } = started;
     let (stop, stopped) = oneshot::channel();
     let metrics_address = metrics.as_ref().and_then(|s| s.local_addr().ok());
-    let metrics_at = metrics_address.map_or(String::new(), |a| format!(", metrics on {a}"));
+    let started = told(&smtp, &access_at, &places, metrics_address);
     let control = Control {
         lines,
+        access: access_lines,
         reloader,
         users: users.zip(accounts.map(|a| a.secret)),
         keeper,
@@ -141,13 +148,24 @@ pub fn start(config: Arc<Config>) -> Result<Running, Failure> {
         admin,
         book,
         stopped,
-        started: format!("serving SMTP on {smtp:?} with {} cores{metrics_at}", cores.len()),
+        started,
     };
     let control = std::thread::Builder::new()
         .name("control".into())
         .spawn(move || control::run(control))
         .map_err(|e| Failure::new(71, e))?;
     Ok(Running { smtp, metrics: metrics_address, stop: Some(stop), control, cores, events, _lock: lock })
+}
+
+/// What is said once all serve.
+fn told(smtp: &[SocketAddr], access: &[SocketAddr], places: &Places, metrics: Option<SocketAddr>) -> String {
+    let metrics_at = metrics.map_or(String::new(), |a| format!(", metrics on {a}"));
+    let mailboxes = match (places.access.len(), access) {
+        (0, _) => String::new(),
+        (n, []) => format!(", mailboxes with {n} cores"),
+        (n, at) => format!(", mailboxes on {at:?} with {n} cores"),
+    };
+    format!("serving SMTP on {smtp:?} with {} cores{mailboxes}{metrics_at}", places.mail.len())
 }
 
 /// What the cores begin with, of what is read again later.
@@ -160,15 +178,43 @@ struct First {
     recorder: Arc<PrometheusRecorder>,
 }
 
+/// The CPU of each core, if it is to be tied to one.
+struct Places {
+    /// Of mail cores.
+    mail: Vec<Option<usize>>,
+    /// Of access cores; none without mailboxes.
+    access: Vec<Option<usize>>,
+}
+
+impl Places {
+    fn count(&self) -> usize {
+        self.mail.len() + self.access.len()
+    }
+}
+
+/// Where mailboxes will be served.
+struct Access {
+    at: Vec<SocketAddr>,
+    /// Those of each access core.
+    sockets: Vec<Vec<OwnedFd>>,
+}
+
+/// All cores, which serve.
+struct Started {
+    cores: Vec<runtime::core::Running<()>>,
+    lines: Vec<Line>,
+    access_lines: Vec<Line>,
+}
+
 /// What is taken while the process still may: the data directory, ports, sockets, the log.
 struct Reserved {
     lock: checks::DataDirLock,
-    /// The CPU of each core, if it is to be tied to one.
-    cpus: Vec<Option<usize>>,
+    places: Places,
     /// Where SMTP will be served.
     smtp: Vec<SocketAddr>,
-    /// Those of each core.
+    /// Those of each mail core.
     sockets: Vec<Vec<OwnedFd>>,
+    access: Access,
     metrics: Option<TcpListener>,
     admin: Option<UnixListener>,
     events: (Events, std::thread::JoinHandle<()>),
@@ -181,8 +227,9 @@ impl Reserved {
         let lock = checks::lock_data_dir(&config.data_dir, user.as_ref()).map_err(refuse)?;
         let weak = config.storage.durability == crate::config::raw::Durability::Weak;
         checks::file_system(&config.data_dir, weak).map_err(refuse)?;
-        let cpus = plan_cores(config)?;
-        let (smtp, sockets) = reserve(config, cpus.len())?;
+        let places = plan_cores(config)?;
+        let (smtp, sockets) = reserve(config.mail_listeners(), places.mail.len())?;
+        let (at, of_access) = reserve(config.access_listeners(), places.access.len())?;
         let metrics = config.metrics.map(control::bind_metrics).transpose()?;
         let admin =
             config.admin_socket.as_deref().map(|p| control::bind_admin(p, user.as_ref())).transpose()?;
@@ -194,7 +241,8 @@ impl Reserved {
                 .warn("root", "running as root: make a user \"ringpost\", or name another with server.user"),
             None => {}
         }
-        Ok(Reserved { lock, cpus, smtp, sockets, metrics, admin, events })
+        let access = Access { at, sockets: of_access };
+        Ok(Reserved { lock, places, smtp, sockets, access, metrics, admin, events })
     }
 }
 
@@ -211,24 +259,36 @@ fn user_to_become(config: &Config) -> Result<Option<User>, Failure> {
     }
 }
 
-/// Starts a core for each CPU planned, and waits until all serve.
+/// Starts a core for each place, and waits until all serve.
 fn start_cores(
     config: &Arc<Config>,
     first: &First,
-    cpus: &[Option<usize>],
-    sockets: Vec<Vec<OwnedFd>>,
+    places: &Places,
+    (sockets, access_sockets): (Vec<Vec<OwnedFd>>, Vec<Vec<OwnedFd>>),
     events: &Events,
-) -> Result<(Vec<runtime::core::Running<()>>, Vec<Line>), Failure> {
+) -> Result<Started, Failure> {
     let guard = Guard::new(config, uring::random_u64);
     let (poison, commons) = (Poison::default(), Arc::<Commons>::default());
-    let (mut running, mut lines, mut starts) = (Vec::new(), Vec::new(), Vec::new());
-    for (number, (&cpu, sockets)) in cpus.iter().zip(sockets).enumerate() {
+    let mut births = Births::default();
+    let access = access::start::Setup {
+        config,
+        first,
+        guard: &guard,
+        poison: &poison,
+        places: &places.access,
+        mail: places.mail.len(),
+        events,
+    };
+    let (access_lines, posts) = access::start::start(&access, access_sockets, &mut births)?;
+    let mut posts = posts.into_iter();
+    let mut lines = Vec::new();
+    for (number, (&cpu, sockets)) in places.mail.iter().zip(sockets).enumerate() {
         let (to_core, notes) = runtime::cross::channel(256).map_err(|e| Failure::new(71, e))?;
         let (started, start) = oneshot::channel();
         let health = Arc::new(Health::default());
         let seed = Seed {
             number: number as u16,
-            cores: cpus.len(),
+            cores: places.mail.len(),
             config: config.clone(),
             router: first.router.clone(),
             certificates: first.certificates.clone(),
@@ -240,39 +300,66 @@ fn start_cores(
             poison: poison.clone(),
             metrics: metrics::Core::new(&*first.recorder, number),
             recorder: first.recorder.clone(),
+            post: posts.next(),
             sockets,
             notes,
             health: health.clone(),
             events: events.clone(),
             started,
         };
-        let name = format!("mta-{number}");
+        births.core(format!("mta-{number}"), number, cpu, events, move |rt| core::run(rt, seed))?;
+        births.starts.push(start);
+        lines.push(Line { to_core, health });
+    }
+    Ok(Started { cores: births.wait()?, lines, access_lines })
+}
+
+/// Cores that are being started.
+#[derive(Default)]
+struct Births {
+    running: Vec<runtime::core::Running<()>>,
+    starts: Vec<oneshot::Receiver<Result<(), String>>>,
+}
+
+impl Births {
+    /// Starts the core `number` (among all), which runs `main`.
+    fn core<F: Future<Output = ()>>(
+        &mut self,
+        name: String,
+        number: usize,
+        cpu: Option<usize>,
+        events: &Events,
+        main: impl FnOnce(uring::Uring) -> F + Send + 'static,
+    ) -> Result<(), Failure> {
         let options = runtime::core::Options { name, cpu, ring: uring::Options::production() };
-        let core = runtime::core::start(options, move |rt| core::run(rt, seed))
-            .map_err(|e| refuse(checks::ring_error(e)))?;
+        let core = runtime::core::start(options, main).map_err(|e| refuse(checks::ring_error(e)))?;
         if let Some(Err(e)) = core.pinned() {
             events.warn("not_pinned", format!("core {number} floats: {e}"));
         }
-        running.push(core);
-        lines.push(Line { to_core, health });
-        starts.push(start);
+        self.running.push(core);
+        Ok(())
     }
-    for start in starts {
-        match start.blocking_recv() {
-            Ok(Ok(())) => {}
-            Ok(Err(text)) => return Err(Failure::new(71, text)),
-            Err(_) => return Err(Failure::new(70, "a core ended while it started")),
+
+    /// Waits until all serve.
+    fn wait(self) -> Result<Vec<runtime::core::Running<()>>, Failure> {
+        for start in self.starts {
+            match start.blocking_recv() {
+                Ok(Ok(())) => {}
+                Ok(Err(text)) => return Err(Failure::new(71, text)),
+                Err(_) => return Err(Failure::new(70, "a core ended while it started")),
+            }
         }
+        Ok(self.running)
     }
-    Ok((running, lines))
 }
 
 fn refuse(e: checks::StartError) -> Failure {
     Failure::new(e.exit_code(), e)
 }
 
-/// The CPU of each core, if it is to be tied to one.
-fn plan_cores(config: &Config) -> Result<Vec<Option<usize>>, Failure> {
+/// The CPU of each core, if it is to be tied to one. Mail cores come first; a CPU that is named for both
+/// roles has a thread of each.
+fn plan_cores(config: &Config) -> Result<Places, Failure> {
     let usable = runtime::core::usable_cpus().map_err(|e| Failure::new(71, e))?;
     let pin = match config.pin {
         crate::config::raw::Pin::Auto => runtime::core::Pin::Auto,
@@ -280,29 +367,43 @@ fn plan_cores(config: &Config) -> Result<Vec<Option<usize>>, Failure> {
         crate::config::raw::Pin::Off => runtime::core::Pin::Off,
     };
     let pinned = pin.applies(usable.len());
-    let wanted = match &config.mta_cores {
-        // Half of the usable cores; the others are for mailboxes.
-        Cores::Auto => usable.len().div_ceil(2),
-        Cores::Count(n) => *n as usize,
-        Cores::List(list) => {
-            let all = list.iter().map(|&cpu| cpu as usize);
-            if let Some(cpu) = all.clone().find(|cpu| !usable.contains(cpu)) {
-                let text = format!("cores.mta: CPU {cpu} is not one this process may use ({usable:?})");
-                return Err(Failure::new(78, text));
+    let place = |key: &str, cores: &Cores, auto: usize, before: usize| {
+        let wanted = match cores {
+            Cores::Auto => auto.max(1),
+            Cores::Count(n) => *n as usize,
+            Cores::List(list) => {
+                let all = list.iter().map(|&cpu| cpu as usize);
+                if let Some(cpu) = all.clone().find(|cpu| !usable.contains(cpu)) {
+                    let text = format!("{key}: CPU {cpu} is not one this process may use ({usable:?})");
+                    return Err(Failure::new(78, text));
+                }
+                return Ok(all.map(Some).collect());
             }
-            return Ok(all.map(Some).collect());
-        }
+        };
+        Ok((before..before + wanted).map(|n| pinned.then(|| usable[n % usable.len()])).collect())
     };
-    Ok((0..wanted.max(1)).map(|n| pinned.then(|| usable[n % usable.len()])).collect())
+    // Half of the usable cores; the others are for mailboxes.
+    let mail: Vec<_> = place("cores.mta", &config.mta_cores, usable.len().div_ceil(2), 0)?;
+    let access = match config.has_mailboxes() {
+        true => {
+            let rest = usable.len().saturating_sub(mail.len());
+            place("cores.access", &config.access_cores, rest, mail.len())?
+        }
+        false => Vec::new(),
+    };
+    Ok(Places { mail, access })
 }
 
-/// Binds all addresses; a list of sockets for each core.
-fn reserve(config: &Config, cores: usize) -> Result<(Vec<SocketAddr>, Vec<Vec<OwnedFd>>), Failure> {
+/// Binds all addresses of these listeners; a list of sockets for each core.
+fn reserve<'a>(
+    listeners: impl Iterator<Item = &'a Listener>,
+    cores: usize,
+) -> Result<(Vec<SocketAddr>, Vec<Vec<OwnedFd>>), Failure> {
     let mut bound = Vec::new();
     let mut sockets: Vec<Vec<OwnedFd>> = (0..cores).map(|_| Vec::new()).collect();
-    for address in config.listeners.iter().flat_map(|l| &l.addresses) {
+    for address in listeners.flat_map(|l| &l.addresses) {
         let reserved = listen::reserve(*address, cores).map_err(|e| Failure::new(e.exit_code(), e))?;
-        bound.push(listen::address(&reserved[0]).map_err(|e| Failure::new(71, e))?);
+        bound.extend(reserved.first().map(listen::address).transpose().map_err(|e| Failure::new(71, e))?);
         for (socket, core) in reserved.into_iter().zip(&mut sockets) {
             core.push(socket);
         }

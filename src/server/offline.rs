@@ -4,12 +4,14 @@
 //! was in doubt stays so. The data directory is locked meanwhile. If it is interrupted, the next start
 //! of the server, or of this, makes the index anew.
 
+use super::access::start;
 use super::guard::Guard;
+use super::residents::Residents;
 use super::tables::Tables;
 use super::{Failure, refuse, settings, user_to_become};
 use crate::base::ids::{LogNumber, MessageId};
 use crate::config::Config;
-use crate::config::reload;
+use crate::config::{reload, users};
 use crate::delivery::logs;
 use crate::metrics;
 use crate::queue::desk::Desk;
@@ -67,10 +69,22 @@ pub fn reindex(config: Config, tell: impl FnMut(Step)) -> Result<Vec<Made>, Fail
     // Nobody connects, so the seeds of its counters need not be secret.
     let guard = Guard::new(&config, || 0);
     let tables = Tables::new(config.clone(), Arc::new(router), guard);
+    set_residents(&config, &tables)?;
     let work = async |rt| all(rt, &config, &tables, tell).await;
     let result = uring::run(&uring::Options::small(), work).map_err(|e| refuse(checks::ring_error(e)))?;
     drop(lock);
     result
+}
+
+/// Mail for mailboxes has a way, though nothing is sent.
+fn set_residents(config: &Config, tables: &Tables) -> Result<(), Failure> {
+    let Some(path) = config.auth.users.as_ref().filter(|_| config.has_mailboxes()) else { return Ok(()) };
+    let (users, _) = users::load(path, [0; 32]).map_err(|problems| Failure::new(78, problems))?;
+    let shards = start::known(&config.data_dir).unwrap_or(1);
+    if let Some(residents) = Residents::new(config, Some(users)) {
+        tables.set_residents(residents, shards);
+    }
+    Ok(())
 }
 
 async fn all(

@@ -7,6 +7,8 @@ use crate::config::raw::{self, Protocol};
 use crate::config::resolve::Listener;
 use crate::config::units::{Duration as Span, PerTime, Size};
 use crate::delivery::{agent, relay};
+use crate::mailbox::store;
+use crate::mailbox::types::Quota;
 use crate::policy::access::Networks;
 use crate::queue::desk::{self, DoubleBounce};
 use crate::queue::pace::{Backoff, Rate};
@@ -85,6 +87,24 @@ pub fn desk(c: &Config, cores: usize) -> desk::Options {
     options
 }
 
+/// A mailbox shard, of `shards`.
+pub fn mailboxes(c: &Config, shards: u16) -> store::Options {
+    let segment = u32::try_from(c.storage.segment_size.0).expect("checked by the configuration");
+    let mut options = store::Options::default();
+    // As for the queue: see there.
+    options.archive =
+        archive::Options { disk_free_min: c.storage.free_min.0 / 2, ..archive::Options::production(segment) };
+    let reserve_bytes = (c.storage.free_min.0 / 16).clamp(INDEX_RESERVE_MIN, INDEX_RESERVE_MAX);
+    options.table = TableOptions { reserve_bytes, ..options.table };
+    options.resident_max /= usize::from(shards.clamp(1, 16));
+    options
+}
+
+/// What an account may hold.
+pub fn quota(c: &Config) -> Quota {
+    Quota { bytes: c.mailbox.quota.0, messages: c.mailbox.quota_messages.into() }
+}
+
 /// Half of the memory budget of a core: for bodies coming in, and for bodies on their way out.
 fn share(c: &Config, cores: usize) -> usize {
     usize::try_from(bytes(c.memory.budget) / 2 / cores as u64).unwrap_or(usize::MAX)
@@ -131,7 +151,7 @@ pub fn doors(c: &Config, certificates: Option<&Certificates>) -> Vec<Rc<serve::D
             },
         })
     };
-    c.listeners.iter().flat_map(|l| vec![door(l); l.addresses.len()]).collect()
+    c.mail_listeners().flat_map(|l| vec![door(l); l.addresses.len()]).collect()
 }
 
 fn inbound(c: &Config) -> inbound::Options {

@@ -1,12 +1,20 @@
 //! The tables of one core, as its parts ask for them: who may send (for the sessions), and where
 //! mail goes (for the queue). Replaced by a reload as a whole. Look-ups do not fail.
 
+use super::access::wires::Wires;
 use super::guard::Guard;
+use super::residents::Residents;
 use super::settings;
+use crate::auth::passwd::Users;
 use crate::base::time::Mono;
 use crate::config::Config;
+use crate::config::raw::OverQuota;
+use crate::delivery::post::Post;
+use crate::mailbox::api as mailbox;
+use crate::mailbox::spread;
 use crate::policy::access::{self, Client, Networks, Verdict};
 use crate::policy::sessions::Full;
+use crate::queue::pace::Rate;
 use crate::queue::routing::{Encryption, Hop, LmtpServer, Plan, Routing, Security, Site, Target};
 use crate::queue::schedule::Limits;
 use crate::route::destination::{self, Host, NextHop, TlsPolicy};
@@ -15,7 +23,7 @@ use crate::route::rewrite::Rewritten;
 use crate::route::site;
 use crate::route::tables::{self, Router, split};
 use crate::smtp::reply::{Refusal, Reply};
-use crate::smtp::serve::{Caller, Gate, Guest, Refused, Sender};
+use crate::smtp::serve::{Asked, Caller, Gate, Guest, Refused, Sender};
 use std::any::Any;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -30,7 +38,14 @@ pub struct Tables {
     guard: Guard,
     router: RefCell<Arc<Router>>,
     hops: RefCell<Hops>,
+    /// Whose mailboxes there are, in so many shards.
+    residents: RefCell<Option<(Rc<Residents>, u16)>>,
+    /// The way to them.
+    post: RefCell<Option<Wires>>,
 }
+
+/// Mailboxes that are asked whether they are willing, of those that an alias stands for.
+const ASKED_MAX: usize = 16;
 
 /// Hops kept. More are forgotten and made again; the queue keeps those it has mail for.
 const HOPS_MAX: usize = 10_000;
@@ -47,7 +62,95 @@ impl Tables {
     /// Tables with this first router.
     pub fn new(config: Arc<Config>, router: Arc<Router>, guard: Guard) -> Rc<Self> {
         let networks = Networks::new(config.relay.networks.iter().copied());
-        Rc::new(Tables { config, networks, guard, router: RefCell::new(router), hops: RefCell::default() })
+        Rc::new(Tables {
+            config,
+            networks,
+            guard,
+            router: RefCell::new(router),
+            hops: RefCell::default(),
+            residents: RefCell::default(),
+            post: RefCell::default(),
+        })
+    }
+
+    /// Whose mailboxes there are, in `shards` shards.
+    pub fn set_residents(&self, residents: Rc<Residents>, shards: u16) {
+        self.residents.replace(Some((residents, shards)));
+    }
+
+    /// The way to mailboxes.
+    pub fn set_post(&self, post: Wires) {
+        self.set_residents(post.residents().clone(), post.shards());
+        self.post.replace(Some(post));
+    }
+
+    /// From now on these users.
+    pub fn set_users(&self, users: Arc<Users>) {
+        if let Some((residents, _)) = &*self.residents.borrow() {
+            residents.set_users(users);
+        }
+    }
+
+    /// The shard of a local address; `None`: it has no mailbox.
+    fn shard(&self, address: &[u8]) -> Option<u16> {
+        let residents = self.residents.borrow();
+        let (residents, shards) = residents.as_ref()?;
+        Some(spread::shard_of(&residents.find(address)?.account, *shards))
+    }
+
+    /// Mail for `address` can go somewhere.
+    fn is_reachable(&self, address: &[u8]) -> bool {
+        let plan = self.router.borrow().plan(split(address).1);
+        plan != tables::Plan::Local || self.shard(address).is_some()
+    }
+
+    /// The accounts that mail for `address` goes to, if all of it stays here.
+    fn accounts(&self, address: &[u8]) -> Vec<Box<str>> {
+        let residents = self.residents.borrow();
+        let Some((residents, _)) = residents.as_ref() else { return Vec::new() };
+        let router = self.router.borrow();
+        let stays = |to: &[u8]| router.plan(split(to).1) == tables::Plan::Local;
+        let account = |to: &[u8]| residents.find(to).map(|r| r.account);
+        match router.expand(address) {
+            Expansion::Same if stays(address) => account(address).into_iter().collect(),
+            Expansion::To(to) if to.iter().all(|to| stays(to)) => {
+                to.iter().filter_map(|to| account(to)).take(ASKED_MAX).collect()
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    /// What a mailbox's refusal is for the client.
+    fn of_mailbox(&self, r: mailbox::Refusal) -> Refusal<'static> {
+        refusal(match r {
+            mailbox::Refusal::NoAccount => access::UNKNOWN_USER,
+            mailbox::Refusal::OverQuota => match self.config.mailbox.over_quota {
+                OverQuota::Reject => access::MAILBOX_FULL,
+                OverQuota::Defer => access::MAILBOX_FULL_NOW,
+            },
+            mailbox::Refusal::Full => access::NO_SPACE,
+            mailbox::Refusal::Busy => access::MAILBOX_BUSY,
+            _ => access::MAILBOX_TROUBLE,
+        })
+    }
+
+    /// A shard as a destination.
+    fn mailbox(&self, shard: u16) -> Rc<Hop> {
+        let mut hops = self.hops.borrow_mut();
+        let key = format!("mailbox:{shard:04}");
+        // One at a time takes the work for it, and hands over many messages at once.
+        let limits = Limits {
+            connections: 1,
+            slow_start: 0,
+            messages_per_connection: 0,
+            put_off: 0,
+            ..settings::destination(&self.config.narrowed_by(None))
+        };
+        let limits =
+            Limits { rate: Rate::default(), recipients: Rate::default(), bytes: Rate::default(), ..limits };
+        let make =
+            |key: &String| self.new_hop(key, vec![Target::Mailbox(shard)], Security::default(), limits);
+        hops.by_key.entry(key).or_insert_with_key(make).clone()
     }
 
     /// From now on this router.
@@ -196,8 +299,15 @@ impl Gate for Tables {
     fn recipient(&self, who: Sender<'_>, address: &[u8], now: Mono) -> Result<(), Refusal<'static>> {
         let trusted = who.trusted || who.login.is_some();
         let client = if trusted { Client::Trusted } else { Client::Stranger };
-        match access::recipient(&self.router.borrow(), client, address) {
+        let verdict = access::recipient(&self.router.borrow(), client, address);
+        let lost = match &verdict {
+            Verdict::Refuse(_) => false,
+            Verdict::Accept => !self.is_reachable(address),
+            Verdict::AcceptAs(to) => !to.iter().any(|to| self.is_reachable(to)),
+        };
+        match verdict {
             Verdict::Refuse(r) => Err(refusal(r)),
+            _ if lost => Err(refusal(access::UNKNOWN_USER)),
             Verdict::Accept | Verdict::AcceptAs(_) => match who.login {
                 Some(login) if !self.guard.may_address(login, now) => {
                     Err(refusal(access::TOO_MANY_RECIPIENTS))
@@ -205,6 +315,25 @@ impl Gate for Tables {
                 _ => Ok(()),
             },
         }
+    }
+
+    fn willing<'a>(&'a self, address: &'a [u8], size: u64) -> Option<Asked<'a>> {
+        let post = self.post.borrow().clone()?;
+        let accounts = self.accounts(address);
+        if accounts.is_empty() {
+            return None;
+        }
+        Some(Box::pin(async move {
+            let mut answer = Ok(());
+            for account in &accounts {
+                answer = post.willing(account, size).await;
+                // Of those that an alias stands for one is enough, as with any other refusal.
+                if answer.is_ok() {
+                    break;
+                }
+            }
+            answer.map_err(|r| self.of_mailbox(r))
+        }))
     }
 }
 
@@ -229,7 +358,10 @@ impl Routing for Tables {
         match plan {
             tables::Plan::Relay(next) => Plan::Relay(self.hop(next, domain)),
             tables::Plan::Direct => Plan::Relay(self.direct(domain)),
-            tables::Plan::Local => Plan::Local,
+            tables::Plan::Local => match self.shard(recipient) {
+                Some(shard) => Plan::Relay(self.mailbox(shard)),
+                None => Plan::Local,
+            },
             tables::Plan::NoRoute => Plan::NoRoute,
         }
     }

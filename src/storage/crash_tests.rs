@@ -413,7 +413,7 @@ fn a_full_log_of_nothing_live_empties_itself() {
     // Nothing is kept: all of it was delivered, as far as the owner can tell.
     let mut m = Model::open(&Options::tiny(), m.files, 2, |_| {}).unwrap();
     let first = m.journal.stage(head(2000), &[&[3; 8000]], None, Urgency::NewMail);
-    assert_eq!(first.err(), Some(StageError::Full));
+    assert_eq!(first.err(), Some(StageError::Busy));
     m.settle();
     assert!(m.journal.stage(head(2000), &[&[3; 8000]], None, Urgency::NewMail).is_ok());
 }

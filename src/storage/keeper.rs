@@ -273,6 +273,12 @@ impl<R: Runtime> Keeper<R> {
         self.inner().with(|j| j.log())
     }
 
+    /// Where it lies.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        &self.inner().dir
+    }
+
     /// Waits until everything staged before this call is on stable storage.
     pub async fn fence(&self) -> Result<(), CommitError> {
         let staged = self.inner().with(|j| j.fence());

@@ -148,7 +148,9 @@ impl Space {
         };
         let taken = need + waiting;
         if now + more * usable < taken + floor {
-            return Err(Shortage::Full);
+            // Mail is rather held back than refused while the space is being made.
+            let soon = urgency == Urgency::NewMail && now + more * usable + self.coming() >= taken + floor;
+            return Err(if soon { Shortage::Busy } else { Shortage::Full });
         }
         if now < taken + floor_now { Err(Shortage::Busy) } else { Ok(()) }
     }
@@ -348,6 +350,17 @@ impl Space {
         (spread || (low && worth) || (gains && self.is_tight())).then_some(segment)
     }
 
+    /// Bytes that will be there without anything being delivered or deleted: segments that go by themselves,
+    /// and what copying forward gains if it is under way.
+    fn coming(&self) -> u64 {
+        let usable = self.options.usable();
+        let last = self.listed.len() as u64 - 1;
+        let Some(older) = self.oldest_living().map(|(_, older)| older as u64) else { return last * usable };
+        let live = self.live_bytes();
+        let gain = self.pressure().map_or(0, |_| ((last - older) * usable).saturating_sub(live + live / 4));
+        older * usable + gain
+    }
+
     /// Bytes of all live records.
     #[must_use]
     pub fn live_bytes(&self) -> u64 {
@@ -425,7 +438,7 @@ mod tests {
     #[test]
     fn a_long_log_keeps_a_longer_reserve() {
         let free = |listed: usize, free: u32| {
-            let mut space = log(&vec![1; listed]);
+            let mut space = log(&vec![41; listed]);
             space.free = (0..free).collect();
             space.admit(Urgency::NewMail, 9000, 0)
         };

@@ -17,6 +17,7 @@ mod hostile_hops;
 mod hostile_load;
 mod index;
 mod lmtp_out;
+mod mailboxes;
 mod memory;
 mod mx;
 mod open_relay;

@@ -4,6 +4,7 @@
 mod archive;
 mod disk;
 mod journal;
+mod local;
 mod machine;
 mod mailbox;
 mod net;

@@ -12,6 +12,7 @@
 use crate::base::aligned::SharedBytes;
 use crate::base::time::{Mono, Wall};
 use crate::queue::desk::archiving::places;
+use crate::queue::desk::reach;
 use crate::queue::desk::recall::Source;
 use crate::queue::desk::{Desk, DoubleBounce, NewMessage};
 use crate::queue::index::{DestId, Entry, Key, Phase, Presence, Recipient, SOME_DAY};
@@ -398,23 +399,58 @@ impl<R: Runtime> Desk<R> {
         s.park(notice.key, now);
     }
 
-    /// A warning of recipients that are late, if there is room for it.
+    /// A warning of recipients that are late, if there is room for it. There is one for a message, so it
+    /// names all that wait and for which `wants` holds, whatever brought it about.
     pub(crate) fn warn_of(
         &self,
         s: &mut State,
         key: Key,
-        reports: Vec<Report>,
+        mut reports: Vec<Report>,
         payload: Option<SharedBytes>,
+        wants: impl Fn(u32) -> bool,
     ) {
         if !self.has_room(s) {
             return;
         }
+        let indexes = self.wait_too(s, key, &mut reports, wants);
         let id = s.index.change(key, |e| {
-            (e.switches.warned, e.switches.telling) = (true, !reports.is_empty());
+            (e.switches.warned, e.switches.telling) = (true, !indexes.is_empty());
             e.id
         });
-        let Some(id) = id.filter(|_| !reports.is_empty()) else { return };
-        let indexes = reports.iter().map(|r| r.index).collect();
+        let Some(id) = id.filter(|_| !indexes.is_empty()) else { return };
         self.notify(s, Notice { key, id, effect: Effect::Warned, indexes, reports, payload });
+    }
+
+    /// The recipients of `key` that wait, in order: those of `reports`, and those of the others for which
+    /// `wants` holds. Why those wait that no record speaks of is added to `reports`.
+    fn wait_too(
+        &self,
+        s: &State,
+        key: Key,
+        reports: &mut Vec<Report>,
+        wants: impl Fn(u32) -> bool,
+    ) -> Indexes {
+        let mut indexes: Indexes = reports.iter().map(|r| r.index).collect();
+        indexes.sort_unstable();
+        let Some(e) = s.index.get(key) else { return indexes };
+        let known = indexes.clone();
+        for (i, r) in e.recipients.iter().enumerate() {
+            let index = i as u32;
+            if known.binary_search(&index).is_ok() || !wants(index) {
+                continue;
+            }
+            let on_record = e.archived.is_some() || r.is_on_record();
+            match r.phase {
+                Phase::Waiting => indexes.push(index),
+                Phase::Ready | Phase::Flight if on_record && r.attempts > 0 => indexes.push(index),
+                Phase::Ready if r.destination < state::LOCAL => {
+                    indexes.push(index);
+                    reports.push(Report { index, reply: reach::reason(s, r.destination) });
+                }
+                _ => {}
+            }
+        }
+        indexes.sort_unstable();
+        indexes
     }
 }

@@ -24,7 +24,7 @@ impl<R: Runtime> Desk<R> {
         let mut measured = self.0.rt.now();
         loop {
             let now = self.0.rt.now();
-            let until = {
+            {
                 let mut s = self.0.state.borrow_mut();
                 if s.closing {
                     return;
@@ -41,15 +41,27 @@ impl<R: Runtime> Desk<R> {
                 }
                 self.beat(&mut s, now);
                 s.pulse_at = self.next_beat(&mut s, now);
+            }
+            self.rest_until_beat().await;
+        }
+    }
+
+    /// Waits until the next beat is due, or the end. A ring of the bell only says that it is due earlier
+    /// than it was: a beat at every ring would let two that wait for the same thing wake each other for ever.
+    async fn rest_until_beat(&self) {
+        loop {
+            let until = {
+                let s = self.0.state.borrow();
+                if s.closing || s.pulse_at <= self.0.rt.now() {
+                    return;
+                }
                 s.pulse_at
             };
             let mut sleep = pin!(self.0.rt.sleep_until(until));
             poll_fn(|cx| {
-                let mut s = self.0.state.borrow_mut();
-                if s.closing || s.pulse_bell.poll(cx).is_ready() {
+                if self.0.state.borrow_mut().pulse_bell.poll(cx).is_ready() {
                     return Poll::Ready(());
                 }
-                drop(s);
                 sleep.as_mut().poll(cx)
             })
             .await;

@@ -18,6 +18,7 @@ use crate::queue::state::{OwnedReply, Report, State, Sweep};
 use crate::queue::stub::Marks;
 use crate::runtime::Runtime;
 use std::future::poll_fn;
+use std::path::Path;
 use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
@@ -39,6 +40,29 @@ impl<R: Runtime> Desk<R> {
     #[must_use]
     pub fn metrics(&self) -> &metrics::Core {
         &self.0.metrics
+    }
+
+    /// The directory of its journal.
+    #[must_use]
+    pub fn journal(&self) -> &Path {
+        self.0.keeper.dir()
+    }
+
+    /// Waits until all that has been settled so far is on stable storage. `false`: it never will be.
+    pub async fn outcomes_durable(&self) -> bool {
+        loop {
+            {
+                let s = self.0.state.borrow();
+                if s.dead || s.closing {
+                    return false;
+                }
+                if s.unsettled.is_empty() {
+                    break;
+                }
+            }
+            self.0.rt.sleep_until(self.0.rt.now().after(SPACE_LOOK)).await;
+        }
+        self.0.keeper.fence().await.is_ok()
     }
 
     /// The next pool that is to get a connection, which counts as open from now on:
@@ -216,6 +240,8 @@ impl<R: Runtime> Desk<R> {
     /// number of recipients that are reported.
     pub(crate) fn judge(&self, s: &mut State, key: Key, d: DestId) -> usize {
         let (now, wall, warn) = (self.0.rt.now(), self.0.rt.wall(), self.0.options.delay_warning);
+        // The clock may have been set a moment ago: that makes no message older.
+        s.look_at_clocks(now, wall);
         if let Some(stub) = s.index.stub(key).filter(|stub| !stub.held) {
             let (id, null_sender) = (stub.id, stub.marks.has(Marks::NULL_SENDER));
             let unwarned = !warn.is_zero() && !stub.marks.has(Marks::WARNED) && !null_sender;
@@ -242,7 +268,8 @@ impl<R: Runtime> Desk<R> {
         let reports = self.waiting_at(s, key, d, &reason(s, d));
         let count = reports.len();
         if count > 0 {
-            self.warn_of(s, key, reports, None);
+            // Who wants to know it is not at hand; that is looked at when the text is made.
+            self.warn_of(s, key, reports, None, |_| true);
         }
         count
     }

@@ -506,7 +506,9 @@ impl<R: Runtime> Desk<R> {
         let late = !warn.is_zero() && s.ages.lived(c.now, c.wall, item.id.message, item.arrival, warn);
         let Some(e) = s.index.get(key) else { return };
         if late && !sum.deferred.is_empty() && !e.switches.warned && !c.null_sender {
-            self.warn_of(s, key, delayed(item, &sum.deferred, states), Some(item.payload.clone()));
+            let wants = wants_delay(item);
+            let reports = delayed(&sum.deferred, states, &wants);
+            self.warn_of(s, key, reports, Some(item.payload.clone()), wants);
         }
         if sum.again {
             s.enqueue(key, c.now);
@@ -608,17 +610,18 @@ struct Sum {
 }
 
 /// Those of the deferred recipients whose sender wants to know of delays (RFC 3461 §4.1).
-fn delayed<R: Runtime>(item: &Item<R>, deferred: &[u32], states: &[u8]) -> Vec<Report> {
+fn delayed(deferred: &[u32], states: &[u8], wants: impl Fn(u32) -> bool) -> Vec<Report> {
     let view = record::StatesView::parse(states).expect("just written");
-    let recipients: Vec<_> = item.envelope().recipients().collect();
-    let wants = |i: u32| {
-        let n = recipients[i as usize].notify;
-        n == Notify::DEFAULT || n.has(Notify::DELAY)
-    };
     view.states()
         .filter(|s| deferred.contains(&s.index) && wants(s.index))
         .map(|s| Report { index: s.index, reply: OwnedReply::of(&s) })
         .collect()
+}
+
+/// Of whom the sender is to be told that it takes long (RFC 3461 §4.1).
+fn wants_delay<R: Runtime>(item: &Item<R>) -> impl Fn(u32) -> bool {
+    let notify: Vec<Notify> = item.envelope().recipients().map(|r| r.notify).collect();
+    move |i| notify.get(i as usize).is_some_and(|n| *n == Notify::DEFAULT || n.has(Notify::DELAY))
 }
 
 fn own_result<'a>(index: u32, outcome: Outcome, reply: &Reply<'a>) -> RecipientResult<'a> {

@@ -27,8 +27,10 @@ use crate::smtp::inbound;
 use crate::smtp::reply::{Refusal, Reply};
 use crate::tls::{Certificates, Connection};
 use std::cell::{Cell, OnceCell, RefCell};
+use std::future::Future;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -48,7 +50,16 @@ pub trait Gate {
 
     /// May it send to this recipient through us?
     fn recipient(&self, who: Sender<'_>, address: &[u8], now: Mono) -> Result<(), Refusal<'static>>;
+
+    /// Does the mailbox of this recipient, if it has one here, take a message of `size` bytes (0: not
+    /// known)? `None`: nobody need be asked. Asked after [`Self::recipient`]; yes is a promise.
+    fn willing<'a>(&'a self, _address: &'a [u8], _size: u64) -> Option<Asked<'a>> {
+        None
+    }
 }
+
+/// What a mailbox answers; bounded in time.
+pub type Asked<'a> = Pin<Box<dyn Future<Output = Result<(), Refusal<'static>>> + 'a>>;
 
 /// Who wants to come in.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

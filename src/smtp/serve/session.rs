@@ -352,13 +352,10 @@ impl<R: Runtime> Talk<'_, R> {
                 }
                 Err(refusal) => Answer::Refuse(refusal),
             },
-            Question::Recipient => {
-                let last = self.machine.envelope().last().expect("the question is about a recipient");
-                match self.ctx.gate.recipient(self.sender(), last.address, self.now) {
-                    Ok(()) => Answer::Accept,
-                    Err(refusal) => Answer::Refuse(refusal),
-                }
-            }
+            Question::Recipient => match self.may_send_to().await {
+                Ok(()) => Answer::Accept,
+                Err(refusal) => Answer::Refuse(refusal),
+            },
             Question::Client => match self.admit_claimed() {
                 Ok(()) => match self.claim_login() {
                     Ok(()) => Answer::Accept,
@@ -382,6 +379,21 @@ impl<R: Runtime> Talk<'_, R> {
     /// May the client send a message with the sender of the transaction?
     fn may_send(&self) -> Result<(), Refusal<'static>> {
         self.ctx.gate.sender(self.sender(), self.machine.envelope().view().sender(), self.now)
+    }
+
+    /// Is the recipient that came last taken?
+    async fn may_send_to(&mut self) -> Result<(), Refusal<'static>> {
+        let address = self.machine.envelope().last().expect("the question is about a recipient").address;
+        self.ctx.gate.recipient(self.sender(), address, self.now)?;
+        let size = self.machine.declared_size().unwrap_or(0);
+        match self.ctx.gate.willing(address, size) {
+            None => Ok(()),
+            Some(asked) => {
+                let answer = asked.await;
+                self.now = self.ctx.rt.now();
+                answer
+            }
+        }
     }
 
     /// The client is who its forwarder says (XCLIENT): every rule that goes by the address is asked
@@ -555,6 +567,7 @@ fn rejection<'a>(m: &'a metrics::Core, line: &[u8]) -> Option<&'a metrics::Count
         b"451 4.3.5" => &m.rejected_map,
         b"552 5.3.4" => &m.rejected_size,
         b"550 5.5.2" | b"550 5.6.0" | b"554 5.4.6" => &m.rejected_content,
+        b"552 5.2.2" | b"452 4.2.2" => &m.rejected_quota,
         b"452 4.3.1" | b"451 4.3.0" | b"421 4.3.0" => &m.rejected_storage,
         _ => return None,
     })

@@ -110,10 +110,7 @@ impl<R: Runtime> Keeper<R> {
     /// Opens a side file to read it from its start.
     pub async fn open_side(&self, side: SideFile) -> Result<SideReader<R>, ReadError> {
         let inner = self.inner().clone();
-        let file = inner.rt.open(&path(&inner.dir, side.name), OpenAs::Read).await.map_err(|e| {
-            if e.kind() == io::ErrorKind::NotFound { ReadError::Gone } else { ReadError::Io(e) }
-        })?;
-        Ok(SideReader { file, side, at: 0, blocks: 0, skip: 0 })
+        SideReader::open(&inner.rt, &inner.dir, side).await
     }
 
     /// Opens a side file to read it from byte `from` on, which lies in it.
@@ -160,8 +157,12 @@ impl<R: Runtime> Keeper<R> {
                 && name >> 32 < epoch
                 && !live.contains(&name)
             {
-                inner.rt.remove(&path(&inner.dir, name)).await?;
-                removed += 1;
+                match inner.rt.remove(&path(&inner.dir, name)).await {
+                    Ok(()) => removed += 1,
+                    // Its message has been settled since the files were listed: it went with that.
+                    Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                    Err(e) => return Err(e),
+                }
             }
         }
         Ok(removed)
@@ -300,6 +301,14 @@ pub struct SideReader<R: Runtime> {
 }
 
 impl<R: Runtime> SideReader<R> {
+    /// Opens a side file of the journal in `journal`, whoever owns that, to read it from its start.
+    pub async fn open(rt: &R, journal: &Path, side: SideFile) -> Result<Self, ReadError> {
+        let file = rt.open(&path(journal, side.name), OpenAs::Read).await.map_err(|e| {
+            if e.kind() == io::ErrorKind::NotFound { ReadError::Gone } else { ReadError::Io(e) }
+        })?;
+        Ok(SideReader { file, side, at: 0, blocks: 0, skip: 0 })
+    }
+
     /// The next piece (up to 64 KiB), verified; `None` at the end.
     pub async fn next(&mut self) -> Result<Option<SharedBytes>, ReadError> {
         if self.at >= self.side.len {

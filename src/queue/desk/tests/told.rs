@@ -297,3 +297,33 @@ fn what_is_owed_of_held_and_deleted_messages_waits_or_goes() {
         },
     );
 }
+
+#[test]
+fn a_warning_names_all_that_wait_and_want_it() {
+    let world = Rc::new(World::default());
+    run(
+        &world,
+        |r| r.options.delay_warning = HOUR,
+        async |r| {
+            let (desk, _) = r.open().await;
+            let late = |a: &str| if a.starts_with('l') { "451 4.2.0 full" } else { "250 Ok" }.into();
+            *r.a.rcpt.borrow_mut() = Box::new(late);
+            *r.b.rcpt.borrow_mut() = Box::new(late);
+            // Each has retries of its own, so one of them is the first to be late.
+            let to = [
+                ("l1@a.example", Notify::DEFAULT),
+                ("l2@b.example", Notify::DEFAULT),
+                ("l3@a.example", Notify::FAILURE),
+                ("l4@a.example", Notify::DELAY),
+                ("done@b.example", Notify::DEFAULT),
+            ];
+            send_as(&desk, &envelope("me@from.example", &to), "Subject: s\r\n\r\nx\r\n").await.unwrap();
+            r.sleep(12 * HOUR).await;
+            let names = ["l1@a.example", "l2@b.example", "l4@a.example"];
+            let expected: BTreeMap<_, _> = names.iter().map(|n| ((*n).to_owned(), 1)).collect();
+            let got = texts(&r.b);
+            assert_eq!(told(&got, "delayed"), expected, "{got:?}");
+            assert_eq!(got.iter().filter(|m| m.from.is_empty()).count(), 1, "{got:?}");
+        },
+    );
+}
