@@ -98,7 +98,7 @@ fn searching(c: &mut Criterion) {
     let saved = SeqSet::default();
     let context = Context { exists: 9, uid_max: 9, saved: &saved, now: 0, keyword: &|_| None };
     let program = Program::new(&search.keys, None, &context).expect("a program");
-    let mut run = program.run();
+    let mut run = std::rc::Rc::new(program).run();
     let known = Known { seq: 1, uid: 1, size: 5000, ..Known::default() };
     c.bench_function("imap_search/without_reading", |b| b.iter(|| run.begin(black_box(&known))));
     let body = "Lorem ipsum dolor sit amet, consectetur adipiscing elit.\r\n".repeat(1000);

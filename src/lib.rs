@@ -19,9 +19,11 @@
 //! * L3 [`tls`]: TLS on buffers of the caller; certificates.
 //! * L3 [`events`], [`metrics`]: alarms and series.
 //! * L4 [`channel`]: a connection in clear text or under TLS.
+//! * L4 [`access`]: what the sessions that read mailboxes have in common.
 //! * L4 [`intake`]: the only way in; [`delivery`]: the way out; [`attempts`]: logins that fail.
 //! * L5 [`config`], [`admin`], [`server`], [`load`], [`cli`]: composition.
 
+pub mod access;
 pub mod admin;
 pub mod attempts;
 pub mod auth;

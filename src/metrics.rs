@@ -172,6 +172,21 @@ series! {
     auth_hashes: Counter "ringpost_auth_hashes_total" {} "Passwords given to the hashing threads";
     auth_waiting: Gauge "ringpost_auth_waiting" {} "Passwords that wait for a hashing thread";
     auth_overflow: Counter "ringpost_auth_overflow_total" {} "Passwords turned away because too many waited";
+    pop3_sessions: Gauge "ringpost_pop3_sessions" {} "POP3 sessions open now";
+    pop3_connections: Counter "ringpost_pop3_connections_total" {} "POP3 connections accepted";
+    pop3_refused_sessions: Counter "ringpost_pop3_refused_total" {"reason" = "sessions"} "POP3 connections refused at once by a limit";
+    pop3_refused_address: Counter "ringpost_pop3_refused_total" {"reason" = "address"} "POP3 connections refused at once by a limit";
+    pop3_refused_network: Counter "ringpost_pop3_refused_total" {"reason" = "network"} "POP3 connections refused at once by a limit";
+    pop3_refused_rate: Counter "ringpost_pop3_refused_total" {"reason" = "rate"} "POP3 connections refused at once by a limit";
+    pop3_refused_stopping: Counter "ringpost_pop3_refused_total" {"reason" = "stopping"} "POP3 connections refused at once by a limit";
+    pop3_ok: Counter "ringpost_pop3_replies_total" {"class" = "ok"} "POP3 replies sent to clients";
+    pop3_err: Counter "ringpost_pop3_replies_total" {"class" = "err"} "POP3 replies sent to clients";
+    pop3_timeouts: Counter "ringpost_pop3_timeouts_total" {} "POP3 sessions closed because a deadline passed";
+    pop3_in_use: Counter "ringpost_pop3_locked_total" {} "Logins refused because another POP3 session has the mailbox";
+    pop3_retrieved: Counter "ringpost_pop3_messages_total" {"result" = "retrieved"} "Messages that POP3 clients have fetched (TOP, too) or deleted";
+    pop3_deleted: Counter "ringpost_pop3_messages_total" {"result" = "deleted"} "Messages that POP3 clients have fetched (TOP, too) or deleted";
+    pop3_moved_in: Counter "ringpost_pop3_moves_total" {"direction" = "in"} "POP3 sessions that moved at their login to the core that owns the mailbox";
+    pop3_moved_out: Counter "ringpost_pop3_moves_total" {"direction" = "out"} "POP3 sessions that moved at their login to the core that owns the mailbox";
     session_panics: Counter "ringpost_session_panics_total" {} "Sessions closed by a fault of ours; must stay 0";
     received: Counter "ringpost_messages_received_total" {} "Messages accepted and on stable storage";
     received_bytes: Counter "ringpost_bytes_received_total" {} "Bytes of accepted messages";
@@ -431,7 +446,10 @@ mod tests {
                 !["_ms", "_us", "_kb", "_mb", "_minutes"].iter().any(|u| name.contains(u)),
                 "{name}: base units"
             );
-            assert!(name.bytes().all(|b| b.is_ascii_lowercase() || b == b'_'), "{name}");
+            assert!(
+                name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_'),
+                "{name}"
+            );
         }
         let histograms: Vec<&str> = TABLE.iter().filter(|t| t.1 == "Histogram").map(|t| t.0).collect();
         assert_eq!(histograms, BUCKETS.iter().map(|b| b.0).collect::<Vec<_>>());

@@ -49,7 +49,7 @@ fn keys(keys: &[parse::search::Key<'_>]) {
         keyword: &|name| Some(name.len() as u32 % 64),
     };
     let Ok(program) = Program::new(keys, None, &context) else { return };
-    let mut run = program.run();
+    let mut run = std::rc::Rc::new(program).run();
     let mut verdict = run.begin(&Known { seq: 3, uid: 30, size: 1000, ..Known::default() });
     if verdict == Verdict::Header {
         verdict = run.header(b"Subject: =?utf-8?q?a?= b\r\nDate: 1 Jan 2020 00:00 +0000\r\nTo: c\r\n\r\n");

@@ -4,6 +4,7 @@
 //! servers; changes nothing and needs no running server. Exit code 0 if the mail would go somewhere,
 //! 75 if that cannot be said now, 65 if it would come back.
 
+mod mailbox;
 mod tls;
 
 use super::{ConfigFile, Exit};
@@ -20,6 +21,7 @@ use crate::route::rewrite::Rewritten;
 use crate::route::site;
 use crate::route::tables::{Plan, Router, split};
 use crate::runtime::{Clock, uring};
+use crate::server::residents::Residents;
 use crate::server::tables::DIRECT;
 use crate::server::{names, settings};
 use serde_json::{Value, json};
@@ -117,11 +119,15 @@ fn explain(config: &Config, router: &Router, address: &[u8]) -> Result<(Value, E
         Expansion::To(list) => list,
         Expansion::Fault(_) => Vec::new(),
     };
+    let residents = mailbox::residents(config)?;
     let ways: Vec<(Value, Exit)> = runtime.block_on(async {
         let servers = names::servers(Still, config, tell)?;
         let mut ways = Vec::new();
         for recipient in recipients.iter().take(RECIPIENTS_MAX) {
-            ways.push(way(config, router, &servers, recipient).await);
+            ways.push(match router.plan(split(recipient).1) {
+                Plan::Local => mailbox::way(residents.as_deref(), recipient, local(router, recipient)),
+                _ => way(config, router, &servers, recipient).await,
+            });
         }
         Ok::<_, String>(ways)
     })?;
@@ -141,8 +147,8 @@ fn explain(config: &Config, router: &Router, address: &[u8]) -> Result<(Value, E
         "address": text(address),
         "by_expression": renamed,
         "rewritten": recipients.len() != 1 || *recipients[0] != *address,
-        "from_trusted_clients": verdict(router, Client::Trusted, address),
-        "from_strangers": verdict(router, Client::Stranger, address),
+        "from_trusted_clients": verdict(router, residents.as_deref(), Client::Trusted, address),
+        "from_strangers": verdict(router, residents.as_deref(), Client::Stranger, address),
         "dnssec": match config.dns.dnssec {
             crate::config::raw::Dnssec::Validate if off.get() => "off: the name servers strip signatures",
             crate::config::raw::Dnssec::Validate => "validate",
@@ -159,8 +165,8 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-fn verdict(router: &Router, client: Client, address: &[u8]) -> String {
-    match access::recipient(router, client, address) {
+fn verdict(router: &Router, residents: Option<&Residents>, client: Client, address: &[u8]) -> String {
+    match mailbox::verdict(router, residents, address, access::recipient(router, client, address)) {
         Verdict::Accept | Verdict::AcceptAs(_) => "accepted".into(),
         Verdict::Refuse(r) => {
             let (a, b, c) = r.enhanced;
@@ -169,7 +175,12 @@ fn verdict(router: &Router, client: Client, address: &[u8]) -> String {
     }
 }
 
-/// What becomes of one recipient.
+/// What is said of a recipient in a local domain.
+fn local(router: &Router, to: &[u8]) -> Value {
+    json!({"recipient": text(to), "rule": router.rule(split(to).1)})
+}
+
+/// What becomes of one recipient that has no mailbox here.
 async fn way(config: &Config, router: &Router, lookup: &dyn dns::Lookup, to: &[u8]) -> (Value, Exit) {
     let domain = split(to).1;
     let name = text(domain).to_ascii_lowercase();
@@ -190,8 +201,7 @@ async fn way(config: &Config, router: &Router, lookup: &dyn dns::Lookup, to: &[u
             }
             _ => fixed(lookup, &hop, head(limits(&host_of(&hop)))).await,
         },
-        Plan::Local => end(head(limits("")), "mailboxes are not available in this version"),
-        Plan::NoRoute => end(head(limits("")), "550 5.4.4: no route"),
+        Plan::Local | Plan::NoRoute => end(head(limits("")), "550 5.4.4: no route"),
     };
     (value, exit)
 }
@@ -338,14 +348,15 @@ fn print(report: &Value, out: &mut impl Write) -> std::io::Result<()> {
             let (name, security) = (word(&host["name"]), word(&host["security"]));
             writeln!(out, "  {preference:>5}  {name}  {}  {security}", addresses.join(" "))?;
         }
-        let l = &way["limits"];
-        writeln!(
-            out,
-            "limits        connections {}, messages per connection {}, rate {}",
-            l["connections"],
-            l["messages_per_connection"],
-            word(&l["rate"])
-        )?;
+        if let l @ Value::Object(_) = &way["limits"] {
+            writeln!(
+                out,
+                "limits        connections {}, messages per connection {}, rate {}",
+                l["connections"],
+                l["messages_per_connection"],
+                word(&l["rate"])
+            )?;
+        }
         if !way["tls"].is_null() {
             writeln!(out, "TLS           {}", word(&way["tls"]))?;
             tls::print(&way["tls_hosts"], out)?;
@@ -396,5 +407,19 @@ mod tests {
         assert!(text.contains("now           SMTP to [192.0.2.9] (192.0.2.9:25)\n"), "{text}");
         assert_eq!(run("", "x", false).0, Exit::Usage);
         assert_eq!(run("[domains]\nlocal = [\"b.example\"]\n", "x@b.example", false).0, Exit::Data);
+    }
+
+    #[test]
+    fn mailboxes() {
+        let users = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(users.path(), "ann:{PLAIN}x\n").unwrap();
+        let path = users.path().display();
+        let tail = format!("[domains]\nlocal = [\"b.example\"]\n[auth]\nusers = \"{path}\"\n");
+        let (exit, text) = run(&tail, "Ann+Lists@b.example", false);
+        assert_eq!(exit, Exit::Ok, "{text}");
+        assert!(text.contains("now           into the mailbox of ann, folder Lists\n"), "{text}");
+        assert!(text.contains("from others   accepted\n"), "{text}");
+        let (exit, text) = run(&tail, "bob@b.example", false);
+        assert!(exit == Exit::Data && text.contains("from others   550 5.1.1 User unknown\n"), "{text}");
     }
 }

@@ -7,6 +7,7 @@ pub mod check;
 pub mod demo;
 pub mod explain;
 pub mod load;
+pub mod mailbox;
 pub mod queue;
 pub mod serve;
 pub mod storage;
@@ -91,6 +92,8 @@ enum Command {
     Queue(queue::QueueArgs),
     /// Why a message is still here: what each recipient waits for, and what has been tried
     Why(why::WhyArgs),
+    /// Mailboxes: looked at, verified, mended, filled, emptied, carried away; the server must not run
+    Mailbox(Box<mailbox::MailboxArgs>),
     /// Look at the users of the password file, and change them
     User(user::UserArgs),
     /// The files of the queue: what there is, whether it is sound; the index made anew, or copied
@@ -110,6 +113,7 @@ impl Command {
             Command::Explain(command) => command.run(&mut std::io::stdout()).into(),
             Command::Queue(args) => args.run(),
             Command::Why(args) => args.run(),
+            Command::Mailbox(args) => args.run().into(),
             Command::User(args) => args.run().into(),
             Command::Storage(command) => command.run().into(),
             Command::Load(command) => command.run(),

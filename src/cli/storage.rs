@@ -13,7 +13,7 @@ mod dump;
 mod files;
 mod reindex;
 mod show;
-mod verify;
+pub(in crate::cli) mod verify;
 
 use super::{CONFIG_FILE, Exit};
 use crate::config::Config;
@@ -76,6 +76,11 @@ pub(in crate::cli) struct Failure {
 impl Failure {
     fn new(exit: Exit, text: impl fmt::Display) -> Self {
         Failure { exit, text: text.to_string() }
+    }
+
+    /// Exit code and words.
+    pub(in crate::cli) fn parts(self) -> (Exit, String) {
+        (self.exit, self.text)
     }
 
     /// Of reading `path`.

@@ -72,6 +72,8 @@ section! {
         dns: Dns = Dns::default(),
         /// `[mailbox]`
         mailbox: Mailbox = Mailbox::default(),
+        /// `[pop3]`
+        pop3: Pop3 = Pop3::default(),
         /// `[metrics]`
         metrics: Metrics = Metrics::default(),
         /// `[admin]`
@@ -484,6 +486,18 @@ section! {
         quota_messages: u32 = 0,
         /// What is said to mail for an account that is full.
         over_quota: OverQuota = OverQuota::Reject,
+    }
+
+    /// `[pop3]`
+    Pop3 {
+        /// For a command after the login.
+        idle: Duration = Duration::s(600),
+        /// Least time between two logins of a user; 0: none.
+        login_delay: Duration = Duration::s(0),
+        /// Days after which mail is removed, as clients are told; 0: never.
+        expire_days: u32 = 0,
+        /// LAST is obeyed.
+        last: bool = false,
     }
 
     /// `[metrics]`

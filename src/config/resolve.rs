@@ -72,6 +72,8 @@ pub struct Config {
     pub auth: Auth,
     /// `[mailbox]`.
     pub mailbox: Mailbox,
+    /// `[pop3]`.
+    pub pop3: raw::Pop3,
     /// `metrics.address`.
     pub metrics: Option<SocketAddr>,
     /// `admin.socket`.
@@ -89,8 +91,10 @@ pub struct Config {
 pub struct Listener {
     /// What it speaks.
     pub protocol: Protocol,
-    /// Where; at least one.
+    /// Where; at least one, or one of `paths`.
     pub addresses: Vec<SocketAddr>,
+    /// Sockets in the file system (LMTP only).
+    pub paths: Vec<PathBuf>,
     /// Networks whose PROXY header is required and believed.
     pub proxies: Vec<IpNet>,
     /// Networks that may use XCLIENT and XFORWARD.
@@ -292,6 +296,10 @@ fn resolve(raw: Raw, text: &str, report: &mut Report<'_>) -> Option<Config> {
     let have = tls.is_some() || !raw.tls.certificate.is_empty();
     let users = path(&raw.auth.users, "auth.users", report);
     let auth = users::resolve(&raw, users, report);
+    of_mailboxes(&raw.listener, auth.users.is_some() && !raw.domains.local.is_empty(), report);
+    if raw.pop3.idle.0 < std::time::Duration::from_secs(600) {
+        report.warning("pop3.idle", "is below the 10 minutes of RFC 1939 section 3", "");
+    }
     let listeners = listeners(&raw.listener, have, auth.users.is_some(), report);
     let domains = domains(raw.domains, report);
     let roots = path(&raw.tls.roots, "tls.roots", report);
@@ -334,6 +342,7 @@ fn resolve(raw: Raw, text: &str, report: &mut Report<'_>) -> Option<Config> {
         memory: raw.memory,
         auth,
         mailbox: raw.mailbox,
+        pop3: raw.pop3,
         metrics: raw.metrics.address.0,
         admin_socket: path(&raw.admin.socket, "admin.socket", report),
         event_format: raw.events.format,
@@ -384,13 +393,24 @@ fn shards(written: &Cores, report: &mut Report<'_>) -> Option<u16> {
     }
 }
 
+/// Whose mailboxes are served? Without users and domains of ours there are none.
+fn of_mailboxes(listeners: &[raw::Listener], have: bool, report: &mut Report<'_>) {
+    for (n, l) in listeners.iter().enumerate().filter(|_| !have) {
+        if let Some(p) = l.protocol.0.filter(|p| p.is_of_mailboxes()) {
+            let help = "name a password file with auth.users, and the domains with domains.local";
+            report.error(&format!("listener.{n}.protocol"), format!("\"{p}\" needs mailboxes"), help);
+        }
+    }
+}
+
 fn unavailable_at_listeners(listeners: &[raw::Listener], report: &mut Report<'_>) {
     for (n, l) in listeners.iter().enumerate() {
         let at = |key: &str| format!("listener.{n}.{key}");
         match l.protocol.0 {
             Some(Protocol::Smtp | Protocol::Submission | Protocol::Submissions) | None => {}
+            Some(Protocol::Pop3 | Protocol::Pop3s | Protocol::Lmtp) => {}
             Some(p) => {
-                let help = "\"smtp\", \"submission\" and \"submissions\" are";
+                let help = "\"smtp\", \"submission\", \"submissions\", \"lmtp\", \"pop3\" and \"pop3s\" are";
                 report.error(&at("protocol"), format!("\"{p}\" is {MISSING}"), help);
             }
         }
@@ -464,7 +484,8 @@ fn listeners(written: &[raw::Listener], have: bool, users: bool, report: &mut Re
         let addresses = vec![([0, 0, 0, 0], 25).into(), (Ipv6Addr::UNSPECIFIED, 25).into()];
         let tls = tls::of_listener(&raw::Listener::default(), 0, have, report);
         let (protocol, auth) = (Protocol::Smtp, AuthMode::Off);
-        return vec![Listener { protocol, addresses, auth, tls, proxies: vec![], forwarders: vec![] }];
+        let (paths, proxies, forwarders) = (vec![], vec![], vec![]);
+        return vec![Listener { protocol, addresses, paths, auth, tls, proxies, forwarders }];
     }
     for (n, l) in written.iter().enumerate() {
         let at = |key: &str| format!("listener.{n}.{key}");
@@ -474,7 +495,7 @@ fn listeners(written: &[raw::Listener], have: bool, users: bool, report: &mut Re
         if l.address.0.is_empty() && !report.is_written(&at("address")) {
             report.error(&at("address"), "is required", "write address = [\"0.0.0.0:25\", \"[::]:25\"]");
         }
-        let mut addresses = Vec::new();
+        let (mut addresses, mut paths) = (Vec::new(), Vec::new());
         for (i, address) in l.address.0.iter().enumerate() {
             let here = if report.is_written(&at(&format!("address.{i}"))) {
                 format!("address.{i}")
@@ -482,8 +503,14 @@ fn listeners(written: &[raw::Listener], have: bool, users: bool, report: &mut Re
                 "address".into()
             };
             match address {
+                Listen::Unix(path) if l.protocol.0 == Some(Protocol::Lmtp) => paths.push(path.clone()),
                 Listen::Unix(_) => {
-                    report.error(&at(&here), format!("a socket in the file system is {MISSING}"), "")
+                    let help = "write an address and a port, such as \"0.0.0.0:25\"";
+                    report.error(&at(&here), "a socket in the file system is for \"lmtp\" only", help)
+                }
+                Listen::Tcp(a) if a.port() == 25 && l.protocol.0 == Some(Protocol::Lmtp) => {
+                    let help = "write another port, such as 24";
+                    report.error(&at(&here), "LMTP is never served on port 25 (RFC 2033 section 5)", help)
                 }
                 Listen::Tcp(a) if taken.contains(a) => {
                     report.error(&at(&here), format!("{a} is listed twice"), "")
@@ -502,6 +529,7 @@ fn listeners(written: &[raw::Listener], have: bool, users: bool, report: &mut Re
         all.push(Listener {
             protocol: l.protocol.0.unwrap_or(Protocol::Smtp),
             addresses,
+            paths,
             auth: users::mode(l, users),
             tls: tls::of_listener(l, n, have, report),
             proxies: l.proxy_protocol_from.iter().map(|n| n.0).collect(),

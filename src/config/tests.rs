@@ -245,6 +245,28 @@ fn mailboxes_are_for_users_in_local_domains() {
 }
 
 #[test]
+fn mailboxes_are_served_where_there_are_some() {
+    let some = "[domains]\nlocal = [\"a.example\"]\npostmaster = \"a@a.example\"\n[auth]\nusers = \"/u\"\n";
+    let listener = |protocol: &str, address: &str| {
+        format!("[[listener]]\nprotocol = \"{protocol}\"\naddress = \"{address}\"\n")
+    };
+    for (text, start) in [
+        (listener("pop3", "0.0.0.0:110"), "listener[1].protocol: \"pop3\" needs mailboxes"),
+        (some.to_owned() + &listener("pop3s", "0.0.0.0:995"), "listener[1].protocol: \"pop3s\" needs a cert"),
+        (some.to_owned() + &listener("lmtp", "[::]:25"), "listener[1].address: LMTP is never served on"),
+        (some.to_owned() + &listener("pop3", "unix:/run/p"), "listener[1].address: a socket in the file"),
+    ] {
+        let errors = errors(&(SMALL.to_string() + &text));
+        assert!(errors.len() == 1 && errors[0].starts_with(start), "{text}: {errors:?}");
+    }
+    let lmtp = some.to_owned() + &listener("lmtp", "unix:/run/lmtp") + &listener("pop3", "0.0.0.0:110");
+    let (config, problems) = Config::parse(&(SMALL.to_string() + &lmtp), "t").unwrap();
+    assert_eq!(config.listeners[0].paths, [std::path::PathBuf::from("/run/lmtp")]);
+    let warned: Vec<&str> = problems.0.iter().map(|p| p.key.as_str()).collect();
+    assert_eq!(warned, ["listener[2].tls"]);
+}
+
+#[test]
 fn destinations_are_narrowed() {
     let text = "[destination]\nconnections = 9\n[[destination.for]]\nsite = \"*.outlook.com\"\n\
                 connections = 2\n\

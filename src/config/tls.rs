@@ -127,12 +127,17 @@ fn names(list: &[String], at: &str, taken: &mut Vec<String>, report: &mut Report
 pub(super) fn of_listener(l: &raw::Listener, n: usize, have: bool, report: &mut Report<'_>) -> inbound::Tls {
     let at = |key: &str| format!("listener.{n}.{key}");
     let certificate = "write tls.certificate and tls.key";
-    if l.protocol.0 == Some(Protocol::Submissions) {
+    let implicit = match l.protocol.0 {
+        Some(Protocol::Submissions) => Some(("submissions", "submission")),
+        Some(Protocol::Pop3s) => Some(("pop3s", "pop3")),
+        _ => None,
+    };
+    if let Some((name, other)) = implicit {
         if matches!(l.tls, ListenerTls::Off | ListenerTls::Starttls) {
-            let help = "leave tls out, or write protocol = \"submission\"";
-            report.error(&at("tls"), "\"submissions\" begins with TLS (RFC 8314)", help);
+            let help = format!("leave tls out, or write protocol = \"{other}\"");
+            report.error(&at("tls"), format!("\"{name}\" begins with TLS (RFC 8314)"), &help);
         } else if !have {
-            report.error(&at("protocol"), "\"submissions\" needs a certificate", certificate);
+            report.error(&at("protocol"), format!("\"{name}\" needs a certificate"), certificate);
         }
         return inbound::Tls::Implicit;
     }

@@ -36,6 +36,9 @@ pub struct Auth {
     pub cache_time: Duration,
 }
 
+const NOBODY: &str = "nobody can log in: there is no TLS, and without it no password is taken";
+const WITHOUT_TLS: &str = "configure [tls], or write auth.allow_plaintext = true";
+
 /// What a listener does with AUTH.
 pub(super) fn mode(listener: &raw::Listener, users: bool) -> AuthMode {
     match (listener.auth, listener.protocol.0) {
@@ -76,6 +79,10 @@ pub(super) fn resolve(raw: &Raw, users: Option<PathBuf>, report: &mut Report<'_>
     let has_certificate = !raw.tls.certificate.is_empty();
     for (n, l) in raw.listener.iter().enumerate() {
         let key = format!("listener.{n}.auth");
+        let for_passwords = matches!(l.protocol.0, Some(Protocol::Pop3));
+        if for_passwords && (l.tls == ListenerTls::Off || !has_certificate) && !a.allow_plaintext {
+            report.warning(&format!("listener.{n}.tls"), NOBODY, WITHOUT_TLS);
+        }
         if mode(l, users.is_some()) == AuthMode::Off {
             let submission = matches!(l.protocol.0, Some(Protocol::Submission | Protocol::Submissions));
             if submission && l.auth == AuthMode::Auto {
@@ -87,8 +94,7 @@ pub(super) fn resolve(raw: &Raw, users: Option<PathBuf>, report: &mut Report<'_>
         if users.is_none() {
             report.error(&key, "there are no users", "name a password file with auth.users");
         } else if (l.tls == ListenerTls::Off || !has_certificate) && !a.allow_plaintext {
-            let what = "nobody can log in: there is no TLS, and without it no password is taken";
-            report.warning(&key, what, "configure [tls], or write auth.allow_plaintext = true");
+            report.warning(&key, NOBODY, WITHOUT_TLS);
         }
     }
     let most = |n: u32| if n == 0 { usize::MAX } else { n as usize };

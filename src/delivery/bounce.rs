@@ -9,7 +9,6 @@
 
 use crate::base::aligned::SharedBytes;
 use crate::base::time::Wall;
-use crate::delivery::local::IN_MAILBOX;
 use crate::message::body::BodyFlags;
 use crate::message::dsn::{self, Action, Original, RecipientReport};
 use crate::message::envelope::{BodyKind, Envelope, Notify, Recipient, Ret, SenderOptions};
@@ -288,8 +287,6 @@ impl<R: Runtime> Facts<'_, R> {
             Effect::Delivered if to.notify.has(Notify::EXPANDED) => Action::Expanded,
             // RFC 3464 §2.3.3: of what is in the mailbox, "relayed" would say too little.
             Effect::Delivered if self.desk.is_last(to.address) => Action::Delivered,
-            // RFC 3464 §2.3.3: "relayed" is what went to another system; this is our own word.
-            Effect::Delivered if reply.code == 0 && reply.enhanced == IN_MAILBOX => Action::Delivered,
             Effect::Delivered => Action::Relayed,
             Effect::Failed | Effect::None => Action::Failed,
         };

@@ -202,11 +202,8 @@ struct Verdict {
     text: &'static str,
 }
 
-/// Enhanced code of mail that is in a mailbox here.
-pub const IN_MAILBOX: [u16; 3] = [2, 1, 5];
-
 const DELIVERED: Verdict =
-    Verdict { outcome: Outcome::Delivered, enhanced: IN_MAILBOX, text: "delivered to the mailbox" };
+    Verdict { outcome: Outcome::Delivered, enhanced: [2, 1, 5], text: "delivered to the mailbox" };
 /// Somebody has answered for fewer than were asked for.
 const LOST: Verdict =
     Verdict { outcome: Outcome::Deferred, enhanced: [4, 3, 0], text: "internal error while delivering" };

@@ -109,6 +109,12 @@ impl<R: Runtime> Shards<R> {
         found.and_then(|s| s.store.as_ref()).ok_or(Refusal::Damaged)
     }
 
+    /// One that could be opened, if any could.
+    #[must_use]
+    pub fn any(&self) -> Option<&Store<R>> {
+        self.0.shards.iter().find_map(|s| s.store.as_ref())
+    }
+
     /// True once a write to any of them has failed.
     #[must_use]
     pub fn is_dead(&self) -> bool {

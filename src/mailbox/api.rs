@@ -254,6 +254,11 @@ pub trait Mailboxes: Clone + 'static {
     type Selected: Selected;
     /// Holds a maildrop for POP3 until it is dropped.
     type Maildrop: 'static;
+    /// See there.
+    type Large: Large;
+
+    /// Names the shard for ever, for object ids (RFC 8474).
+    fn number(&self) -> u64;
 
     /// The account of this name.
     fn account(&self, name: &str) -> impl Future<Output = Option<AccountId>>;
@@ -278,6 +283,10 @@ pub trait Mailboxes: Clone + 'static {
 
     /// Bytes of content and summary that one message may have in memory; above, a side file.
     fn inline_max(&self) -> usize;
+    /// Begins the side file of a message that is too large for memory.
+    fn large(&self) -> impl Future<Output = Result<Self::Large, Refusal>>;
+    /// A finished side file is not needed: no message has it.
+    fn discard(&self, file: SideFile);
     /// Delivers a message: one record, one body, for all targets. One answer per target, in order. Those
     /// that can be are delivered, whatever becomes of the others. Reads nothing from disk.
     fn deliver(
@@ -349,6 +358,8 @@ pub trait Selected: 'static {
     /// The message with this sequence number, from 1. Also one that has been expunged meanwhile and the
     /// client has not been told of.
     fn message(&self, seq: u32) -> Option<Message>;
+    /// Appends the messages from sequence number `seq` on, at most `most`; fewer at the end only.
+    fn window(&self, seq: u32, most: usize, out: &mut Vec<Message>);
     /// The sequence number of a message of the snapshot.
     fn seq(&self, uid: u32) -> Option<u32>;
     /// The first sequence number whose UID is `uid` or greater; [`Self::exists`] + 1 if there is none.
@@ -381,6 +392,14 @@ pub trait Selected: 'static {
     fn copy(&self, uids: &UidSet, to: &str) -> impl Future<Output = Result<Done<Copied>, Refusal>>;
     /// Moves `uids` (RFC 6851): copies and expunges in one commit, all or none.
     fn move_to(&self, uids: &UidSet, to: &str) -> impl Future<Output = Result<Done<Copied>, Refusal>>;
+    /// Appends a message to a mailbox of the account and expunges `uid` here (RFC 8508): in one commit, both
+    /// or none.
+    fn replace(
+        &self,
+        uid: u32,
+        to: &str,
+        message: &Append<'_>,
+    ) -> impl Future<Output = Result<Done<Vec<Appended>>, Refusal>>;
     /// What has been expunged since `modseq`.
     fn vanished(&self, modseq: u64) -> Vanished;
 
@@ -393,6 +412,14 @@ pub trait Selected: 'static {
     /// Reads bytes `range` of a message (the end may lie behind its end). Of one that was expunged as
     /// long as the snapshot shows it, for a bounded time.
     fn read(&self, uid: u32, range: Range<u64>) -> impl Future<Output = Result<Self::Reader, Refusal>>;
+}
+
+/// A side file being written; dropped unfinished, it is removed.
+pub trait Large: 'static {
+    /// Appends bytes.
+    fn write(&mut self, bytes: &[u8]) -> impl Future<Output = Result<(), Refusal>>;
+    /// Makes it durable. Then it must be appended, delivered or discarded.
+    fn finish(self) -> impl Future<Output = Result<SideFile, Refusal>>;
 }
 
 /// A body being read; what it reads stays while it is held.

@@ -9,8 +9,9 @@
 //! records, by the same code at release and at recovery. So nothing is visible before it is on stable
 //! storage, and what a restart finds is exactly what had been committed.
 //!
-//! * L1 [`spread`]: which shard an account is in; [`types`]: ids, flags, messages, UID sets; [`name`]: names of mailboxes; [`api`]: the interface,
-//!   its questions and answers; [`record`], [`row`], [`wire`]: operations and rows of the index as bytes.
+//! * L1 [`types`]: ids, flags, messages, UID sets; [`name`]: names of mailboxes; [`api`]: the interface,
+//!   its questions and answers; [`record`], [`row`], [`wire`]: operations and rows of the index as bytes;
+//!   [`spread`]: which shard an account is in.
 //! * L2 [`directory`]: accounts, mailboxes, counters; [`opened`]: an opened mailbox and the snapshots
 //!   that sessions have of it; [`bodies`]: which messages have a body; [`deliveries`]: what queues have
 //!   handed over already; [`ledger`]: what the index has not got yet; [`shard`]: the state of a shard,

@@ -87,6 +87,17 @@ pub struct Opened {
     pub(super) idle: bool,
 }
 
+/// How many of the tombs at `hidden` stand before the message with sequence number `seq`.
+fn before(hidden: &[u32], seq: u32) -> usize {
+    // Before the hidden one number i stand `hidden[i] - i` that are shown.
+    let (mut low, mut high) = (0, hidden.len());
+    while low < high {
+        let middle = (low + high) / 2;
+        if hidden[middle] as usize - middle < seq as usize { low = middle + 1 } else { high = middle }
+    }
+    low
+}
+
 impl Opened {
     /// Of its messages in ascending order of UIDs, the history of expunges (complete after `kept_from`),
     /// its MODSEQ and the number of its keywords.
@@ -238,6 +249,18 @@ impl Opened {
         forgotten
     }
 
+    /// Expunges up to `modseq` are not known; gives the MODSEQs of those that were.
+    pub fn forget(&mut self, modseq: u64) -> Vec<u64> {
+        self.kept_from = self.kept_from.max(modseq);
+        self.modseq = self.modseq.max(modseq);
+        let mut forgotten = Vec::new();
+        while let Some(first) = self.history.pop_front_if(|e| e.modseq <= modseq) {
+            self.ranges -= first.uids.ranges().len();
+            forgotten.push(first.modseq);
+        }
+        forgotten
+    }
+
     /// All expunges with a greater MODSEQ are known.
     #[must_use]
     pub fn kept_from(&self) -> u64 {
@@ -338,13 +361,25 @@ impl Opened {
             return None;
         }
         let hidden = self.refresh(view).hidden.clone();
-        // Before the hidden one number i stand `hidden[i] - i` that are shown.
-        let (mut low, mut high) = (0, hidden.len());
-        while low < high {
-            let middle = (low + high) / 2;
-            if hidden[middle] as usize - middle < seq as usize { low = middle + 1 } else { high = middle }
+        Some(&self.slots[seq as usize - 1 + before(&hidden, seq)].message)
+    }
+
+    /// Appends the messages from sequence number `seq` on, at most `most`; see [`Self::at`].
+    pub fn window(&mut self, view: ViewId, seq: u32, most: usize, out: &mut Vec<Message>) {
+        let exists = self.exists(view);
+        if seq == 0 || seq > exists {
+            return;
         }
-        Some(&self.slots[seq as usize - 1 + low].message)
+        let hidden = self.refresh(view).hidden.clone();
+        let mut skip = before(&hidden, seq);
+        let mut at = seq as usize - 1 + skip;
+        for _ in 0..most.min((exists - seq) as usize + 1) {
+            while hidden.get(skip).is_some_and(|h| *h as usize == at) {
+                (skip, at) = (skip + 1, at + 1);
+            }
+            out.push(self.slots[at].message);
+            at += 1;
+        }
     }
 
     /// The first sequence number whose UID is `uid` or greater.

@@ -128,6 +128,12 @@ impl Client {
         }
         assert!(o.at(self.view, 0).is_none() && o.at(self.view, self.uids.len() as u32 + 1).is_none());
         assert_eq!(o.seq_from(self.view, u32::MAX) as usize, self.uids.len() + 1);
+        for (seq, most) in [(0, 9), (1, usize::MAX), (2, 2), (self.uids.len() as u32 + 1, 5)] {
+            let mut window = Vec::new();
+            o.window(self.view, seq, most, &mut window);
+            let shown = self.uids.iter().skip((seq as usize).wrapping_sub(1)).take(most).copied();
+            assert_eq!(window.iter().map(|m| m.uid).collect::<Vec<_>>(), shown.collect::<Vec<_>>());
+        }
     }
 }
 

@@ -17,6 +17,8 @@ use crate::mailbox::types::{
 use crate::message::body::BodyFlags;
 use std::collections::BTreeMap;
 
+pub mod import;
+
 /// Bytes of items of one operation at most; half a million messages and more.
 pub const OPERATION_MAX: usize = 16 << 20;
 /// Records of one operation at most: all of them must find room in the journal's waiting batches.
@@ -500,6 +502,11 @@ impl<'a> Draft<'a> {
             self.mailbox(account, parent, None);
         }
         Ok(self.mailbox(account, &name, special))
+    }
+
+    /// The counters of these mailboxes are as they are known now.
+    pub fn counted(&mut self, mailboxes: &[MailboxId]) -> Result<(), Refusal> {
+        mailboxes.iter().try_for_each(|id| self.counters(*id).map(drop))
     }
 
     /// A mailbox goes with its messages. It is opened, takes nothing any more, and nothing is staged for it.

@@ -116,6 +116,13 @@ pub enum Item<'a> {
         /// When.
         when: Wall,
     },
+    /// What was expunged from a mailbox up to this MODSEQ is not known: it came from elsewhere.
+    Forgotten {
+        /// From which.
+        mailbox: MailboxId,
+        /// Up to which MODSEQ.
+        modseq: u64,
+    },
 }
 
 const T_ACCOUNT: u8 = 1;
@@ -128,6 +135,7 @@ const T_COUNTERS: u8 = 7;
 const T_MESSAGE: u8 = 8;
 const T_EXPUNGED: u8 = 9;
 const T_DELIVERY: u8 = 10;
+const T_FORGOTTEN: u8 = 11;
 
 /// What numbers of items are told apart from: those of the item before.
 #[derive(Clone, Copy, Default, Debug)]
@@ -229,6 +237,11 @@ impl Items {
                 put_step(out, &mut last.body, id.message);
                 put(out, u64::from(id.recipient));
                 put_step(out, &mut last.when, when.0);
+            }
+            Item::Forgotten { mailbox, modseq } => {
+                out.push(T_FORGOTTEN);
+                put_step(out, &mut last.mailbox, u64::from(mailbox.0));
+                put_step(out, &mut last.modseq, modseq);
             }
         }
     }
@@ -385,6 +398,10 @@ fn item<'a>(input: &mut Input<'a>, last: &mut Last) -> Result<Item<'a>, Malforme
             let id = DeliveryId { log, message, recipient: input.small()? };
             Item::Delivery { id, when: Wall(input.step(&mut last.when)?) }
         }
+        T_FORGOTTEN => Item::Forgotten {
+            mailbox: MailboxId(input.small_step(&mut last.mailbox)?),
+            modseq: input.step(&mut last.modseq)?,
+        },
         _ => return Err(Malformed),
     })
 }
@@ -545,6 +562,7 @@ mod tests {
             Item::Message { mailbox, message: sample_message(200) },
             Item::Expunged { mailbox, uid: 3, modseq: 8, body: BodyId(4), marks: 1, when: Wall(6) },
             Item::Delivery { id, when: Wall(5) },
+            Item::Forgotten { mailbox, modseq: 7 },
             Item::Counters(status),
             Item::MailboxGone(mailbox),
             Item::AccountGone(account),

@@ -279,7 +279,17 @@ impl Shard {
                 let row = row::when_row(when);
                 self.ledger.put(Key::delivery(id), row, !self.replaying, Some(said));
             }
+            Item::Forgotten { mailbox, modseq } => self.forget(mailbox, modseq, said),
         }
+    }
+
+    /// What was expunged from a mailbox up to `modseq` is not known.
+    fn forget(&mut self, mailbox: MailboxId, modseq: u64, said: &Said) {
+        let Some(m) = self.directory.mailbox_mut(mailbox) else { return };
+        m.kept_from = m.kept_from.max(modseq);
+        self.ledger.touch(Key::mailbox(mailbox), Some(said));
+        let forgotten = self.opened.get_mut(&mailbox).map(|o| o.forget(modseq)).unwrap_or_default();
+        forgotten.into_iter().for_each(|m| self.ledger.delete(Key::expunge(mailbox, m), None));
     }
 
     fn put_keyword(&mut self, mailbox: MailboxId, bit: u8, name: &str, said: &Said) {

@@ -10,9 +10,12 @@
 //! does not add up is a bug and panics.
 
 mod archiving;
+pub mod import;
 mod indexing;
+mod large;
 pub mod opening;
 mod operate;
+mod orphans;
 mod reading;
 mod rebuild;
 mod selected;
@@ -21,6 +24,7 @@ mod tidying;
 #[cfg(test)]
 mod tests;
 
+pub use large::Writing;
 pub use operate::{Maildrop, SUMMARY_MAX};
 pub use reading::Content;
 pub use selected::Open;
@@ -48,6 +52,8 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::future::poll_fn;
 use std::rc::{Rc, Weak};
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::task::{Context, Poll, Waker};
 
 /// How a store works.
@@ -61,6 +67,33 @@ pub struct Options {
     pub resident_max: usize,
     /// Changes that wait for the index at most; each takes about 150 bytes of memory.
     pub changes_max: usize,
+    /// What becomes of an index that is lost or unsound.
+    pub index: Index,
+    /// How far the making of an index is; for whoever wants to tell.
+    pub progress: Arc<Progress>,
+}
+
+/// What is done about the index when a shard is opened.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Index {
+    /// It is made anew if it is lost or unsound.
+    #[default]
+    Mend,
+    /// It is made anew.
+    Anew,
+    /// The shard is not opened without a sound one.
+    Demand,
+}
+
+/// How far the making of an index is.
+#[derive(Debug, Default)]
+pub struct Progress {
+    /// Archive segments read.
+    pub segments: AtomicU64,
+    /// Of so many.
+    pub of: AtomicU64,
+    /// Bodies found.
+    pub bodies: AtomicU64,
 }
 
 impl Default for Options {
@@ -70,6 +103,8 @@ impl Default for Options {
             table: TableOptions::default(),
             resident_max: 1 << 20,
             changes_max: 200_000,
+            index: Index::default(),
+            progress: Arc::default(),
         }
     }
 }

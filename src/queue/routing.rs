@@ -73,11 +73,12 @@ pub struct Hop {
 }
 
 impl Hop {
-    /// True if a server that takes a message puts it where it is read, as those of LMTP do: what it has
-    /// taken is delivered, not relayed.
+    /// True if a server that takes a message puts it where it is read, as those of LMTP and mailboxes here
+    /// do: what it has taken is delivered, not relayed.
     #[must_use]
     pub fn is_last(&self) -> bool {
-        !self.targets.is_empty() && self.targets.iter().all(|t| matches!(t, Target::Lmtp(_)))
+        !self.targets.is_empty()
+            && self.targets.iter().all(|t| matches!(t, Target::Lmtp(_) | Target::Mailbox(_)))
     }
 }
 

@@ -3,11 +3,14 @@
 //! Two steps: [`reserve`] binds (it may need root, and tells early that a port is taken), and
 //! [`listen`] opens the door once recovery is through. Errors name the address and what to do.
 
-use socket2::{Domain, SockRef, Socket, Type};
+use socket2::{Domain, SockAddr, SockRef, Socket, TcpKeepalive, Type};
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// Connections that may wait to be accepted; the kernel caps it at net.core.somaxconn.
@@ -125,6 +128,50 @@ pub fn address(socket: &OwnedFd) -> io::Result<SocketAddr> {
     address.as_socket().ok_or_else(|| io::ErrorKind::AddrNotAvailable.into())
 }
 
+/// Binds a socket at `path` for `cores` cores, which share it; whoever may use its directory can connect.
+/// It does not listen yet. A socket that a process before has left is replaced.
+///
+/// # Errors
+/// Another program listens there, or the path cannot be used.
+#[allow(clippy::disallowed_methods, reason = "at the start, before there is a core")]
+pub fn reserve_path(path: &Path, cores: usize) -> io::Result<Vec<OwnedFd>> {
+    let is_socket = std::fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket());
+    if UnixStream::connect(path).is_ok() {
+        return Err(io::ErrorKind::AddrInUse.into());
+    }
+    if is_socket {
+        std::fs::remove_file(path)?;
+    }
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    socket.bind(&SockAddr::unix(path)?)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o666))?;
+    let socket = OwnedFd::from(socket);
+    (0..cores).map(|_| socket.try_clone()).collect()
+}
+
+/// A client that is gone without a word is noticed within this time, whether we wait for it or it for us.
+const GONE: Duration = Duration::from_secs(105);
+
+/// Connections of this reserved socket end soon after their clients are gone: each may hold what others
+/// wait for.
+///
+/// # Errors
+/// Those of setsockopt(2).
+pub fn watchful(socket: &OwnedFd) -> io::Result<()> {
+    let socket = SockRef::from(socket);
+    // A socket of the file system knows when its client goes.
+    if socket.domain()? == Domain::UNIX {
+        return Ok(());
+    }
+    // Silence for 45 s, then a question every 15 s: four without an answer are enough.
+    let questions = TcpKeepalive::new()
+        .with_time(Duration::from_secs(45))
+        .with_interval(Duration::from_secs(15))
+        .with_retries(4);
+    socket.set_tcp_keepalive(&questions)?;
+    socket.set_tcp_user_timeout(Some(GONE))
+}
+
 /// Opens a reserved socket to connections. The kernel spreads them over the sockets that listen.
 ///
 /// # Errors
@@ -175,6 +222,53 @@ mod tests {
         let Ok(sockets) = reserve("[::]:0".parse().unwrap(), 1) else { return };
         let port = port_of(&sockets[0]).port();
         reserve(SocketAddr::new("0.0.0.0".parse().unwrap(), port), 1).unwrap();
+    }
+
+    #[test]
+    fn a_socket_in_the_file_system_is_shared_and_taken_over() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("lmtp");
+        for _ in 0..2 {
+            let sockets = reserve_path(&path, 2).unwrap();
+            for socket in &sockets {
+                watchful(socket).unwrap();
+                listen(socket).unwrap();
+            }
+            assert_eq!(reserve_path(&path, 1).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+            let client = UnixStream::connect(&path).unwrap();
+            let main = async |uring: Uring| {
+                let listener = uring.listener(sockets.into_iter().next().unwrap()).unwrap();
+                // The first one only wanted to know whether somebody listens.
+                for _ in 0..2 {
+                    let (stream, peer) = listener.accept().await.unwrap();
+                    assert!(peer.ip().is_loopback());
+                    let _ = stream.send(b"hi".to_vec()).await;
+                }
+            };
+            uring::run(&uring::Options::small(), main).unwrap();
+            let mut greeting = [0; 2];
+            io::Read::read_exact(&mut &client, &mut greeting).unwrap();
+        }
+    }
+
+    #[test]
+    fn watchful_sockets_pass_it_on() {
+        let sockets = reserve(any(), 1).unwrap();
+        watchful(&sockets[0]).unwrap();
+        listen(&sockets[0]).unwrap();
+        let address = port_of(&sockets[0]);
+        let main = async |uring: Uring| {
+            let listener = uring.listener(sockets.into_iter().next().unwrap()).unwrap();
+            let deadline = uring.now().after(Duration::from_secs(5));
+            let _client = uring.connect(address, None, deadline).await.unwrap();
+            let (stream, _) = listener.accept().await.unwrap();
+            let options = SockRef::from(stream.socket.owned());
+            assert_eq!(options.tcp_user_timeout().unwrap(), Some(GONE));
+            let time = options.tcp_keepalive_time().unwrap();
+            let asked = options.tcp_keepalive_interval().unwrap() * options.tcp_keepalive_retries().unwrap();
+            assert!(options.keepalive().unwrap() && time + asked <= GONE, "{time:?} and {asked:?}");
+        };
+        uring::run(&uring::Options::small(), main).unwrap();
     }
 
     #[test]

@@ -23,6 +23,7 @@ pub mod double;
 mod helper;
 pub mod listen;
 pub mod memory;
+pub mod moving;
 pub mod pool;
 pub mod privileges;
 pub mod signals;

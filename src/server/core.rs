@@ -37,12 +37,13 @@ use crate::queue::shares::Shares;
 use crate::route::tables::Router;
 use crate::runtime::cross::Receiver;
 use crate::runtime::uring::Uring;
-use crate::runtime::{Clock, Listener, Runtime, listen, memory};
+use crate::runtime::{Clock, Listener, Net, Runtime, listen, memory};
 use crate::smtp::serve::{self, Context};
 use crate::storage::options::Poison;
 use crate::tls::Certificates;
 use crate::tls::client::Rules;
 use metrics_exporter_prometheus::PrometheusRecorder;
+use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::rc::Rc;
@@ -259,6 +260,14 @@ fn logins(rt: &Uring, seed: &Seed) -> Option<Rc<Logins<Uring>>> {
     Some(accounts.desk(rt, &seed.config, seed.cores, &seed.metrics, tell))
 }
 
+fn listen_at(rt: &Uring, sockets: &[OwnedFd]) -> io::Result<Vec<Rc<<Uring as Net>::Listener>>> {
+    let open = |socket: &OwnedFd| {
+        listen::listen(socket)?;
+        Ok(Rc::new(rt.listener(socket.try_clone()?)?))
+    };
+    sockets.iter().map(open).collect()
+}
+
 /// The way to mailboxes, if there are any, and who is told when nothing more will go there.
 fn wires(rt: &Uring, seed: &mut Seed) -> Option<(Wires, Posting)> {
     let residents = Residents::new(&seed.config, seed.accounts.as_ref().map(Accounts::users))?;
@@ -306,18 +315,13 @@ pub async fn run(rt: Uring, mut seed: Seed) {
     if let Some(logins) = &logins {
         ctx.set_logins(logins.clone());
     }
-    let mut listeners = Vec::new();
-    for socket in &seed.sockets {
-        let opened = listen::listen(socket).and_then(|()| rt.listener(socket.try_clone()?));
-        match opened {
-            Ok(listener) => listeners.push(Rc::new(listener)),
-            Err(e) => {
-                let _ = seed.started.send(Err(format!("cannot listen: {e}")));
-                logs.close().await;
-                return;
-            }
+    let listeners = match listen_at(&rt, &seed.sockets) {
+        Ok(listeners) => listeners,
+        Err(e) => {
+            let _ = seed.started.send(Err(format!("cannot listen: {e}")));
+            return logs.close().await;
         }
-    }
+    };
     for (listener, door) in listeners.iter().zip(doors) {
         rt.spawn(serve::accept(ctx.clone(), listener.clone(), door));
     }

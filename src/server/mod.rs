@@ -401,11 +401,18 @@ fn reserve<'a>(
 ) -> Result<(Vec<SocketAddr>, Vec<Vec<OwnedFd>>), Failure> {
     let mut bound = Vec::new();
     let mut sockets: Vec<Vec<OwnedFd>> = (0..cores).map(|_| Vec::new()).collect();
-    for address in listeners.flat_map(|l| &l.addresses) {
-        let reserved = listen::reserve(*address, cores).map_err(|e| Failure::new(e.exit_code(), e))?;
-        bound.extend(reserved.first().map(listen::address).transpose().map_err(|e| Failure::new(71, e))?);
-        for (socket, core) in reserved.into_iter().zip(&mut sockets) {
-            core.push(socket);
+    let mut deal = |reserved: Vec<OwnedFd>| {
+        reserved.into_iter().zip(&mut sockets).for_each(|(socket, core)| core.push(socket));
+    };
+    for listener in listeners {
+        for address in &listener.addresses {
+            let reserved = listen::reserve(*address, cores).map_err(|e| Failure::new(e.exit_code(), e))?;
+            bound.extend(reserved.first().map(listen::address).transpose().map_err(|e| Failure::new(71, e))?);
+            deal(reserved);
+        }
+        for path in &listener.paths {
+            let failed = |e| Failure::new(71, format!("cannot listen on {}: {e}", path.display()));
+            deal(listen::reserve_path(path, cores).map_err(failed)?);
         }
     }
     Ok((bound, sockets))

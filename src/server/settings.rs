@@ -2,6 +2,7 @@
 //!
 //! In the configuration 0 turns a limit off; the parts want a number, so off becomes the largest.
 
+use crate::access::host;
 use crate::config::Config;
 use crate::config::raw::{self, Protocol};
 use crate::config::resolve::Listener;
@@ -10,6 +11,7 @@ use crate::delivery::{agent, relay};
 use crate::mailbox::store;
 use crate::mailbox::types::Quota;
 use crate::policy::access::Networks;
+use crate::pop3;
 use crate::queue::desk::{self, DoubleBounce};
 use crate::queue::pace::{Backoff, Rate};
 use crate::queue::schedule::Limits;
@@ -90,14 +92,14 @@ pub fn desk(c: &Config, cores: usize) -> desk::Options {
 /// A mailbox shard, of `shards`.
 pub fn mailboxes(c: &Config, shards: u16) -> store::Options {
     let segment = u32::try_from(c.storage.segment_size.0).expect("checked by the configuration");
-    let mut options = store::Options::default();
+    let usual = store::Options::default();
     // As for the queue: see there.
-    options.archive =
+    let archive =
         archive::Options { disk_free_min: c.storage.free_min.0 / 2, ..archive::Options::production(segment) };
     let reserve_bytes = (c.storage.free_min.0 / 16).clamp(INDEX_RESERVE_MIN, INDEX_RESERVE_MAX);
-    options.table = TableOptions { reserve_bytes, ..options.table };
-    options.resident_max /= usize::from(shards.clamp(1, 16));
-    options
+    let table = TableOptions { reserve_bytes, ..usual.table };
+    let resident_max = usual.resident_max / usize::from(shards.clamp(1, 16));
+    store::Options { archive, table, resident_max, ..usual }
 }
 
 /// What an account may hold.
@@ -144,6 +146,7 @@ pub fn doors(c: &Config, certificates: Option<&Certificates>) -> Vec<Rc<serve::D
             proxies: Networks::new(proxies),
             forwarders: Networks::new(forwarders),
             submission: for_users.then_some(submission),
+            lmtp: false,
             auth: match l.auth {
                 raw::AuthMode::Offered => AuthMode::Offered,
                 raw::AuthMode::Required => AuthMode::Required,
@@ -239,4 +242,45 @@ pub fn destination(d: &raw::Destination) -> Limits {
         pause: Backoff { first: d.pause_first.0, max: d.pause_max.0 },
         put_off: d.pause_after_deferrals,
     }
+}
+
+/// What sessions that read mailboxes have in common.
+pub fn access_host(c: &Config) -> host::Options {
+    let t = &c.timeouts;
+    host::Options { proxy_header: time(t.proxy_header), write: time(t.write), ..host::Options::default() }
+}
+
+/// The sessions of POP3.
+pub fn pop3(c: &Config) -> pop3::serve::Options {
+    let (l, t) = (&c.limits, &c.timeouts);
+    let seconds = c.pop3.login_delay.0.as_secs();
+    let session = pop3::inbound::Options {
+        auth_line: usize::try_from(bytes(l.auth_line)).unwrap_or(usize::MAX).min(16 << 10),
+        failures_max: count(l.auth_failures),
+        errors_max: count(l.errors_hard),
+        tls_time: time(t.tls),
+        idle_time: time(c.pop3.idle),
+        send_time: time(c.pop3.idle),
+        replies_max: usize::try_from(bytes(l.output_buffer)).unwrap_or(usize::MAX).max(4096),
+        last: c.pop3.last,
+        login_delay: u32::try_from(seconds).unwrap_or(u32::MAX),
+        expire: (c.pop3.expire_days > 0).then_some(c.pop3.expire_days),
+        ..pop3::inbound::Options::production()
+    };
+    pop3::serve::Options { session: Rc::new(session), lasts: time(t.session) }
+}
+
+/// The sessions of LMTP: their clients are relays of the site.
+pub fn lmtp(c: &Config, cores: usize) -> serve::Options {
+    let session = inbound::Options {
+        transactions_max: u32::MAX,
+        junk_max: 1000,
+        errors_soft: u32::MAX,
+        errors_hard: 10_000,
+        error_delay: Duration::ZERO,
+        ..inbound(c)
+    };
+    let session = Rc::new(session);
+    let (trusted, others) = (session.clone(), session);
+    serve::Options { trusted, others, greeting_delay: Duration::ZERO, ..sessions(c, cores) }
 }

@@ -26,6 +26,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("smtp", &["base", "message", "smtp"]),
     ("pop3", &["base", "message", "pop3"]),
     ("lmtp", &["base", "message", "smtp", "lmtp"]),
+    ("imap/session", &["base", "message", "imap", "mailbox"]),
     ("imap", &["base", "message", "imap"]),
     ("storage", &["base", "storage"]),
     ("queue", &["base", "message", "storage", "queue"]),
@@ -44,6 +45,9 @@ const LAYERS: &[(&str, &[&str])] = &[
 /// them. A prefix of a path below `src/`.
 const SHELLS: &[&str] = &[
     "smtp/serve",
+    "imap/serve",
+    "pop3/serve",
+    "access",
     "storage/keeper",
     "storage/archive/vault",
     "queue/desk",

@@ -7,6 +7,7 @@ use crate::disk::SimDisk;
 use crate::net::{SimListener, SimNet, SimStream};
 use crate::world::{Death, MS, Node, World};
 use ringpost::base::time::{Mono, Wall};
+use ringpost::runtime::moving::Moving;
 use ringpost::runtime::{Clock, Disk, Entropy, Net, OpenAs, Runtime, TableOptions};
 use std::cell::Cell;
 use std::future::Future;
@@ -51,6 +52,7 @@ impl Machine {
     /// Ends what runs on it.
     pub fn kill(&self, how: Death) {
         self.world.kill(self.node, how);
+        self.net.forget_parked(self.ip());
         if how == Death::Power {
             self.net.set_dark(self.ip(), true);
             self.disk.power_off();
@@ -117,6 +119,21 @@ impl Net for SimRuntime {
 
     async fn connect(&self, to: SocketAddr, source: Option<IpAddr>, deadline: Mono) -> io::Result<SimStream> {
         self.0.net.connect(source.unwrap_or(self.0.ip()), to, deadline).await
+    }
+}
+
+impl Moving for SimRuntime {
+    type Packed = u64;
+
+    fn pack(&self, stream: SimStream) -> Result<u64, (io::Error, SimStream)> {
+        if self.0.world.chance(100) {
+            return Err((io::ErrorKind::Other.into(), stream));
+        }
+        Ok(self.0.net.park(stream))
+    }
+
+    fn unpack(&self, packed: u64) -> io::Result<SimStream> {
+        self.0.net.unpark(packed).ok_or_else(|| io::ErrorKind::NotConnected.into())
     }
 }
 

@@ -44,6 +44,9 @@ struct State {
     /// Connections allowed and open, by address.
     limits: RefCell<std::collections::BTreeMap<IpAddr, (u32, u32)>>,
     next_port: Cell<u16>,
+    /// Connections between two runtimes of their machine.
+    parked: RefCell<BTreeMap<u64, SimStream>>,
+    next_parked: Cell<u64>,
 }
 
 #[derive(Default)]
@@ -63,6 +66,8 @@ impl SimNet {
             dark: RefCell::default(),
             limits: RefCell::default(),
             next_port: Cell::new(20_000),
+            parked: RefCell::default(),
+            next_parked: Cell::default(),
         }))
     }
 
@@ -87,6 +92,27 @@ impl SimNet {
         let old = self.0.listeners.borrow_mut().insert(address, listening.clone());
         assert!(old.is_none(), "{address} is taken");
         SimListener { net: self.clone(), address, listening }
+    }
+
+    /// Keeps a connection for whoever comes with the number.
+    pub fn park(&self, stream: SimStream) -> u64 {
+        let number = self.0.next_parked.replace(self.0.next_parked.get() + 1);
+        self.0.parked.borrow_mut().insert(number, stream);
+        number
+    }
+
+    /// The connection of that number, once.
+    pub fn unpark(&self, number: u64) -> Option<SimStream> {
+        self.0.parked.borrow_mut().remove(&number)
+    }
+
+    /// The machine at `ip` has stopped, and what it had parked goes.
+    pub fn forget_parked(&self, ip: IpAddr) {
+        let mut parked = self.0.parked.borrow_mut();
+        let here: Vec<u64> = parked.iter().filter(|(_, s)| s.local.ip() == ip).map(|(n, _)| *n).collect();
+        let gone: Vec<SimStream> = here.iter().filter_map(|n| parked.remove(n)).collect();
+        drop(parked);
+        drop(gone);
     }
 
     fn latency(&self) -> u64 {

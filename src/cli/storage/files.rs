@@ -49,16 +49,21 @@ pub fn logs(data: &Path) -> Result<Vec<Log>, Failure> {
             continue;
         }
         let number = name.parse().ok().filter(|&n| n <= LogNumber::MAX).map(LogNumber);
-        let (side, archive) = (dir.join("side"), dir.join("archive"));
-        logs.push(Log {
-            number,
-            segments: numbered(&dir, segment_number)?,
-            sides: if side.is_dir() { numbered(&side, side::name_of)? } else { Vec::new() },
-            archive: if archive.is_dir() { numbered(&archive, found::number_in)? } else { Vec::new() },
-            dir,
-        });
+        logs.push(log(dir, number)?);
     }
     Ok(logs)
+}
+
+/// The log in a directory.
+pub fn log(dir: PathBuf, number: Option<LogNumber>) -> Result<Log, Failure> {
+    let (side, archive) = (dir.join("side"), dir.join("archive"));
+    Ok(Log {
+        number,
+        segments: numbered(&dir, segment_number)?,
+        sides: if side.is_dir() { numbered(&side, side::name_of)? } else { Vec::new() },
+        archive: if archive.is_dir() { numbered(&archive, found::number_in)? } else { Vec::new() },
+        dir,
+    })
 }
 
 fn names(dir: &Path) -> Result<Vec<(String, PathBuf)>, Failure> {

@@ -5,6 +5,7 @@
 use super::files::{self, Log, Pages};
 use super::{Exit, Failure, amount};
 use crate::base::aligned::{AlignedBuf, PAGE};
+use crate::mailbox::record as mailbox;
 use crate::queue::record::{MESSAGE, MessageView};
 use crate::runtime::checks;
 use crate::storage::archive::format::Entry;
@@ -35,14 +36,10 @@ pub fn run(data: &Path, as_json: bool, out: &mut impl Write) -> Result<Exit, Fai
         let in_use = matches!(e, checks::StartError::DataDirOwned(..));
         Failure::new(if in_use { Exit::TempFail } else { Exit::NoPermission }, e)
     })?;
-    let mut progress = Progress::new(&logs);
+    let mut progress = Progress::new(logs.iter());
     let mut verdicts = Vec::new();
     for log in &logs {
-        let mut verdict = Verdict::new(log);
-        verdict.journal(&mut progress)?;
-        verdict.archive(&mut progress)?;
-        verdict.sides(&mut progress)?;
-        verdicts.push(verdict);
+        verdicts.push(Verdict::of(log, side_of_mail, &mut progress)?);
     }
     drop(locked);
     progress.end();
@@ -62,6 +59,37 @@ pub fn run(data: &Path, as_json: bool, out: &mut impl Write) -> Result<Exit, Fai
     Ok(if damages == 0 { Exit::Ok } else { Exit::Data })
 }
 
+/// Reads the log of a shard of mailboxes, in a data directory that is locked, and prints what it found; the
+/// number of damages.
+pub(in crate::cli) fn shard(dir: &Path, as_json: bool, out: &mut impl Write) -> Result<usize, Failure> {
+    let log = files::log(dir.to_owned(), None)?;
+    let mut progress = Progress::new(std::iter::once(&log));
+    let verdict = Verdict::of(&log, side_of_mailbox, &mut progress);
+    progress.end();
+    let verdict = verdict?;
+    if as_json {
+        writeln!(out, "{}", verdict.json())?;
+    } else {
+        verdict.print(out)?;
+    }
+    Ok(verdict.damages.len())
+}
+
+/// The side file that a record names, and its length: of the queue.
+fn side_of_mail(head: RecordHead, payload: &[u8]) -> Option<(u64, u64)> {
+    let view = (head.kind == MESSAGE).then(|| MessageView::parse(payload).ok())??;
+    Some((view.head.side, view.head.size.saturating_sub(u64::from(view.head.trace_len))))
+}
+
+/// The side file that a record names, and its length: of mailboxes.
+fn side_of_mailbox(head: RecordHead, payload: &[u8]) -> Option<(u64, u64)> {
+    let of_body = head.kind == mailbox::MESSAGE;
+    let view = of_body.then(|| mailbox::BodyView::parse(payload).ok())??;
+    Some((view.head.side, view.head.size.saturating_sub(view.content.len() as u64)))
+}
+
+type Side = fn(RecordHead, &[u8]) -> Option<(u64, u64)>;
+
 /// Something that is not as it was written.
 struct Damage {
     file: PathBuf,
@@ -74,6 +102,7 @@ struct Damage {
 /// What is known of one log.
 struct Verdict<'a> {
     log: &'a Log,
+    side: Side,
     batches: u64,
     records: u64,
     bytes: u64,
@@ -86,9 +115,10 @@ struct Verdict<'a> {
 }
 
 impl<'a> Verdict<'a> {
-    fn new(log: &'a Log) -> Self {
-        Verdict {
+    fn of(log: &'a Log, side: Side, progress: &mut Progress) -> Result<Self, Failure> {
+        let mut verdict = Verdict {
             log,
+            side,
             batches: 0,
             records: 0,
             bytes: 0,
@@ -97,7 +127,11 @@ impl<'a> Verdict<'a> {
             notes: Vec::new(),
             damages: Vec::new(),
             named: BTreeMap::new(),
-        }
+        };
+        verdict.journal(progress)?;
+        verdict.archive(progress)?;
+        verdict.sides(progress)?;
+        Ok(verdict)
     }
 
     fn damage(&mut self, file: &Path, range: (u64, u64), what: impl Into<String>, ids: &[u64]) {
@@ -117,12 +151,8 @@ impl<'a> Verdict<'a> {
 
     /// Remembers the side file that a message names.
     fn visit(&mut self, head: RecordHead, payload: &[u8]) {
-        if head.kind == MESSAGE
-            && let Ok(view) = MessageView::parse(payload)
-            && view.head.side != 0
-        {
-            let len = view.head.size.saturating_sub(u64::from(view.head.trace_len));
-            self.named.insert(view.head.side, (head.id, len));
+        if let Some((side, len)) = (self.side)(head, payload).filter(|s| s.0 != 0) {
+            self.named.insert(side, (head.id, len));
         }
     }
 
@@ -390,9 +420,9 @@ struct Progress {
 }
 
 impl Progress {
-    fn new(logs: &[Log]) -> Self {
+    fn new<'a>(logs: impl Iterator<Item = &'a Log>) -> Self {
         let size = |path: &Path| std::fs::metadata(path).map_or(0, |m| m.len());
-        let files = logs.iter().flat_map(|l| l.segments.iter().chain(&l.archive).map(|f| f.1.as_path()));
+        let files = logs.flat_map(|l| l.segments.iter().chain(&l.archive).map(|f| f.1.as_path()));
         let total = files.map(size).sum();
         let terminal = std::io::stderr().is_terminal();
         Progress { total, done: 0, next: Instant::now() + Self::step(terminal), terminal, said: false }

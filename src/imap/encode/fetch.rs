@@ -29,6 +29,17 @@ impl<'o> Fetch<'o> {
         Fetch { out, first: false }
     }
 
+    /// Goes on with a response of which perhaps nothing has been written yet (`first`).
+    pub fn go_on(out: &'o mut Vec<u8>, first: bool) -> Self {
+        Fetch { out, first }
+    }
+
+    /// Nothing has been written yet.
+    #[must_use]
+    pub fn is_first(&self) -> bool {
+        self.first
+    }
+
     /// Ends it.
     pub fn end(self) {
         self.out.extend_from_slice(b")\r\n");

@@ -20,6 +20,7 @@ use crate::imap::set::SeqSet;
 use crate::imap::words;
 use crate::message::headers;
 use encoding_rs::Encoding;
+use std::rc::Rc;
 
 /// What is known of a message without reading it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -157,8 +158,8 @@ impl Program {
 
     /// Judges messages.
     #[must_use]
-    pub fn run(&self) -> Run<'_> {
-        Run { program: self, values: Vec::new(), stack: Vec::new(), scan: Scan::default() }
+    pub fn run(self: &Rc<Self>) -> Run {
+        Run { program: self.clone(), values: Vec::new(), stack: Vec::new(), scan: Scan::default() }
     }
 
     /// The value of the tree, if the leaves that are known decide it.
@@ -271,15 +272,15 @@ impl Leaf {
 
 /// Judges one message after the other; see the module.
 #[derive(Debug)]
-pub struct Run<'p> {
-    program: &'p Program,
+pub struct Run {
+    program: Rc<Program>,
     /// Of each leaf, for the current message.
     values: Vec<Option<bool>>,
     stack: Vec<Option<bool>>,
     scan: Scan,
 }
 
-impl Run<'_> {
+impl Run {
     /// Begins with a message.
     pub fn begin(&mut self, message: &Known<'_>) -> Verdict {
         self.values.clear();
@@ -297,7 +298,7 @@ impl Run<'_> {
 
     /// The header of the message, as it is stored; `message` may go on behind it.
     pub fn header(&mut self, message: &[u8]) -> Verdict {
-        let program = self.program;
+        let program = self.program.clone();
         let (mut text, mut folded) = (String::new(), Vec::new());
         let mut sent = None;
         for field in headers::fields(message) {

@@ -42,7 +42,7 @@ fn program(keys: &str) -> Result<Program, Refused> {
 /// The result, and how much had to be read: 0 nothing, 1 the header, 2 the body.
 fn judge(keys: &str, body: &[(&str, &[u8])]) -> (bool, u8) {
     let program = program(keys).unwrap();
-    let mut run = program.run();
+    let mut run = std::rc::Rc::new(program).run();
     let mut verdict = run.begin(&known());
     let mut read = 0;
     if verdict == Verdict::Header {
@@ -143,7 +143,7 @@ fn keys_that_read_the_header() {
     let Verb::Search(search) = parse::parse(latin).unwrap().verb else { panic!("a search") };
     let context = Context { exists: 5, uid_max: 50, saved: &SeqSet::default(), now: 0, keyword: &|_| None };
     let program = Program::new(&search.keys, Some(b"iso-8859-1"), &context).unwrap();
-    let mut run = program.run();
+    let mut run = std::rc::Rc::new(program).run();
     assert_eq!(run.begin(&known()), Verdict::Header);
     assert_eq!(run.header(HEADER), Verdict::Known(true));
 }

@@ -7,7 +7,8 @@
 use crate::mailbox::record;
 use crate::mailbox::row::{self, AccountRow, Key, MailboxRow, Meta};
 use crate::mailbox::shard::Shard;
-use crate::mailbox::store::{Inner, Options, State, Store};
+use crate::mailbox::store::orphans::Named;
+use crate::mailbox::store::{Index, Inner, Options, State, Store};
 use crate::mailbox::types::{AccountId, BodyId, MailboxId, Message};
 use crate::runtime::table::{ScanLimit, Table};
 use crate::runtime::{Disk, Runtime};
@@ -19,13 +20,16 @@ use crate::storage::options::Poison;
 use crate::storage::record::{Location, RecordHead, Recovered};
 use crate::storage::recover::RecoveryReport;
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::Path;
 use std::rc::Rc;
 
 /// Rows read, and looked up, at a time.
 const PAGE: ScanLimit = ScanLimit { rows: 8192, bytes: 1 << 20 };
+
+/// Mailboxes in one operation that says how they were counted.
+const COUNTED: usize = 10_000;
 
 /// What a shard is made of.
 #[derive(Clone)]
@@ -54,6 +58,10 @@ pub struct Recovery {
     pub rebuilt: Option<u64>,
     /// Mailboxes.
     pub mailboxes: usize,
+    /// Damages of the archive that were found when the index was made anew: segment, first and last byte.
+    pub damages: Vec<(u32, u32, u32)>,
+    /// The account that has been made for mail whose own account, or mailbox, is not known any more.
+    pub adopted: Option<String>,
 }
 
 /// A record that was read back, without its content.
@@ -114,21 +122,48 @@ impl<R: Runtime> Store<R> {
         let opened =
             Archive::open(rt.clone(), &folder, options.archive.clone(), poison.clone(), keeper.log()).await;
         let (vault, archive) = opened?;
+        let parts = Parts { rt, storage, poison, options };
+        let opened = Self::open_with(dir, keeper, report, journal, (vault.clone(), archive), parts).await;
+        if opened.is_err() {
+            vault.close().await;
+        }
+        opened
+    }
+
+    async fn open_with(
+        dir: &Path,
+        keeper: Keeper<R>,
+        report: RecoveryReport,
+        journal: Journal,
+        (vault, archive): (Archive<R>, ArchiveReport),
+        parts: Parts<R>,
+    ) -> Result<(Self, Recovery), OpenError> {
+        let Parts { rt, storage, poison, options } = parts;
         let path = dir.join(removal::INDEX);
         let at = |e| OpenError::Io(path.clone(), e);
         let (table, found) = open_index(&rt, &path, &options, &keeper).await.map_err(at)?;
-        let mut rebuilt = None;
+        let damaged = !journal.malformed.is_empty() || report.damage_count > 0;
+        let items = journal.records.iter().map(|r| &r.items[..]);
+        // Only for what may be nobody's.
+        let named = if damaged || found.is_none() { Named::of(items) } else { Named::default() };
+        let (mut rebuilt, mut adopted, mut damages) = (None, None, Vec::new());
         let meta = match found {
             Some(meta) => meta,
             None => {
-                let (meta, messages) = super::rebuild::rebuild(&table, &vault, &keeper).await.map_err(at)?;
-                rebuilt = Some(messages);
-                meta
+                let progress = &options.progress;
+                let made = super::rebuild::rebuild(&table, &vault, &keeper, (&named, damaged), progress);
+                let made = made.await.map_err(at)?;
+                rebuilt = Some(made.messages);
+                (adopted, damages) = (made.adopted, made.damages);
+                made.meta
             }
         };
-        let mut shard = put_together(&rt, &table, &meta, &journal).await.map_err(at)?;
-        if rebuilt.is_some() || !journal.malformed.is_empty() || report.damage_count > 0 {
-            super::rebuild::recount(&table, &mut shard).await.map_err(at)?;
+        let lost = damaged.then_some(&named);
+        let (mut shard, orphans) = put_together(&rt, &table, &meta, &journal, lost).await.map_err(at)?;
+        adopted = adopted.or(orphans);
+        let mut wrong = Vec::new();
+        if rebuilt.is_some() || damaged {
+            wrong = super::rebuild::recount(&table, &mut shard).await.map_err(at)?;
         }
         shard.living().into_iter().for_each(|at| keeper.keep(at));
         // What came and went while it was read never counted.
@@ -139,8 +174,13 @@ impl<R: Runtime> Store<R> {
         keeper.set_mark(meta.mark);
         let store = Store(Rc::new(Inner { rt, keeper, vault, table, poison, payload_max, options, state }));
         store.start();
+        for some in wrong.chunks(COUNTED) {
+            // What cannot be written now is counted again if there is reason to.
+            let _ = store.commit(Vec::new(), |draft| draft.counted(some)).await;
+        }
         let malformed = journal.malformed;
-        Ok((store, Recovery { journal: report, archive, malformed, rebuilt, mailboxes }))
+        let recovery = Recovery { journal: report, archive, malformed, rebuilt, mailboxes, damages, adopted };
+        Ok((store, recovery))
     }
 
     fn start(&self) {
@@ -172,6 +212,7 @@ async fn open_index<R: Runtime>(
     keeper: &Keeper<R>,
 ) -> io::Result<(<R as Disk>::Table, Option<Meta>)> {
     match rt.open_table(path, options.table).await {
+        Ok(table) if options.index == Index::Anew => table.close().await?,
         Ok(table) => match fits(&table, keeper).await {
             Ok(Some(meta)) => return Ok((table, Some(meta))),
             Ok(None) => table.close().await?,
@@ -180,6 +221,10 @@ async fn open_index<R: Runtime>(
         },
         Err(e) if e.kind() == io::ErrorKind::InvalidData => {}
         Err(e) => return Err(e),
+    }
+    if options.index == Index::Demand {
+        let text = "it is lost, or not what the journal needs: it must be made anew";
+        return Err(io::Error::new(io::ErrorKind::InvalidData, text));
     }
     rt.remove(path).await?;
     Ok((rt.open_table(path, options.table).await?, None))
@@ -219,13 +264,15 @@ pub(super) async fn each_row<T: Table>(
     }
 }
 
-/// The shard that index and journal make together.
+/// The shard that index and journal make together. `lost`: something of the journal is, and this is what
+/// the rest names; then also the name of an account that was made for what is nobody's.
 async fn put_together<R: Runtime>(
     rt: &R,
     table: &<R as Disk>::Table,
     meta: &Meta,
     journal: &Journal,
-) -> io::Result<Shard> {
+    lost: Option<&Named>,
+) -> io::Result<(Shard, Option<String>)> {
     let mut shard = Shard::default();
     (shard.last, shard.account) = (meta.last, meta.account);
     (shard.mailbox, shard.uidvalidity) = (meta.mailbox, meta.uidvalidity);
@@ -249,13 +296,14 @@ async fn put_together<R: Runtime>(
         Ok(())
     })
     .await?;
+    let adopted = lost.and_then(|named| named.adopt(&mut shard, &BTreeSet::new(), rt.wall()));
     shard.replay();
     for r in &journal.records {
         shard.release_items(r.head, r.at, &r.items, r.side, rt.now());
     }
     let died = shard.replayed();
     unite(table, &mut shard, died, &journal.records, meta.through).await?;
-    Ok(shard)
+    Ok((shard, adopted))
 }
 
 /// Bodies of the journal that the archive has, too: only what the index says of them counts. Of those in

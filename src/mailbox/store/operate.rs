@@ -9,6 +9,7 @@ use crate::mailbox::api::{
 use crate::mailbox::name;
 use crate::mailbox::plan::NewMessage;
 use crate::mailbox::record::HEAD_LEN;
+use crate::mailbox::store::large::{self, Writing};
 use crate::mailbox::store::{Bytes, Inner, Locked, Open, Store, Wait, answer};
 use crate::mailbox::types::{
     AccountId, DeliveryId, MailboxId, Quota, SpecialUse, Status, UIDL_MAX, UidSet, Usage,
@@ -16,6 +17,7 @@ use crate::mailbox::types::{
 use crate::message::body::BodyFlags;
 use crate::runtime::{Runtime, yield_now};
 use crate::storage::options::Urgency;
+use crate::storage::side::SideFile;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
@@ -35,7 +37,7 @@ impl<R: Runtime> Drop for Maildrop<R> {
 }
 
 /// What the plan must know of a message.
-fn new_message(m: &Incoming<'_>) -> NewMessage {
+pub(super) fn new_message(m: &Incoming<'_>) -> NewMessage {
     let side = match m.content {
         Content::Slices(_) => 0,
         Content::Large { file, .. } => file.name,
@@ -51,7 +53,7 @@ fn new_message(m: &Incoming<'_>) -> NewMessage {
 }
 
 /// The bytes of a message that go into a record. `head` is room for the part before a side file.
-fn bytes<'a>(m: &Incoming<'a>, head: &'a [&'a [u8]; 1]) -> Bytes<'a> {
+pub(super) fn bytes<'a>(m: &Incoming<'a>, head: &'a [&'a [u8]; 1]) -> Bytes<'a> {
     let content: &'a [&'a [u8]] = match m.content {
         Content::Slices(pieces) => pieces,
         Content::Large { .. } => head,
@@ -60,14 +62,14 @@ fn bytes<'a>(m: &Incoming<'a>, head: &'a [&'a [u8]; 1]) -> Bytes<'a> {
     Bytes { uidl: m.uidl, summary, content }
 }
 
-fn head_of<'a>(m: &Incoming<'a>) -> [&'a [u8]; 1] {
+pub(super) fn head_of<'a>(m: &Incoming<'a>) -> [&'a [u8]; 1] {
     match m.content {
         Content::Slices(_) => [&[]],
         Content::Large { head, .. } => [head],
     }
 }
 
-fn check(m: &Incoming<'_>) {
+pub(super) fn check(m: &Incoming<'_>) {
     let len: u64 = match m.content {
         Content::Slices(pieces) => pieces.iter().map(|p| p.len() as u64).sum(),
         Content::Large { head, file } => head.len() as u64 + file.len,
@@ -84,14 +86,25 @@ impl<R: Runtime> Store<R> {
         self.0.keeper.create_side().await
     }
 
+    /// A side file that no message has goes.
+    pub fn drop_large(&self, file: crate::storage::side::SideFile) {
+        self.0.keeper.discard_side(file);
+    }
+
+    /// Directory of the journal, to which side files belong.
+    #[must_use]
+    pub fn journal(&self) -> &std::path::Path {
+        self.0.keeper.dir()
+    }
+
     /// A message was refused: its side file goes.
-    fn drop_content(&self, m: &Incoming<'_>) {
+    pub(super) fn drop_content(&self, m: &Incoming<'_>) {
         if let Content::Large { file, .. } = m.content {
             self.0.keeper.discard_side(file);
         }
     }
 
-    fn fits_a_record(&self, m: &Incoming<'_>) -> bool {
+    pub(super) fn fits_a_record(&self, m: &Incoming<'_>) -> bool {
         let here: usize = match m.content {
             Content::Slices(pieces) => pieces.iter().map(|p| p.len()).sum(),
             Content::Large { head, .. } => head.len(),
@@ -174,6 +187,21 @@ impl<R: Runtime> Store<R> {
 impl<R: Runtime> Mailboxes for Store<R> {
     type Selected = Open<R>;
     type Maildrop = Maildrop<R>;
+    type Large = Writing<R>;
+
+    fn number(&self) -> u64 {
+        let log = self.0.keeper.log();
+        u64::from_be_bytes(std::array::from_fn(|i| log[i] ^ log[i + 8]))
+    }
+
+    async fn large(&self) -> Result<Writing<R>, Refusal> {
+        self.has_space()?;
+        self.begin_large().await.map(Writing).map_err(large::refusal)
+    }
+
+    fn discard(&self, file: SideFile) {
+        self.0.keeper.discard_side(file);
+    }
 
     async fn account(&self, name: &str) -> Option<AccountId> {
         self.0.state.borrow().shard.directory.named(name)
@@ -367,7 +395,7 @@ impl<R: Runtime> Mailboxes for Store<R> {
         mailbox: &str,
         messages: &[Append<'_>],
     ) -> Result<Done<Vec<Appended>>, Refusal> {
-        let appended = self.append_all(account, mailbox, messages).await;
+        let appended = self.append_all(account, mailbox, messages, None).await;
         if appended.is_err() {
             messages.iter().for_each(|m| self.drop_content(&m.message));
         }
@@ -392,11 +420,13 @@ impl<R: Runtime> Mailboxes for Store<R> {
 }
 
 impl<R: Runtime> Store<R> {
-    async fn append_all(
+    /// `replaced`: what is expunged with it.
+    pub(super) async fn append_all(
         &self,
         account: AccountId,
         mailbox: &str,
         messages: &[Append<'_>],
+        replaced: Option<(MailboxId, u32)>,
     ) -> Result<Done<Vec<Appended>>, Refusal> {
         messages.iter().for_each(|m| check(&m.message));
         if messages.is_empty() || !messages.iter().all(|m| self.fits_a_record(&m.message)) {
@@ -404,7 +434,8 @@ impl<R: Runtime> Store<R> {
         }
         let id = self.find(account, mailbox)?;
         // Keywords may be added: one at a time.
-        let locks = self.lock(&[Locked::Mailbox(id)]).await?;
+        let source = replaced.map_or(id, |(source, _)| source);
+        let locks = self.lock(&[Locked::Mailbox(id), Locked::Mailbox(source)]).await?;
         let (now, log) = (self.0.rt.wall(), self.0.keeper.log());
         let heads: Vec<[&[u8]; 1]> = messages.iter().map(|m| head_of(&m.message)).collect();
         let contents: Vec<Bytes<'_>> =
@@ -417,7 +448,14 @@ impl<R: Runtime> Store<R> {
                 .iter()
                 .map(|m| draft.append(account, id, &new_message(&m.message), (m.flags, m.keywords), log))
                 .collect::<Result<Vec<Appended>, Refusal>>()
-                .and_then(|at| Ok((at, draft.finish()?)));
+                .and_then(|at| match replaced {
+                    Some((from, uid))
+                        if draft.expunge(from, &[uid].into_iter().collect(), false)?.is_empty() =>
+                    {
+                        Err(Refusal::Expunged)
+                    }
+                    _ => Ok((at, draft.finish()?)),
+                });
             match planned {
                 Err(refusal) => Err((refusal, locks)),
                 Ok(_) if s.shard.is_doomed(id) => Err((Refusal::NoMailbox, locks)),

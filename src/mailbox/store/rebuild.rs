@@ -5,17 +5,21 @@
 //! comes back if its body is still there. UIDs that were given since the accounts' last homes are passed
 //! over, so that none is used twice.
 
+use crate::base::time::Wall;
 use crate::mailbox::record::{self, BodyView, Item, ItemsView};
 use crate::mailbox::row::{self, BodyRow, Key, Meta};
 use crate::mailbox::shard::Shard;
+use crate::mailbox::store::Progress;
+use crate::mailbox::store::orphans::Named;
 use crate::mailbox::types::{BodyId, Flags, MailboxId, Message, Status};
 use crate::runtime::table::{Changes, Table};
 use crate::runtime::{Disk, Runtime};
 use crate::storage::archive::{Archive, Place};
 use crate::storage::keeper::Keeper;
 use crate::storage::record::RecordHead;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::sync::atomic::Ordering;
 
 /// Rows in one transaction.
 const BATCH: usize = 20_000;
@@ -32,6 +36,7 @@ struct Found {
     counts: BTreeMap<MailboxId, Status>,
     changes: Changes,
     messages: u64,
+    bodies: u64,
     last: u64,
     mailbox: u32,
 }
@@ -57,6 +62,7 @@ impl Found {
 
     fn body(&mut self, head: RecordHead, place: Place, view: &BodyView<'_>) {
         let id = BodyId(head.id);
+        self.bodies += 1;
         let row = BodyRow {
             place,
             side: view.head.side,
@@ -78,16 +84,39 @@ impl Found {
     }
 }
 
-/// Fills an empty index from the archive; what it says of itself, and how many messages there are.
+/// What has been made.
+pub(super) struct Made {
+    /// What the index says of itself.
+    pub meta: Meta,
+    /// Messages found.
+    pub messages: u64,
+    /// Damages of the archive: segment, first and last byte.
+    pub damages: Vec<(u32, u32, u32)>,
+    /// See [`Named::adopt`].
+    pub adopted: Option<String>,
+}
+
+/// Fills an empty index from the archive. `named`: what the journal names, and whether it is damaged.
 pub(super) async fn rebuild<R: Runtime>(
     table: &<R as Disk>::Table,
     vault: &Archive<R>,
     keeper: &Keeper<R>,
-) -> io::Result<(Meta, u64)> {
+    (named, damaged): (&Named, bool),
+    progress: &Progress,
+) -> io::Result<Made> {
     let mut found = Found::default();
-    for segment in vault.segments() {
+    let mut damages = Vec::new();
+    let segments = vault.segments();
+    progress.of.store(segments.len() as u64, Ordering::Relaxed);
+    for segment in segments {
         let scanned = vault.scan(segment, |head, place, payload| found.visit(head, place, payload)).await;
-        // A segment that cannot be read gives what it can.
+        match &scanned {
+            Ok(s) => damages.extend(s.damages.iter().map(|d| (segment, d.from, d.to))),
+            // A segment that cannot be read gives what it can.
+            Err(_) => damages.push((segment, 0, u32::MAX)),
+        }
+        progress.segments.fetch_add(1, Ordering::Relaxed);
+        progress.bodies.store(found.bodies, Ordering::Relaxed);
         if scanned.is_err() || found.changes.len() >= BATCH {
             table.commit(std::mem::take(&mut found.changes)).await?;
         }
@@ -108,13 +137,19 @@ pub(super) async fn rebuild<R: Runtime>(
         shard.release_items(head, nowhere, items, None, Default::default());
         homes.insert(*account, *place);
     }
+    (shard.last, shard.mailbox) = (found.last, shard.mailbox.max(found.mailbox));
+    let mut adopted = None;
+    if damaged || !damages.is_empty() {
+        let counted: BTreeSet<MailboxId> = found.counts.keys().copied().collect();
+        adopted = named.adopt(&mut shard, &counted, time_of(found.last));
+    }
     write_directory(table, &mut shard, &found, &homes).await?;
     let meta = Meta {
         log: keeper.log(),
         mark: keeper.mark() + REBUILT,
         last: found.last,
         account: shard.account,
-        mailbox: shard.mailbox.max(found.mailbox),
+        mailbox: shard.mailbox,
         uidvalidity: shard.uidvalidity,
         // Bodies of any segment so far may be in the archive.
         through: keeper.newest(),
@@ -122,7 +157,12 @@ pub(super) async fn rebuild<R: Runtime>(
     let mut last = Changes::new();
     last.put(row::META, &meta.encode());
     table.commit(last).await?;
-    Ok((meta, found.messages))
+    Ok(Made { meta, messages: found.messages, damages, adopted })
+}
+
+/// When a record was written: ids are times.
+fn time_of(id: u64) -> Wall {
+    Wall(id >> 20)
 }
 
 /// Counts the messages that there are now: of a body that was copied twice only the last counts.
@@ -145,8 +185,10 @@ async fn count<T: Table>(table: &T, found: &mut Found) -> io::Result<()> {
 }
 
 /// Counts all messages anew, in rows and in what lies over them: when what was lost and what was found
-/// may not fit together.
-pub(super) async fn recount<T: Table>(table: &T, shard: &mut Shard) -> io::Result<()> {
+/// may not fit together. Returns mailboxes whose counters were not right: the journal says otherwise, and
+/// must be told.
+pub(super) async fn recount<T: Table>(table: &T, shard: &mut Shard) -> io::Result<Vec<MailboxId>> {
+    let mut wrong = Vec::new();
     let mut counts: BTreeMap<MailboxId, Status> = BTreeMap::new();
     let mut add = |mailbox: MailboxId, m: &Message| {
         let s = counts.entry(mailbox).or_default();
@@ -186,9 +228,10 @@ pub(super) async fn recount<T: Table>(table: &T, shard: &mut Shard) -> io::Resul
         if status != known {
             shard.directory.count(status);
             shard.ledger.touch(Key::mailbox(mailbox), None);
+            wrong.push(mailbox);
         }
     }
-    Ok(())
+    Ok(wrong)
 }
 
 /// Rows of accounts and mailboxes.

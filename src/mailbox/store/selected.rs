@@ -2,7 +2,7 @@
 //!
 //! A mailbox that nobody has open is read from the index; what is newer lies over it in memory.
 
-use crate::mailbox::api::{Alter, Copied, Done, News, Refusal, Selected, Stored, Vanished};
+use crate::mailbox::api::{Alter, Append, Appended, Copied, Done, News, Refusal, Selected, Stored, Vanished};
 use crate::mailbox::opened::{Opened, ViewId};
 use crate::mailbox::record;
 use crate::mailbox::row::{self, Key};
@@ -191,6 +191,10 @@ impl<R: Runtime> Selected for Open<R> {
         self.with(|o, v| o.at(v, seq).copied())
     }
 
+    fn window(&self, seq: u32, most: usize, out: &mut Vec<Message>) {
+        self.with(|o, v| o.window(v, seq, most, out));
+    }
+
     fn seq(&self, uid: u32) -> Option<u32> {
         self.with(|o, v| o.seq(v, uid))
     }
@@ -261,6 +265,20 @@ impl<R: Runtime> Selected for Open<R> {
         let target = self.store.find(self.account, to)?;
         let locks = self.store.lock(&[Locked::Mailbox(self.mailbox), Locked::Mailbox(target)]).await?;
         self.store.commit(locks, |draft| draft.copy(self.mailbox, uids, target, true)).await
+    }
+
+    async fn replace(
+        &self,
+        uid: u32,
+        to: &str,
+        message: &Append<'_>,
+    ) -> Result<Done<Vec<Appended>>, Refusal> {
+        let replaced = Some((self.mailbox, uid));
+        let done = self.store.append_all(self.account, to, std::slice::from_ref(message), replaced).await;
+        if done.is_err() {
+            self.store.drop_content(&message.message);
+        }
+        done
     }
 
     fn vanished(&self, modseq: u64) -> Vanished {

@@ -25,14 +25,14 @@ async fn open(rt: &Double) -> (Store<Double>, Recovery) {
     Store::open(Path::new(DIR), parts(rt)).await.expect("opens")
 }
 
-fn world() -> Rc<World> {
+pub(super) fn world() -> Rc<World> {
     let world = Rc::new(World::default());
     world.free.set(1 << 40);
     world
 }
 
 /// One life of the process; it ends as it should.
-fn live<T, F: Future<Output = T>>(
+pub(super) fn live<T, F: Future<Output = T>>(
     world: &Rc<World>,
     f: impl FnOnce(Double, Store<Double>, Recovery) -> F,
 ) -> T {
@@ -46,7 +46,7 @@ fn live<T, F: Future<Output = T>>(
 }
 
 /// One life that ends by a kill.
-fn die<T, F: Future<Output = T>>(
+pub(super) fn die<T, F: Future<Output = T>>(
     world: &Rc<World>,
     f: impl FnOnce(Double, Store<Double>, Recovery) -> F,
 ) -> T {
@@ -65,7 +65,7 @@ fn body(n: u32, len: usize) -> Vec<u8> {
     out
 }
 
-fn incoming<'a>(content: Given<'a>, len: u64, summary: &'a [u8]) -> Incoming<'a> {
+pub(super) fn incoming<'a>(content: Given<'a>, len: u64, summary: &'a [u8]) -> Incoming<'a> {
     let facts = BodyFacts { len, ..BodyFacts::default() };
     Incoming { content, facts, summary, internal: Wall(5), guid: None, uidl: b"" }
 }
@@ -74,7 +74,7 @@ fn to(account: AccountId) -> Target<'static> {
     Target { account, mailbox: "", flags: Flags::default(), id: None, promised: false }
 }
 
-async fn account(store: &Store<Double>, name: &str) -> AccountId {
+pub(super) async fn account(store: &Store<Double>, name: &str) -> AccountId {
     let made = store.create_account(name, &[("Trash", Some(SpecialUse::Trash))], Quota::default()).await;
     made.expect("free").value
 }
@@ -92,7 +92,7 @@ async fn put(
     store.deliver(message, targets).await
 }
 
-async fn deliver(store: &Store<Double>, n: u32, len: usize, account: AccountId) -> u32 {
+pub(super) async fn deliver(store: &Store<Double>, n: u32, len: usize, account: AccountId) -> u32 {
     let start = store.0.rt.now();
     loop {
         let answers = put(store, n, len, &[to(account)]).await;
@@ -231,6 +231,41 @@ fn copies_and_moves_keep_content_and_flags() {
         }
         inbox.expunge(&UidSet::all(), false).await.expect("fine");
         assert_eq!(content(&trash, 1, 0..u64::MAX).await, Ok(body(1, 50)), "its copy stays");
+    });
+}
+
+#[test]
+fn a_message_is_replaced_in_one_commit_or_not_at_all() {
+    let world = world();
+    let a = die(&world, |_, store, _| async move {
+        let a = account(&store, "a").await;
+        for n in 1..=2 {
+            deliver(&store, n, 50, a).await;
+        }
+        let (mut inbox, mut other) =
+            (store.select(a, "INBOX").await.expect("there"), store.select(a, "INBOX").await.expect("there"));
+        let bytes = body(3, 50);
+        let pieces = [&bytes[..]];
+        let append = Append {
+            message: incoming(Given::Slices(&pieces), bytes.len() as u64, b""),
+            flags: Flags::DRAFT,
+            keywords: &["k"],
+        };
+        let done = inbox.replace(1, "inbox", &append).await.expect("fine").value;
+        assert_eq!(done.iter().map(|at| at.uid).collect::<Vec<_>>(), [3]);
+        let told = [News::Expunged { seq: 1, uid: 1 }, News::Exists(2), News::Keywords];
+        assert_eq!((inbox.sync(true), other.sync(true)), (told.to_vec(), told.to_vec()));
+        assert_eq!(inbox.replace(1, "inbox", &append).await.err(), Some(Refusal::Expunged));
+        assert_eq!(inbox.replace(2, "none", &append).await.err(), Some(Refusal::NoMailbox));
+        assert!(inbox.replace(2, "Trash", &append).await.is_ok());
+        a
+    });
+    live(&world, |_, store, _| async move {
+        let (inbox, trash) =
+            (store.select(a, "INBOX").await.expect("there"), store.select(a, "Trash").await.expect("there"));
+        assert_eq!((inbox.exists(), trash.exists()), (1, 1));
+        assert_eq!(content(&inbox, 3, 0..u64::MAX).await, Ok(body(3, 50)));
+        assert_eq!(content(&trash, 1, 0..u64::MAX).await, Ok(body(3, 50)));
     });
 }
 

@@ -305,6 +305,8 @@ impl Listener {
                     self.peer.set(Some(peer));
                     match address.as_socket() {
                         Some(address) => return Ok((stream, address)),
+                        // A program on this machine, through the file system.
+                        None if address.is_unix() => return Ok((stream, (Ipv4Addr::LOCALHOST, 0).into())),
                         None => continue,
                     }
                 }

@@ -27,8 +27,7 @@ use crate::runtime::{Clock, Listener, Runtime, listen};
 use crate::storage::opening::OpenError;
 use crate::storage::options::Poison;
 use crate::tls::Certificates;
-use front::Socket;
-use std::cell::Cell;
+use front::{Front, Socket};
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -108,6 +107,8 @@ pub struct Access {
     pub rt: Uring,
     /// Its number among all cores.
     pub number: u16,
+    /// How many there are.
+    pub cores: usize,
     /// The configuration.
     pub config: Arc<Config>,
     /// The shards of this core.
@@ -124,19 +125,6 @@ pub struct Access {
     pub metrics: metrics::Core,
     /// The core's events.
     pub voice: Voice,
-    /// Sessions that are open: the core does not close its shards before they are over.
-    pub sessions: Cell<usize>,
-    /// No new sessions; those that are idle end.
-    pub stopping: Cell<bool>,
-}
-
-impl Access {
-    /// Waits until no session is open, at most until `until`.
-    async fn drained(&self, until: crate::base::time::Mono) {
-        while self.sessions.get() > 0 && self.rt.now() < until {
-            self.rt.sleep_until(self.rt.now().after(LOOK)).await;
-        }
-    }
 }
 
 /// Runs the core until it is told to stop.
@@ -160,6 +148,7 @@ pub async fn run(rt: Uring, seed: Seed) {
     let access = Rc::new(Access {
         rt: rt.clone(),
         number: seed.number,
+        cores: seed.cores,
         config: seed.config.clone(),
         shards: shards.clone(),
         wires,
@@ -168,13 +157,14 @@ pub async fn run(rt: Uring, seed: Seed) {
         certificates: seed.certificates,
         metrics: seed.metrics,
         voice: voice.clone(),
-        sessions: Cell::new(0),
-        stopping: Cell::new(false),
     });
+    let front = Front::new(&access);
     for far in seed.far {
-        rt.spawn_critical(wires::serve(rt.clone(), shards.clone(), far));
+        let front = front.clone();
+        let adopt = move |traveller| front.adopt(traveller);
+        rt.spawn_critical(wires::serve(rt.clone(), shards.clone(), far, adopt));
     }
-    let listeners = match open_doors(&access, &seed.sockets) {
+    let listeners = match open_doors(&access, &front, &seed.sockets) {
         Ok(listeners) => listeners,
         Err(text) => {
             let _ = seed.started.send(Err(text));
@@ -188,9 +178,9 @@ pub async fn run(rt: Uring, seed: Seed) {
     let grace = obey(&access, seed.notes).await;
     seed.health.set(State::Stopping);
     let until = rt.now().after(grace);
-    access.stopping.set(true);
     listeners.iter().for_each(|l| l.close());
-    access.drained(until).await;
+    front.stop();
+    front.drained(until).await;
     seed.posting.done();
     while !seed.posting.is_over() && rt.now() < until {
         rt.sleep_until(rt.now().after(LOOK)).await;
@@ -210,13 +200,15 @@ fn setup(rt: &Uring, seed: &Seed) -> shards::Setup<Uring> {
     }
 }
 
-fn open_doors(access: &Rc<Access>, sockets: &[OwnedFd]) -> Result<Vec<Socket>, String> {
-    let of_sockets = access.config.access_listeners().flat_map(|l| l.addresses.iter().map(move |_| l));
+fn open_doors(access: &Access, front: &Front, sockets: &[OwnedFd]) -> Result<Vec<Socket>, String> {
+    let of_sockets =
+        access.config.access_listeners().flat_map(|l| vec![l; l.addresses.len() + l.paths.len()]);
     let mut listeners = Vec::new();
     for (socket, listener) in sockets.iter().zip(of_sockets) {
-        let opened = listen::listen(socket).and_then(|()| access.rt.listener(socket.try_clone()?));
+        let opened = listen::watchful(socket).and_then(|()| listen::listen(socket));
+        let opened = opened.and_then(|()| access.rt.listener(socket.try_clone()?));
         let opened = Rc::new(opened.map_err(|e| format!("cannot listen: {e}"))?);
-        front::serve(access, listener, &opened)?;
+        front.serve(listener, &opened)?;
         listeners.push(opened);
     }
     Ok(listeners)
@@ -287,8 +279,8 @@ fn tell_opened(voice: &Voice, shard: u16, found: &Result<Recovery, OpenError>) {
     }
     if let Some(messages) = r.rebuilt {
         let text = format!(
-            "the index of mailbox shard {shard:04} was lost and has been made anew: {messages} messages found \
-             in the archive"
+            "the index of mailbox shard {shard:04} was lost and has been made anew: {messages} messages \
+             found in the archive"
         );
         voice.say(Level::Warn, "mailboxes_rebuilt", text);
     }

@@ -6,11 +6,14 @@
 //! gone is answered all the same, and the answer dropped. If the other thread ends, all that waits for it
 //! is told so.
 
+use crate::access::moving;
 use crate::delivery::post::{Later, Outcomes, Parcel, Post, Resident, Unable};
 use crate::delivery::shards::Shards;
 use crate::mailbox::api::Refusal;
 use crate::mailbox::spread;
-use crate::mailbox::types::DeliveryId;
+use crate::mailbox::store::Store;
+use crate::mailbox::types::{AccountId, DeliveryId};
+use crate::pop3::serve::Home;
 use crate::queue::bell::Crowd;
 use crate::runtime::cross::{self, Receiver, RingReceiver, SendError, Sender};
 use crate::runtime::uring::Uring;
@@ -20,6 +23,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::future::{Future, poll_fn};
 use std::io;
+use std::os::fd::OwnedFd;
 use std::pin::pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
@@ -27,8 +31,16 @@ use std::time::Duration;
 
 /// Questions that one thread has out at another at most.
 const OUT_MAX: usize = 256;
+/// How often a session that moves looks whether there is room for it.
+const LOOK: Duration = Duration::from_millis(1);
 /// How long RCPT waits for a shard.
 const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A session on its way to the core that owns its mailbox.
+pub enum Traveller {
+    /// Of POP3.
+    Pop3(Box<moving::Parcel<OwnedFd, crate::pop3::inbound::Luggage>>),
+}
 
 /// A question.
 pub enum Ask {
@@ -52,6 +64,8 @@ pub enum Ask {
         /// The mail.
         parcel: Box<Parcel>,
     },
+    /// No question: a session that moves there.
+    Session(Traveller),
     /// No question: these will not come again.
     Settled {
         /// Of all.
@@ -218,6 +232,47 @@ impl Wires {
         poll_fn(|cx| question.poll(cx)).await
     }
 
+    /// The shard of an account: the store, if it is this thread's; else the access core that owns it.
+    ///
+    /// # Errors
+    /// The shard is this thread's, and cannot be read.
+    pub fn home(&self, account: &str) -> Result<Home<Store<Uring>>, Refusal> {
+        let shard = self.shard(account);
+        match self.own(shard) {
+            Ok(own) => Ok(Home::Here(own.store(shard)?.clone())),
+            Err(core) => Ok(Home::There(core as u16)),
+        }
+    }
+
+    /// The account of this name in its shard, which is this thread's; made if it is not there yet.
+    pub async fn account(&self, account: &str) -> Result<AccountId, Refusal> {
+        let shard = self.shard(account);
+        let own = self.own(shard).map_err(|_| Refusal::NoAccount)?;
+        own.account(shard, account).await
+    }
+
+    /// Hands a session to an access core, as soon as there is room for it; gives it back if that has ended.
+    pub async fn hand_over(&self, core: u16, mut traveller: Traveller) -> Result<(), Traveller> {
+        loop {
+            {
+                let mut wire = self.wire(core.into()).borrow_mut();
+                if wire.closed {
+                    return Err(traveller);
+                }
+                // Questions come first: their room is never taken.
+                if wire.asks.room() > OUT_MAX {
+                    match wire.asks.try_send(Ask::Session(traveller)) {
+                        Ok(()) => return Ok(()),
+                        Err(SendError::Closed(Ask::Session(back))) => return Err(back),
+                        Err(SendError::Full(Ask::Session(back))) => traveller = back,
+                        Err(_) => unreachable!("what comes back is what was sent"),
+                    }
+                }
+            }
+            self.0.rt.sleep_until(self.0.rt.now().after(LOOK)).await;
+        }
+    }
+
     fn own(&self, shard: u16) -> Result<&Shards<Uring>, usize> {
         let core = spread::owner(shard, self.0.wires.len());
         match (&self.0.own, &self.0.wires[core]) {
@@ -325,14 +380,15 @@ fn nobody(count: usize) -> Outcomes {
     (0..count).map(|_| Err(Unable::Refused(Refusal::Closed))).collect()
 }
 
-/// Answers one thread's questions until it has gone.
-pub async fn serve(rt: Uring, shards: Shards<Uring>, far: Far) {
+/// Answers one thread's questions until it has gone; `adopt` gets the sessions that come.
+pub async fn serve(rt: Uring, shards: Shards<Uring>, far: Far, adopt: impl Fn(Traveller)) {
     let said = Rc::new(RefCell::new(far.said));
     let mut asks = far.asks.on_ring();
     while let Some(ask) = asks.recv().await {
         let (shards, said) = (shards.clone(), said.clone());
         match ask {
             Ask::Settled { shard, ids } => shards.settled(shard, &ids),
+            Ask::Session(traveller) => adopt(traveller),
             Ask::Willing { ticket, shard, account, size } => rt.spawn(async move {
                 let reply = Reply { said, ticket, otherwise: Cell::new(Some(Otherwise::Willing)) };
                 reply.say(Answer::Willing(shards.willing(shard, &account, size).await));

@@ -7,6 +7,7 @@
 //! end the connection without a word, as the protocol demands.
 
 use super::{Caller, Context, Door, Guest, Handle, session};
+use crate::base::time::Mono;
 use crate::metrics;
 use crate::runtime::{Runtime, Stream};
 use crate::smtp::proxy::{self, Reading};
@@ -63,7 +64,7 @@ pub(super) struct Arrival {
 }
 
 /// IPv4 in IPv6 form becomes IPv4.
-pub(super) fn canonical(peer: SocketAddr) -> SocketAddr {
+pub(crate) fn canonical(peer: SocketAddr) -> SocketAddr {
     SocketAddr::new(peer.ip().to_canonical(), peer.port())
 }
 
@@ -101,6 +102,65 @@ pub(super) async fn arrive<R: Runtime>(
     Some(arrival)
 }
 
+/// What a listed proxy has said.
+pub(crate) enum Announced {
+    /// Who is behind it; IPv4 is never in IPv6 form.
+    Client(SocketAddr),
+    /// It speaks for itself; what it has said.
+    Own(Vec<u8>),
+    /// It has gone, or said something else.
+    Gone,
+}
+
+/// Reads the header of a listed proxy, until `until`.
+pub(crate) async fn read_header<S: Stream>(
+    stream: &S,
+    until: Mono,
+    m: &metrics::Core,
+    is_stopping: impl Fn() -> bool,
+) -> Announced {
+    let mut buf = Vec::new();
+    stream.set_deadline(Some(until));
+    let connection = loop {
+        // Nothing behind the header is received: it belongs to the session, or to TLS.
+        match proxy::read(&buf) {
+            Reading::Header { used, connection } if used == buf.len() => break connection,
+            Reading::More(missing) => buf.reserve_exact(missing),
+            Reading::Absent => {
+                m.proxy_none.increment(1);
+                return Announced::Own(buf);
+            }
+            Reading::Header { .. } | Reading::Bad => {
+                m.proxy_bad.increment(1);
+                return Announced::Gone;
+            }
+        }
+        let result;
+        (result, buf) = stream.recv(buf).await;
+        match result {
+            Ok(1..) => {}
+            _ if is_stopping() => return Announced::Gone,
+            // It waits for a greeting, as monitoring does.
+            Err(e) if e.kind() == io::ErrorKind::TimedOut && buf.is_empty() => {
+                m.proxy_none.increment(1);
+                return Announced::Own(buf);
+            }
+            // A check whether the port is open; a header that does not come to its end.
+            Ok(_) | Err(_) => {
+                let counter = if buf.is_empty() { &m.proxy_none } else { &m.proxy_bad };
+                counter.increment(1);
+                return Announced::Gone;
+            }
+        }
+    };
+    let Some(connection) = connection else {
+        m.proxy_own.increment(1);
+        return Announced::Own(Vec::new());
+    };
+    m.proxy_client.increment(1);
+    Announced::Client(connection.client)
+}
+
 /// Reads the header of a listed proxy.
 async fn announced<R: Runtime>(
     ctx: &Rc<Context<R>>,
@@ -109,48 +169,16 @@ async fn announced<R: Runtime>(
     door: &Door,
 ) -> Option<Arrival> {
     let (stream, m) = (&handle.stream, &ctx.metrics);
-    let mut buf = Vec::new();
-    stream.set_deadline(Some(ctx.rt.now().after(ctx.options.proxy_header)));
-    let connection = loop {
-        // Nothing behind the header is received: it belongs to the session, or to TLS.
-        match proxy::read(&buf) {
-            Reading::Header { used, connection } if used == buf.len() => break connection,
-            Reading::More(missing) => buf.reserve_exact(missing),
-            Reading::Absent => {
-                m.proxy_none.increment(1);
-                arrival.buf = buf;
-                return Some(arrival);
-            }
-            Reading::Header { .. } | Reading::Bad => {
-                m.proxy_bad.increment(1);
-                return None;
-            }
+    let until = ctx.rt.now().after(ctx.options.proxy_header);
+    match read_header(stream, until, m, || ctx.stopping.get()).await {
+        Announced::Gone => return None,
+        Announced::Own(buf) => {
+            arrival.buf = buf;
+            return Some(arrival);
         }
-        let result;
-        (result, buf) = stream.recv(buf).await;
-        match result {
-            Ok(1..) => {}
-            _ if ctx.stopping.get() => return None,
-            // It waits for a greeting, as monitoring does.
-            Err(e) if e.kind() == io::ErrorKind::TimedOut && buf.is_empty() => {
-                m.proxy_none.increment(1);
-                return Some(arrival);
-            }
-            // A check whether the port is open; a header that does not come to its end.
-            Ok(_) | Err(_) => {
-                let counter = if buf.is_empty() { &m.proxy_none } else { &m.proxy_bad };
-                counter.increment(1);
-                return None;
-            }
-        }
-    };
-    let Some(connection) = connection else {
-        m.proxy_own.increment(1);
-        return Some(arrival);
-    };
-    m.proxy_client.increment(1);
-    arrival.peer = connection.client;
-    let client = connection.client.ip();
+        Announced::Client(client) => arrival.peer = client,
+    }
+    let client = arrival.peer.ip();
     arrival.forwarder = door.forwarders.contains(client);
     // The place that the proxy took is given back first: it is the client that is counted.
     drop(arrival.guest);

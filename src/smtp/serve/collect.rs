@@ -63,7 +63,7 @@ impl<R: Runtime> Collector<R> {
     /// Writes what is in memory to the side file.
     async fn spill(&mut self, buf: &[u8]) {
         if self.side.is_none() && self.failed.is_none() {
-            match self.ctx.intake.create_side().await {
+            match self.ctx.goal.create_side().await {
                 Ok(writer) => self.side = Some(writer),
                 Err(e) => self.failed = Some(e),
             }

@@ -5,12 +5,13 @@
 //! of the socket ends the session; our own trouble (disk, space) becomes a 4xx. A session holds a
 //! receive buffer only while bytes are on their way: an idle one gives it back.
 
-mod arrive;
+pub(crate) mod arrive;
 mod auth;
 mod collect;
 mod gather;
-mod secure;
-mod session;
+pub mod local;
+pub(crate) mod secure;
+pub(crate) mod session;
 
 pub use arrive::Refused;
 
@@ -25,7 +26,9 @@ use crate::runtime::pool::Pool;
 use crate::runtime::{Listener, Runtime, Stream};
 use crate::smtp::inbound;
 use crate::smtp::reply::{Refusal, Reply};
+use crate::storage::side::{SideError, SideWriter};
 use crate::tls::{Certificates, Connection};
+use local::Local;
 use std::cell::{Cell, OnceCell, RefCell};
 use std::future::Future;
 use std::io;
@@ -112,6 +115,8 @@ pub struct Door {
     pub proxies: Networks,
     /// Clients that may use XCLIENT and XFORWARD.
     pub forwarders: Networks,
+    /// LMTP is spoken (RFC 2033).
+    pub lmtp: bool,
     /// It is for our own users (RFC 6409); then how.
     pub submission: Option<Submission>,
 }
@@ -120,6 +125,7 @@ impl Door {
     /// What it is called in events.
     fn service(&self) -> &'static str {
         match self.submission {
+            None if self.lmtp => "lmtp",
             None => "smtp",
             Some(_) if self.is_implicit() => "submissions",
             Some(_) => "submission",
@@ -192,10 +198,28 @@ impl Options {
     }
 }
 
+/// Where mail goes.
+pub enum Goal<R: Runtime> {
+    /// Into this core's queue: SMTP.
+    Queue(Intake<R>),
+    /// Into mailboxes, at once: LMTP.
+    Mailboxes(Local<R>),
+}
+
+impl<R: Runtime> Goal<R> {
+    /// Begins a side file for a long body.
+    async fn create_side(&self) -> Result<SideWriter<R>, SideError> {
+        match self {
+            Goal::Queue(intake) => intake.create_side().await,
+            Goal::Mailboxes(local) => local.beside.begin_large().await,
+        }
+    }
+}
+
 /// What the sessions of one core share.
 pub struct Context<R: Runtime> {
     rt: R,
-    intake: Intake<R>,
+    goal: Goal<R>,
     gate: Rc<dyn Gate>,
     metrics: metrics::Core,
     options: Options,
@@ -235,10 +259,22 @@ impl<R: Runtime> Context<R> {
         metrics: metrics::Core,
         options: Options,
     ) -> Rc<Self> {
+        Self::with_goal(rt, Goal::Queue(intake), gate, metrics, options)
+    }
+
+    /// The context of one core whose mail goes there.
+    #[must_use]
+    pub fn with_goal(
+        rt: R,
+        goal: Goal<R>,
+        gate: Rc<dyn Gate>,
+        metrics: metrics::Core,
+        options: Options,
+    ) -> Rc<Self> {
         let live = RefCell::new(Live { slots: Vec::new(), free: Vec::new() });
         Rc::new(Context {
             rt,
-            intake,
+            goal,
             gate,
             metrics,
             options,

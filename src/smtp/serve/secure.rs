@@ -57,10 +57,10 @@ impl<R: Runtime> Talk<'_, R> {
 }
 
 /// A session that is counted as being under TLS, until it ends.
-pub(super) struct Counted(metrics::Gauge);
+pub(crate) struct Counted(metrics::Gauge);
 
 impl Counted {
-    fn new(m: &metrics::Core, security: &Security) -> Self {
+    pub fn new(m: &metrics::Core, security: &Security) -> Self {
         let (all, resumed) = match security.version {
             TlsVersion::Tls12 => (&m.tls12, &m.tls12_resumed),
             TlsVersion::Tls13 => (&m.tls13, &m.tls13_resumed),
@@ -69,6 +69,11 @@ impl Counted {
         if security.resumed {
             resumed.increment(1);
         }
+        Counted::again(m)
+    }
+
+    /// One that comes from another core, where its handshake was counted.
+    pub fn again(m: &metrics::Core) -> Self {
         m.tls_sessions.increment(1.0);
         Counted(m.tls_sessions.clone())
     }
@@ -80,7 +85,8 @@ impl Drop for Counted {
     }
 }
 
-fn failed<'a>(m: &'a metrics::Core, error: &HandshakeError) -> &'a metrics::Counter {
+/// The series of handshakes that failed so.
+pub(crate) fn failed<'a>(m: &'a metrics::Core, error: &HandshakeError) -> &'a metrics::Counter {
     let fault = match error {
         HandshakeError::Fault(fault) => fault,
         HandshakeError::Late => return &m.tls_late,

@@ -4,10 +4,10 @@ use super::arrive::Arrival;
 use super::auth::Login;
 use super::collect::Collector;
 use super::secure::Counted;
-use super::{Caller, Context, Door, Guest, Handle, Refused, Sender};
+use super::{Caller, Context, Door, Goal, Guest, Handle, Refused, Sender};
 use crate::base::time::Mono;
 use crate::channel::Channel;
-use crate::intake::{Accepted, Body, IntakeError, Submission};
+use crate::intake::{Accepted, Body, Intake, IntakeError, Submission};
 use crate::message::received::{self, Trace};
 use crate::message::submitted::FieldsSeen;
 use crate::metrics;
@@ -44,7 +44,11 @@ pub(super) async fn run<R: Runtime>(
         counted: None,
         peer,
         claimed: false,
-        machine: Session::new(options.clone(), now),
+        machine: if door.lmtp {
+            Session::lmtp(options.clone(), now)
+        } else {
+            Session::new(options.clone(), now)
+        },
         login: Login::default(),
         guest,
         body: Collector::new(ctx.clone()),
@@ -343,7 +347,11 @@ impl<R: Runtime> Talk<'_, R> {
             Question::Auth => return self.ask_auth().await,
             Question::Sender => match self.may_send() {
                 Ok(()) => {
-                    let room = self.ctx.intake.room().await;
+                    let room = match &self.ctx.goal {
+                        Goal::Queue(intake) => intake.room().await,
+                        // Each mailbox says it for itself.
+                        Goal::Mailboxes(_) => Ok(()),
+                    };
                     self.now = self.ctx.rt.now();
                     match room {
                         Ok(()) => Answer::Accept,
@@ -428,7 +436,14 @@ impl<R: Runtime> Talk<'_, R> {
     /// Makes the message safe and answers for it.
     async fn end_of_message(&mut self) {
         self.bulk = self.machine.body_facts().len > (pool::LARGE / 2) as u64;
-        let result = self.store().await;
+        let ctx = self.ctx;
+        let result = match &ctx.goal {
+            Goal::Queue(intake) => self.store(intake).await,
+            Goal::Mailboxes(local) => {
+                self.deliver(local).await;
+                return self.forget_message();
+            }
+        };
         self.now = self.ctx.rt.now();
         let now = self.now;
         match result {
@@ -459,11 +474,11 @@ impl<R: Runtime> Talk<'_, R> {
         client
     }
 
-    async fn store(&mut self) -> Result<Accepted, Reply> {
+    async fn store(&mut self, intake: &Intake<R>) -> Result<Accepted, Reply> {
         let ctx = self.ctx;
         let facts = self.machine.body_facts();
         let arrival = ctx.rt.wall();
-        let id = ctx.intake.next_id(arrival);
+        let id = intake.next_id(arrival);
         let envelope = self.machine.envelope();
         let mut trace = std::mem::take(&mut self.trace);
         trace.clear();
@@ -489,7 +504,7 @@ impl<R: Runtime> Talk<'_, R> {
         }
         self.trace = trace;
         let needed = envelope.bytes().len() + self.trace.len() + self.body.in_memory();
-        let too_long = needed > ctx.intake.inline_max(envelope.count());
+        let too_long = needed > intake.inline_max(envelope.count());
         let mut side = None;
         if self.body.has_side() || too_long {
             side = Some(self.body.finish_side(&self.buf).await.map_err(|e| match e {
@@ -502,10 +517,10 @@ impl<R: Runtime> Talk<'_, R> {
         loop {
             let of = |body| Submission { id, arrival, envelope, trace, body, facts };
             let submitted = match side {
-                Some(side) => ctx.intake.stage(&of(Body::Side(side))),
+                Some(side) => intake.stage(&of(Body::Side(side))),
                 None => {
                     let slices = self.body.slices(&self.buf);
-                    ctx.intake.stage(&of(Body::Slices(&slices)))
+                    intake.stage(&of(Body::Slices(&slices)))
                 }
             };
             match submitted {
@@ -513,7 +528,7 @@ impl<R: Runtime> Talk<'_, R> {
                 Err(IntakeError::Busy)
                     if ctx.rt.now() < *patience.get_or_insert(self.now.after(ctx.options.busy)) =>
                 {
-                    ctx.intake.progress().await;
+                    intake.progress().await;
                 }
                 submitted => return submitted.map_err(refusal)?.await.map_err(refusal),
             }
@@ -531,7 +546,7 @@ struct Client<'a> {
 /// Sends the last reply and sees to it that the peer gets it: a connection that is closed while
 /// input lies unread is reset, and the reset destroys what the peer has not read.
 /// `was_asked`: who has said QUIT sends no more.
-pub(super) async fn last_words<S: Stream>(stream: &S, reply: Vec<u8>, was_asked: bool, until: Mono) {
+pub(crate) async fn last_words<S: Stream>(stream: &S, reply: Vec<u8>, was_asked: bool, until: Mono) {
     stream.set_deadline(Some(until));
     let (sent, mut buf) = stream.send(reply).await;
     if sent.is_err() || was_asked {
