@@ -67,7 +67,7 @@ impl Site {
             input.read_line(&mut line).expect("a reply");
             line
         };
-        let mut say = |text: &[u8]| (&stream).write_all(text).expect("a server that reads");
+        let say = |text: &[u8]| (&stream).write_all(text).expect("a server that reads");
         assert!(line().starts_with("220 mx.test.example LMTP"));
         say(b"LHLO relay.test\r\n");
         while line().as_bytes()[3] == b'-' {}
