@@ -14,7 +14,7 @@ use ringpost::mailbox::store::opening::Recovery;
 use ringpost::mailbox::types::{AccountId, Flags, Quota, UidSet};
 use ringpost::message::body::BodyFacts;
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 type Shard = Store<SimRuntime>;
@@ -99,16 +99,16 @@ struct Harm {
     index: bool,
 }
 
-fn is_segment(path: &PathBuf) -> bool {
+fn is_segment(path: &Path) -> bool {
     path.starts_with(FOLDER) && path.extension().is_some_and(|e| e == "segment")
 }
 
-fn is_archive(path: &PathBuf) -> bool {
+fn is_archive(path: &Path) -> bool {
     path.starts_with(FOLDER) && path.extension().is_some_and(|e| e == "archive")
 }
 
 /// Flips a bit of something that was written in one of the files, behind its head. `false`: there is nothing.
-fn flip(world: &World, files: &mut Files, which: fn(&PathBuf) -> bool) -> bool {
+fn flip(world: &World, files: &mut Files, which: fn(&Path) -> bool) -> bool {
     let written =
         |(path, bytes): &(&PathBuf, &mut Vec<u8>)| which(path) && bytes[8192..].iter().any(|b| *b != 0);
     let mut some: Vec<_> = files.iter_mut().filter(|(_, b)| b.len() > 8192).filter(|f| written(f)).collect();
@@ -149,7 +149,7 @@ fn hurt(world: &World, machine: &Machine) -> Harm {
     harm
 }
 
-fn flip_if(wanted: bool, world: &World, files: &mut Files, which: fn(&PathBuf) -> bool) -> bool {
+fn flip_if(wanted: bool, world: &World, files: &mut Files, which: fn(&Path) -> bool) -> bool {
     wanted && flip(world, files, which)
 }
 

@@ -301,7 +301,7 @@ impl Site {
         let (task_rt, in_use) = (rt.clone(), counted.clone());
         rt.spawn(async move {
             match node::start(&task_rt, &in_use, wish).await {
-                Ok(_cores) => std::future::pending().await,
+                Ok(_shards) => std::future::pending().await,
                 Err(e) => task_rt.world().violation(format!("does not start: {e}")),
             }
         });
