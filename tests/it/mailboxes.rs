@@ -313,3 +313,32 @@ fn success_is_reported_as_delivered() {
     let report = site.mailbox("bob", "INBOX");
     assert!(report.len() == 1 && report[0].1.contains("Action: delivered\r\n"), "{report:?}");
 }
+
+/// One shard that cannot be opened is told of; its mail is put off, and nobody else notices.
+#[test]
+fn a_damaged_shard_stops_nobody_else() {
+    let site = Site::new();
+    let of = |account: &str| spread::shard_of(account, 3);
+    assert_ne!(of("ann"), of("bob"), "the test needs two shards");
+    site.start().stop();
+    let dir = spread::directory(&site.dir.path().join("data"), of("ann"));
+    let aside = dir.with_extension("aside");
+    std::fs::rename(&dir, &aside).expect("a folder");
+    std::fs::write(&dir, "no folder").expect("a file");
+    let server = site.start();
+    server.event_with("mailboxes_damaged", &format!("{:04}", of("ann")));
+    let mut client = server.client();
+    client.say(&format!("MAIL FROM:<{FROM}>")).expect("250 ");
+    client.say("RCPT TO:<ann@here.test>").expect("451 4.3.0");
+    client.say("RSET").expect("250 ");
+    client.mail(FROM, &["bob@here.test"], body("x").as_bytes());
+    server.drained();
+    server.stop();
+    std::fs::remove_file(&dir).expect("a file");
+    std::fs::rename(&aside, &dir).expect("a folder");
+    let server = site.start();
+    server.client().mail(FROM, &["ann@here.test"], body("x").as_bytes());
+    server.drained();
+    server.stop();
+    assert_eq!((site.mailbox("ann", "INBOX").len(), site.mailbox("bob", "INBOX").len()), (1, 1));
+}

@@ -3,6 +3,7 @@
 
 mod archive;
 mod disk;
+mod imap;
 mod journal;
 mod local;
 mod machine;

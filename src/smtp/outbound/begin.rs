@@ -94,8 +94,7 @@ impl Dialogue {
         // What the replies leave of a transaction that failed differs from server to server.
         tx.unclosed = true;
         let fits = r.size <= WHOLE_MAX && self.bytes + r.size <= OUTSTANDING_MAX;
-        // With LMTP it must be known first how many replies there will be, and that there will be any.
-        tx.whole = r.at_once && fits && self.options.outstanding > 1 && !self.options.lmtp;
+        tx.whole = r.at_once && fits && self.options.outstanding > 1;
     }
 
     /// True if the message is to wait until the server has shown that it is there.

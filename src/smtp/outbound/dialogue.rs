@@ -220,9 +220,15 @@ impl Dialogue {
         self.caps.pipelining && self.options.pipelining
     }
 
-    /// Messages go by BDAT. Only where the client need not wait: alone, BDAT saves nothing.
+    /// Messages go by BDAT. Only where the client need not wait: alone, BDAT saves nothing. Thus not with
+    /// LMTP, where replies are in surplus more easily: the 354 to DATA, which is no answer to anything
+    /// else, shows that the replies are those to our commands.
     pub fn chunked(&self) -> bool {
-        self.caps.chunking && self.options.chunking && self.pipelined() && !self.chunks_broken
+        self.caps.chunking
+            && self.options.chunking
+            && self.pipelined()
+            && !self.chunks_broken
+            && !self.options.lmtp
     }
 
     pub fn is_chunking_broken(&self) -> bool {
@@ -446,10 +452,6 @@ impl Dialogue {
         let tx = self.current();
         let v = tx.said(Outcome::NotTried, reply, phase);
         tx.decide_rest(&v);
-        if self.options.lmtp {
-            // How many replies there will be is anybody's guess.
-            return self.end(Close::Unexpected(reply.code), reply);
-        }
         self.settle()
     }
 
@@ -461,8 +463,8 @@ impl Dialogue {
         let tx = self.current();
         let counted = tx.framing == Framing::Counted;
         // RFC 3030 §2: after a chunk that was refused, the state is anybody's guess.
-        tx.unclosed = counted && (lmtp || reply.class() != 2);
-        if counted && tx.accepted() > 0 && tx.answered() == 0 && knows_no_bdat(reply, lmtp) {
+        tx.unclosed = counted && reply.class() != 2;
+        if counted && tx.accepted() > 0 && knows_no_bdat(reply) {
             return Some(self.take_again(reply, Phase::FinalDot));
         }
         // Of a message that left whole all recipients may have been refused: nothing is left to be
@@ -573,10 +575,9 @@ fn refusal(reply: &Reply<'_>) -> Option<Outcome> {
     }
 }
 
-/// The server does not know BDAT, or not here (RFC 5321 §4.2.2). With LMTP the other codes may be the
-/// first recipient's.
-fn knows_no_bdat(reply: &Reply<'_>, lmtp: bool) -> bool {
-    matches!(reply.code, 500 | 502) || !lmtp && matches!(reply.code, 500..=504)
+/// The server does not know BDAT, or not here (RFC 5321 §4.2.2).
+fn knows_no_bdat(reply: &Reply<'_>) -> bool {
+    matches!(reply.code, 500..=504)
 }
 
 /// The server takes no more recipients in this transaction: 452, or 552 from servers of old, unless

@@ -6,8 +6,8 @@
 //! CHUNKING is offered too (RFC 3030), whole messages follow one another, up to
 //! [`Options::outstanding`]; see `begin` for when a body may go along with its envelope.
 //!
-//! LMTP ([`Options::lmtp`], RFC 2033) is the same with LHLO and, at the end of data, one reply for each
-//! recipient that was taken, in the order of RCPT.
+//! LMTP ([`Options::lmtp`], RFC 2033) is the same with LHLO, with DATA only and, at the end of data, one
+//! reply for each recipient that was taken, in the order of RCPT.
 //!
 //! Knows nothing of queues, retries, sockets or routes. It trusts no server: replies are bounded,
 //! every wait has a deadline, a reply that nobody asked for ends the connection. A recipient is

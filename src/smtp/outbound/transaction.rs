@@ -113,8 +113,7 @@ pub(super) struct Transaction {
     /// Recipients that the server has taken so far.
     accepted: u32,
     waiting: u32,
-    /// With LMTP: how many of those that it took it has answered for, and the slot behind the last.
-    answered: u32,
+    /// With LMTP: the slot behind the last for which the end of data was answered.
     next: usize,
     /// Some reply of this transaction has come.
     pub heard: bool,
@@ -195,13 +194,7 @@ impl Transaction {
         let Some(at) = self.slots[self.next..].iter().position(taken) else { return };
         let slot = self.next + at;
         self.next = slot + 1;
-        self.answered += 1;
         self.decide(slot, verdict);
-    }
-
-    /// How many recipients [`Self::decide_next`] has decided.
-    pub fn answered(&self) -> u32 {
-        self.answered
     }
 
     /// Decides all recipients that are not.

@@ -8,7 +8,7 @@ use crate::peers::Wire;
 use crate::peers::ledger::{NOBODY, SharedLedger};
 use crate::world::SEC;
 use ringpost::runtime::{Listener, Runtime};
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::rc::Rc;
 
@@ -33,6 +33,21 @@ pub struct Manners {
     pub dots: bool,
     /// Chunking is offered, and not known.
     pub no_bdat: bool,
+    /// How long each letter takes it, nanoseconds: no chance.
+    pub work: u64,
+}
+
+/// What the relay has sent of one letter.
+#[derive(Clone, Copy, Debug)]
+pub struct Sent {
+    /// When it had sent MAIL.
+    pub at: u64,
+    /// 1 at MAIL.
+    pub messages: u64,
+    /// 1 at RCPT.
+    pub recipients: u64,
+    /// Bytes at the end of data.
+    pub bytes: u64,
 }
 
 /// What a remote server does next with its connection.
@@ -47,10 +62,13 @@ pub struct Remote {
     rt: SimRuntime,
     ledger: SharedLedger,
     manners: Rc<Cell<Manners>>,
+    sent: Rc<RefCell<Vec<Sent>>>,
 }
 
 #[derive(Default)]
 struct Transaction {
+    /// When its MAIL was sent.
+    at: u64,
     sender: Option<String>,
     recipients: Vec<String>,
     chunks: Vec<u8>,
@@ -62,7 +80,8 @@ impl Remote {
     /// Starts a server on port 25 of the machine of `rt`.
     pub fn start(rt: &SimRuntime, ledger: &SharedLedger, manners: Manners) -> Self {
         let manners = Rc::new(Cell::new(manners));
-        let remote = Remote { rt: rt.clone(), ledger: ledger.clone(), manners };
+        let (rt, ledger) = (rt.clone(), ledger.clone());
+        let remote = Remote { rt: rt.clone(), ledger, manners, sent: Rc::default() };
         let (listener, me) = (rt.listen(25), remote.clone());
         rt.spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
@@ -75,6 +94,15 @@ impl Remote {
             }
         });
         remote
+    }
+
+    /// What it was sent, in the order in which it was read.
+    pub fn sent(&self) -> &RefCell<Vec<Sent>> {
+        &self.sent
+    }
+
+    fn count(&self, at: u64, messages: u64, recipients: u64, bytes: usize) {
+        self.sent.borrow_mut().push(Sent { at, messages, recipients, bytes: bytes as u64 });
     }
 
     /// Changes its manners from now on.
@@ -137,7 +165,8 @@ impl Remote {
                         self.ledger.borrow_mut().confirm(&unconfirmed, self.rt.world().now());
                         unconfirmed.clear();
                     }
-                    t = Transaction::default();
+                    t = Transaction { at: wire.stream().sent_at(), ..Transaction::default() };
+                    self.count(t.at, 1, 0, 0);
                     let sender = path(&text);
                     if self.answer(&wire, Some(&sender), "250 2.1.0 ok\r\n").await? {
                         t.sender = Some(sender);
@@ -184,6 +213,7 @@ impl Remote {
         if t.sender.is_none() {
             return wire.send("503 5.5.1 MAIL first\r\n").await;
         }
+        self.count(t.at, 0, 1, 0);
         if address.starts_with(NOBODY) {
             return wire.send("550 5.1.1 no such user\r\n").await;
         }
@@ -255,6 +285,8 @@ impl Remote {
     async fn take(&self, wire: &Wire, t: &mut Transaction) -> io::Result<Vec<usize>> {
         let (t, sent) = (std::mem::take(t), wire.stream().sent_at());
         let world = self.rt.world();
+        self.count(t.at, 0, 0, t.chunks.len());
+        world.pause(self.manners.get().work).await;
         let take = || {
             let sender = t.sender.as_deref().unwrap_or("");
             self.ledger.borrow_mut().deliver(sender, &t.recipients, &t.chunks, sent)

@@ -21,6 +21,7 @@ fn rude(world: &World) -> Manners {
         plain: world.chance(3_000),
         dots: world.chance(3_000),
         no_bdat: false,
+        work: 0,
     }
 }
 

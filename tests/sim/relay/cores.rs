@@ -1,6 +1,7 @@
 //! Histories in which each process has another number of cores than the one before, so that cores
 //! adopt the logs of others, with what is parked in their archives. At the end no other log is left.
 
+use super::limits::some_limits;
 use super::node::{self, Place};
 use super::{Stage, waiting};
 use crate::disk::DiskFaults;
@@ -21,11 +22,18 @@ use std::sync::Arc;
 impl Stage {
     /// A process of some number of cores.
     fn boot_cores(&self, calm: bool) {
-        self.cores.set([1, 2, 4, 8][self.world.below(4) as usize]);
-        let (rt, cores) = (self.relay.boot(), self.cores.get());
-        let shared = (storage::Poison::new(), Arc::<Commons>::default());
+        self.boot_with([1, 2, 4, 8][self.world.below(4) as usize], calm);
+    }
+
+    /// A process of so many cores.
+    pub fn boot_with(&self, cores: u16, calm: bool) {
+        self.begin_life(calm);
+        self.cores.set(cores);
+        let (rt, poison) = (self.relay.boot(), storage::Poison::new());
+        let commons = Arc::<Commons>::default();
         for core in 0..cores {
-            rt.spawn(self.clone().core(Place { core, cores }, shared.clone(), calm));
+            let commons = if self.apart.get() { Arc::default() } else { commons.clone() };
+            rt.spawn(self.clone().core(Place { core, cores }, (poison.clone(), commons), calm));
         }
     }
 
@@ -125,6 +133,7 @@ impl Stage {
         self.world.pause(2 * SEC).await;
         let before = self.ledger.borrow().count(Fate::Acked);
         self.session(Style::honest());
+        self.none_starves().await;
         for _ in 0..360 {
             self.world.pause(20 * SEC).await;
             let strange = self.strange_folders().await;
@@ -143,14 +152,15 @@ impl Stage {
     }
 }
 
-fn history(world: &World, rough: bool) -> History {
-    let stage = if rough {
+fn history(world: &World, rough: bool, apart: bool) -> History {
+    let mut stage = if rough {
         Stage::new(world, 2, storage::Options::tiny(), node::options())
     } else {
         waiting::stage(world)
     };
-    let ledger = stage.ledger.clone();
-    let w = world.clone();
+    stage.restrict(some_limits(world));
+    stage.apart.set(apart);
+    let (ledger, w, after) = (stage.ledger.clone(), world.clone(), stage.clone());
     world.block_on(async move {
         for _ in 0..1 + w.below(4) {
             match rough {
@@ -162,16 +172,27 @@ fn history(world: &World, rough: bool) -> History {
         stage.calm_cores().await;
     });
     ledger.borrow().check(1).into_iter().for_each(|v| world.violation(v));
+    after.check_limits();
     History::of(world)
 }
 
 #[test]
 fn histories_of_changing_numbers_of_cores() {
-    seeds::run("histories_of_changing_numbers_of_cores", |world| history(world, true));
+    seeds::run("histories_of_changing_numbers_of_cores", |world| history(world, true, false));
 }
 
 #[test]
 fn backlogs_of_cores_that_are_gone() {
     let usual = if cfg!(debug_assertions) { 40 } else { 200 };
-    seeds::run_some("backlogs_of_cores_that_are_gone", usual, |world| history(world, false));
+    seeds::run_some("backlogs_of_cores_that_are_gone", usual, |world| history(world, false, false));
+}
+
+/// The planted bug: each core counts for itself.
+#[test]
+fn cores_that_do_not_share_their_counts_are_caught() {
+    let found = seeds::caught(16, |world| history(world, true, true));
+    for what in ["limits: ", " connections to "] {
+        let seen = found.values().filter(|all| all.iter().any(|v| v.contains(what))).count();
+        assert!(seen > 0, "{what:?} never seen in 16 seeds: {found:?}");
+    }
 }

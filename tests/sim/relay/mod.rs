@@ -4,7 +4,9 @@
 mod blackhole;
 mod cases;
 mod cores;
+mod fairness;
 mod inspect;
+mod limits;
 mod node;
 mod waiting;
 
@@ -23,6 +25,7 @@ use ringpost::base::time::Mono;
 use ringpost::queue::desk::loading::Loaded;
 use ringpost::queue::desk::open::Recovery;
 use ringpost::queue::desk::{self, Desk};
+use ringpost::queue::schedule::Limits;
 use ringpost::runtime::Runtime;
 use ringpost::storage;
 use std::cell::{Cell, RefCell};
@@ -58,8 +61,14 @@ struct Stage {
     next: Rc<Cell<u64>>,
     /// How many cores take mail.
     cores: Rc<Cell<u16>>,
+    /// The planted bug: they share nothing.
+    apart: Rc<Cell<bool>>,
     storage: storage::Options,
     options: desk::Options,
+    /// What each server allows.
+    limits: Limits,
+    /// The processes that there were, for its rates.
+    lives: Rc<RefCell<Vec<limits::Life>>>,
     life: Rc<Life>,
     /// The index may be missing, or of no use, at the next start.
     harmed: Rc<Cell<bool>>,
@@ -101,29 +110,36 @@ impl Stage {
         let domains = &DOMAINS[..domains];
         let behind: Vec<Machine> =
             (0..domains.len()).map(|n| Machine::new(world, &net, 10 + n as u32)).collect();
-        let routes: Vec<(&'static str, SocketAddr)> =
-            domains.iter().zip(&behind).map(|(d, m)| (*d, SocketAddr::new(m.ip(), 25))).collect();
-        behind.iter().for_each(|m| net.limit(m.ip(), node::CONNECTIONS));
         let remote = |m: &Machine| Remote::start(&m.boot(), &ledger, Manners::default());
-        Stage {
+        let mut stage = Stage {
             world: world.clone(),
             relay: Machine::new(world, &net, 1),
             clients: Machine::new(world, &net, 4),
             remotes: behind.iter().map(remote).collect(),
             behind: Rc::new(behind),
             domains,
-            tables: Tables::new(&routes),
+            tables: Tables::new(&[], node::limits()),
             net,
             ledger,
             next: Rc::new(Cell::new(1)),
             cores: Rc::new(Cell::new(1)),
+            apart: Rc::default(),
             storage,
             options,
+            limits: node::limits(),
+            lives: Rc::default(),
             life: Rc::default(),
             harmed: Rc::default(),
             clean: Rc::default(),
             seen: Rc::default(),
-        }
+        };
+        stage.restrict(node::limits());
+        stage
+    }
+
+    /// Which server has which domain.
+    fn routes(&self) -> Vec<(&'static str, SocketAddr)> {
+        self.domains.iter().zip(&*self.behind).map(|(d, m)| (*d, SocketAddr::new(m.ip(), 25))).collect()
     }
 
     /// A process of the relay; what goes wrong at its start is a violation when nothing is faulty.
@@ -222,11 +238,15 @@ impl Stage {
     }
 
     fn send(&self, letters: Vec<Letter>, style: Style) {
-        let rt = self.clients.boot();
         let core = match self.cores.get() {
             1 => 0,
             cores => self.world.below(u64::from(cores)) as u16,
         };
+        self.send_to(core, letters, style);
+    }
+
+    fn send_to(&self, core: u16, letters: Vec<Letter>, style: Style) {
+        let rt = self.clients.boot();
         let server = SocketAddr::new(self.relay.ip(), node::PORT + core);
         let client = Client { rt: rt.clone(), ledger: self.ledger.clone(), server };
         rt.spawn(async move {
@@ -257,6 +277,7 @@ impl Stage {
                 plain: world.chance(2_000),
                 dots: world.chance(3_000),
                 no_bdat: world.chance(1_000),
+                work: 0,
             });
         }
         self.set_clock(3_000);
@@ -306,6 +327,7 @@ impl Stage {
         self.world.pause(2 * SEC).await;
         let before = self.ledger.borrow().count(Fate::Acked);
         self.session(Style::honest());
+        self.none_starves().await;
         for _ in 0..360 {
             self.world.pause(20 * SEC).await;
             let ledger = self.ledger.borrow();

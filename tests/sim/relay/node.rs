@@ -42,19 +42,24 @@ pub const PORT: u16 = 25;
 /// Connections to each server at a time, of all cores together.
 pub const CONNECTIONS: u32 = 3;
 
+/// Limits of a server unless a history wants something else.
+pub fn limits() -> Limits {
+    Limits { connections: CONNECTIONS, messages_per_connection: 7, ..Limits::default() }
+}
+
 /// Domains and the servers that have them; everybody may relay.
 pub struct Tables(Vec<(&'static str, Rc<Hop>)>);
 
 impl Tables {
-    /// Routes each domain to its server.
-    pub fn new(routes: &[(&'static str, SocketAddr)]) -> Rc<Self> {
+    /// Routes each domain to its server, which has `limits`.
+    pub fn new(routes: &[(&'static str, SocketAddr)], limits: Limits) -> Rc<Self> {
         let hop = |to: SocketAddr| {
             Rc::new(Hop {
                 key: to.to_string(),
                 targets: vec![Target::Address(to)],
                 source: (None, None),
                 security: Default::default(),
-                limits: Limits { connections: CONNECTIONS, messages_per_connection: 7, ..Limits::default() },
+                limits,
             })
         };
         Rc::new(Tables(routes.iter().map(|&(domain, to)| (domain, hop(to))).collect()))

@@ -214,6 +214,7 @@ impl Stage {
         self.release_all().await;
         let before = self.ledger.borrow().count(Fate::Acked);
         self.session(Style::honest());
+        self.none_starves().await;
         for _ in 0..720 {
             self.world.pause(20 * SEC).await;
             if self.is_empty(before) {

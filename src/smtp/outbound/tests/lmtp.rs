@@ -162,41 +162,23 @@ fn nobody_is_taken() {
     assert_eq!(got, ["0.0 Failed 550 5.1.1 no (RCPT)", "Unexpected(354)"]);
 }
 
+/// A reply in surplus that comes late stands in the place of the reply to MAIL, and each one behind it in
+/// that of the next command: at DATA it shows. BDAT, which may be answered as RCPT is, would hide it.
 #[test]
-fn chunks_are_answered_for_each_recipient() {
-    let mails = [mail(&["a@x", "b@x"]), mail(&["c@x", "d@x"]), mail(&["e@x"])];
-    let begun = "C: MAIL FROM:<s@from.example>\nC: RCPT TO:<c@x>\nC: RCPT TO:<d@x>\n";
-    let first = format!("{CHUNKED}{}S: 250 a\nS: 450 b\n", taken(&["a@x", "b@x"]));
+fn replies_out_of_step_deliver_nothing() {
+    let mails = [mail(&["a@x", "b@x"]), mail(&["c@x"])];
+    let first = format!("{CHUNKED}{}S: 250 a\nS: 250 b\n", taken(&["a@x", "b@x"]));
     let got = play(
         &lmtp(),
         &mails,
         &format!(
-            "{first}{begun}S: 250 ok\nS: 250 ok\nS: 250 ok\nC: BDAT 6 LAST\nC: Hi!!\nS: 550 c\nS: 250 d\n\
-             C: RSET\nC: MAIL FROM:<s@from.example>\nC: RCPT TO:<e@x>\nS: 250 ok\nS: 250 ok\nS: 550 no\n\
-             C: QUIT\nS: 221 bye"
+            "{first}C: MAIL FROM:<s@from.example>\nC: RCPT TO:<c@x>\nC: DATA\n\
+             S: 250 b once more\nS: 250 sender ok\nS: 250 recipient ok"
         ),
     );
-    assert_eq!(
-        got,
-        [
-            "0.0 Delivered 250 a (end of data)",
-            "0.1 Deferred 450 b (end of data)",
-            "1.0 Failed 550 c (end of data)",
-            "1.1 Delivered 250 d (end of data)",
-            "2.0 Failed 550 no (RCPT)",
-            "Quit"
-        ]
-    );
-    // It knows no BDAT after all: they are tried again, on a fresh connection.
-    let got = play(
-        &lmtp(),
-        &mails,
-        &format!("{first}{begun}S: 250 ok\nS: 250 ok\nS: 250 ok\nC: BDAT 6 LAST\nC: Hi!!\nS: 500 what"),
-    );
-    assert_eq!(
-        got[2..],
-        ["1.0 NotTried 500 what (end of data)", "1.1 NotTried 500 what (end of data)", "Unexpected(500)"]
-    );
+    assert_eq!(got[..2], ["0.0 Delivered 250 a (end of data)", "0.1 Delivered 250 b (end of data)"]);
+    assert!(got[2].starts_with("1.0 Deferred 0 4.5.0"), "{got:?}");
+    assert_eq!(got[3..], ["Unexpected(250)"]);
 }
 
 proptest! {
