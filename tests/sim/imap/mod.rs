@@ -15,6 +15,7 @@ use node::{Counted, PASSWORD, PORT, USERS, Wish};
 use ringpost::access::gate::Door;
 use ringpost::base::time::Mono;
 use ringpost::imap::session::Options;
+use ringpost::runtime::Runtime;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
