@@ -5,7 +5,6 @@ use crate::net::SimStream;
 use crate::world::{MS, World};
 use ringpost::base::time::Mono;
 use ringpost::runtime::Stream;
-use std::collections::BTreeMap;
 
 /// See the module. `None` everywhere: the connection has ended.
 pub struct Client {
@@ -17,8 +16,6 @@ pub struct Client {
     tag: u32,
     /// The mailbox by sequence number: UID, if it is known.
     pub known: Vec<Option<u32>>,
-    /// Flags by UID, as told last.
-    pub flags: BTreeMap<u32, String>,
 }
 
 /// What a command came to.
@@ -47,8 +44,8 @@ impl Client {
     /// A client on a connection.
     pub fn new(world: &World, stream: SimStream) -> Self {
         stream.set_deadline(Some(Mono(world.now() + 7200 * 1000 * MS)));
-        let (buf, known, flags) = (Vec::new(), Vec::new(), BTreeMap::new());
-        Client { world: world.clone(), stream, buf, slow: false, tag: 0, known, flags }
+        let (buf, known) = (Vec::new(), Vec::new());
+        Client { world: world.clone(), stream, buf, slow: false, tag: 0, known }
     }
 
     /// Sends `bytes`, cut anywhere.

@@ -15,6 +15,7 @@ use node::{Counted, PASSWORD, PORT, USERS, Wish};
 use ringpost::access::gate::Door;
 use ringpost::base::time::Mono;
 use ringpost::imap::session::Options;
+use ringpost::runtime::Runtime;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -300,7 +301,7 @@ impl Site {
         let (task_rt, in_use) = (rt.clone(), counted.clone());
         rt.spawn(async move {
             match node::start(&task_rt, &in_use, wish).await {
-                Ok(_cores) => std::future::pending().await,
+                Ok(_shards) => std::future::pending().await,
                 Err(e) => task_rt.world().violation(format!("does not start: {e}")),
             }
         });

@@ -128,13 +128,6 @@ impl Roads<u64, Luggage> for Ways {
     }
 }
 
-/// A core.
-#[derive(Clone)]
-pub struct Core {
-    /// Its shard.
-    pub shard: Shard,
-}
-
 /// What a history wants otherwise.
 #[derive(Clone)]
 pub struct Wish {
@@ -183,10 +176,10 @@ fn logins(rt: &SimRuntime) -> Rc<Logins<SimRuntime>> {
     Logins::new(rt.clone(), options, Rc::new(Arc::new(users)), hashing, m, [2; 32], Box::new(|_| {}))
 }
 
-/// Opens both shards and serves; the accounts are there. `Err`: the disk did not let us.
-pub async fn start(rt: &SimRuntime, counted: &Counted, wish: Wish) -> Result<Vec<Core>, String> {
+/// Opens both shards, which are given back, and serves; the accounts are there. `Err`: the disk did not let us.
+pub async fn start(rt: &SimRuntime, counted: &Counted, wish: Wish) -> Result<Vec<Shard>, String> {
     let ways = Rc::new(Ways { rt: rt.clone(), cores: RefCell::default(), refuses: Cell::new(wish.refuses) });
-    let mut cores = Vec::new();
+    let mut shards = Vec::new();
     for me in 0..2 {
         let shard = open_shard(rt, me).await?;
         let m = metrics::Core::new(&NoopRecorder, me);
@@ -200,7 +193,7 @@ pub async fn start(rt: &SimRuntime, counted: &Counted, wish: Wish) -> Result<Vec
         ways.cores.borrow_mut().push(Rc::downgrade(&imap));
         let listener = Rc::new(rt.listen(PORT + me as u16));
         rt.spawn(serve::accept(imap, listener, Rc::new(wish.door.clone())));
-        cores.push(Core { shard });
+        shards.push(shard);
     }
-    Ok(cores)
+    Ok(shards)
 }
