@@ -1,5 +1,5 @@
-//! LMTP in, POP3 out, over real sockets on a server with several access cores: also for sessions that move
-//! at their login, whatever way their bytes come.
+//! LMTP in, POP3 out, over real sockets on a server with several access cores: octet for octet, also for
+//! sessions that move at their login, whatever way their bytes come.
 #![allow(clippy::disallowed_methods, reason = "a client in a test has sockets of its own")]
 
 use crate::harness::secure::{self, Pair};
@@ -166,6 +166,55 @@ fn answered<S: Read + Write>(pop: &mut Pop<S>, expected: &[u8]) {
     let message = pop.lines();
     assert!(message.ends_with(expected), "{} bytes", message.len());
     assert!(pop.ok().contains("Bye"));
+}
+
+#[test]
+fn what_goes_in_comes_out() {
+    let site = Site::start();
+    let long = [&b"Subject: long\r\n\r\n"[..], &vec![b'x'; 1 << 20], b"\r\nend\r\n"].concat();
+    let huge: Vec<u8> =
+        b"Subject: huge\r\n\r\n".iter().copied().chain(b".1234567\r\n".repeat(600_000)).collect();
+    let bodies: [&[u8]; 6] = [
+        b"Subject: dots\r\n\r\n.\r\n..\r\n.a\r\n\r\n.\r\n",
+        b"Subject: bits\r\n\r\n\x80\xff\xfe latin\xe9\r\n",
+        b"Subject: no end\r\n\r\nno end of line",
+        b"Subject: no body\r\n\r\n",
+        &long,
+        &huge,
+    ];
+    for body in bodies {
+        let answers = site.deliver(&["ann@here.test", "nobody@here.test", "bob@here.test"], body);
+        assert!(answers[0].starts_with("550 5.1.1"), "{answers:?}");
+        assert!(answers[1..].iter().all(|a| a.starts_with("250 2.0.0")) && answers.len() == 3, "{answers:?}");
+    }
+    for user in ["ann", "bob"] {
+        let mut pop = clear(site.clear);
+        pop.send(format!("USER {user}\r\nPASS pass word\r\n").as_bytes());
+        (0..3).for_each(|_| drop(pop.ok()));
+        for (n, body) in (1..).zip(bodies) {
+            pop.send(format!("LIST {n}\r\nRETR {n}\r\n").as_bytes());
+            let size = pop.ok();
+            pop.ok();
+            let mut expected = body.to_vec();
+            if !expected.ends_with(b"\r\n") {
+                expected.extend_from_slice(b"\r\n");
+            }
+            let got = pop.lines();
+            assert!(got.starts_with(b"Return-Path: <sender@client.test>\r\n"), "{user} {n}");
+            assert!(got.ends_with(&expected), "{user} {n}: {} bytes", got.len());
+            let added = expected.len() - body.len();
+            assert_eq!(size, format!("+OK {n} {}\r\n", got.len() - added), "{user} {n}");
+        }
+        pop.send(b"DELE 1\r\nDELE 5\r\nQUIT\r\n");
+        pop.ok();
+        pop.ok();
+        assert!(pop.ok().contains("deleted"));
+        let mut pop = clear(site.clear);
+        pop.send(format!("USER {user}\r\nPASS pass word\r\nSTAT\r\nQUIT\r\n").as_bytes());
+        (0..3).for_each(|_| drop(pop.ok()));
+        assert!(pop.ok().starts_with("+OK 4 "));
+    }
+    site.server.stop();
 }
 
 /// In one segment, in one TLS record, byte by byte, behind a proxy: the session goes to the core of its
