@@ -6,7 +6,7 @@
 use crate::harness::secure::{BOTH, Pair, TLS12, TLS13, rules};
 use crate::harness::{Client, Config, Hop, Server, server, until};
 use base64::Engine;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 
 const FROM: &str = "sender@client.test";
@@ -29,6 +29,11 @@ struct At {
     imaps: SocketAddr,
 }
 
+/// Where nobody listens now.
+fn free() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a port")
+}
+
 impl Site {
     fn new() -> Site {
         let hop = Hop::start();
@@ -45,7 +50,8 @@ impl Site {
             .set("cores", "shards", "3");
         config.tail = format!("[tls]\n{}", pair.lines());
         for protocol in ["smtp", "pop3", "imap", "imaps"] {
-            config.tail += &format!("[[listener]]\nprotocol = \"{protocol}\"\naddress = \"127.0.0.1:0\"\n");
+            let at = free();
+            config.tail += &format!("[[listener]]\nprotocol = \"{protocol}\"\naddress = \"{at}\"\n");
         }
         Site { dir, config, _hop: hop }
     }
@@ -245,12 +251,12 @@ fn mail_comes_while_idle_and_is_read_flagged_and_moved() {
         one.ok("STORE 1 +FLAGS (\\Flagged $Work)");
         let told = other.line();
         assert!(told.starts_with("* FLAGS ") || told.contains("FLAGS (\\Flagged"), "{told}");
-        one.ok("CREATE Archive");
-        let said = one.ok("UID MOVE 1 Archive");
+        one.ok("CREATE Projects");
+        let said = one.ok("UID MOVE 1 Projects");
         assert!(said.contains("* 1 EXPUNGE"), "{said}");
         until("the expunge", || (other.line() == "* 1 EXPUNGE\r\n").then_some(()));
         other.done();
-        assert!(other.ok("SELECT Archive").contains("* 1 EXISTS"));
+        assert!(other.ok("SELECT Projects").contains("* 1 EXISTS"));
         let said = other.ok("FETCH 1 FLAGS");
         assert!(said.contains("\\Flagged") && said.contains("$Work"), "{said}");
     }

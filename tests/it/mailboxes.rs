@@ -36,7 +36,7 @@ impl Site {
             .set("domains", "postmaster", "\"ann@here.test\"")
             .set("auth", "users", format!("\"{}\"", users.display()))
             .set("cores", "access", "2")
-            .set("cores", "shards", "3");
+            .set("cores", "shards", "2");
         Site { dir, config, _hop: hop }
     }
 
@@ -52,7 +52,7 @@ impl Site {
 
     /// What is in a mailbox of a server that does not run: UID and content of each message.
     fn mailbox(&self, account: &str, mailbox: &str) -> Vec<(u32, String)> {
-        let shard = spread::shard_of(account, 3);
+        let shard = spread::shard_of(account, 2);
         let dir = spread::directory(&self.dir.path().join("data"), shard);
         let (account, mailbox) = (account.to_owned(), mailbox.to_owned());
         let read = async move |rt: Uring| read(&rt, &dir, &account, &mailbox).await;
@@ -204,7 +204,7 @@ fn mail_that_runs_in_a_circle_comes_back() {
 fn the_number_of_shards_is_fixed() {
     let site = Site::new();
     site.start().stop();
-    let config = site.config.clone().set("cores", "shards", "2");
+    let config = site.config.clone().set("cores", "shards", "3");
     let file = site.dir.path().join("other.toml");
     std::fs::write(&file, config.text(site.dir.path())).expect("a file");
     let out = std::process::Command::new(server::PROGRAM).args(["serve", "-c"]).arg(&file).output();
@@ -318,7 +318,7 @@ fn success_is_reported_as_delivered() {
 #[test]
 fn a_damaged_shard_stops_nobody_else() {
     let site = Site::new();
-    let of = |account: &str| spread::shard_of(account, 3);
+    let of = |account: &str| spread::shard_of(account, 2);
     assert_ne!(of("ann"), of("bob"), "the test needs two shards");
     site.start().stop();
     let dir = spread::directory(&site.dir.path().join("data"), of("ann"));

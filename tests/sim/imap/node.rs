@@ -176,7 +176,8 @@ fn logins(rt: &SimRuntime) -> Rc<Logins<SimRuntime>> {
     Logins::new(rt.clone(), options, Rc::new(Arc::new(users)), hashing, m, [2; 32], Box::new(|_| {}))
 }
 
-/// Opens both shards, which are given back, and serves; the accounts are there. `Err`: the disk did not let us.
+/// Opens both shards, which are given back, and serves; the accounts are there. `Err`: the disk did not let
+/// us.
 pub async fn start(rt: &SimRuntime, counted: &Counted, wish: Wish) -> Result<Vec<Shard>, String> {
     let ways = Rc::new(Ways { rt: rt.clone(), cores: RefCell::default(), refuses: Cell::new(wish.refuses) });
     let mut shards = Vec::new();
