@@ -15,8 +15,8 @@ pub const COUNT_FILE: &str = "shards";
 
 /// The shard of an account, of `shards`.
 ///
-/// FNV-1a of the name, stirred as MurmurHash3 does at its end. The function is part of what is on the disk: it
-/// never changes.
+/// FNV-1a of the name, stirred as MurmurHash3 does at its end. The function is part of what is on the disk:
+/// it never changes.
 #[must_use]
 pub fn shard_of(account: &str, shards: u16) -> u16 {
     let mut hash = account
