@@ -38,6 +38,8 @@ struct Known {
 #[derive(Default)]
 struct Book {
     inbox: BTreeMap<(&'static str, u32), Known>,
+    /// UIDVALIDITY of each user's INBOX, as it was told first.
+    validity: BTreeMap<&'static str, u32>,
     last: u64,
 }
 
@@ -167,8 +169,14 @@ impl User {
         };
         let text = content(n);
         let done = client.command(&format!("APPEND INBOX {{{}+}}\r\n{text}", text.len())).await?;
-        match number_behind(&done.tagged, "[APPENDUID 1 ") {
+        let validity = number_behind(&done.tagged, "[APPENDUID ");
+        let uid = validity.and_then(|v| number_behind(&done.tagged, &format!("[APPENDUID {v} ")));
+        match uid {
             Some(uid) => {
+                let told = validity.unwrap_or_default();
+                if *self.book.borrow_mut().validity.entry(login).or_insert(told) != told {
+                    self.violation(format!("{login}: UIDVALIDITY {told} is another than before"));
+                }
                 let known = Known { n, may_go: false, gone: false, flagged: false };
                 let mut book = self.book.borrow_mut();
                 // Others see it before we are told, and may have marked it by now.

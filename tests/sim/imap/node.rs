@@ -148,9 +148,12 @@ async fn open_shard(rt: &SimRuntime, number: usize) -> Result<Shard, String> {
     let folder = PathBuf::from(format!("/data/mailbox/{number:04}"));
     let (shard, _) = Store::open(&folder, parts).await.map_err(|e| e.to_string())?;
     for login in USERS.iter().filter(|login| core_of(login) == number) {
-        if shard.account(login).await.is_none() {
-            let made = shard.create_account(login, &[("Trash", None)], Quota::default()).await;
-            made.map_err(|e| e.to_string())?;
+        while shard.account(login).await.is_none() {
+            match shard.create_account(login, &[("Trash", None)], Quota::default()).await {
+                Ok(_) => {}
+                Err(Refusal::Busy) => rt.world().pause(MS).await,
+                Err(e) => return Err(e.to_string()),
+            }
         }
     }
     Ok(shard)
