@@ -356,7 +356,7 @@ fn history(world: &World) -> History {
 
 #[test]
 fn imap_histories() {
-    seeds::run_some("imap_histories", 40, history);
+    seeds::run_long("imap_histories", 40, history);
     let one = std::env::var_os("SIM_SEED").is_some();
     let done = DONE.each_ref().map(|count| count.load(Ordering::Relaxed));
     assert!(one || done.iter().all(|count| *count > 0), "nobody has done anything: {done:?}");
