@@ -267,7 +267,7 @@ fn history(world: &World, lying_table: bool) -> (History, BTreeMap<&'static str,
 #[test]
 fn waiting_histories() {
     let all: Mutex<BTreeMap<&'static str, u64>> = Mutex::default();
-    seeds::run_long("waiting_histories", if cfg!(debug_assertions) { 40 } else { 200 }, |world| {
+    seeds::run_some("waiting_histories", if cfg!(debug_assertions) { 40 } else { 200 }, |world| {
         let (history, tally) = history(world, false);
         let mut all = all.lock().expect("no panic here");
         tally.into_iter().for_each(|(what, n)| *all.entry(what).or_default() += n);
