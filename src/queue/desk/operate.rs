@@ -10,9 +10,9 @@ use crate::queue::control::{
     ControlError, Copied, DestinationStats, Listed, ListedRecipient, PAGE_MAX, PIECE_MAX, Request, Response,
     Stats, Which,
 };
-use crate::queue::desk::Desk;
 use crate::queue::desk::archiving::together;
 use crate::queue::desk::touring::rule_reason;
+use crate::queue::desk::{DOUBTED_MAX, Desk};
 use crate::queue::index::{Cover, DestId, Entry, Key, Phase, Presence, Recipient};
 use crate::queue::record::{self, MessageView, TEXT_MAX};
 use crate::queue::row::RowView;
@@ -106,6 +106,23 @@ impl<R: Runtime> Desk<R> {
             messages.extend(together(some.iter().map(|k| self.listed(k.1))).await.into_iter().flatten());
         }
         Ok(Response::Page { messages, next })
+    }
+
+    /// The ids of messages in doubt, as a [`record::STOPPED`] excepts them. `None`: they are too many, or
+    /// not all known yet.
+    pub(crate) fn doubted(&self, s: &State) -> Option<Vec<u8>> {
+        if !s.loaded && !(s.rows_sure && s.rows_doubted.is_empty()) {
+            return None;
+        }
+        let most = DOUBTED_MAX.min(self.0.payload_max / 2 / 8);
+        let mut ids = Vec::new();
+        for (n, (_, id, _)) in s.index.after(MessageId(0)).filter(|m| is_in_doubt(s, m.0)).enumerate() {
+            if n == most {
+                return None;
+            }
+            ids.extend(id.0.to_le_bytes());
+        }
+        Some(ids)
     }
 
     async fn show(&self, id: QueueId) -> Result<Response, ControlError> {
