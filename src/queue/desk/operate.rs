@@ -13,7 +13,7 @@ use crate::queue::control::{
 use crate::queue::desk::archiving::together;
 use crate::queue::desk::touring::rule_reason;
 use crate::queue::desk::{DOUBTED_MAX, Desk};
-use crate::queue::index::{Cover, DestId, Entry, Key, Phase, Presence, Recipient};
+use crate::queue::index::{DestId, Entry, Key, Phase, Presence, Recipient};
 use crate::queue::record::{self, MessageView, TEXT_MAX};
 use crate::queue::row::RowView;
 use crate::queue::state::{self, After, Answer, OwnedReply, State};
@@ -209,7 +209,7 @@ impl<R: Runtime> Desk<R> {
                 destination: door.map_or_else(String::new, |d| d.hop.key.clone()),
                 attempts: r.attempts,
                 due_in_ms: (r.phase == Phase::Waiting).then(|| r.due.since(now).as_millis() as u64),
-                in_doubt: r.cover == Cover::InDoubt,
+                in_doubt: r.is_in_doubt(),
             });
         }
         listed
@@ -535,8 +535,7 @@ fn is_in_doubt(s: &State, key: Key) -> bool {
     if let Some(stub) = s.index.stub(key) {
         return stub.marks.has(Marks::IN_DOUBT);
     }
-    let doubt = |e: &Entry| e.recipients.iter().any(|r| r.cover == Cover::InDoubt && !r.phase.is_done());
-    s.index.get(key).is_some_and(doubt)
+    s.index.get(key).is_some_and(|e| e.recipients.iter().any(Recipient::is_in_doubt))
 }
 
 fn paused_reason(s: &State, r: &Recipient, now: Mono) -> Option<OwnedReply> {
