@@ -285,6 +285,11 @@ impl<R: Runtime> Store<R> {
         if s.dead || s.closing {
             return Err((Refusal::Closed, locks));
         }
+        if urgency == Urgency::NewMail && self.0.vault.is_short() {
+            // It looks again, and tidies if it can.
+            s.mover_bell.ring();
+            return Err((Refusal::Full, locks));
+        }
         let mut records: Vec<(RecordHead, Staged)> = Vec::new();
         let mut bodies = bytes.iter();
         let count = plan.parts.len();
@@ -376,6 +381,10 @@ impl<R: Runtime> Store<R> {
     /// New mail needs space that changes do not.
     fn has_space(&self) -> Result<(), Refusal> {
         match self.0.keeper.shortage() {
+            None if self.0.vault.is_short() => {
+                self.0.state.borrow_mut().mover_bell.ring();
+                Err(Refusal::Full)
+            }
             None => Ok(()),
             Some(shortage) => Err(refusal(shortage.into())),
         }

@@ -20,6 +20,8 @@ use std::time::Duration;
 
 /// How long to wait before what could not be done is tried again.
 const RETRY: Duration = Duration::from_secs(1);
+/// How often it is looked for space meanwhile.
+const LOOKS: u32 = 20;
 
 /// A body that has been appended to the archive.
 struct Copied {
@@ -45,17 +47,31 @@ impl<R: Runtime> Store<R> {
         while self.called().await {
             while let Some(segment) = self.crowded() {
                 if !self.empty(segment).await {
-                    self.rest().await;
+                    self.wait_for_space(segment).await;
                 }
                 if self.is_closed() {
                     break;
                 }
             }
-            self.tidy_archive().await;
+            self.tidy().await;
         }
         let mut s = self.0.state.borrow_mut();
         s.mover_ended = true;
         s.crowd.wake_all();
+    }
+
+    /// Gives back what is dead in the archive; all of it, if space is short.
+    async fn tidy(&self) {
+        let short = self.0.vault.is_short();
+        if short {
+            // What was deleted is dead when the index knows it.
+            self.indexed().await;
+        }
+        self.tidy_archive().await;
+        if short {
+            // For those who send mail here.
+            let _ = self.0.vault.look_at_space().await;
+        }
     }
 
     async fn called(&self) -> bool {
@@ -76,8 +92,23 @@ impl<R: Runtime> Store<R> {
         .await
     }
 
-    async fn rest(&self) {
-        let mut sleep = pin!(self.0.rt.sleep_until(self.0.rt.now().after(RETRY)));
+    /// What lives in `segment` cannot be taken out now: waits until it may be tried again.
+    async fn wait_for_space(&self, segment: u64) {
+        if !self.0.vault.is_short() {
+            return self.rest(RETRY).await;
+        }
+        // Users who delete make the space, and meanwhile fill the journal.
+        for _ in 0..LOOKS {
+            self.tidy().await;
+            if self.is_closed() || self.crowded() != Some(segment) || self.0.vault.look_at_space().await {
+                return;
+            }
+            self.rest(RETRY / LOOKS).await;
+        }
+    }
+
+    async fn rest(&self, time: Duration) {
+        let mut sleep = pin!(self.0.rt.sleep_until(self.0.rt.now().after(time)));
         poll_fn(|cx| {
             let mut s = self.0.state.borrow_mut();
             if s.closing || s.dead {

@@ -54,7 +54,7 @@ pub struct Options {
     /// its share: deleted mail must not lie there for years.
     pub dead_age: Duration,
     /// A segment is begun only where the file system keeps this many bytes free besides: for the
-    /// journal and its outcomes.
+    /// journal and its outcomes. Unless it [may take the last space](Archive::take_last_space).
     pub disk_free_min: u64,
     /// Bytes of one write, whole pages.
     pub chunk_bytes: usize,

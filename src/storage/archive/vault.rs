@@ -128,6 +128,10 @@ struct Inner<R: Runtime> {
     log: [u8; 16],
     state: RefCell<State>,
     files: RefCell<Files<R::File>>,
+    /// See [`Archive::take_last_space`].
+    last_space: Cell<bool>,
+    /// See [`Archive::is_short`].
+    short: Cell<bool>,
     /// Something is to be done.
     work: Bell,
     /// Something was done.
@@ -187,6 +191,8 @@ impl<R: Runtime> Archive<R> {
             log,
             state: RefCell::new(state),
             files: RefCell::new(opened.files),
+            last_space: Cell::new(false),
+            short: Cell::new(false),
             work: Bell::default(),
             progress: Bell::default(),
             closing: Cell::new(false),
@@ -315,6 +321,25 @@ impl<R: Runtime> Archive<R> {
     /// by [`Self::victim`].
     pub fn counted(&self) {
         self.inner().with(|s| s.shelf.counted());
+    }
+
+    /// New segments may take the space that they leave alone otherwise ([`Options::disk_free_min`]): for an
+    /// owner that takes no new mail while the archive [is short](Self::is_short).
+    pub fn take_last_space(&self) {
+        self.inner().last_space.set(true);
+    }
+
+    /// Whether a new segment would have taken, or has taken, space that is to be left alone
+    /// ([`Options::disk_free_min`]), when that was looked at last.
+    #[must_use]
+    pub fn is_short(&self) -> bool {
+        self.inner().short.get()
+    }
+
+    /// Looks again whether it [is short](Self::is_short); whether a segment could be begun now.
+    pub async fn look_at_space(&self) -> bool {
+        let inner = self.inner();
+        inner.look_at_space().await
     }
 
     /// The record is no longer needed, and that is durable elsewhere. Once for each record.
@@ -508,12 +533,18 @@ impl<R: Runtime> Inner<R> {
         Ok((self.file(number).await?, volume))
     }
 
+    /// Whether there is space for a segment.
+    async fn look_at_space(&self) -> bool {
+        let free = self.rt.free_bytes(&self.dir).await.unwrap_or(0);
+        let segment = u64::from(self.options.segment_bytes);
+        self.short.set(free < segment.saturating_add(self.options.disk_free_min));
+        if self.last_space.get() { free >= segment } else { !self.short.get() }
+    }
+
     /// Makes a segment's file, durable with its name and head, before a record is written behind.
     async fn begin(&self, number: u32) -> Result<Head, Fault> {
-        let wanted = u64::from(self.options.segment_bytes).saturating_add(self.options.disk_free_min);
-        match self.rt.free_bytes(&self.dir).await {
-            Ok(free) if free >= wanted => {}
-            _ => return Err(Fault::Full),
+        if !self.look_at_space().await {
+            return Err(Fault::Full);
         }
         let path = self.path(number);
         let result = self.create(&path, number).await;

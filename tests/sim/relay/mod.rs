@@ -197,6 +197,8 @@ impl Stage {
         self.world.event("closed", u64::from(settled), doubted.len() as u64);
         // The very last write may have failed.
         let clean = settled && !desk.is_dead() && !desk.stats().poisoned;
+        // After a read has failed nothing can be listed that the index has: who was in doubt is not known.
+        let clean = clean && self.relay.disk.reads_well();
         *self.clean.borrow_mut() = clean.then_some(doubted);
         life.stopped.set(true);
     }
