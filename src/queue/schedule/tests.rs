@@ -398,3 +398,29 @@ proptest! {
         prop_assert_eq!(all.len(), pushed);
     }
 }
+
+/// Of three sites two have the only connections there may be, one of them without work: that is given up.
+#[test]
+fn an_idle_connection_is_given_up_when_all_are_open() {
+    let rules = Rules { connections: 2, ..Rules::default() };
+    let mut s = Schedule::new(rules, Rc::default());
+    let k = keys(4);
+    let (a, pa) = one(&mut s, "a", Limits::default());
+    let (b, pb) = one(&mut s, "b", Limits::default());
+    let (c, pc) = one(&mut s, "c", Limits::default());
+    s.push(a, k[0], secs(1));
+    s.push(b, k[1], secs(1));
+    assert_eq!((s.open_next(secs(1)), s.open_next(secs(1))), (Some(pa), Some(pb)));
+    assert_eq!(take(&mut s, pa, secs(1)), Some(k[0]));
+    s.idle(pa, true);
+    assert!(s.could_work(secs(2)).is_empty() && !s.owes(pa, secs(2)), "nobody waits");
+    s.push(c, k[2], secs(3));
+    assert_eq!(s.open_next(secs(3)), None);
+    assert_eq!(s.could_work(secs(3)), [pa]);
+    assert!(s.owes(pa, secs(3)) && !s.owes(pb, secs(3)), "the other one has work");
+    s.pay(pa, secs(3));
+    assert!(!s.owes(pa, secs(3)), "one was enough");
+    s.idle(pa, false);
+    s.closed(pa);
+    assert_eq!(s.open_next(secs(3)), Some(pc));
+}
