@@ -139,6 +139,8 @@ async fn run(rt: Uring, dir: &Path, messages: u32, tasks: u32) {
     }
     let began = now();
     store.close().await;
+    // Its files are closed with the last handle.
+    drop(store);
     told("close", 1, began);
     let began = now();
     let store = open(&rt, dir).await;
@@ -195,6 +197,7 @@ async fn large(rt: Uring, dir: &Path, messages: u32, tasks: u32) {
     fill(&store, &rt, full, messages, tasks).await;
     told("filling", messages, began);
     store.close().await;
+    drop(store);
     let store = open(&rt, dir).await;
     let count = (messages / 20).clamp(2000, 50_000);
     for turn in 0..TURNS {
@@ -263,6 +266,7 @@ async fn many(rt: Uring, dir: &Path, accounts: u32, messages: u32) {
     drop(to);
     let began = now();
     store.close().await;
+    drop(store);
     told("close", 1, began);
     let program = std::env::current_exe().expect("a program");
     let started = std::process::Command::new(program).arg("start").arg(dir).status().expect("it runs");

@@ -187,6 +187,16 @@ series! {
     pop3_deleted: Counter "ringpost_pop3_messages_total" {"result" = "deleted"} "Messages that POP3 clients have fetched (TOP, too) or deleted";
     pop3_moved_in: Counter "ringpost_pop3_moves_total" {"direction" = "in"} "POP3 sessions that moved at their login to the core that owns the mailbox";
     pop3_moved_out: Counter "ringpost_pop3_moves_total" {"direction" = "out"} "POP3 sessions that moved at their login to the core that owns the mailbox";
+    imap_sessions: Gauge "ringpost_imap_sessions" {} "IMAP sessions open now";
+    imap_connections: Counter "ringpost_imap_connections_total" {} "IMAP connections accepted";
+    imap_refused_sessions: Counter "ringpost_imap_refused_total" {"reason" = "sessions"} "IMAP connections refused at once by a limit";
+    imap_refused_address: Counter "ringpost_imap_refused_total" {"reason" = "address"} "IMAP connections refused at once by a limit";
+    imap_refused_network: Counter "ringpost_imap_refused_total" {"reason" = "network"} "IMAP connections refused at once by a limit";
+    imap_refused_rate: Counter "ringpost_imap_refused_total" {"reason" = "rate"} "IMAP connections refused at once by a limit";
+    imap_refused_stopping: Counter "ringpost_imap_refused_total" {"reason" = "stopping"} "IMAP connections refused at once by a limit";
+    imap_timeouts: Counter "ringpost_imap_timeouts_total" {} "IMAP sessions closed because a deadline passed";
+    imap_moved_in: Counter "ringpost_imap_moves_total" {"direction" = "in"} "IMAP sessions that moved at their login to the core that owns the account";
+    imap_moved_out: Counter "ringpost_imap_moves_total" {"direction" = "out"} "IMAP sessions that moved at their login to the core that owns the account";
     session_panics: Counter "ringpost_session_panics_total" {} "Sessions closed by a fault of ours; must stay 0";
     received: Counter "ringpost_messages_received_total" {} "Messages accepted and on stable storage";
     received_bytes: Counter "ringpost_bytes_received_total" {} "Bytes of accepted messages";

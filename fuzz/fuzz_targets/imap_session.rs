@@ -143,11 +143,7 @@ fuzz_target!(|input: &[u8]| {
 fn run(wire: &[u8], segment: usize) -> (Vec<u8>, bool) {
     let now = Now { mono: Mono(0), wall: Wall(1_700_000_000_000) };
     let mut session: Session<Mailbox> = Session::new(Rc::new(Options::tiny()), now.mono);
-    session.offer(Offer {
-        passwords: true,
-        mechanisms: "PLAIN LOGIN".into(),
-        under_tls: "EXTERNAL".into(),
-    });
+    session.offer(Offer { passwords: true, mechanisms: "PLAIN LOGIN".into(), under_tls: "EXTERNAL".into() });
     let (mut replies, mut at, mut open) = (Vec::new(), 0, (0, 0..0));
     for end in (0..wire.len()).step_by(segment).map(|from| (from + segment).min(wire.len())) {
         for turn in 0.. {
@@ -249,9 +245,5 @@ fn names() -> Vec<Listed> {
         subscribed: there,
         special,
     };
-    vec![
-        listed("INBOX", true, None),
-        listed("a", false, None),
-        listed("a/b", true, Some(SpecialUse::Junk)),
-    ]
+    vec![listed("INBOX", true, None), listed("a", false, None), listed("a/b", true, Some(SpecialUse::Junk))]
 }

@@ -23,6 +23,24 @@ struct Handle<S> {
     stream: S,
     /// It waits for a command.
     idle: Cell<bool>,
+    /// It is to stop waiting.
+    called: Cell<bool>,
+}
+
+/// Ends the waiting of one session, from within its own task.
+pub struct CallerOf<S>(Rc<Handle<S>>);
+
+impl<S: Stream> CallerOf<S> {
+    /// Whatever it waits for ends as if its time were over.
+    pub fn call(&self) {
+        self.0.called.set(true);
+        self.0.stream.set_deadline(Some(Mono(0)));
+    }
+
+    /// It may wait again. True if it had been called.
+    pub fn hung_up(self) -> bool {
+        self.0.called.replace(false)
+    }
 }
 
 /// The place of one session; dropping it gives it up and closes the connection.
@@ -44,7 +62,7 @@ impl<S: Stream> Live<S> {
     /// One more.
     #[must_use]
     pub fn enter(self: &Rc<Self>, stream: S) -> Seat<S> {
-        let handle = Rc::new(Handle { stream, idle: Cell::new(false) });
+        let handle = Rc::new(Handle { stream, idle: Cell::new(false), called: Cell::new(false) });
         let mut slots = self.slots.borrow_mut();
         let place = slots.free.pop().unwrap_or_else(|| {
             slots.all.push(None);
@@ -92,6 +110,18 @@ impl<S: Stream> Seat<S> {
     /// It waits for a command, or does no longer.
     pub fn set_idle(&self, idle: bool) {
         self.handle.as_ref().expect("there until the seat is given up").idle.set(idle);
+    }
+
+    /// See there. Must be gone before [`Self::leave`].
+    #[must_use]
+    pub fn caller(&self) -> CallerOf<S> {
+        CallerOf(self.handle.as_ref().expect("there until the seat is given up").clone())
+    }
+
+    /// It is to stop waiting.
+    #[must_use]
+    pub fn is_called(&self) -> bool {
+        self.handle.as_ref().expect("there until the seat is given up").called.get()
     }
 
     /// Gives the place up and takes the connection along.

@@ -14,8 +14,10 @@ use crate::runtime::{Runtime, Stream, pool, yield_now};
 use crate::smtp::serve::secure::{Counted, failed};
 use crate::smtp::serve::session::last_words;
 use crate::tls::Connection;
+use std::future::{Future, poll_fn};
 use std::io;
 use std::ops::Range;
+use std::pin::pin;
 use std::rc::Rc;
 use zeroize::Zeroize;
 
@@ -117,9 +119,34 @@ impl<R: Runtime> Wire<R> {
         input
     }
 
+    /// As [`Self::fill`], with nothing that waits to be sent; `None`: `event` has happened.
+    pub async fn fill_or(
+        &mut self,
+        deadline: Mono,
+        idle: bool,
+        event: impl Future<Output = ()>,
+    ) -> Option<Input> {
+        debug_assert!(self.outbox.is_empty(), "an event would cut what is being sent in two");
+        let caller = self.seat.caller();
+        let (mut event, mut happened) = (pin!(event), false);
+        let mut fill = pin!(self.fill(deadline, idle));
+        let input = poll_fn(|cx| {
+            if !happened && event.as_mut().poll(cx).is_ready() {
+                happened = true;
+                caller.call();
+            }
+            fill.as_mut().poll(cx)
+        })
+        .await;
+        (!caller.hung_up() || input != Input::Late).then_some(input)
+    }
+
     async fn receive(&mut self, deadline: Mono) -> Input {
         let mut now = self.now;
         loop {
+            if self.seat.is_called() {
+                return Input::Late;
+            }
             self.take_buffer();
             let mut until = deadline;
             if !self.outbox.is_empty() {
@@ -142,7 +169,7 @@ impl<R: Runtime> Wire<R> {
                 Err(_) => return Input::Gone,
             }
             now = self.host.rt.now();
-            if now >= deadline || self.host.live.is_stopping() {
+            if now >= deadline || self.host.live.is_stopping() || self.seat.is_called() {
                 return Input::Late;
             }
             if self.buf.is_empty() {

@@ -408,9 +408,9 @@ fn unavailable_at_listeners(listeners: &[raw::Listener], report: &mut Report<'_>
         let at = |key: &str| format!("listener.{n}.{key}");
         match l.protocol.0 {
             Some(Protocol::Smtp | Protocol::Submission | Protocol::Submissions) | None => {}
-            Some(Protocol::Pop3 | Protocol::Pop3s | Protocol::Lmtp) => {}
+            Some(Protocol::Pop3 | Protocol::Pop3s | Protocol::Imap | Protocol::Imaps | Protocol::Lmtp) => {}
             Some(p) => {
-                let help = "\"smtp\", \"submission\", \"submissions\", \"lmtp\", \"pop3\" and \"pop3s\" are";
+                let help = "smtp, submission, submissions, lmtp, pop3, pop3s, imap and imaps are";
                 report.error(&at("protocol"), format!("\"{p}\" is {MISSING}"), help);
             }
         }

@@ -144,7 +144,7 @@ fn what_changes_security_is_never_ignored() {
         format!("[[route]]\ndomain = \"a.example\"\nnext_hop = \"lmtp:unix:/run/l\"\ntls = \"{tls}\"\n")
     };
     for (addition, what) in [
-        ("[[listener]]\nprotocol = \"imap\"\naddress = \"0.0.0.0:143\"\n".into(), "not available"),
+        ("[[listener]]\nprotocol = \"managesieve\"\naddress = \"0.0.0.0:4190\"\n".into(), "not available"),
         (route("required"), "neither name nor address"),
         (route("dane"), "neither name nor address"),
     ] {

@@ -130,6 +130,7 @@ pub(super) fn of_listener(l: &raw::Listener, n: usize, have: bool, report: &mut 
     let implicit = match l.protocol.0 {
         Some(Protocol::Submissions) => Some(("submissions", "submission")),
         Some(Protocol::Pop3s) => Some(("pop3s", "pop3")),
+        Some(Protocol::Imaps) => Some(("imaps", "imap")),
         _ => None,
     };
     if let Some((name, other)) = implicit {

@@ -79,7 +79,7 @@ pub(super) fn resolve(raw: &Raw, users: Option<PathBuf>, report: &mut Report<'_>
     let has_certificate = !raw.tls.certificate.is_empty();
     for (n, l) in raw.listener.iter().enumerate() {
         let key = format!("listener.{n}.auth");
-        let for_passwords = matches!(l.protocol.0, Some(Protocol::Pop3));
+        let for_passwords = matches!(l.protocol.0, Some(Protocol::Pop3 | Protocol::Imap));
         if for_passwords && (l.tls == ListenerTls::Off || !has_certificate) && !a.allow_plaintext {
             report.warning(&format!("listener.{n}.tls"), NOBODY, WITHOUT_TLS);
         }

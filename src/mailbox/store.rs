@@ -183,6 +183,8 @@ struct State<R: Runtime> {
     /// Places in the archive that the index is to name: of bodies that leave the journal, or were copied
     /// within the archive.
     leaving: BTreeMap<BodyId, Place>,
+    /// Bodies that the transaction under way takes away with their last reference.
+    dropping: BTreeSet<BodyId>,
     /// Places in the archive that are dead once the next transaction is durable.
     dying: Vec<Place>,
     /// Bodies were taken from journal segments up to this one.
@@ -528,6 +530,7 @@ impl<R: Runtime> State<R> {
             cold_reads: 0,
             finishing: false,
             leaving: BTreeMap::new(),
+            dropping: BTreeSet::new(),
             dying: Vec::new(),
             through,
             counted: false,

@@ -97,7 +97,8 @@ fn take_short_turns() {
         sched_deadline: 0,
         sched_period: 0,
     };
-    // SAFETY: the kernel reads a local value of the length that it states; the calling thread (0) alone changes.
+    // SAFETY: the kernel reads a local value of the length that it states; only the calling thread (0)
+    // changes.
     unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const attr, 0) };
 }
 

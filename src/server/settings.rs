@@ -8,6 +8,7 @@ use crate::config::raw::{self, Protocol};
 use crate::config::resolve::Listener;
 use crate::config::units::{Duration as Span, PerTime, Size};
 use crate::delivery::{agent, relay};
+use crate::imap;
 use crate::mailbox::store;
 use crate::mailbox::types::Quota;
 use crate::policy::access::Networks;
@@ -268,6 +269,23 @@ pub fn pop3(c: &Config) -> pop3::serve::Options {
         ..pop3::inbound::Options::production()
     };
     pop3::serve::Options { session: Rc::new(session), lasts: time(t.session) }
+}
+
+/// The sessions of IMAP.
+pub fn imap(c: &Config, cores: usize) -> imap::serve::Options {
+    let (l, t) = (&c.limits, &c.timeouts);
+    let session = imap::session::Options {
+        auth_line: usize::try_from(bytes(l.auth_line)).unwrap_or(usize::MAX).min(16 << 10),
+        failures_max: count(l.auth_failures),
+        errors_max: count(l.errors_hard),
+        tls_time: time(t.tls),
+        replies_max: usize::try_from(bytes(l.output_buffer)).unwrap_or(usize::MAX).max(4096),
+        // What mail may be as it comes in; more than 4 GiB no mailbox takes.
+        append_limit: Some(bytes(l.message_size).min(u64::from(u32::MAX) / 2)),
+        header_max: bytes(l.header_size).max(64 << 10),
+        ..imap::session::Options::production()
+    };
+    imap::serve::Options { session: Rc::new(session), lasts: time(t.session), memory: share(c, cores) }
 }
 
 /// The sessions of LMTP: their clients are relays of the site.

@@ -36,7 +36,7 @@ impl Site {
             .set("domains", "postmaster", "\"ann@here.test\"")
             .set("auth", "users", format!("\"{}\"", users.display()))
             .set("cores", "access", "2")
-            .set("cores", "shards", "3");
+            .set("cores", "shards", "2");
         Site { dir, config, _hop: hop }
     }
 
@@ -52,7 +52,7 @@ impl Site {
 
     /// What is in a mailbox of a server that does not run: UID and content of each message.
     fn mailbox(&self, account: &str, mailbox: &str) -> Vec<(u32, String)> {
-        let shard = spread::shard_of(account, 3);
+        let shard = spread::shard_of(account, 2);
         let dir = spread::directory(&self.dir.path().join("data"), shard);
         let (account, mailbox) = (account.to_owned(), mailbox.to_owned());
         let read = async move |rt: Uring| read(&rt, &dir, &account, &mailbox).await;
@@ -204,7 +204,7 @@ fn mail_that_runs_in_a_circle_comes_back() {
 fn the_number_of_shards_is_fixed() {
     let site = Site::new();
     site.start().stop();
-    let config = site.config.clone().set("cores", "shards", "2");
+    let config = site.config.clone().set("cores", "shards", "3");
     let file = site.dir.path().join("other.toml");
     std::fs::write(&file, config.text(site.dir.path())).expect("a file");
     let out = std::process::Command::new(server::PROGRAM).args(["serve", "-c"]).arg(&file).output();
@@ -312,4 +312,33 @@ fn success_is_reported_as_delivered() {
     server.stop();
     let report = site.mailbox("bob", "INBOX");
     assert!(report.len() == 1 && report[0].1.contains("Action: delivered\r\n"), "{report:?}");
+}
+
+/// One shard that cannot be opened is told of; its mail is put off, and nobody else notices.
+#[test]
+fn a_damaged_shard_stops_nobody_else() {
+    let site = Site::new();
+    let of = |account: &str| spread::shard_of(account, 2);
+    assert_ne!(of("ann"), of("bob"), "the test needs two shards");
+    site.start().stop();
+    let dir = spread::directory(&site.dir.path().join("data"), of("ann"));
+    let aside = dir.with_extension("aside");
+    std::fs::rename(&dir, &aside).expect("a folder");
+    std::fs::write(&dir, "no folder").expect("a file");
+    let server = site.start();
+    server.event_with("mailboxes_damaged", &format!("{:04}", of("ann")));
+    let mut client = server.client();
+    client.say(&format!("MAIL FROM:<{FROM}>")).expect("250 ");
+    client.say("RCPT TO:<ann@here.test>").expect("451 4.3.0");
+    client.say("RSET").expect("250 ");
+    client.mail(FROM, &["bob@here.test"], body("x").as_bytes());
+    server.drained();
+    server.stop();
+    std::fs::remove_file(&dir).expect("a file");
+    std::fs::rename(&aside, &dir).expect("a folder");
+    let server = site.start();
+    server.client().mail(FROM, &["ann@here.test"], body("x").as_bytes());
+    server.drained();
+    server.stop();
+    assert_eq!((site.mailbox("ann", "INBOX").len(), site.mailbox("bob", "INBOX").len()), (1, 1));
 }

@@ -42,7 +42,7 @@ use std::time::Duration;
 const DATA: &str = "/data";
 const QUEUE: &str = "/data/queue/0000";
 const SHARDS: u16 = 2;
-const ACCOUNTS: [&str; 3] = ["ann", "bob", "carl"];
+const ACCOUNTS: [&str; 3] = ["ann", "dan", "eve"];
 
 /// What is known outside of the machine: content and account.
 #[derive(Default)]

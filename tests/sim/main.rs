@@ -3,11 +3,11 @@
 
 mod archive;
 mod disk;
+mod imap;
 mod journal;
 mod local;
 mod machine;
 mod mailbox;
-mod mailbox_damage;
 mod mailbox_model;
 mod mailbox_world;
 mod net;

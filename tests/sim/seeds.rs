@@ -82,6 +82,16 @@ pub fn run_some(test: &str, usual: u64, history: impl Fn(&World) -> History + Sy
     run_from(test, number("SIM_FIRST").unwrap_or(0), number("SIM_SEEDS").unwrap_or(usual), history);
 }
 
+/// As [`run_some`], with a tenth of the seeds that are asked for: for histories of many sessions.
+pub fn run_long(test: &str, usual: u64, history: impl Fn(&World) -> History + Sync) {
+    match (number("SIM_SEED"), number("SIM_SEEDS")) {
+        (None, Some(asked)) => {
+            run_from(test, number("SIM_FIRST").unwrap_or(0), (asked / 10).max(usual), history)
+        }
+        _ => run_some(test, usual, history),
+    }
+}
+
 /// As [`run`], but always so few seeds, or the one asked for: for named cases.
 pub fn run_few(test: &str, count: u64, history: impl Fn(&World) -> History + Sync) {
     if number("SIM_SEED").is_some() {

@@ -12,9 +12,9 @@
 //! shell sends it at every step but [`Step::Ask`] and [`Step::Take`], where it may, so that pipelined
 //! commands are answered by one write. When [`Session::deadline`] passes: [`Session::expire`].
 //!
-//! One command is under way at a time; what is left of it is its [`Task`]. Its tagged response comes
+//! One command is under way at a time; what is left of it is its `Task`. Its tagged response comes
 //! after the changes of the mailbox that the client may be told of at that moment (`tell`). A positive
-//! response to a change is made of a [`Committed`](crate::storage::ticket::Committed) ticket.
+//! response to a change is made of a [`Committed`] ticket.
 
 mod append;
 mod command;

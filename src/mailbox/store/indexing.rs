@@ -175,6 +175,7 @@ impl<R: Runtime> Store<R> {
         if let Err(e) = self.0.table.commit(std::mem::take(&mut batch.changes)).await {
             // Without space nothing was changed: all of it comes again.
             let mut s = self.0.state.borrow_mut();
+            s.dropping.clear();
             s.dying.append(&mut batch.dying);
             s.leaving.extend(batch.unnamed);
             return Err(e);
@@ -241,12 +242,18 @@ impl<R: Runtime> Store<R> {
     async fn drop_bodies(&self, batch: &mut Batch) -> io::Result<()> {
         for body in std::mem::take(&mut batch.loosened) {
             let there = self.rows(row::REFERENCES, body.0).await?;
-            let s = self.0.state.borrow();
+            let mut s = self.0.state.borrow_mut();
             let over = s.shard.ledger.over(row::REFERENCES, body.0);
             let kept = there.keys().any(|b| !over.contains_key(b)) || over.values().any(Option::is_some);
             if !kept && s.shard.bodies.get(body).is_none_or(|b| b.refs.is_empty()) {
                 batch.changes.delete(&Key::body(body).bytes());
                 batch.bodies.insert(body);
+                s.dropping.insert(body);
+                if s.shard.ledger.get(&Key::body(body)).is_some_and(|row| row.is_some()) {
+                    // It was copied within the archive since the transaction began: the row with its new
+                    // place must not come after this one.
+                    s.ledger().delete(Key::body(body), None);
+                }
             }
         }
         let bodies: Vec<BodyId> = batch.bodies.iter().copied().collect();
@@ -285,6 +292,7 @@ impl<R: Runtime> Store<R> {
         let s = &mut *s;
         s.finishing = false;
         s.index_short = false;
+        s.dropping.clear();
         s.shard.ledger.done(batch.mark);
         self.0.keeper.set_mark(batch.mark);
         for id in batch.arrived {

@@ -121,6 +121,10 @@ impl<R: Runtime> Store<R> {
         let id = BodyId(m.entry.id);
         let now = self.body_row_now(id).await;
         let mut s = self.0.state.borrow_mut();
+        if s.dropping.contains(&id) {
+            // The transaction under way gives up its old place.
+            return false;
+        }
         // It may have been deleted since.
         let over = s.shard.ledger.get(&Key::body(id)).map(|row| row.map(<[u8]>::to_vec));
         let row = over.unwrap_or(now);

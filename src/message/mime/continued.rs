@@ -24,9 +24,11 @@ impl Piece {
             Some(digits) => (digits, true),
             None => (rest, false),
         };
-        let is_number = (1..=3).contains(&digits.len()) && digits.iter().all(u8::is_ascii_digit);
-        let index = digits.iter().fold(0, |n, d| n * 10 + u32::from(d.wrapping_sub(b'0')));
-        (base > 0 && is_number).then_some((base, index, encoded))
+        if base == 0 || !(1..=3).contains(&digits.len()) || !digits.iter().all(u8::is_ascii_digit) {
+            return None;
+        }
+        let index = digits.iter().fold(0, |n, d| n * 10 + u32::from(d - b'0'));
+        Some((base, index, encoded))
     }
 
     fn base(&self) -> &[u8] {
@@ -103,6 +105,17 @@ mod tests {
         let params = params.map(|(n, v)| (n.as_bytes().to_vec(), v.as_bytes().to_vec())).collect();
         let text = |b: &[u8]| String::from_utf8_lossy(b).into_owned();
         join(params).iter().map(|(n, v)| format!("{}={}", text(n), text(v))).collect::<Vec<_>>().join(" ")
+    }
+
+    #[test]
+    fn what_numbers_a_piece() {
+        let of = |name: &[u8]| Piece::of(&(name.to_vec(), Vec::new()));
+        assert_eq!((of(b"x*0"), of(b"x*12*")), (Some((1, 0, false)), Some((1, 12, true))));
+        for whole in
+            [&b"x"[..], b"*1", b"x*", b"x**", b"x*a1", b"x*1000", b"x*99999999999999999999", b"x*\xff"]
+        {
+            assert_eq!(of(whole), None, "{whole:?}");
+        }
     }
 
     #[test]

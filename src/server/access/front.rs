@@ -7,13 +7,14 @@
 use super::Access;
 use super::wires::{Traveller, Wires};
 use crate::access::gate::{Door, Gate, Guest, Permit, Tls};
-use crate::access::host::Host;
+use crate::access::host::{Host, Meters};
 use crate::access::moving::{Parcel, Roads, Sending};
 use crate::attempts::Attempts;
 use crate::base::time::Mono;
 use crate::config::raw::{OverQuota, Protocol};
 use crate::config::resolve::Listener;
 use crate::delivery::post::{Post, Unable};
+use crate::imap::serve as imap;
 use crate::mailbox::api as mailbox;
 use crate::mailbox::store::Store;
 use crate::policy::access::Networks;
@@ -42,6 +43,7 @@ pub struct Front(Rc<Shells>);
 struct Shells {
     access: Rc<Access>,
     pop3: Rc<pop3::Context<Uring, Store<Uring>>>,
+    imap: Rc<imap::Context<Uring, Store<Uring>>>,
     /// None: this core has no shard that can be read.
     lmtp: Option<Rc<smtp::Context<Uring>>>,
 }
@@ -49,19 +51,15 @@ struct Shells {
 impl Front {
     /// Shells without listeners.
     pub fn new(access: &Rc<Access>) -> Self {
-        let gate: Rc<dyn Gate> = Rc::new(Counters::of(access));
         let pool = Rc::new(Pool::new(1024));
-        let meters = (access.metrics.clone(), pop3::meters(&access.metrics));
-        let options = settings::access_host(&access.config);
-        let host = Host::new(access.rt.clone(), gate, meters, options, pool);
-        let failures = access.guard.failures.clone();
-        let events = access.voice.events.clone();
-        let attempts = Attempts::new(failures, access.metrics.clone(), events, access.number);
-        host.set_logins(access.logins.clone(), Some(attempts));
         let places = Rc::new(Places(access.clone()));
+        let of_pop3 = host(access, &pool, pop3::meters(&access.metrics));
         let options = settings::pop3(&access.config);
-        let pop3 = pop3::Context::new(Rc::new(host), options, places.clone(), places);
-        Front(Rc::new(Shells { access: access.clone(), pop3, lmtp: lmtp(access) }))
+        let pop3 = pop3::Context::new(Rc::new(of_pop3), options, places.clone(), places.clone());
+        let of_imap = host(access, &pool, imap::meters(&access.metrics));
+        let options = settings::imap(&access.config, access.cores);
+        let imap = imap::Context::new(Rc::new(of_imap), options, places.clone(), places);
+        Front(Rc::new(Shells { access: access.clone(), pop3, imap, lmtp: lmtp(access) }))
     }
 
     /// Begins to serve `socket`, which is one of `listener`'s.
@@ -69,7 +67,7 @@ impl Front {
     /// # Errors
     /// There is no shell for its protocol.
     pub fn serve(&self, listener: &Listener, socket: &Socket) -> Result<(), String> {
-        let Shells { access, pop3, lmtp } = &*self.0;
+        let Shells { access, pop3, imap, lmtp } = &*self.0;
         match listener.protocol {
             Protocol::Smtp | Protocol::Submission | Protocol::Submissions => {
                 Err("mail is taken by the mail cores".into())
@@ -78,6 +76,12 @@ impl Front {
                 let service = if listener.protocol == Protocol::Pop3s { "pop3s" } else { "pop3" };
                 let door = Rc::new(door(access, listener, service));
                 access.rt.spawn(pop3::accept(pop3.clone(), socket.clone(), door));
+                Ok(())
+            }
+            Protocol::Imap | Protocol::Imaps => {
+                let service = if listener.protocol == Protocol::Imaps { "imaps" } else { "imap" };
+                let door = Rc::new(door(access, listener, service));
+                access.rt.spawn(imap::accept(imap.clone(), socket.clone(), door));
                 Ok(())
             }
             Protocol::Lmtp => {
@@ -101,22 +105,39 @@ impl Front {
             Traveller::Pop3(parcel) => {
                 self.0.access.rt.spawn(pop3::adopt(self.0.pop3.clone(), parcel));
             }
+            Traveller::Imap(parcel) => {
+                self.0.access.rt.spawn(imap::adopt(self.0.imap.clone(), parcel));
+            }
         }
     }
 
     /// Ends sessions that wait for a command, and the others at their next one.
     pub fn stop(&self) {
         self.0.pop3.host().stop();
+        self.0.imap.host().stop();
         self.0.lmtp.iter().for_each(|lmtp| lmtp.stop());
     }
 
     /// Waits until no session is open, at most until `until`; then cuts the rest off.
     pub async fn drained(&self, until: Mono) {
         self.0.pop3.host().drained(until).await;
+        self.0.imap.host().drained(until).await;
         if let Some(lmtp) = &self.0.lmtp {
             lmtp.drained(until).await;
         }
     }
+}
+
+/// What the sessions of a protocol share, of which these are the series.
+fn host(access: &Rc<Access>, pool: &Rc<Pool>, meters: Meters) -> Host<Uring> {
+    let gate: Rc<dyn Gate> = Rc::new(Counters::of(access));
+    let options = settings::access_host(&access.config);
+    let host = Host::new(access.rt.clone(), gate, (access.metrics.clone(), meters), options, pool.clone());
+    let failures = access.guard.failures.clone();
+    let events = access.voice.events.clone();
+    let attempts = Attempts::new(failures, access.metrics.clone(), events, access.number);
+    host.set_logins(access.logins.clone(), Some(attempts));
+    host
 }
 
 fn door(access: &Access, listener: &Listener, service: &'static str) -> Door {
@@ -234,11 +255,30 @@ impl Homes<Store<Uring>> for Places {
     }
 }
 
+impl Roads<OwnedFd, imap::Luggage> for Places {
+    fn send(
+        &self,
+        core: u16,
+        parcel: Box<Parcel<OwnedFd, imap::Luggage>>,
+    ) -> Sending<'_, OwnedFd, imap::Luggage> {
+        Box::pin(async move {
+            match self.0.wires.hand_over(core, Traveller::Imap(parcel)).await {
+                Err(Traveller::Imap(parcel)) => Err(parcel),
+                Err(Traveller::Pop3(_)) => unreachable!("what comes back is what was sent"),
+                Ok(()) => Ok(()),
+            }
+        })
+    }
+}
+
 impl Roads<OwnedFd, Luggage> for Places {
     fn send(&self, core: u16, parcel: Box<Parcel<OwnedFd, Luggage>>) -> Sending<'_, OwnedFd, Luggage> {
         Box::pin(async move {
-            let sent = self.0.wires.hand_over(core, Traveller::Pop3(parcel)).await;
-            sent.map_err(|Traveller::Pop3(parcel)| parcel)
+            match self.0.wires.hand_over(core, Traveller::Pop3(parcel)).await {
+                Err(Traveller::Pop3(parcel)) => Err(parcel),
+                Err(Traveller::Imap(_)) => unreachable!("what comes back is what was sent"),
+                Ok(()) => Ok(()),
+            }
         })
     }
 }

@@ -40,6 +40,8 @@ const PATIENCE: Duration = Duration::from_secs(20);
 pub enum Traveller {
     /// Of POP3.
     Pop3(Box<moving::Parcel<OwnedFd, crate::pop3::inbound::Luggage>>),
+    /// Of IMAP.
+    Imap(Box<moving::Parcel<OwnedFd, crate::imap::session::Luggage>>),
 }
 
 /// A question.

@@ -130,8 +130,9 @@ impl Client {
         }
     }
 
+    /// The next line, with its end; `None` at the end of the connection.
     #[track_caller]
-    fn line(&mut self) -> Option<String> {
+    pub fn line(&mut self) -> Option<String> {
         loop {
             if let Some(end) = self.buf.iter().position(|b| *b == b'\n') {
                 let line: Vec<u8> = self.buf.drain(..=end).collect();

@@ -382,7 +382,7 @@ fn history(world: &World) -> History {
 
 #[test]
 fn pop3_histories() {
-    seeds::run_some("pop3_histories", 16, history);
+    seeds::run_long("pop3_histories", 16, history);
     let one = std::env::var_os("SIM_SEED").is_some();
     let read = READ.each_ref().map(|count| count.load(Ordering::Relaxed));
     assert!(one || read.iter().all(|count| *count > 0), "nobody has read anything: {read:?}");
