@@ -402,7 +402,8 @@ proptest! {
 /// Of three sites two have the only connections there may be, one of them without work: that is given up.
 #[test]
 fn an_idle_connection_is_given_up_when_all_are_open() {
-    let rules = Rules { connections: 2, ..Rules::default() };
+    // Nobody wants a second one.
+    let rules = Rules { connections: 2, patience: Duration::from_secs(100), ..Rules::default() };
     let mut s = Schedule::new(rules, Rc::default());
     let k = keys(4);
     let (a, pa) = one(&mut s, "a", Limits::default());
