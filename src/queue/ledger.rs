@@ -139,11 +139,11 @@ impl Ledger {
         self.names.learn(number, name, sample)
     }
 
-    /// If there are many names, begins to look for those that no row names. `true`:
+    /// If there are many names, `few` at least, begins to look for those that no row names. `true`:
     /// [`Self::names_row`] is to be said of all rows that the index has now or will have, then
     /// [`Self::end_round`].
-    pub fn begin_round(&mut self) -> bool {
-        if !self.names.begin_round() {
+    pub fn begin_round(&mut self, few: usize) -> bool {
+        if !self.names.begin_round(few) {
             return false;
         }
         // Rows entered from now on ask for their numbers, or name what a row before them named.

@@ -8,9 +8,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Names from which on it is worth looking for some to forget.
-pub const FEW: usize = 10_000;
-
 /// A destination in the index: its name, and an address that led there.
 #[derive(Debug)]
 struct Name {
@@ -21,7 +18,7 @@ struct Name {
 }
 
 /// See the module.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Names {
     by_name: BTreeMap<Box<str>, u32>,
     list: BTreeMap<u32, Name>,
@@ -33,24 +30,8 @@ pub struct Names {
     telling: (BTreeSet<u32>, BTreeSet<u32>),
     round: u32,
     running: bool,
-    /// With so many a round begins.
+    /// With so many a round begins: twice those that the last one left.
     from: usize,
-}
-
-impl Default for Names {
-    fn default() -> Self {
-        Names {
-            by_name: BTreeMap::new(),
-            list: BTreeMap::new(),
-            next: 0,
-            new: BTreeSet::new(),
-            gone: BTreeSet::new(),
-            telling: Default::default(),
-            round: 0,
-            running: false,
-            from: FEW,
-        }
-    }
 }
 
 impl Names {
@@ -136,10 +117,10 @@ impl Names {
         self.gone.extend(gone);
     }
 
-    /// Begins a round if there are many names. `true`: [`Self::seen`] is to be said of each that a row
+    /// Begins a round if there are `few` names at least, and more than lately. `true`: [`Self::seen`] is to be said of each that a row
     /// names, then [`Self::end_round`].
-    pub fn begin_round(&mut self) -> bool {
-        if self.running || self.list.len() < self.from {
+    pub fn begin_round(&mut self, few: usize) -> bool {
+        if self.running || self.list.len() < self.from.max(few) {
             return false;
         }
         self.running = true;
@@ -169,7 +150,7 @@ impl Names {
             }
         }
         // Also of one that has failed: not again at once.
-        self.from = FEW.max(2 * self.list.len());
+        self.from = 2 * self.list.len();
     }
 }
 
@@ -185,14 +166,14 @@ mod tests {
 
     #[test]
     fn what_nothing_names_is_forgotten_and_its_number_is_not_used_again() {
-        let mut names = Names { from: 3, ..Names::default() };
+        let mut names = Names::default();
         let number = |names: &mut Names, name: &str| names.number(name, b"x@y");
         assert_eq!((number(&mut names, "a"), number(&mut names, "b"), number(&mut names, "a")), (0, 1, 0));
-        assert!(!names.begin_round(), "few");
+        assert!(!names.begin_round(3), "few");
         number(&mut names, "c");
         assert_eq!(told(&mut names).len(), 3);
         names.done();
-        assert!(names.begin_round() && !names.begin_round(), "one at a time");
+        assert!(names.begin_round(3) && !names.begin_round(3), "one at a time");
         names.seen(1);
         names.seen(77);
         assert_eq!((number(&mut names, "d"), number(&mut names, "c")), (3, 2), "given out meanwhile");
@@ -203,24 +184,24 @@ mod tests {
         assert_eq!(told(&mut names), [(3, Some("d".into())), (0, None)], "said again");
         names.done();
         assert_eq!(number(&mut names, "a"), 4, "no row takes another name for its own");
-        assert!(names.from == FEW && !names.begin_round());
+        assert!(names.from == 6 && !names.begin_round(3));
     }
 
     #[test]
     fn a_round_that_was_broken_off_forgets_nothing() {
-        let mut names = Names { from: 1, ..Names::default() };
+        let mut names = Names::default();
         names.number("a", b"");
-        assert!(names.begin_round());
+        assert!(names.begin_round(1));
         names.end_round(false);
         assert_eq!((names.len(), names.running), (1, false));
     }
 
     #[test]
     fn forgotten_while_the_index_is_told_of_it() {
-        let mut names = Names { from: 1, ..Names::default() };
+        let mut names = Names::default();
         names.number("a", b"");
         assert_eq!(told(&mut names), [(0, Some("a".into()))]);
-        assert!(names.begin_round());
+        assert!(names.begin_round(1));
         names.end_round(true);
         names.failed();
         assert_eq!(told(&mut names), [(0, None)]);
@@ -228,12 +209,12 @@ mod tests {
 
     #[test]
     fn the_index_has_gaps_and_may_have_a_name_twice() {
-        let mut names = Names { from: 1, ..Names::default() };
+        let mut names = Names::default();
         assert!(names.learn(2, "a", b"") && names.learn(7, "b", b"") && names.learn(9, "a", b""));
         assert!(!names.learn(9, "c", b"") && !names.learn(3, "c", b"") && !names.learn(u32::MAX, "c", b""));
         assert!(told(&mut names).is_empty());
         names.done();
-        assert!(names.begin_round());
+        assert!(names.begin_round(1));
         names.seen(9);
         names.end_round(true);
         assert_eq!((names.number("a", b""), names.number("b", b"")), (9, 10));

@@ -16,7 +16,7 @@ const LOOKED: usize = 1024;
 impl<R: Runtime> Desk<R> {
     /// Begins a round if one is due.
     pub(crate) fn look_for_unused_names(&self, s: &mut State) {
-        if !s.loaded || s.closing || s.dead || !s.ledger.begin_round() {
+        if !s.loaded || s.closing || s.dead || !s.ledger.begin_round(self.0.options.limits.names) {
             return;
         }
         let desk = self.clone();
