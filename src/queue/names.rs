@@ -117,8 +117,8 @@ impl Names {
         self.gone.extend(gone);
     }
 
-    /// Begins a round if there are `few` names at least, and more than lately. `true`: [`Self::seen`] is to be said of each that a row
-    /// names, then [`Self::end_round`].
+    /// Begins a round if there are `few` names at least, and more than lately. `true`: [`Self::seen`] is
+    /// to be said of each that a row names, then [`Self::end_round`].
     pub fn begin_round(&mut self, few: usize) -> bool {
         if self.running || self.list.len() < self.from.max(few) {
             return false;

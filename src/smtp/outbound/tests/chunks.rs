@@ -483,7 +483,8 @@ proptest! {
                     (_, true) => ["250 2.0.0 Queued\r\n", "250 2.0.0 Queued\r\n250 2.0.0 Queued\r\n"],
                 };
                 Some(match kind {
-                    0 if !line.starts_with("RSET") => ["550 5.1.1 no\r\n", "550 no\r\n550 no\r\n"][usize::from(twice)],
+                    0 if !line.starts_with("RSET") && twice => "550 no\r\n550 no\r\n",
+                    0 if !line.starts_with("RSET") => "550 5.1.1 no\r\n",
                     1 if !line.starts_with("RSET") => "450 later\r\n",
                     _ => good[usize::from(twice)],
                 })
