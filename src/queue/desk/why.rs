@@ -1,8 +1,8 @@
 //! L4: why a message is still here: for each recipient what it waits for, and what has been tried.
 //!
 //! Reads what the desk knows and, for the history, the journal: what is no longer in it (of mail that
-//! waits long, all but the last attempt, which the row keeps) is said to be missing. Changes nothing; takes no
-//! slot of a rate.
+//! waits long, all but the last attempt, which the row keeps) is said to be missing. Changes nothing; takes
+//! no slot of a rate.
 
 use crate::base::ids::{MessageId, QueueId};
 use crate::base::time::{Mono, Wall};
