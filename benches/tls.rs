@@ -113,7 +113,7 @@ fn shake(
     config: &Arc<ClientConfig>,
     ours: &mut Ours,
 ) -> (Connection, ClientConnection) {
-    let begin = || Connection::accept(snapshot.clone(), false).expect("randomness");
+    let begin = || Connection::accept(snapshot.clone(), "smtp", false).expect("randomness");
     let step = |server: &mut Connection, mut rest: &[u8], back: &mut Vec<u8>| {
         while !rest.is_empty() {
             rest = &rest[server.feed(rest).expect("a good client")..];

@@ -50,7 +50,7 @@ fuzz_target!(|input: &[u8]| {
 /// Bytes of anybody, in pieces of any length.
 fn garbage(input: &[u8]) {
     let Some((&piece, wire)) = input.split_first() else { return };
-    let mut server = Connection::accept(SNAPSHOT.clone(), true).expect("randomness");
+    let mut server = Connection::accept(SNAPSHOT.clone(), "smtp", true).expect("randomness");
     let (mut out, mut plain) = (Vec::new(), Vec::with_capacity(4096));
     for part in wire.chunks(usize::from(piece).max(1)) {
         let mut at = 0;
@@ -185,7 +185,7 @@ fn session(kind: u8, input: &[u8]) {
         offended: false,
     }));
     let pool = Pool::new(4);
-    let server = Connection::accept(SNAPSHOT.clone(), kind & 8 != 0).expect("randomness");
+    let server = Connection::accept(SNAPSHOT.clone(), "smtp", kind & 8 != 0).expect("randomness");
     let (mut channel, result) = now(Channel::handshake(&link, Box::new(server), &pool));
     let mut got = Vec::new();
     if result.is_ok() {

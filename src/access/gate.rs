@@ -45,6 +45,8 @@ pub enum Tls {
 /// How a listener lets clients in.
 #[derive(Clone, Debug, Default)]
 pub struct Door {
+    /// Its protocol, by the name with which clients may ask for it (RFC 7301): `pop3` or `imap`.
+    pub protocol: &'static str,
     /// What it is called in events: `pop3`, `pop3s`, `imap`...
     pub service: &'static str,
     /// What it does with TLS.
@@ -62,7 +64,7 @@ impl Door {
     #[must_use]
     pub fn begin_tls(&self) -> Option<Box<Connection>> {
         let snapshot = self.certificates.as_ref()?.current();
-        Connection::accept(snapshot, self.ask_certificate).ok().map(Box::new)
+        Connection::accept(snapshot, self.protocol, self.ask_certificate).ok().map(Box::new)
     }
 
     /// Who the gate is asked about when `peer` has connected.

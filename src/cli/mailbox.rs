@@ -20,6 +20,7 @@ mod lists;
 mod maildir;
 mod mbox;
 mod reindex;
+mod reshard;
 mod select;
 mod shards;
 mod show;
@@ -80,6 +81,8 @@ enum MailboxCommand {
     Rename(account::RenameArgs),
     /// Remove an account with all its mail
     Remove(account::RemoveArgs),
+    /// Spread the accounts over another number of shards. Interrupted, run it again
+    Reshard(reshard::ReshardArgs),
     /// Copy a shard into a new directory
     Backup(copy::BackupArgs),
     /// Put a copied shard back where there is none
@@ -174,6 +177,7 @@ impl MailboxArgs {
             MailboxCommand::Expunge(args) => expunge::run(site, &args, out),
             MailboxCommand::Rename(args) => account::rename(site, &args, out),
             MailboxCommand::Remove(args) => account::remove(site, &args, out),
+            MailboxCommand::Reshard(args) => reshard::run(site, &args, out),
             MailboxCommand::Backup(args) => copy::backup(site, &args, out),
             MailboxCommand::Restore(args) => copy::restore(site, &args, out),
         }

@@ -15,8 +15,9 @@ use std::sync::Arc;
 use std::time::SystemTime;
 use zeroize::Zeroizing;
 
-/// By these names a client may ask for SMTP; none is registered, but some clients use it.
-const PROTOCOLS: &[&str] = &["smtp"];
+/// By these names a client may ask for its protocol (RFC 7301). That of SMTP is not registered, but some
+/// clients use it.
+const PROTOCOLS: &[&str] = &["smtp", "pop3", "imap"];
 
 /// From so many seconds before a certificate expires, it is reported.
 const EXPIRES_SOON: i64 = 14 * 86_400;

@@ -13,6 +13,10 @@ pub const FOLDER: &str = "mailbox";
 /// The file in it that says how many there are.
 pub const COUNT_FILE: &str = "shards";
 
+/// The file in it that says over how many shards the accounts are being spread; while it is there, some are
+/// not where they belong.
+pub const UNFINISHED_FILE: &str = "resharding";
+
 /// The shard of an account, of `shards`.
 ///
 /// FNV-1a of the name, stirred as MurmurHash3 does at its end. The function is part of what is on the disk:

@@ -723,7 +723,8 @@ impl<R: Runtime> Desk<R> {
     }
 
     /// After [`Self::drained`]: commits what is staged and closes the journal. Takes no messages
-    /// any more. If nothing is in flight, the log says so, and nothing is in doubt after a restart.
+    /// any more. If nothing is in flight, the log says so, and after a restart only that is in doubt
+    /// which has been since the start, and was not tried again.
     pub async fn close(&self) {
         self.close_saying(true).await;
     }
@@ -738,8 +739,9 @@ impl<R: Runtime> Desk<R> {
             let mut s = self.0.state.borrow_mut();
             let s = &mut *s;
             s.schedule.stop();
-            if settled && s.flights == 0 && !s.dead && !s.closing {
-                self.note(s, record::STOPPED, MessageId(0), b"", None, After::Nothing);
+            let still = settled && s.flights == 0 && !s.dead && !s.closing;
+            if let Some(doubted) = self.doubted(s).filter(|_| still) {
+                self.note(s, record::STOPPED, MessageId(0), &doubted, None, After::Nothing);
             }
         }
         self.settle_rest().await;
@@ -762,6 +764,9 @@ impl<R: Runtime> Desk<R> {
 fn done(side: u64, slip: Option<usize>) -> After {
     if side == 0 && slip.is_none() { After::Nothing } else { After::Done { side, slip } }
 }
+
+/// Messages in doubt that a clean stop may except. If there are more, it is not told from a crash.
+const DOUBTED_MAX: usize = 1 << 16;
 
 /// How long a close waits for the journal to take what is left.
 const REST_MAX: Duration = Duration::from_secs(10);

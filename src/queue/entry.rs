@@ -95,6 +95,12 @@ pub struct Recipient {
 }
 
 impl Recipient {
+    /// True if it is still to be sent to, and may have been before the last end of a process.
+    #[must_use]
+    pub fn is_in_doubt(&self) -> bool {
+        self.cover == Cover::InDoubt && !self.phase.is_done() && !self.phase.is_owed()
+    }
+
     /// True if the journal says what there is to tell about it: in a record of its own, or in that of
     /// the message, because it stands for others.
     #[must_use]

@@ -12,7 +12,8 @@
 //!   [`SNAPSHOT`] it replaces every earlier record about the state of the message.
 //! * [`ATTEMPT`]: `count u32`, then indexes: these may be in flight from now on.
 //! * [`WITHDRAW`], [`HOLD`], [`RELEASE`], [`REMOVED`]: text (who and why), may be empty.
-//! * [`STOPPED`]: id 0; nothing that came before is in flight.
+//! * [`STOPPED`]: id 0; then ids of messages, 8 bytes each, ascending: nothing that came before is in
+//!   flight but, perhaps, recipients of these, which an earlier crash has left in doubt.
 //!
 //! **What is owed is part of the outcome.** A recipient whose sender is still to be told is
 //! [`Fate::Owed`] or [`Fate::Passed`], with what there is to tell: this is the notification until it can be
@@ -379,6 +380,13 @@ pub fn put_attempt(out: &mut Vec<u8>, recipients: &[u32]) {
     for r in recipients {
         out.extend_from_slice(&r.to_le_bytes());
     }
+}
+
+/// The messages of a [`STOPPED`] record.
+pub fn stopped(payload: &[u8]) -> Result<impl Iterator<Item = MessageId> + use<'_>, Malformed> {
+    let (ids, rest) = payload.as_chunks();
+    let ids = ids.iter().map(|id| MessageId(u64::from_le_bytes(*id)));
+    if rest.is_empty() { Ok(ids) } else { Err(Malformed) }
 }
 
 /// The recipients of an attempt record.

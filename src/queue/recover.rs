@@ -12,7 +12,7 @@ use crate::queue::index::NOWHERE;
 use crate::queue::record::{self, Effect, Fate, Malformed, MessageView, State, StatesView};
 use crate::queue::routing::{Hop, Plan};
 use crate::storage::record::{Location, Recovered};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 /// Where a recovered recipient goes.
@@ -196,6 +196,8 @@ pub struct Rebuild {
     pub archived: BTreeMap<MessageId, Vec<Said>>,
     /// The log has a clean stop: what the index calls under way was not, unless `archived` says so.
     pub stopped: bool,
+    /// Messages that it excepts: recipients of theirs may have been in flight in an earlier run.
+    pub kept: BTreeSet<MessageId>,
     /// The segment in which it says so last.
     pub stopped_at: u64,
     /// The last segment with a record.
@@ -218,11 +220,7 @@ impl Rebuild {
         let read = match r.head.kind {
             _ if r.head.version != record::VERSION => Err(Malformed),
             record::MESSAGE => self.message(id, r, plan),
-            record::STOPPED => {
-                self.stopped_at = r.location.segment;
-                self.stopped();
-                Ok(())
-            }
+            record::STOPPED => self.stopped(r),
             kind => self.said(id, kind, r),
         };
         if read.is_err() {
@@ -309,16 +307,21 @@ impl Rebuild {
         }
     }
 
-    /// After a clean stop nothing that came before is in flight.
-    fn stopped(&mut self) {
-        self.stopped = true;
-        for r in self.messages.values_mut().flat_map(|f| &mut f.recipients) {
+    /// After a clean stop nothing that came before is in flight, but for what it excepts.
+    fn stopped(&mut self, r: &Recovered<'_>) -> Result<(), Malformed> {
+        self.kept = record::stopped(r.payload)?.collect();
+        (self.stopped, self.stopped_at) = (true, r.location.segment);
+        let kept = &self.kept;
+        let sure = self.messages.iter_mut().filter(|(id, _)| !kept.contains(id));
+        for r in sure.flat_map(|(_, found)| &mut found.recipients) {
             r.in_doubt = false;
         }
-        for said in self.archived.values_mut().flatten().filter(|s| s.kind == record::ATTEMPT) {
+        let sure = self.archived.iter_mut().filter(|(id, _)| !kept.contains(id));
+        for said in sure.flat_map(|(_, said)| said).filter(|s| s.kind == record::ATTEMPT) {
             // It says nothing any more.
             said.payload = Box::new([0; 4]);
         }
+        Ok(())
     }
 
     /// The number in [`Self::hops`] of the hop that `plan` names.
@@ -402,8 +405,21 @@ mod tests {
         log.push((record::STOPPED, 0, vec![]));
         assert!(run(&log).messages[&MessageId(1)].recipients.iter().all(|r| !r.in_doubt));
         log.push((record::ATTEMPT, 1, a));
-        let doubt: Vec<_> = run(&log).messages[&MessageId(1)].recipients.iter().map(|r| r.in_doubt).collect();
-        assert_eq!(doubt, [false, true]);
+        let doubt = |log: &[(u8, u64, Vec<u8>)]| -> Vec<_> {
+            run(log).messages[&MessageId(1)].recipients.iter().map(|r| r.in_doubt).collect()
+        };
+        assert_eq!(doubt(&log), [false, true]);
+        // A stop that excepts it, one that does not, and one that says something else.
+        for (kept, expected) in [(vec![1u64], [false, true]), (vec![7], [false, false])] {
+            log.push((record::STOPPED, 0, kept.iter().flat_map(|id| id.to_le_bytes()).collect()));
+            assert_eq!(
+                (doubt(&log), run(&log).kept),
+                (expected.to_vec(), kept.into_iter().map(MessageId).collect())
+            );
+            log.pop();
+        }
+        log.push((record::STOPPED, 0, vec![1; 7]));
+        assert_eq!((doubt(&log), run(&log).malformed), (vec![false, true], vec![(record::STOPPED, 0)]));
     }
 
     #[test]

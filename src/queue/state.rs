@@ -272,6 +272,8 @@ pub(crate) struct State {
     pub journaled: BTreeSet<MessageId>,
     /// What rows call under way was not: the last run ended in order.
     pub rows_sure: bool,
+    /// But not for these.
+    pub rows_doubted: BTreeSet<MessageId>,
     /// See [`Meta`](crate::queue::row::Meta).
     pub doubt: u64,
     /// Records of messages that the index knew of and that ended before their changes.
@@ -344,6 +346,7 @@ impl State {
             said: Default::default(),
             journaled: Default::default(),
             rows_sure: false,
+            rows_doubted: Default::default(),
             doubt: 0,
             orphans: Default::default(),
             recalls: Default::default(),

@@ -5,7 +5,7 @@
 
 use crate::base::ids::MessageId;
 use crate::base::wheel;
-use crate::queue::index::{Class, Cover, DestId, Entry, Phase};
+use crate::queue::index::{Class, DestId, Entry, Phase, Recipient};
 use std::ops::BitOr;
 
 /// Stands for a destination: there are several, or none.
@@ -40,7 +40,7 @@ impl Stub {
         let single = open.all(|r| r.destination == first);
         let owed = e.recipients.iter().any(|r| r.phase.is_owed());
         let destination = if single && !owed { first } else { SEVERAL };
-        let doubt = e.recipients.iter().any(|r| r.cover == Cover::InDoubt && !r.phase.is_done());
+        let doubt = e.recipients.iter().any(Recipient::is_in_doubt);
         let marks = [
             (e.switches.warned, Marks::WARNED),
             (e.switches.double_bounce, Marks::DOUBLE_BOUNCE),
@@ -110,7 +110,6 @@ impl BitOr for Marks {
 mod tests {
     use super::*;
     use crate::message::body::BodyFlags;
-    use crate::queue::index::Recipient;
 
     #[test]
     fn a_stub_says_for_what_a_message_waits() {
@@ -127,7 +126,7 @@ mod tests {
         stub.marks.set(Marks::RECALLING, false);
         assert_eq!(stub, Stub::of(&e));
         e.recipients[1].phase = Phase::Ready;
-        e.recipients[1].cover = Cover::InDoubt;
+        e.recipients[1].cover = crate::queue::index::Cover::InDoubt;
         let stub = Stub::of(&e);
         assert_eq!((stub.destination, stub.ready, stub.class()), (SEVERAL, true, Class::Active));
         assert!(stub.marks.has(Marks::IN_DOUBT));

@@ -44,7 +44,7 @@ fn shake(roots: Roots, terms: &Terms, shop: Shop) -> Result<Established, String>
     let certificates = Certificates::new(Snapshot::new(shop.credentials, Vec::new(), &rules).unwrap());
     let rules = Rules::new(roots).unwrap();
     let mut client = Client::connect(&rules, terms, ADDRESS).map_err(|f| f.text)?;
-    let mut server = Connection::accept(certificates.current(), false).unwrap();
+    let mut server = Connection::accept(certificates.current(), "smtp", false).unwrap();
     let mut wire = Vec::new();
     for _ in 0..10 {
         wire.clear();

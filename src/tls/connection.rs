@@ -82,12 +82,15 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// Our end of a connection whose peer begins the handshake. `ask`: for a certificate, too.
+    /// Our end of a connection for `protocol` whose peer begins the handshake. `ask`: for a certificate,
+    /// too.
     ///
     /// # Errors
-    /// There is no randomness.
-    pub fn accept(snapshot: Arc<Snapshot>, ask: bool) -> Result<Self, Fault> {
-        let mut inner = ServerConnection::new(snapshot.config(ask))?;
+    /// There is no randomness; the snapshot's rules do not name the protocol.
+    pub fn accept(snapshot: Arc<Snapshot>, protocol: &str, ask: bool) -> Result<Self, Fault> {
+        let config = snapshot.config(protocol, ask);
+        let config = config.ok_or_else(|| Error::General(format!("{protocol} is not served here")))?;
+        let mut inner = ServerConnection::new(config)?;
         // The caller pulls after each write, and its own buffers are bounded.
         inner.set_buffer_limit(None);
         Ok(Connection { inner, snapshot, peer_closed: false })

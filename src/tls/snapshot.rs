@@ -21,8 +21,8 @@ use std::sync::{Arc, PoisonError, RwLock};
 pub struct Rules {
     /// The lowest version.
     pub minimum: TlsVersion,
-    /// Names by which clients may ask for our protocol (RFC 7301); a client that asks for others only
-    /// is refused (attack: ALPACA), one that asks for none is not.
+    /// Our protocols, by the names with which clients may ask for them (RFC 7301). A client that asks only for
+    /// others than the one it gets is refused (attack: ALPACA), one that asks for none is not.
     pub protocols: &'static [&'static str],
     /// Whose certificates of clients are believed; none: they are not asked for.
     pub authorities: Option<Authorities>,
@@ -63,6 +63,13 @@ impl ResolvesServerCert for Names {
 pub struct Snapshot {
     pub(super) names: Arc<Names>,
     pub(super) authorities: Option<Authorities>,
+    configs: Vec<Configs>,
+}
+
+/// What a handshake is made with.
+#[derive(Debug)]
+struct Configs {
+    protocol: &'static str,
     open: Arc<ServerConfig>,
     /// The same, asking for a certificate.
     asking: Option<Arc<ServerConfig>>,
@@ -88,7 +95,7 @@ impl Snapshot {
         }
         let names = Arc::new(names);
         let tickets = rustls::crypto::aws_lc_rs::Ticketer::new()?;
-        let make = |ask: Option<&Authorities>| -> Result<Arc<ServerConfig>, Error> {
+        let make = |ask: Option<&Authorities>| -> Result<ServerConfig, Error> {
             let verifier = ask.map(|a| Arc::new(Ask(a.clone())));
             let builder = builder(rules.minimum)?;
             let builder = match verifier {
@@ -96,25 +103,32 @@ impl Snapshot {
                 None => builder.with_client_cert_verifier(WebPkiClientVerifier::no_client_auth()),
             };
             let mut config = builder.with_cert_resolver(names.clone());
-            config.alpn_protocols = rules.protocols.iter().map(|p| p.as_bytes().to_vec()).collect();
             config.ticketer = tickets.clone();
             // Tickets only: a store of sessions would be memory that every client can fill.
             config.session_storage = Arc::new(NoServerSessionStorage {});
             config.send_tls13_tickets = TICKETS;
-            Ok(Arc::new(config))
+            Ok(config)
         };
-        Ok(Snapshot {
-            open: make(None)?,
-            asking: rules.authorities.as_ref().map(|a| make(Some(a))).transpose()?,
-            authorities: rules.authorities.clone(),
-            names,
-        })
+        let (open, asking) = (make(None)?, rules.authorities.as_ref().map(|a| make(Some(a))).transpose()?);
+        // All share certificates and tickets.
+        let of = |config: &ServerConfig, protocol: &str| {
+            let mut config = config.clone();
+            config.alpn_protocols = vec![protocol.into()];
+            Arc::new(config)
+        };
+        let configs = rules.protocols.iter().map(|&protocol| Configs {
+            protocol,
+            open: of(&open, protocol),
+            asking: asking.as_ref().map(|config| of(config, protocol)),
+        });
+        Ok(Snapshot { configs: configs.collect(), authorities: rules.authorities.clone(), names })
     }
 
-    /// What a handshake is made with; `ask`: the client is asked for a certificate if authorities are
-    /// known.
-    pub(super) fn config(&self, ask: bool) -> Arc<ServerConfig> {
-        self.asking.as_ref().filter(|_| ask).unwrap_or(&self.open).clone()
+    /// What a handshake for `protocol` is made with; `ask`: the client is asked for a certificate if
+    /// authorities are known. `None`: it is not one of ours.
+    pub(super) fn config(&self, protocol: &str, ask: bool) -> Option<Arc<ServerConfig>> {
+        let found = self.configs.iter().find(|c| c.protocol == protocol)?;
+        Some(found.asking.as_ref().filter(|_| ask).unwrap_or(&found.open).clone())
     }
 }
 

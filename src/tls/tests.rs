@@ -107,7 +107,7 @@ pub fn client(version: Option<TlsVersion>, own: Option<&Made>) -> ClientConfig {
 }
 
 pub fn rules() -> Rules {
-    Rules { minimum: TlsVersion::Tls12, protocols: &["smtp"], authorities: None }
+    Rules { minimum: TlsVersion::Tls12, protocols: &["smtp", "imap"], authorities: None }
 }
 
 pub fn snapshot(rules: &Rules) -> Arc<Snapshot> {
@@ -124,7 +124,11 @@ struct Pair {
 
 impl Pair {
     fn new(snapshot: &Arc<Snapshot>, client: ClientConfig, name: &str) -> Self {
-        let server = Connection::accept(snapshot.clone(), true).unwrap();
+        Self::of("smtp", snapshot, client, name)
+    }
+
+    fn of(protocol: &str, snapshot: &Arc<Snapshot>, client: ClientConfig, name: &str) -> Self {
+        let server = Connection::accept(snapshot.clone(), protocol, true).unwrap();
         let name = ServerName::try_from(name.to_owned()).unwrap();
         Pair {
             server,
@@ -240,12 +244,19 @@ fn channel_bindings() {
 #[test]
 fn row_06_other_protocols_are_refused() {
     let snapshot = snapshot(&rules());
-    for (offered, ok) in
-        [(vec![], true), (vec!["smtp"], true), (vec!["http/1.1"], false), (vec!["h2", "smtp"], true)]
-    {
+    let cases: [(&str, &[&str], bool); 7] = [
+        ("smtp", &[], true),
+        ("smtp", &["smtp"], true),
+        ("smtp", &["http/1.1"], false),
+        ("smtp", &["h2", "smtp"], true),
+        ("smtp", &["imap"], false),
+        ("imap", &["imap"], true),
+        ("imap", &["smtp"], false),
+    ];
+    for (protocol, offered, ok) in cases {
         let mut config = client(None, None);
         config.alpn_protocols = offered.iter().map(|p: &&str| p.as_bytes().to_vec()).collect();
-        let mut pair = Pair::new(&snapshot, config, "mx.example");
+        let mut pair = Pair::of(protocol, &snapshot, config, "mx.example");
         match pair.run(usize::MAX) {
             Ok(()) => assert!(ok, "{offered:?}"),
             Err(fault) => {
@@ -258,6 +269,7 @@ fn row_06_other_protocols_are_refused() {
             }
         }
     }
+    assert!(Connection::accept(snapshot, "pop3", false).is_err(), "the rules do not name it");
 }
 
 #[test]
@@ -281,7 +293,7 @@ fn row_32_garbage_gets_an_alert() {
         (&[22, 3, 1, 0, 0], Reason::Other),
         (&oversized, Reason::Other),
     ] {
-        let mut server = Connection::accept(snapshot.clone(), false).unwrap();
+        let mut server = Connection::accept(snapshot.clone(), "smtp", false).unwrap();
         let fault = server.feed(bytes).expect_err("refused");
         assert_eq!(fault.reason, reason, "{fault:?}");
         let mut alert = Vec::new();
@@ -339,7 +351,7 @@ fn certificates_of_clients() {
         assert_eq!((seen.verified, seen.hosts), (false, vec!["mx.example".into()]));
     }
     // Not asked for, not seen.
-    let mut server = Connection::accept(snapshot.clone(), false).unwrap();
+    let mut server = Connection::accept(snapshot.clone(), "smtp", false).unwrap();
     let mut pair = Pair::new(&snapshot, client(None, Some(&known)), "mx.example");
     std::mem::swap(&mut pair.server, &mut server);
     pair.run(usize::MAX).unwrap();

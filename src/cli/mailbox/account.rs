@@ -87,15 +87,23 @@ pub fn rename(args: &SiteArgs, rename: &RenameArgs, out: &mut impl Write) -> Res
     Ok(Exit::Ok)
 }
 
+/// Behind the name of an account that is being copied.
+const DRAFT: &str = " (moving)";
+
+/// Whose copy the account of this name is.
+pub(super) fn draft_of(name: &str) -> Option<&str> {
+    name.strip_suffix(DRAFT)
+}
+
 /// Moves an account into another shard, as it is.
-async fn carry((from, id): (&Shard, AccountId), to: &Shard, name: &str) -> Result<(), Failure> {
+pub(super) async fn carry((from, id): (&Shard, AccountId), to: &Shard, name: &str) -> Result<(), Failure> {
     let failed = |e: Refusal| Failure::refused(name, e);
     let quota = from.usage(id).await.ok_or(Refusal::NoAccount).map_err(failed)?.quota;
     if to.account(name).await.is_some() {
         return Err(failed(Refusal::Exists));
     }
     // Under a name of its own until it is whole; one that an interruption left begins anew.
-    let draft = format!("{name} (moving)");
+    let draft = format!("{name}{DRAFT}");
     if let Some(left) = to.account(&draft).await {
         to.remove_account(left).await.map_err(failed)?;
     }

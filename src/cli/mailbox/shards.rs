@@ -6,7 +6,7 @@
 use super::{Exit, Failure, SiteArgs};
 use crate::config::Config;
 use crate::mailbox::api::Mailboxes;
-use crate::mailbox::spread::{self, COUNT_FILE, FOLDER};
+use crate::mailbox::spread::{self, COUNT_FILE, FOLDER, UNFINISHED_FILE};
 use crate::mailbox::store::opening::{Parts, Recovery};
 use crate::mailbox::store::{Index, Options, Store};
 use crate::mailbox::types::AccountId;
@@ -30,6 +30,8 @@ pub struct Site {
     pub count: u16,
     /// What the configuration says of that; 0: nothing.
     pub wanted: u16,
+    /// Over so many shards the accounts are being spread, which has not come to its end.
+    pub unfinished: Option<u16>,
     storage: storage::Options,
     options: Options,
     user: Option<User>,
@@ -51,6 +53,20 @@ pub type Shard = Store<Uring>;
 impl Site {
     /// Finds and locks it.
     pub fn take(args: &SiteArgs) -> Result<Self, Failure> {
+        let site = Self::take_unfinished(args)?;
+        match site.unfinished {
+            None => Ok(site),
+            Some(n) => {
+                let text = format_args!(
+                    "the accounts are being spread over {n} shards: run `ringpost mailbox reshard {n}` again"
+                );
+                Err(Failure::new(Exit::Config, text))
+            }
+        }
+    }
+
+    /// As [`Self::take`], of one whose accounts may not be where they belong.
+    pub fn take_unfinished(args: &SiteArgs) -> Result<Self, Failure> {
         let Known { dir: data_dir, storage, options, user, shards } = read_config(args)?;
         if let Err(e) = fs::metadata(&data_dir) {
             // One that is not there is not made.
@@ -61,28 +77,56 @@ impl Site {
             let in_use = matches!(e, checks::StartError::DataDirOwned(..));
             Failure::new(if in_use { Exit::TempFail } else { Exit::NoPermission }, e)
         })?;
-        let path = data_dir.join(FOLDER).join(COUNT_FILE);
-        let count = match fs::read_to_string(&path) {
-            Ok(text) => spread::parse(&text).ok_or_else(|| {
-                Failure::new(Exit::Data, format_args!("{}: does not say how many shards", path.display()))
-            })?,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => 0,
-            Err(e) => return Err(Failure::reading(&path, &e)),
-        };
-        Ok(Site { data_dir, count, wanted: shards, storage, options, user, _lock: lock })
+        let folder = data_dir.join(FOLDER);
+        let count = number_in(&folder.join(COUNT_FILE))?.unwrap_or(0);
+        let unfinished = number_in(&folder.join(UNFINISHED_FILE))?;
+        Ok(Site { data_dir, count, wanted: shards, unfinished, storage, options, user, _lock: lock })
     }
 
-    /// Says how many shards there are to be, where nobody has.
+    /// Says how many shards there are from now on.
     pub fn found(&mut self, shards: u16) -> Result<(), Failure> {
-        let folder = self.data_dir.join(FOLDER);
-        let path = folder.join(COUNT_FILE);
-        let written = fs::create_dir_all(&folder)
-            .and_then(|()| fs::write(&path, spread::text(shards)))
-            .and_then(|()| fs::File::open(&path)?.sync_all())
-            .and_then(|()| fs::File::open(&folder)?.sync_all());
-        written.map_err(|e| Failure::making(&path, &e))?;
+        self.write(COUNT_FILE, shards)?;
         self.count = shards;
         Ok(())
+    }
+
+    /// Says over how many shards the accounts are being spread.
+    pub fn mark(&self, shards: u16) -> Result<(), Failure> {
+        self.write(UNFINISHED_FILE, shards)
+    }
+
+    /// That has come to its end.
+    pub fn unmark(&mut self) -> Result<(), Failure> {
+        let path = self.data_dir.join(FOLDER).join(UNFINISHED_FILE);
+        fs::remove_file(&path).map_err(|e| Failure::making(&path, &e))?;
+        self.unfinished = None;
+        self.sync_folder()
+    }
+
+    /// Removes the directories of shards beyond the number that there are.
+    pub fn remove_beyond(&self) -> Result<(), Failure> {
+        for shard in self.numbers()?.into_iter().filter(|n| *n >= self.count) {
+            let dir = self.directory(shard);
+            fs::remove_dir_all(&dir).map_err(|e| Failure::making(&dir, &e))?;
+        }
+        self.sync_folder()
+    }
+
+    fn write(&self, name: &str, shards: u16) -> Result<(), Failure> {
+        let path = self.data_dir.join(FOLDER).join(name);
+        let partial = path.with_extension("partial");
+        let written = fs::create_dir_all(self.data_dir.join(FOLDER))
+            .and_then(|()| fs::write(&partial, spread::text(shards)))
+            .and_then(|()| fs::File::open(&partial)?.sync_all())
+            .and_then(|()| fs::rename(&partial, &path));
+        written.map_err(|e| Failure::making(&path, &e))?;
+        self.sync_folder()
+    }
+
+    fn sync_folder(&self) -> Result<(), Failure> {
+        let folder = self.data_dir.join(FOLDER);
+        let done = fs::File::open(&folder).and_then(|f| f.sync_all());
+        done.map_err(|e| Failure::making(&folder, &e))
     }
 
     /// The shards that are there.
@@ -150,6 +194,17 @@ impl Site {
         };
         let folder = self.data_dir.join(FOLDER);
         give_tree(&folder, user).map_err(|e| Failure::making(&folder, &e))
+    }
+}
+
+/// The number of shards that a file says, if it is there.
+fn number_in(path: &Path) -> Result<Option<u16>, Failure> {
+    match fs::read_to_string(path) {
+        Ok(text) => spread::parse(&text).map(Some).ok_or_else(|| {
+            Failure::new(Exit::Data, format_args!("{}: does not say how many shards", path.display()))
+        }),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(Failure::reading(path, &e)),
     }
 }
 

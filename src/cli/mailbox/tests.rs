@@ -253,3 +253,80 @@ fn an_mbox_comes_in_with_its_uids() {
     assert_eq!(site.run(&["import", "a@x.example", &site.path("no")]).0, Exit::Data);
     assert_eq!(site.run(&["import", "a@x.example", &site.path("nowhere")]).0, Exit::NoInput);
 }
+
+const ACCOUNTS: [&str; 6] =
+    ["a@x.example", "b@x.example", "c@x.example", "d@x.example", "e@x.example", "f@x.example"];
+
+/// A site with some accounts over two shards, and what clients see of each.
+fn spread_out() -> (Site, Vec<Vec<Value>>) {
+    let site = Site::new();
+    let md = maildir(&site);
+    for account in ACCOUNTS {
+        site.done(&["import", account, &md, "--shards", "2"]);
+    }
+    let seen = ACCOUNTS.map(|account| site.seen(account)).to_vec();
+    (site, seen)
+}
+
+fn all_seen(site: &Site) -> Vec<Vec<Value>> {
+    ACCOUNTS.map(|account| site.seen(account)).to_vec()
+}
+
+#[test]
+fn accounts_are_spread_over_more_shards_and_fewer() {
+    let (site, seen) = spread_out();
+    for shards in [5, 5, 1, 3] {
+        let was = fs::read_to_string(Path::new(&site.path("data")).join("mailbox/shards")).expect("there");
+        let was = spread::parse(&was).expect("a number");
+        let lines = site.done(&["reshard", &shards.to_string()]);
+        let moves = |a: &&&str| spread::shard_of(a, was) != spread::shard_of(a, shards);
+        let moves = ACCOUNTS.iter().filter(moves).count();
+        assert_eq!(lines[0], serde_json::json!({ "shards": shards, "was": was, "moved": moves }));
+        assert_eq!(all_seen(&site), seen);
+        let listed = site.done(&["list"]);
+        assert_eq!(listed.len(), ACCOUNTS.len(), "{listed:?}");
+        let there = fs::read_dir(Path::new(&site.path("data")).join("mailbox")).expect("read");
+        let dirs = there.filter(|e| e.as_ref().expect("read").path().is_dir()).count();
+        assert_eq!(dirs, usize::from(if was == shards { was } else { shards }));
+    }
+    let none = Site::new();
+    assert_eq!(none.run(&["reshard", "4"]).0, Exit::NoInput);
+}
+
+#[test]
+fn spreading_that_was_interrupted_is_brought_to_its_end() {
+    use crate::mailbox::api::Mailboxes;
+    use crate::mailbox::store::Index;
+    use crate::mailbox::types::Quota;
+    let (site, seen) = spread_out();
+    let args = SiteArgs {
+        config: site.path("ringpost.toml").into(),
+        data_dir: Some(site.path("data").into()),
+        json: false,
+    };
+    let place = shards::Site::take(&args).expect("ours");
+    place.mark(3).expect("written");
+    let worked = place.work(async |desk| {
+        let mut open = std::collections::BTreeMap::new();
+        for shard in 0..3 {
+            open.insert(shard, desk.open(shard, Index::Mend).await?.0);
+        }
+        assert_eq!(reshard::move_all(&open, 3, false, 2).await?, 2);
+        // b, of shard 0, had its name in the new place, and was not removed from the old one yet.
+        let twin = open[&0].create_account("b@x.example", &[], Quota::default()).await;
+        // Another had been copied in part.
+        let half = open[&0].create_account("f@x.example (moving)", &[], Quota::default()).await;
+        assert!(twin.is_ok() && half.is_ok());
+        for store in open.into_values() {
+            store.close().await;
+        }
+        Ok(())
+    });
+    worked.expect("works");
+    drop(place);
+    assert_eq!(site.run(&["list"]).0, Exit::Config);
+    assert_eq!(site.run(&["reshard", "4"]).0, Exit::Usage);
+    site.done(&["reshard", "3"]);
+    assert_eq!(all_seen(&site), seen);
+    assert_eq!(site.done(&["list"]).len(), ACCOUNTS.len());
+}

@@ -244,7 +244,8 @@ impl Server {
             // What is received next must still be the reply.
             self.sealed.append(&mut self.said);
             let certificates = self.certificates.as_ref().expect("STARTTLS works");
-            self.tls = Some(Box::new(Connection::accept(certificates.current(), false).expect("chance")));
+            self.tls =
+                Some(Box::new(Connection::accept(certificates.current(), "smtp", false).expect("chance")));
         }
         if good && command == "DATA" {
             self.message = Some(Vec::new());

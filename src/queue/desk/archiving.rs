@@ -35,14 +35,32 @@ const MOVED_WITHIN: u64 = 64;
 /// A body that is in the archive.
 struct Copied {
     key: Key,
-    /// Its record in the journal.
-    at: Location,
     place: Place,
+    /// As it was when its record was copied.
+    seen: Seen,
     replies: Vec<(u32, OwnedReply)>,
 }
 
-/// The place of a record, what it says, and what next hops said of its recipients.
-type Read = (Location, SharedBytes, BTreeMap<u32, OwnedReply>);
+/// Where a message's record is in the journal, and where what next hops have said of its recipients is.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Seen {
+    at: Location,
+    said: Vec<Location>,
+}
+
+impl Seen {
+    fn of(e: &Entry) -> Self {
+        Seen { at: e.at, said: places(e) }
+    }
+
+    /// True if `e` has been tried to no end since: what was read of it is not the last word.
+    fn is_past(&self, e: &Entry) -> bool {
+        self.at != e.at || self.said != places(e)
+    }
+}
+
+/// What was seen of a message, its record, and what next hops said of its recipients.
+pub(super) type Read = (Seen, SharedBytes, BTreeMap<u32, OwnedReply>);
 
 /// It cannot go on now: no space, a disk that fails, or the end.
 struct Stop;
@@ -182,7 +200,8 @@ impl<R: Runtime> Desk<R> {
                     Some((key, Standing::Fresh)) if pass.full => pass.busy.push(key),
                     Some((key, Standing::Fresh)) => match vault.append(r.head, 0, &[r.payload]).await {
                         Ok(place) => {
-                            pass.copied.push(Copied { key, at: r.location, place, replies: Vec::new() });
+                            let seen = Seen { at: r.location, said: Vec::new() };
+                            pass.copied.push(Copied { key, place, seen, replies: Vec::new() });
                         }
                         Err(e) => self.without_space(e, segment, key, pass)?,
                     },
@@ -217,10 +236,10 @@ impl<R: Runtime> Desk<R> {
         for keys in std::mem::take(&mut pass.tried).chunks(TOGETHER) {
             let reads = keys.iter().map(|key| self.with_replies(*key));
             for (key, read) in keys.iter().zip(together(reads).await) {
-                let Some((at, payload, replies)) = read else { continue };
+                let Some((seen, payload, replies)) = read else { continue };
                 let restated = {
                     let s = self.0.state.borrow();
-                    let quiet = |e: &&Entry| e.at == at && matches!(standing(e), Standing::Quiet);
+                    let quiet = |e: &&Entry| !seen.is_past(e) && matches!(standing(e), Standing::Quiet);
                     s.index.get(*key).filter(quiet).and_then(|e| self.with_states(e, &payload, &replies))
                 };
                 let Some((head, restated)) = restated else { continue };
@@ -231,7 +250,7 @@ impl<R: Runtime> Desk<R> {
                 match vault.append(head, 0, &restated.parts(&payload)).await {
                     Ok(place) => {
                         let replies = replies.into_iter().collect();
-                        pass.copied.push(Copied { key: *key, at, place, replies });
+                        pass.copied.push(Copied { key: *key, place, seen, replies });
                     }
                     Err(e) => self.without_space(e, segment, *key, pass)?,
                 }
@@ -244,11 +263,11 @@ impl<R: Runtime> Desk<R> {
     }
 
     /// The record of a message, and what next hops said of it.
-    async fn with_replies(&self, key: Key) -> Option<Read> {
-        let (id, at) = self.0.state.borrow().index.get(key).map(|e| (e.id, e.at))?;
-        let payload = self.read_source(Source::Journal(at), id).await?;
+    pub(super) async fn with_replies(&self, key: Key) -> Option<Read> {
+        let (id, seen) = self.0.state.borrow().index.get(key).map(|e| (e.id, Seen::of(e)))?;
+        let payload = self.read_source(Source::Journal(seen.at), id).await?;
         let replies = self.replies_to(key).await;
-        Some((at, payload, replies))
+        Some((seen, payload, replies))
     }
 
     /// The states of messages whose bodies are on stable storage go into the index. `true`: of some.
@@ -258,11 +277,11 @@ impl<R: Runtime> Desk<R> {
         let mut s = self.0.state.borrow_mut();
         let s = &mut *s;
         s.archived_through = s.archived_through.max(segment);
-        for Copied { key, at, place, replies } in copied {
+        for Copied { key, place, seen, replies } in copied {
             // A full disk may have cost some of them.
             let durable = self.0.vault.is_durable(place);
             let entered = s.index.change(key, |e| {
-                if !durable || e.at != at || !matches!(standing(e), Standing::Fresh | Standing::Quiet) {
+                if !durable || seen.is_past(e) || !matches!(standing(e), Standing::Fresh | Standing::Quiet) {
                     return false;
                 }
                 // Nobody is at work on it now, and the next attempt will be announced.
@@ -282,7 +301,7 @@ impl<R: Runtime> Desk<R> {
             }
             any = true;
             s.archived += 1;
-            let change = Change { new: true, record: Some(at), ..Change::default() };
+            let change = Change { new: true, record: Some(seen.at), ..Change::default() };
             self.enter_row(s, key, None, change);
         }
         any
@@ -330,27 +349,29 @@ impl<R: Runtime> Desk<R> {
     }
 
     /// Stages the record of a message anew. `false`: not as it is now.
-    fn move_one(&self, key: Key, read: Option<&Read>) -> Result<bool, StageError> {
-        let Some((at, payload, replies)) = read else {
+    pub(super) fn move_one(&self, key: Key, read: Option<&Read>) -> Result<bool, StageError> {
+        let Some((seen, payload, replies)) = read else {
             // It has left the journal meanwhile, or its record cannot be read.
             let here = self.0.state.borrow().index.get(key).is_some_and(|e| e.at.len > 0);
             return if here { Err(StageError::Full) } else { Ok(false) };
         };
-        let at = *at;
         let mut s = self.0.state.borrow_mut();
         let s = &mut *s;
         // A transaction under way would give up the old place, and not know of the new one.
         let unknown = s.index_short && s.ledger.waiting() == s.ledger.len();
         let movable = |e: &&Entry| {
-            e.at == at && (e.archived.is_none() || unknown) && is_settled(e) && e.is_owed_on_record()
+            !seen.is_past(e) && (e.archived.is_none() || unknown) && is_settled(e) && e.is_owed_on_record()
         };
         let Some(e) = s.index.get(key).filter(movable) else { return Ok(false) };
         let archived = e.archived.is_some();
-        let Some((record, restated)) = self.with_states(e, payload, replies) else {
+        // What was said since it was read is with it.
+        let with_it = e.archived.as_ref().map(|a| a.replies.iter().cloned().collect());
+        let Some((record, restated)) = self.with_states(e, payload, with_it.as_ref().unwrap_or(replies))
+        else {
             return Err(StageError::Full);
         };
         let parts = restated.parts(payload);
-        let staged = self.0.keeper.stage(record, &parts, Some(at), Urgency::Compaction)?;
+        let staged = self.0.keeper.stage(record, &parts, Some(seen.at), Urgency::Compaction)?;
         s.index.change(key, |e| e.switches.moving = true);
         if archived {
             // The transaction with its row says where in the journal it may be.

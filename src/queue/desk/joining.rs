@@ -190,7 +190,7 @@ impl<R: Runtime> Desk<R> {
         .await;
     }
 
-    async fn take_index(self, path: PathBuf, rebuild: Rebuild) -> io::Result<bool> {
+    async fn take_index(self, path: PathBuf, mut rebuild: Rebuild) -> io::Result<bool> {
         let opened =
             open_index(&self.0.rt, &path, self.0.options.table, &self.0.keeper, || self.is_closed()).await?;
         let OpenIndex { table, meta, lost } = opened;
@@ -199,14 +199,14 @@ impl<R: Runtime> Desk<R> {
             return Err(io::ErrorKind::Interrupted.into());
         }
         assert!(self.0.table.set(table).is_ok(), "an index is opened once");
-        self.know(&meta, lost, &rebuild).await?;
+        self.know(&meta, lost, &mut rebuild).await?;
         let united = self.find_archived(&rebuild.messages, meta.through).await?;
         self.take_over(rebuild, &united, lost).await?;
         Ok(lost)
     }
 
     /// Takes over what the index says of itself, and names of destinations.
-    async fn know(&self, meta: &Meta, lost: bool, rebuild: &Rebuild) -> io::Result<()> {
+    async fn know(&self, meta: &Meta, lost: bool, rebuild: &mut Rebuild) -> io::Result<()> {
         let names = if lost { None } else { Some(read_names(self.0.table()).await?) };
         let mut s = self.0.state.borrow_mut();
         let s = &mut *s;
@@ -219,6 +219,7 @@ impl<R: Runtime> Desk<R> {
         // new segment.
         s.doubt = if lost { rebuild.newest + 1 } else { meta.doubt };
         s.rows_sure = rebuild.stopped && rebuild.stopped_at >= s.doubt;
+        s.rows_doubted = std::mem::take(&mut rebuild.kept);
         self.0.keeper.set_mark(meta.mark);
         for (number, name, sample) in names.iter().flatten() {
             // Destinations that there are no more by that name are found anew, message by message.

@@ -203,15 +203,16 @@ impl<R: Runtime> Desk<R> {
         if view.side != 0 {
             places.sides.insert(view.side);
         }
+        let sure = s.rows_sure && !s.rows_doubted.contains(&id);
         let Some(said) = s.said.remove(&id) else {
             match there {
-                true => self.take_place(s, id, &view, s.rows_sure, places),
+                true => self.take_place(s, id, &view, sure, places),
                 false => places.loaded.unreadable += 1,
             }
             return;
         };
         let outcomes = said.iter().filter_map(|said| said.at).collect();
-        let Some(row) = renewed(&view, &said, s.rows_sure) else {
+        let Some(row) = renewed(&view, &said, sure) else {
             let dead = Some(view.place).filter(|_| there).into_iter().collect();
             s.ledger.enter(id, Change { outcomes, dead, ..Change::default() });
             places.sides.remove(&view.side);

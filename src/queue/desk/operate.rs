@@ -10,10 +10,10 @@ use crate::queue::control::{
     ControlError, Copied, DestinationStats, Listed, ListedRecipient, PAGE_MAX, PIECE_MAX, Request, Response,
     Stats, Which,
 };
-use crate::queue::desk::Desk;
 use crate::queue::desk::archiving::together;
 use crate::queue::desk::touring::rule_reason;
-use crate::queue::index::{Cover, DestId, Entry, Key, Phase, Presence, Recipient};
+use crate::queue::desk::{DOUBTED_MAX, Desk};
+use crate::queue::index::{DestId, Entry, Key, Phase, Presence, Recipient};
 use crate::queue::record::{self, MessageView, TEXT_MAX};
 use crate::queue::row::RowView;
 use crate::queue::state::{self, After, Answer, OwnedReply, State};
@@ -108,6 +108,23 @@ impl<R: Runtime> Desk<R> {
         Ok(Response::Page { messages, next })
     }
 
+    /// The ids of messages in doubt, as a [`record::STOPPED`] excepts them. `None`: they are too many, or
+    /// not all known yet.
+    pub(crate) fn doubted(&self, s: &State) -> Option<Vec<u8>> {
+        if !s.loaded && !(s.rows_sure && s.rows_doubted.is_empty()) {
+            return None;
+        }
+        let most = DOUBTED_MAX.min(self.0.payload_max / 2 / 8);
+        let mut ids = Vec::new();
+        for (n, (_, id, _)) in s.index.after(MessageId(0)).filter(|m| is_in_doubt(s, m.0)).enumerate() {
+            if n == most {
+                return None;
+            }
+            ids.extend(id.0.to_le_bytes());
+        }
+        Some(ids)
+    }
+
     async fn show(&self, id: QueueId) -> Result<Response, ControlError> {
         let key = self.key_of(id)?;
         let listed = self.listed(key).await.ok_or(ControlError::NotFound)?;
@@ -192,7 +209,7 @@ impl<R: Runtime> Desk<R> {
                 destination: door.map_or_else(String::new, |d| d.hop.key.clone()),
                 attempts: r.attempts,
                 due_in_ms: (r.phase == Phase::Waiting).then(|| r.due.since(now).as_millis() as u64),
-                in_doubt: r.cover == Cover::InDoubt,
+                in_doubt: r.is_in_doubt(),
             });
         }
         listed
@@ -518,8 +535,7 @@ fn is_in_doubt(s: &State, key: Key) -> bool {
     if let Some(stub) = s.index.stub(key) {
         return stub.marks.has(Marks::IN_DOUBT);
     }
-    let doubt = |e: &Entry| e.recipients.iter().any(|r| r.cover == Cover::InDoubt && !r.phase.is_done());
-    s.index.get(key).is_some_and(doubt)
+    s.index.get(key).is_some_and(|e| e.recipients.iter().any(Recipient::is_in_doubt))
 }
 
 fn paused_reason(s: &State, r: &Recipient, now: Mono) -> Option<OwnedReply> {

@@ -62,11 +62,11 @@ impl Front {
         Front(Rc::new(Shells { access: access.clone(), pop3, imap, lmtp: lmtp(access) }))
     }
 
-    /// Begins to serve `socket`, which is one of `listener`'s.
+    /// Begins to serve `socket`, which is one of `listener`'s. `shared`: all cores have the same one.
     ///
     /// # Errors
     /// There is no shell for its protocol.
-    pub fn serve(&self, listener: &Listener, socket: &Socket) -> Result<(), String> {
+    pub fn serve(&self, listener: &Listener, socket: &Socket, shared: bool) -> Result<(), String> {
         let Shells { access, pop3, imap, lmtp } = &*self.0;
         match listener.protocol {
             Protocol::Smtp | Protocol::Submission | Protocol::Submissions => {
@@ -74,13 +74,13 @@ impl Front {
             }
             Protocol::Pop3 | Protocol::Pop3s => {
                 let service = if listener.protocol == Protocol::Pop3s { "pop3s" } else { "pop3" };
-                let door = Rc::new(door(access, listener, service));
+                let door = Rc::new(door(access, listener, "pop3", service));
                 access.rt.spawn(pop3::accept(pop3.clone(), socket.clone(), door));
                 Ok(())
             }
             Protocol::Imap | Protocol::Imaps => {
                 let service = if listener.protocol == Protocol::Imaps { "imaps" } else { "imap" };
-                let door = Rc::new(door(access, listener, service));
+                let door = Rc::new(door(access, listener, "imap", service));
                 access.rt.spawn(imap::accept(imap.clone(), socket.clone(), door));
                 Ok(())
             }
@@ -90,7 +90,9 @@ impl Front {
                         let door = Rc::new(lmtp_door(access, listener));
                         access.rt.spawn(smtp::accept(lmtp.clone(), socket.clone(), door));
                     }
-                    // Without a shard there is no place for long messages: the other cores take its clients.
+                    // Without a shard there is no place for long messages: the other cores take its clients,
+                    // from the same socket, or from theirs once this one is gone.
+                    None if shared => {}
                     None => socket.close(),
                 }
                 Ok(())
@@ -140,8 +142,9 @@ fn host(access: &Rc<Access>, pool: &Rc<Pool>, meters: Meters) -> Host<Uring> {
     host
 }
 
-fn door(access: &Access, listener: &Listener, service: &'static str) -> Door {
+fn door(access: &Access, listener: &Listener, protocol: &'static str, service: &'static str) -> Door {
     Door {
+        protocol,
         service,
         tls: match listener.tls {
             inbound::Tls::Off => Tls::Off,

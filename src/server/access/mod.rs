@@ -201,14 +201,17 @@ fn setup(rt: &Uring, seed: &Seed) -> shards::Setup<Uring> {
 }
 
 fn open_doors(access: &Access, front: &Front, sockets: &[OwnedFd]) -> Result<Vec<Socket>, String> {
-    let of_sockets =
-        access.config.access_listeners().flat_map(|l| vec![l; l.addresses.len() + l.paths.len()]);
+    // Each core has sockets of its own at addresses, and all have the same one at a path.
+    let of_sockets = access.config.access_listeners().flat_map(|l| {
+        let of_addresses = l.addresses.iter().map(move |_| (l, false));
+        of_addresses.chain(l.paths.iter().map(move |_| (l, true)))
+    });
     let mut listeners = Vec::new();
-    for (socket, listener) in sockets.iter().zip(of_sockets) {
+    for (socket, (listener, shared)) in sockets.iter().zip(of_sockets) {
         let opened = listen::watchful(socket).and_then(|()| listen::listen(socket));
         let opened = opened.and_then(|()| access.rt.listener(socket.try_clone()?));
         let opened = Rc::new(opened.map_err(|e| format!("cannot listen: {e}"))?);
-        front.serve(listener, &opened)?;
+        front.serve(listener, &opened, shared)?;
         listeners.push(opened);
     }
     Ok(listeners)

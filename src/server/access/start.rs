@@ -103,6 +103,14 @@ pub fn shards(data_dir: &Path, wanted: Option<u16>, cores: usize) -> Result<u16,
     let folder = data_dir.join(spread::FOLDER);
     let path = folder.join(spread::COUNT_FILE);
     let failed = |e: io::Error| Failure::new(74, format!("{}: {e}", path.display()));
+    if folder.join(spread::UNFINISHED_FILE).exists() {
+        let text = format!(
+            "the accounts in {} are being spread over another number of shards: bring `ringpost mailbox \
+             reshard` to its end first",
+            folder.display()
+        );
+        return Err(Failure::new(78, text));
+    }
     let text = match std::fs::read_to_string(&path) {
         Ok(text) => text,
         Err(e) if e.kind() == io::ErrorKind::NotFound => {
@@ -222,6 +230,11 @@ mod tests {
         assert_eq!((shards(None, 8), shards(Some(3), 1)), (Ok(3), Ok(3)));
         let (code, text) = shards(Some(4), 3).unwrap_err();
         assert!(code == 78 && text.contains("reshard"), "{text}");
+        let mark = dir.path().join("mailbox").join(spread::UNFINISHED_FILE);
+        std::fs::write(&mark, spread::text(5)).unwrap();
+        let (code, text) = shards(None, 3).unwrap_err();
+        assert!(code == 78 && text.contains("bring"), "{text}");
+        std::fs::remove_file(&mark).unwrap();
         let file = dir.path().join("mailbox/shards");
         std::fs::write(&file, "three\n").unwrap();
         assert_eq!(shards(None, 3).unwrap_err().0, 74);

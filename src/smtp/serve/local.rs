@@ -110,6 +110,10 @@ impl<R: Runtime> Talk<'_, R> {
         self.now = self.ctx.rt.now();
         let m = self.ctx.metrics.clone();
         let lost = || Err(Unable::Refused(api::Refusal::Closed));
+        if results.iter().any(|result| matches!(result, Some(Ok(_)))) {
+            m.received.increment(1);
+            m.received_bytes.increment(facts.len);
+        }
         let outcomes = results.into_iter().map(|result| match result.unwrap_or_else(lost) {
             Ok(delivered) => {
                 m.delivered.increment(1);
@@ -118,8 +122,6 @@ impl<R: Runtime> Talk<'_, R> {
             Err(unable) => Outcome::Refused(refusal(unable, local.defer_full)),
         });
         self.machine.settled(self.now, outcomes, &mut self.out);
-        m.received.increment(1);
-        m.received_bytes.increment(facts.len);
     }
 
     /// Hands the letter to all shards at the same time.

@@ -139,7 +139,7 @@ impl Door {
     /// Our end of a handshake.
     fn begin_tls(&self) -> Option<Box<Connection>> {
         let snapshot = self.certificates.as_ref()?.current();
-        Connection::accept(snapshot, self.ask_certificate).ok().map(Box::new)
+        Connection::accept(snapshot, "smtp", self.ask_certificate).ok().map(Box::new)
     }
 }
 

@@ -90,14 +90,27 @@ impl Stage {
             self.world.violation(format!("{seen:?} are listed of {:?}", desk.stats()));
         }
         self.world.event("seen", seen.messages as u64, doubtful as u64);
-        let clean = self.clean.replace(false);
-        if clean && !self.harmed.get() && !seen.in_doubt.is_empty() {
-            self.world.violation(format!("in doubt after a clean stop: {:?}", seen.in_doubt));
+        if let Some(before) = self.clean.take().filter(|_| !self.harmed.get()) {
+            // No more, and no less: a clean stop puts nothing in doubt, and clears nothing up.
+            let letters: BTreeSet<u64> = seen.in_doubt.iter().map(|(letter, _)| *letter).collect();
+            if letters != before {
+                self.world
+                    .violation(format!("in doubt after a clean stop: {letters:?}, before it: {before:?}"));
+            }
         }
         let now = self.world.now();
         self.ledger.borrow_mut().inspected(now, &seen.queued, seen.in_doubt.clone());
         self.relay.disk.set_faults(faults);
         *self.seen.borrow_mut() = Some(seen);
+    }
+
+    /// The letters that are in doubt in a queue that sends nothing any more.
+    pub async fn doubted(&self, desk: &Desk<SimRuntime>) -> BTreeSet<u64> {
+        let faults = self.relay.disk.faults();
+        self.relay.disk.set_faults(crate::disk::DiskFaults { lying: faults.lying, ..Default::default() });
+        let listed = list(desk, true).await;
+        self.relay.disk.set_faults(faults);
+        listed.iter().filter_map(|l| number(&l.sender)).collect()
     }
 
     /// One random request, to one or all.

@@ -29,6 +29,7 @@ use ringpost::queue::schedule::Limits;
 use ringpost::runtime::Runtime;
 use ringpost::storage;
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
@@ -72,8 +73,8 @@ struct Stage {
     life: Rc<Life>,
     /// The index may be missing, or of no use, at the next start.
     harmed: Rc<Cell<bool>>,
-    /// The last process has ended in order, with nothing in flight.
-    clean: Rc<Cell<bool>>,
+    /// The last process has ended in order, with nothing in flight: letters that were in doubt still.
+    clean: Rc<RefCell<Option<BTreeSet<u64>>>>,
     /// What the last look through the queue has found.
     seen: Rc<RefCell<Option<Seen>>>,
 }
@@ -179,7 +180,7 @@ impl Stage {
         if look == Look::Only {
             return self.world.pause(u64::MAX / 4).await;
         }
-        self.clean.set(false);
+        self.clean.take();
         node::serve(&self.relay, rt, self.tables.clone(), &desk);
         life.open.set(true);
         self.heed_loading(&desk).await;
@@ -190,11 +191,13 @@ impl Stage {
         desk.stop();
         let now = Mono(self.world.now());
         let settled = desk.drained(now.after(Duration::from_secs(30))).await;
+        let doubted = self.doubted(&desk).await;
         desk.close().await;
         life.desk.take();
-        self.world.event("closed", u64::from(settled), 0);
+        self.world.event("closed", u64::from(settled), doubted.len() as u64);
         // The very last write may have failed.
-        self.clean.set(settled && !desk.is_dead() && !desk.stats().poisoned);
+        let clean = settled && !desk.is_dead() && !desk.stats().poisoned;
+        *self.clean.borrow_mut() = clean.then_some(doubted);
         life.stopped.set(true);
     }
 

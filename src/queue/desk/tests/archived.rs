@@ -446,3 +446,27 @@ fn what_cannot_be_read_any_more_can_be_deleted() {
         },
     );
 }
+
+/// A record is read to be copied with what its next hop said; meanwhile the next hop says something else.
+#[test]
+fn what_was_read_before_the_last_reply_is_not_copied() {
+    let world = Rc::new(World::default());
+    run(
+        &world,
+        |r| *r.a.rcpt.borrow_mut() = Box::new(|_| "451 4.7.1 first".into()),
+        async |r| {
+            let (desk, _) = r.open().await;
+            let id = send(&desk, &["x@a.example"]).await;
+            r.sleep(2 * SECOND).await;
+            let key = desk.key_of(id).expect("there");
+            let old = desk.with_replies(key).await;
+            *r.a.rcpt.borrow_mut() = Box::new(|_| "451 4.7.1 second".into());
+            r.sleep(2 * HOUR).await;
+            assert_eq!(desk.move_one(key, old.as_ref()), Ok(false));
+            let new = desk.with_replies(key).await;
+            let (_, _, replies) = new.as_ref().expect("there");
+            assert_eq!(&*replies[&0].text, b"second");
+            assert_eq!(desk.move_one(key, new.as_ref()), Ok(true));
+        },
+    );
+}

@@ -149,3 +149,43 @@ async fn storm(
         r.sleep(Duration::from_millis(random(50))).await;
     }
 }
+
+/// What a crash has left in doubt stays so over a clean stop, if it was not tried again meanwhile.
+#[test]
+fn a_clean_stop_clears_no_doubt_of_an_earlier_crash() {
+    let world = Rc::new(World::default());
+    run(&world, |r| r.a.up.set(false), async |r| _ = send(&r.open().await.0, &["x@a.example"]).await);
+    for life in 0..2 {
+        run(
+            &world,
+            |_| {},
+            async |r| {
+                let (desk, recovery) = r.open().await;
+                assert_eq!((recovery.messages, recovery.in_doubt), (1, 1), "life {life}");
+                assert!(desk.loaded().await.is_some());
+                let hold = Request::Hold { which: Which::All, note: String::new() };
+                assert_eq!(desk.control(&hold).await, Response::Done(1 - life));
+                desk.stop();
+                assert!(desk.drained(r.rig.now().after(30 * SECOND)).await);
+                desk.close().await;
+            },
+        );
+    }
+    run(
+        &world,
+        |_| {},
+        async |r| {
+            let (desk, recovery) = r.open().await;
+            assert_eq!((recovery.messages, recovery.in_doubt), (1, 1));
+            assert!(desk.loaded().await.is_some());
+            let release = Request::Release { which: Which::All, note: String::new() };
+            assert_eq!(desk.control(&release).await, Response::Done(1));
+            assert!(r.empty(&desk, HOUR).await);
+            send(&desk, &["y@nowhere.example"]).await;
+            desk.stop();
+            assert!(desk.drained(r.rig.now().after(30 * SECOND)).await);
+            desk.close().await;
+        },
+    );
+    run(&world, |_| {}, async |r| assert_eq!(r.open().await.1.in_doubt, 0));
+}
