@@ -350,9 +350,11 @@ impl Schedule {
         pool.served += 1;
         if pool.served >= turn && pool.turns.len() > 1 && pool.turns.front() == Some(&d) {
             pool.served = 0;
-            pool.turns.rotate_left(1);
+            let waited = self.waits(p);
+            self.pool_mut(p).turns.rotate_left(1);
+            self.look_again(p, waited);
         }
-        if !std::mem::replace(&mut pool.measured, true) {
+        if !std::mem::replace(&mut self.pool_mut(p).measured, true) {
             self.taking.push(p);
         }
         Some((d, key))

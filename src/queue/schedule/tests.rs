@@ -399,6 +399,28 @@ proptest! {
     }
 }
 
+/// Of two destinations of one site the one whose turn it is next has waited longer.
+#[test]
+fn who_has_waited_longer_is_not_looked_at_later() {
+    let k = keys(4);
+    // At the end of a turn, and at the end of a list.
+    for (turn, more) in [(2, 2), (16, 1)] {
+        let mut s = Schedule::new(Rules { turn, ..Rules::default() }, Rc::default());
+        let [(c, p), (d, _)] = ["c", "d"].map(|name| {
+            let (d, _) = one(&mut s, name, Limits::default());
+            (d, s.join_pool(d, ("site", "site"), Limits::default(), secs(1 << 30)))
+        });
+        s.push(c, k[0], secs(1));
+        assert_eq!(s.open_next(secs(1)), Some(p));
+        s.push(d, k[1], secs(2));
+        k[2..2 + more].iter().for_each(|&k| s.push(c, k, secs(3)));
+        assert_eq!(take(&mut s, p, secs(3)), Some(k[0]));
+        assert_eq!((s.open_next(secs(3)), s.next_look(secs(3))), (None, Some(secs(4))));
+        assert_eq!(take(&mut s, p, secs(3)), Some(k[2]));
+        assert_eq!(s.open_next(secs(3)), Some(p), "the other one has waited for a second");
+    }
+}
+
 /// Of three sites two have the only connections there may be, one of them without work: that is given up.
 #[test]
 fn an_idle_connection_is_given_up_when_all_are_open() {
