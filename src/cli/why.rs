@@ -54,13 +54,13 @@ fn print(out: &mut impl Write, why: &Value) -> io::Result<()> {
         }
         writeln!(out, "  attempts     {}", r["attempts"])?;
         for t in r["tried"].as_array().into_iter().flatten() {
-            let (reply, next) = (word(&t["reply"]), word(&t["next"]));
-            writeln!(out, "  {:>5}        {reply}; then not before {next}", t["attempt"].to_string())?;
+            let [reply, server, next] = ["reply", "server", "next"].map(|key| word(&t[key]));
+            let of = if server.is_empty() { String::new() } else { format!("{server}: ") };
+            let then = if next.is_empty() { String::new() } else { format!("; then not before {next}") };
+            writeln!(out, "  {:>5}        {of}{reply}{then}", t["attempt"].to_string())?;
         }
         match r["missing"].as_u64() {
-            Some(n) if n > 0 => {
-                writeln!(out, "               {n} more, of which the journal has nothing now")?
-            }
+            Some(n) if n > 0 => writeln!(out, "               {n} more, of which nothing is known now")?,
             _ => {}
         }
     }
@@ -78,7 +78,8 @@ mod tests {
             "recipients": [{"address": "a@b", "state": "deferred", "waits_for": "attempt 3, in 9 s",
                 "destination": "mx:b", "site": "site:mx.b", "ahead": 4, "attempts": 2,
                 "last_reply": "451 \u{1b}[2J", "missing": 1,
-                "tried": [{"attempt": 2, "reply": "451 no", "next": "T"}]}],
+                "tried": [{"attempt": 1, "reply": "450 no", "server": "mx.b", "next": "T"},
+                    {"attempt": 2, "reply": "451 no", "server": "", "next": ""}]}],
         });
         let mut out = Vec::new();
         print(&mut out, &why).expect("memory");
@@ -89,7 +90,8 @@ mod tests {
             "waits for    attempt 3, in 9 s\n",
             "site         site:mx.b\n",
             "ahead        4 messages\n",
-            "2        451 no; then not before T\n",
+            "1        mx.b: 450 no; then not before T\n",
+            "2        451 no\n",
             "1 more, of",
         ] {
             assert!(text.contains(part), "{part}: {text}");

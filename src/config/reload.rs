@@ -9,6 +9,7 @@ use crate::route::map::{self, Kind, Parsed, Table, Targets};
 use crate::route::rewrite::{self, Rules};
 use crate::route::tables::{Bounds, Router, split};
 use std::collections::BTreeSet;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -106,10 +107,9 @@ fn load(
     problems: &mut Problems,
 ) -> (Table<Targets>, Vec<(usize, Vec<u8>)>) {
     let text = content(path, problems);
-    #[allow(clippy::disallowed_methods)] // as for maps
     let mut include = |list: &str| {
         lists.insert(list.into());
-        std::fs::read(list).map_err(|e| e.to_string())
+        read_file(Path::new(list)).map_err(|e| e.to_string())
     };
     let Parsed { table, keys, bad } = map::parse_with(&text, kind, &mut include);
     tell_lines(path, bad, problems);
@@ -124,13 +124,29 @@ fn expressions(path: &Path, problems: &mut Problems) -> Rules {
 
 /// The bytes of a map; none, and an error, if it cannot be read.
 fn content(path: &Path, problems: &mut Problems) -> Vec<u8> {
-    #[allow(clippy::disallowed_methods)] // maps are read by the composition root, never by a core
-    std::fs::read(path).unwrap_or_else(|e| {
+    read_file(path).unwrap_or_else(|e| {
         let what = format!("the map cannot be read: {e}");
         let (name, help) = (path.display().to_string(), "make it readable, or leave its key out");
         problems.0.push(Problem::of_file(Severity::Error, &name, None, what, help));
         Vec::new()
     })
+}
+
+/// Largest map or list, in bytes: some millions of addresses.
+const FILE_MAX: u64 = 256 << 20;
+
+/// A regular file as it is. Anything else could block, or have no end.
+#[allow(clippy::disallowed_methods)] // maps are read by the composition root, never by a core
+fn read_file(path: &Path) -> io::Result<Vec<u8>> {
+    let facts = std::fs::metadata(path)?;
+    let refuse = |what: &str| Err(io::Error::new(io::ErrorKind::InvalidInput, what));
+    if !facts.is_file() {
+        return refuse("not a regular file");
+    }
+    if facts.len() > FILE_MAX {
+        return refuse("larger than 256 MiB");
+    }
+    std::fs::read(path)
 }
 
 fn tell_lines(path: &Path, bad: Vec<map::BadLine>, problems: &mut Problems) {
@@ -241,5 +257,19 @@ mod tests {
         assert!(problems.0[0].message.contains("list cannot be read"), "{problems}");
         std::fs::remove_file(&aliases).unwrap();
         assert!(reloader.poll().unwrap().unwrap_err().0[0].message.contains("cannot be read"));
+        // It comes back.
+        std::fs::write(&aliases, "new: a@out.example\n").unwrap();
+        assert_eq!(targets(&reloader.poll().unwrap().unwrap().0), 1);
+    }
+
+    #[test]
+    fn what_is_no_file_is_not_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let huge = dir.path().join("huge");
+        std::fs::File::create(&huge).unwrap().set_len(FILE_MAX + 1).unwrap();
+        let said = |path: &Path| read_file(path).unwrap_err().to_string();
+        assert!(said(Path::new("/dev/zero")).contains("not a regular file"));
+        assert!(said(dir.path()).contains("not a regular file"));
+        assert!(said(&huge).contains("larger"));
     }
 }

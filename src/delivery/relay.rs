@@ -145,7 +145,7 @@ impl Options {
 /// What has been learnt of a next hop, from one connection to the next.
 #[derive(Debug)]
 pub struct Habits {
-    /// It knows BDAT, for all that is known.
+    /// It knows BDAT, for all that is known, and its replies come in step.
     chunking: Cell<bool>,
     /// How many messages may be outstanding: halved when a connection breaks under several, one
     /// more when one ends well. Servers that close after so many messages would have the rest of
@@ -167,7 +167,9 @@ impl Habits {
 
     /// A connection with these options has ended.
     fn learn(&self, client: &outbound::Client, end: &ConnectionEnd) {
-        if client.is_chunking_broken() {
+        // Of a server that speaks unasked the 354 to DATA shows that its replies are those to our commands.
+        let unasked = matches!(end, ConnectionEnd::ProtocolError { what: Close::Unexpected(_), .. });
+        if client.is_chunking_broken() || unasked {
             self.chunking.set(false);
         }
         let used = client.options().outstanding;

@@ -20,10 +20,20 @@ pub const CLAIM: Duration = Duration::from_secs(1);
 
 /// All destinations of all cores.
 #[derive(Debug, Default)]
-pub struct Commons(Mutex<BTreeMap<Box<str>, Arc<Common>>>);
+pub struct Commons(Mutex<All>);
+
+#[derive(Debug, Default)]
+struct All {
+    by_name: BTreeMap<Box<str>, Arc<Common>>,
+    /// With so many, all are looked at.
+    from: usize,
+}
+
+/// Destinations from which on it is worth looking for some that nobody has any more.
+const FEW: usize = 1000;
 
 impl Commons {
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<Box<str>, Arc<Common>>> {
+    fn lock(&self) -> MutexGuard<'_, All> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -31,28 +41,32 @@ impl Commons {
     #[must_use]
     pub fn get(&self, name: &str) -> Arc<Common> {
         let mut all = self.lock();
-        if let Some(common) = all.get(name) {
+        if let Some(common) = all.by_name.get(name) {
             return common.clone();
         }
         let common = Arc::<Common>::default();
-        all.insert(name.into(), common.clone());
+        all.by_name.insert(name.into(), common.clone());
         common
     }
 
     /// Forgets the destination `name` if only the caller still has it, and none of its slots is taken
-    /// for later.
+    /// for later. Now and then also others that were in use when they were given up.
     pub fn forget(&self, name: &str, common: &Arc<Common>, now: Mono) {
         let mut all = self.lock();
         // The map's and the caller's; under the lock nobody can take another one.
         if Arc::strong_count(common) == 2 && common.is_idle(now) {
-            all.remove(name);
+            all.by_name.remove(name);
+        }
+        if all.by_name.len() >= all.from.max(FEW) {
+            all.by_name.retain(|_, common| Arc::strong_count(common) > 1 || !common.is_idle(now));
+            all.from = 2 * all.by_name.len();
         }
     }
 
     /// How many there are.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.lock().len()
+        self.lock().by_name.len()
     }
 
     /// True if there are none.
@@ -269,5 +283,19 @@ mod tests {
         a.leave();
         all.forget("a", &a, ms(1));
         assert!(all.is_empty());
+    }
+
+    #[test]
+    fn what_was_in_use_when_it_was_given_up_is_forgotten_later() {
+        let all = Commons::default();
+        let spacing = Spacing::new(Rate { count: 1, per: Duration::from_secs(60) });
+        for n in 0..5 * FEW as u64 {
+            let name = format!("d{n}");
+            let common = all.get(&name);
+            // Its next slot is a minute away.
+            common.take(Counted::Messages, &spacing, 1, ms(1_000 * n));
+            all.forget(&name, &common, ms(1_000 * n));
+        }
+        assert!(all.len() <= FEW, "{}", all.len());
     }
 }

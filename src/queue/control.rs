@@ -214,9 +214,9 @@ pub struct WhyRecipient {
     /// What was said of the last one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_reply: Option<String>,
-    /// The first attempt and the ten latest, as far as the journal still has them.
+    /// The first attempt and the ten latest, as far as the journal still has them, and the last one.
     pub tried: Vec<Tried>,
-    /// Attempts of which it has nothing any more.
+    /// Attempts of which nothing is known any more.
     pub missing: u32,
 }
 
@@ -227,7 +227,9 @@ pub struct Tried {
     pub attempt: u16,
     /// What the next hop, or we, said.
     pub reply: String,
-    /// Before this no other one was to be made; RFC 3339.
+    /// The server that said so; empty: unknown, or nobody.
+    pub server: String,
+    /// Before this no other one was to be made; RFC 3339. Empty: not known any more.
     pub next: String,
 }
 

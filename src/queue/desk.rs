@@ -16,6 +16,7 @@ mod burying;
 mod indexing;
 mod joining;
 pub mod loading;
+mod naming;
 pub(crate) mod notices;
 pub mod open;
 mod operate;

@@ -7,7 +7,8 @@
 
 use crate::base::ids::MessageId;
 use crate::queue::index::Key;
-use crate::queue::row;
+use crate::queue::names::Names;
+use crate::queue::row::{self, RowView};
 use crate::storage::archive::Place;
 use crate::storage::record::Location;
 use smallvec::SmallVec;
@@ -48,24 +49,12 @@ impl Change {
     }
 }
 
-/// A destination in the index: its name, and an address that led there.
-#[derive(Debug)]
-struct Name {
-    name: Box<str>,
-    sample: Box<[u8]>,
-}
-
 /// See the module.
 #[derive(Debug, Default)]
 pub struct Ledger {
     waiting: BTreeMap<MessageId, Change>,
     flying: BTreeMap<MessageId, Change>,
-    /// Numbers of destinations by name; those from `named` on are not in the index yet.
-    names: BTreeMap<Box<str>, u32>,
-    list: Vec<Name>,
-    named: usize,
-    /// `named` before the transaction under way.
-    naming: usize,
+    names: Names,
     /// Number of the last durable transaction.
     mark: u64,
 }
@@ -124,40 +113,54 @@ impl Ledger {
 
     /// The number of the destination `name` in the index; `sample` is an address that leads there.
     pub fn number(&mut self, name: &str, sample: &[u8]) -> u32 {
-        if let Some(&n) = self.names.get(name) {
-            return n;
-        }
-        let n = u32::try_from(self.list.len()).expect("below 2^32 destinations");
-        self.list.push(Name { name: name.into(), sample: sample.into() });
-        self.names.insert(name.into(), n);
-        n
+        self.names.number(name, sample)
     }
 
     /// The name of a destination.
     #[must_use]
     pub fn name(&self, number: u32) -> Option<&str> {
-        self.list.get(number as usize).map(|n| &*n.name)
+        self.names.name(number)
     }
 
-    /// Numbers, names and sample addresses of all destinations.
-    pub fn names(&self) -> impl Iterator<Item = (u32, &str, &[u8])> {
-        (0..).zip(&self.list).map(|(n, name)| (n, &*name.name, &*name.sample))
+    /// Names of destinations.
+    #[must_use]
+    pub fn names(&self) -> &Names {
+        &self.names
     }
 
     /// The index has been made anew, with the names there are, up to transaction `mark`.
     pub fn renewed(&mut self, mark: u64) {
-        self.named = self.list.len();
+        self.names.told();
         self.mark = mark;
     }
 
-    /// A name that the index has, in the order of numbers. `false`: one is missing before it.
+    /// A name that the index has, in the order of numbers. `false`: it is not in order.
     pub fn learn(&mut self, number: u32, name: &str, sample: &[u8]) -> bool {
-        if number as usize != self.list.len() {
+        self.names.learn(number, name, sample)
+    }
+
+    /// If there are many names, `few` at least, begins to look for those that no row names. `true`:
+    /// [`Self::names_row`] is to be said of all rows that the index has now or will have, then
+    /// [`Self::end_round`].
+    pub fn begin_round(&mut self, few: usize) -> bool {
+        if !self.names.begin_round(few) {
             return false;
         }
-        self.number(name, sample);
-        self.named = self.list.len();
+        // Rows entered from now on ask for their numbers, or name what a row before them named.
+        for row in self.waiting.values().chain(self.flying.values()).filter_map(|c| c.row.as_deref()) {
+            see(&mut self.names, row);
+        }
         true
+    }
+
+    /// The index has this row.
+    pub fn names_row(&mut self, row: &[u8]) {
+        see(&mut self.names, row);
+    }
+
+    /// All rows have been looked at, if `whole`: forgets names that none names.
+    pub fn end_round(&mut self, whole: bool) {
+        self.names.end_round(whole);
     }
 
     /// Records that live for the sake of a change of `id` that waits, and need not any more.
@@ -170,11 +173,10 @@ impl Ledger {
     /// the next. `short`: the disk is: new rows must wait, and it must be a small transaction.
     pub fn take(&mut self, short: bool, mut each: impl FnMut(&[u8], Option<&[u8]>)) {
         assert!(self.flying.is_empty(), "one transaction at a time");
-        self.naming = self.named;
-        for (n, Name { name, sample }) in self.list.iter().enumerate().skip(self.named) {
-            each(&row::name_key(n as u32), Some(&row::name_value(name, sample)));
-        }
-        self.named = self.list.len();
+        self.names.tell(|n, name| match name {
+            Some((name, sample)) => each(&row::name_key(n), Some(&row::name_value(name, sample))),
+            None => each(&row::name_key(n), None),
+        });
         self.flying = std::mem::take(&mut self.waiting);
         if short {
             let new = self.flying.extract_if(.., |_, c| c.is_new_row());
@@ -190,7 +192,7 @@ impl Ledger {
 
     /// The transaction has changed nothing: what was taken waits again, before what came since.
     pub fn failed(&mut self) {
-        self.named = self.naming;
+        self.names.failed();
         let mut taken = std::mem::take(&mut self.flying);
         for (id, later) in std::mem::take(&mut self.waiting) {
             match taken.get_mut(&id) {
@@ -205,8 +207,16 @@ impl Ledger {
     pub fn done(&mut self, mark: u64) -> BTreeMap<MessageId, Change> {
         assert!(mark > self.mark, "transactions have ascending numbers");
         self.mark = mark;
+        self.names.done();
         std::mem::take(&mut self.flying)
     }
+}
+
+/// Marks the names that a row needs.
+fn see(names: &mut Names, row: &[u8]) {
+    // One that cannot be read names nothing, and nobody can read it later.
+    let Ok(view) = RowView::parse(row) else { return };
+    view.recipients().filter(|r| !r.fate.is_done()).for_each(|r| names.seen(r.destination));
 }
 
 #[cfg(test)]
@@ -276,7 +286,7 @@ mod tests {
     #[test]
     fn names_go_into_the_index_once() {
         let mut ledger = Ledger::new(0);
-        assert!(ledger.learn(0, "a", b"") && !ledger.learn(2, "c", b"") && ledger.learn(1, "b", b""));
+        assert!(ledger.learn(0, "a", b"") && ledger.learn(1, "b", b"") && !ledger.learn(0, "c", b""));
         assert_eq!(
             (ledger.number("b", b""), ledger.number("c", b"x@c"), ledger.number("c", b"y@c")),
             (1, 2, 2)

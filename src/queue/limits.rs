@@ -27,6 +27,8 @@ pub struct Limits {
     /// Messages to several destinations that stand in the list of one that does not answer; above, they
     /// are looked for when it does. At least 1.
     pub places: usize,
+    /// Names of destinations in the index from which on those are looked for that no row needs.
+    pub names: usize,
 }
 
 impl Default for Limits {
@@ -41,6 +43,7 @@ impl Default for Limits {
             unsettled: 1000,
             loads: 64,
             places: 64,
+            names: 10_000,
         }
     }
 }

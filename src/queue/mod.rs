@@ -1,7 +1,8 @@
 //! The queue of waiting messages: records, index, schedule, limits (L2); `desk` is one core's queue (L4).
 //!
 //! * L1 [`record`]: the queue's records as bytes; [`row`]: a message as a row of the index.
-//! * L2 [`recover`]: what a log of records says; [`ledger`]: what the index has not got yet.
+//! * L2 [`recover`]: what a log of records says; [`ledger`] with [`names`]: what the index has not got
+//!   yet, and how it calls destinations.
 //! * L2 [`age`] (how old a message is), [`absent`] (who has no place in a list), [`index`] (what is
 //!   resident of each message) with [`entry`] (of those at work), [`stub`] (of those that wait long) and
 //!   [`order`] (their ids), [`bodies`] (which are in memory), [`schedule`] with [`pace`] (who goes next),
@@ -21,6 +22,7 @@ pub mod entry;
 pub mod index;
 pub mod ledger;
 pub mod limits;
+pub mod names;
 pub mod order;
 pub mod pace;
 pub mod record;

@@ -110,6 +110,8 @@ impl Default for Rules {
 /// with some.
 const SEEK: Duration = Duration::from_millis(100);
 const SEEK_MORE: Duration = Duration::from_secs(1);
+/// Pools looked at to see how many want a connection that is not there.
+const WANTED_MAX: usize = 256;
 
 #[derive(Clone, Copy, Debug)]
 struct Work {
@@ -257,6 +259,9 @@ pub struct Schedule {
     /// Every pool counts as fast.
     all_fast: bool,
     connections: u32,
+    /// Connections without work that are to be given up, because all that there may be are open and so
+    /// many pools want one.
+    wanted: usize,
     ready: usize,
     /// Of those, in the lists of destinations that are left alone or suspended.
     ready_paused: usize,
@@ -286,6 +291,7 @@ impl Schedule {
             fast: Vec::new(),
             all_fast: false,
             connections: 0,
+            wanted: 0,
             ready: 0,
             ready_paused: 0,
             stopped: false,
@@ -344,9 +350,11 @@ impl Schedule {
         pool.served += 1;
         if pool.served >= turn && pool.turns.len() > 1 && pool.turns.front() == Some(&d) {
             pool.served = 0;
-            pool.turns.rotate_left(1);
+            let waited = self.waits(p);
+            self.pool_mut(p).turns.rotate_left(1);
+            self.look_again(p, waited);
         }
-        if !std::mem::replace(&mut pool.measured, true) {
+        if !std::mem::replace(&mut self.pool_mut(p).measured, true) {
             self.taking.push(p);
         }
         Some((d, key))
@@ -380,6 +388,10 @@ impl Schedule {
 
     /// Pools with an idle connection that could take work now, or is to be given up.
     pub fn could_work(&mut self, now: Mono) -> Vec<PoolId> {
+        let all_taken = self.shares.open() >= self.rules.connections;
+        let wants = |p: &&PoolId| matches!(self.wish(**p, now), Wish::Now);
+        self.wanted = if all_taken { self.ring.iter().take(WANTED_MAX).filter(wants).count() } else { 0 };
+        let mut wanted = self.wanted;
         let mut resting = std::mem::take(&mut self.resting);
         resting.retain(|&p| {
             let pool = self.pool_mut(p);
@@ -387,7 +399,12 @@ impl Schedule {
             pool.rests
         });
         let could = |p: &&PoolId| {
-            self.pool(**p).ready > 0 && self.gate(**p, now) == Gate::Open || self.owes(**p, now)
+            if self.pool(**p).ready > 0 {
+                return self.gate(**p, now) == Gate::Open || self.owes_site(**p, now);
+            }
+            let give_up = wanted > 0;
+            wanted = wanted.saturating_sub(1);
+            give_up || self.owes_site(**p, now)
         };
         let found = resting.iter().filter(could).copied().collect();
         self.resting = resting;
@@ -467,9 +484,14 @@ impl Schedule {
     }
 
     /// Whether a connection of `p` is to end because another queue or another core has none and
-    /// waits. Whoever ends one for that says so with [`Self::pay`].
+    /// waits, or another site, while all that there may be are open. Whoever ends one for that says so
+    /// with [`Self::pay`].
     #[must_use]
     pub fn owes(&self, p: PoolId, now: Mono) -> bool {
+        self.wanted > 0 && self.pool(p).ready == 0 || self.owes_site(p, now)
+    }
+
+    fn owes_site(&self, p: PoolId, now: Mono) -> bool {
         let pool = self.pool(p);
         // One that has nothing to send is not needed at once.
         let long = || pool.ready == 0 || now.since(pool.opened) >= SLICE;
@@ -478,8 +500,9 @@ impl Schedule {
             && (pool.share.is_owed() || pool.share.is_wanted(pool.limits.most(), now))
     }
 
-    /// A connection of `p` ends for the sake of another queue.
+    /// A connection of `p` ends for the sake of another queue or site.
     pub fn pay(&mut self, p: PoolId, now: Mono) {
+        self.wanted = self.wanted.saturating_sub(1);
         let pool = self.pool_mut(p);
         if pool.share.is_owed() {
             pool.share.pay();

@@ -184,6 +184,7 @@ fn why_says_what_each_message_waits_for() {
         r["tried"].as_array().expect("a list").iter().filter_map(|t| t["attempt"].as_u64()).collect();
     assert_eq!((tried, &r["missing"]), ([1].into_iter().chain(4..=13).collect(), &0.into()), "{r}");
     assert_eq!(r["tried"][0]["reply"], "450 4.2.0 Grey list");
+    assert_eq!(r["tried"][10]["server"], "mx.grey.test");
     assert_eq!(r["last_reply"], "450 4.2.0 Grey list");
     let out = server.run(&["why", &deferred]);
     let text = String::from_utf8(out.stdout).expect("text");

@@ -123,6 +123,9 @@ fn answer(q: &Question, hop: Ipv4Addr, evil: Ipv4Addr, tcp: bool) -> Vec<u8> {
         ("servfail.test", _) => q.with_code(2),
         ("refused.test", _) => q.with_code(5),
         ("gone.test", _) => q.with_code(3),
+        // RFC 5321 §5.1: mail goes where the name leads.
+        ("alias.test", MX) => q.reply(60, &[alias("alias2.test")]),
+        ("alias2.test", MX) => q.reply(60, &[alias("good.test")]),
         ("circle.test", _) => q.reply(60, &[alias("circle2.test")]),
         ("circle2.test", _) => q.reply(60, &[alias("circle.test")]),
         // No end, and never the same.
@@ -200,7 +203,7 @@ fn row_34_odd_answers() {
     // Behind all that stall, one that does not.
     send("good");
     assert_eq!(hop.one().to, ["<r@good.test>"]);
-    for (n, domain) in ["long", "hurried", "hurried"].iter().enumerate() {
+    for (n, domain) in ["long", "hurried", "hurried", "alias"].iter().enumerate() {
         send(domain);
         assert_eq!(hop.wait(n + 2)[n + 1].to, [format!("<r@{domain}.test>")]);
     }
@@ -219,7 +222,7 @@ fn row_34_odd_answers() {
         assert!(why.starts_with("look-up of the recipient's domain failed: "), "{domain}: {why}");
     }
     send("later");
-    assert_eq!(hop.wait(5)[4].to, ["<r@later.test>"]);
+    assert_eq!(hop.wait(6)[5].to, ["<r@later.test>"]);
     assert!(evil.mails().is_empty(), "{:?}", evil.mails());
-    assert_eq!(hop.mails().len(), 5);
+    assert_eq!(hop.mails().len(), 6);
 }

@@ -105,6 +105,57 @@ fn row_09_malicious_answers_to_chunks() {
     still_serves(&server, &hop);
 }
 
+/// A reply too many stands in the place of the next one. No message counts as sent for what was said of
+/// something else: here the last chunk is refused, and RCPT has been answered twice before.
+#[test]
+fn row_09_replies_said_twice() {
+    let hop = Hop::start();
+    hop.offer(CHUNKS);
+    until("a chunk behind two answers to one RCPT", || {
+        // Whoever has done it once gets no chunks any more.
+        let server = Server::start(&impatient(&hop));
+        let mut client = server.client();
+        let n = hop.mails().len();
+        client.mail(FROM, &[TO], b"S: first\r\n\r\n");
+        hop.wait(n + 1);
+        let seen = Arc::new(AtomicBool::new(false));
+        let attacked = seen.clone();
+        hop.answer(move |c| {
+            seen.fetch_or(c.starts_with("BDAT"), Ordering::Relaxed);
+            let twice = c.starts_with("RCPT").then(|| b"250 2.1.5 Ok\r\n".repeat(2));
+            twice.or_else(|| c.starts_with("BDAT").then(|| b"554 5.6.0 No\r\n".to_vec()))
+        });
+        let id = client.mail(FROM, &[TO], b"S: second\r\n\r\n");
+        server.listed(&id, |m| m["recipients"][0]["delay_reason"].is_string());
+        hop.accept();
+        server.flushed();
+        let mails = hop.mails();
+        assert!(mails[n + 1..].iter().any(|m| m.text().contains("S: second")), "{:?}", &mails[n..]);
+        server.stop();
+        attacked.load(Ordering::Relaxed).then_some(())
+    });
+}
+
+/// The end of data is answered twice, always: all mail arrives, though some of it more than once.
+#[test]
+fn row_09_ends_of_data_answered_twice() {
+    for extensions in [CHUNKS, &CHUNKS[..3]] {
+        let hop = Hop::start();
+        hop.offer(extensions);
+        hop.answer(|c| (c == ".").then(|| b"250 2.0.0 Taken\r\n".repeat(2)));
+        let server = Server::start(&impatient(&hop));
+        let mut client = server.client();
+        (0..10).for_each(|n| drop(client.mail(FROM, &[TO], format!("S: number {n}\r\n\r\n").as_bytes())));
+        server.flushed();
+        let mails = hop.mails();
+        for n in 0..10 {
+            let subject = format!("S: number {n}\r\n");
+            assert!(mails.iter().any(|m| m.text().contains(&subject)), "{n} of {}", mails.len());
+        }
+        server.stop();
+    }
+}
+
 const CHUNKS: &[&str] = &["PIPELINING", "8BITMIME", "SIZE", "CHUNKING"];
 
 fn impatient(hop: &Hop) -> Config {

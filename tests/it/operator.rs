@@ -227,6 +227,46 @@ fn aliases_postmaster_and_reload() {
     until("the new map", || (verdict("info@here.test").code() == 550).then_some(()));
 }
 
+/// A map that is taken away, or replaced by something that is none: mail goes on as it did.
+#[test]
+fn a_map_that_disappears_and_comes_back() {
+    let hop = Hop::start();
+    let dir = Arc::new(directory());
+    let map = dir.path().join("aliases");
+    let write = |text: &[u8]| std::fs::write(&map, text).unwrap();
+    write(b"info one@next.test\n");
+    let config = Config::new(hop.address).set("domains", "local", "[\"here.test\"]").set(
+        "domains",
+        "aliases",
+        format!("\"{}\"", map.display()),
+    );
+    let server = Server::start_in(dir.clone(), &config);
+    let goes = |n: usize, to: &str| {
+        server.client().mail(FROM, &["info@here.test"], b"S: info\r\n\r\n");
+        assert_eq!(hop.wait(n)[n - 1].to, [to]);
+    };
+    goes(1, "<one@next.test>");
+    let remove = || std::fs::remove_file(&map).unwrap();
+    remove();
+    server.event_with("reload", "No such file");
+    goes(2, "<one@next.test>");
+    // Whoever opens it waits for a writer, for ever.
+    assert!(Command::new("mkfifo").arg(&map).status().unwrap().success());
+    server.event_with("reload", "not a regular file");
+    goes(3, "<one@next.test>");
+    remove();
+    write(&(0..=255).rev().collect::<Vec<u8>>());
+    server.event_with("reload", "aliases:1");
+    goes(4, "<one@next.test>");
+    write(b"info two@next.test\n");
+    server.event_with("reload", "new maps are in use");
+    until("the new map", || {
+        server.client().mail(FROM, &["info@here.test"], b"S: info\r\n\r\n");
+        server.drained();
+        hop.mails().last().is_some_and(|m| m.to == ["<two@next.test>"]).then_some(())
+    });
+}
+
 #[test]
 fn strangers_may_not_relay() {
     let hop = Hop::start();

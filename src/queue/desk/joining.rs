@@ -227,7 +227,10 @@ impl<R: Runtime> Desk<R> {
                 self.destination(s, sample);
             }
             if !s.ledger.learn(*number, name, sample) {
-                return Err(io::Error::new(io::ErrorKind::InvalidData, "the index has lost names"));
+                return Err(io::Error::new(
+                    io::ErrorKind::InvalidData,
+                    "names in the index are not in order",
+                ));
             }
         }
         Ok(())

@@ -55,7 +55,7 @@ impl Places {
         if self.known.len() <= slot {
             self.known.resize(slot + 1, None);
         }
-        // Destinations are not forgotten.
+        // Destinations are not forgotten before everything is loaded.
         self.known[slot] = Some(d);
         Some(d)
     }
@@ -312,7 +312,7 @@ impl<R: Runtime> Desk<R> {
         let mut changes = Changes::new();
         let meta = {
             let s = self.0.state.borrow();
-            for (number, name, sample) in s.ledger.names() {
+            for (number, name, sample) in s.ledger.names().iter() {
                 changes.put(&row::name_key(number), &row::name_value(name, sample));
             }
             let mark = s.ledger.mark() + REBUILT;

@@ -111,7 +111,7 @@ impl<R: Runtime> Desk<R> {
     /// The ids of messages in doubt, as a [`record::STOPPED`] excepts them. `None`: they are too many, or
     /// not all known yet.
     pub(crate) fn doubted(&self, s: &State) -> Option<Vec<u8>> {
-        if !s.loaded && !(s.rows_sure && s.rows_doubted.is_empty()) {
+        if !(s.loaded || s.rows_sure && s.rows_doubted.is_empty()) {
             return None;
         }
         let most = DOUBTED_MAX.min(self.0.payload_max / 2 / 8);

@@ -31,6 +31,7 @@ impl<R: Runtime> Desk<R> {
         }
         self.tour_lists(s, now);
         self.tour_messages(s, now);
+        self.look_for_unused_names(s);
     }
 
     /// Lists that wait for long.

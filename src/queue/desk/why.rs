@@ -1,7 +1,8 @@
 //! L4: why a message is still here: for each recipient what it waits for, and what has been tried.
 //!
 //! Reads what the desk knows and, for the history, the journal: what is no longer in it (of mail that
-//! waits long, all but the last attempt) is said to be missing. Changes nothing; takes no slot of a rate.
+//! waits long, all but the last attempt, which the row keeps) is said to be missing. Changes nothing; takes
+//! no slot of a rate.
 
 use crate::base::ids::{MessageId, QueueId};
 use crate::base::time::{Mono, Wall};
@@ -95,8 +96,15 @@ impl<R: Runtime> Desk<R> {
             };
             let known = r.destination < LOCAL;
             let position = known.then(|| s.schedule.position(r.destination, key)).flatten();
-            let tried = history.tried.get(&(i as u32));
-            let mut shown: Vec<Tried> = tried.into_iter().flat_map(|t| t.values().cloned()).collect();
+            let mut tried = history.tried.get(&(i as u32)).cloned().unwrap_or_default();
+            if let (Some(reply), 1..) = (replies.get(&(i as u32)), r.attempts) {
+                let next = match r.phase {
+                    Phase::Waiting => self.0.rt.wall().after(r.due.since(self.0.rt.now())).to_string(),
+                    _ => String::new(),
+                };
+                tried.entry(r.attempts).or_insert_with(|| Tried::new(r.attempts, reply, next));
+            }
+            let mut shown: Vec<Tried> = tried.into_values().collect();
             let missing = usize::from(r.attempts).saturating_sub(shown.len());
             if shown.len() > LATEST + 1 {
                 shown.drain(1..shown.len() - LATEST);
@@ -227,6 +235,12 @@ impl<R: Runtime> Desk<R> {
     }
 }
 
+impl Tried {
+    fn new(attempt: u16, reply: &OwnedReply, next: String) -> Self {
+        Tried { attempt, reply: reply_text(reply), server: text(&reply.server), next }
+    }
+}
+
 impl History {
     fn enter(&mut self, kind: u8, payload: &[u8]) {
         match kind {
@@ -240,11 +254,7 @@ impl History {
 
     fn states(&mut self, view: Option<StatesView<'_>>) {
         for s in view.iter().flat_map(StatesView::states).filter(|s| s.fate == Fate::Deferred) {
-            let tried = Tried {
-                attempt: s.attempts,
-                reply: reply_text(&OwnedReply::from(s.reply)),
-                next: s.due.to_string(),
-            };
+            let tried = Tried::new(s.attempts, &OwnedReply::from(s.reply), s.due.to_string());
             self.tried.entry(s.index).or_default().insert(s.attempts, tried);
         }
     }

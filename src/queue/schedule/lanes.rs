@@ -221,9 +221,9 @@ impl Schedule {
     }
 
     pub(super) fn pop(&mut self, d: DestId) -> Option<Key> {
+        let waited = self.waits(self.pool_of(d));
         let lane = &mut self.lanes[d as usize];
         let work = lane.ready.pop_front()?;
-        let older = lane.ready.front().is_some_and(|next| next.since < work.since);
         let empty = lane.ready.is_empty();
         self.ready -= 1;
         if lane.suspended.is_some() {
@@ -245,11 +245,22 @@ impl Schedule {
                 pool.starve(false, &self.shares, self.member);
             }
         }
-        if older {
-            // The one before had come back; what is first now has waited longer.
+        self.look_again(p, waited);
+        Some(work.key)
+    }
+
+    /// Since when the message whose turn it is in `p` waits.
+    pub(super) fn waits(&self, p: PoolId) -> Option<Mono> {
+        let d = self.pool(p).turns.front()?;
+        self.lanes[*d as usize].ready.front().map(|work| work.since)
+    }
+
+    /// If what is first in `p` now has waited longer than what was, another connection may be wanted
+    /// sooner: the one before had come back, or another destination has its turn.
+    pub(super) fn look_again(&mut self, p: PoolId, waited: Option<Mono>) {
+        if self.waits(p).is_some_and(|since| waited.is_none_or(|before| since < before)) {
             self.list(p);
         }
-        Some(work.key)
     }
 
     /// Numbers of the places in the list of `d`. A place keeps its number.

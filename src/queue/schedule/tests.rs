@@ -398,3 +398,52 @@ proptest! {
         prop_assert_eq!(all.len(), pushed);
     }
 }
+
+/// Of two destinations of one site the one whose turn it is next has waited longer.
+#[test]
+fn who_has_waited_longer_is_not_looked_at_later() {
+    let k = keys(4);
+    // At the end of a turn, and at the end of a list.
+    for (turn, more) in [(2, 2), (16, 1)] {
+        let mut s = Schedule::new(Rules { turn, ..Rules::default() }, Rc::default());
+        let [(c, p), (d, _)] = ["c", "d"].map(|name| {
+            let (d, _) = one(&mut s, name, Limits::default());
+            (d, s.join_pool(d, ("site", "site"), Limits::default(), secs(1 << 30)))
+        });
+        s.push(c, k[0], secs(1));
+        assert_eq!(s.open_next(secs(1)), Some(p));
+        s.push(d, k[1], secs(2));
+        k[2..2 + more].iter().for_each(|&k| s.push(c, k, secs(3)));
+        assert_eq!(take(&mut s, p, secs(3)), Some(k[0]));
+        assert_eq!((s.open_next(secs(3)), s.next_look(secs(3))), (None, Some(secs(4))));
+        assert_eq!(take(&mut s, p, secs(3)), Some(k[2]));
+        assert_eq!(s.open_next(secs(3)), Some(p), "the other one has waited for a second");
+    }
+}
+
+/// Of three sites two have the only connections there may be, one of them without work: that is given up.
+#[test]
+fn an_idle_connection_is_given_up_when_all_are_open() {
+    // Nobody wants a second one.
+    let rules = Rules { connections: 2, patience: Duration::from_secs(100), ..Rules::default() };
+    let mut s = Schedule::new(rules, Rc::default());
+    let k = keys(4);
+    let (a, pa) = one(&mut s, "a", Limits::default());
+    let (b, pb) = one(&mut s, "b", Limits::default());
+    let (c, pc) = one(&mut s, "c", Limits::default());
+    s.push(a, k[0], secs(1));
+    s.push(b, k[1], secs(1));
+    assert_eq!((s.open_next(secs(1)), s.open_next(secs(1))), (Some(pa), Some(pb)));
+    assert_eq!(take(&mut s, pa, secs(1)), Some(k[0]));
+    s.idle(pa, true);
+    assert!(s.could_work(secs(2)).is_empty() && !s.owes(pa, secs(2)), "nobody waits");
+    s.push(c, k[2], secs(3));
+    assert_eq!(s.open_next(secs(3)), None);
+    assert_eq!(s.could_work(secs(3)), [pa]);
+    assert!(s.owes(pa, secs(3)) && !s.owes(pb, secs(3)), "the other one has work");
+    s.pay(pa, secs(3));
+    assert!(!s.owes(pa, secs(3)), "one was enough");
+    s.idle(pa, false);
+    s.closed(pa);
+    assert_eq!(s.open_next(secs(3)), Some(pc));
+}

@@ -8,6 +8,7 @@
 use super::capability::Capabilities;
 use super::command;
 use super::transaction::{Outcome, Phase, Results, Transaction};
+use super::voice::Voice;
 use super::{Ending, Framing, Options, Step};
 use crate::auth::client::Exchange;
 use crate::base::secret::Secret;
@@ -124,6 +125,8 @@ pub(super) struct Dialogue {
     pub(super) login: Option<(Exchange, Option<Secret>)>,
     /// The recipients have been answered, and DATA: the message is to be sent.
     pub(super) body_wanted: bool,
+    /// What the server says to what.
+    voice: Voice,
     /// BDAT has been answered as by a server that does not know it.
     chunks_broken: bool,
     /// The server has a transaction open that no end of data has closed: RSET before the next.
@@ -159,6 +162,7 @@ impl Dialogue {
             tls_declined: false,
             login: None,
             body_wanted: false,
+            voice: Voice::default(),
             chunks_broken: false,
             needs_reset: false,
             open: VecDeque::new(),
@@ -377,10 +381,13 @@ impl Dialogue {
             self.current().heard = true;
             return Some(self.end(Close::Unexpected(reply.code), reply));
         }
-        let tx = self.current();
+        let tx = self.open.front_mut().expect("a reply to a transaction that is open");
         tx.heard = true;
         let Some(outcome) = refusal(reply) else {
             tx.unclosed = true;
+            if tx.framing == Framing::Dots {
+                self.voice.mail(reply);
+            }
             return None;
         };
         let v = tx.said(outcome, reply, Phase::Mail);
@@ -390,11 +397,16 @@ impl Dialogue {
 
     fn on_rcpt(&mut self, slot: usize, reply: &Reply<'_>) -> Option<Step> {
         if reply.class() == 3 {
-            return Some(self.end(Close::Unexpected(reply.code), reply));
+            return Some(self.out_of_step(reply));
         }
-        let tx = self.current();
+        let tx = self.open.front_mut().expect("a reply to a transaction that is open");
         match refusal(reply) {
-            None => tx.accept(slot),
+            None => {
+                tx.accept(slot);
+                if tx.framing == Framing::Dots {
+                    self.voice.rcpt(reply);
+                }
+            }
             Some(_) if is_full(reply) && tx.accepted() > 0 => {
                 let v = tx.said(Outcome::NotTried, reply, Phase::Rcpt);
                 tx.decide(slot, v);
@@ -422,7 +434,7 @@ impl Dialogue {
     fn on_data(&mut self, now: Mono, reply: &Reply<'_>, out: &mut Vec<u8>) -> Option<Step> {
         let someone = self.current().accepted() > 0;
         match refusal(reply) {
-            None if reply.class() != 3 => Some(self.end(Close::Unexpected(reply.code), reply)),
+            None if reply.class() != 3 => Some(self.out_of_step(reply)),
             None if someone => {
                 self.body_wanted = true;
                 None
@@ -456,12 +468,16 @@ impl Dialogue {
     }
 
     fn on_final_dot(&mut self, reply: &Reply<'_>) -> Option<Step> {
-        if reply.class() == 3 {
-            return Some(self.end(Close::Unexpected(reply.code), reply));
-        }
         let lmtp = self.options.lmtp;
+        let counted = self.current().framing == Framing::Counted;
+        let odd = !lmtp && reply.class() == 2 && self.voice.is_out_of_step(reply, counted);
+        if reply.class() == 3 || odd {
+            return Some(self.out_of_step(reply));
+        }
+        if !lmtp && !counted && reply.class() == 2 {
+            self.voice.end(reply);
+        }
         let tx = self.current();
-        let counted = tx.framing == Framing::Counted;
         // RFC 3030 §2: after a chunk that was refused, the state is anybody's guess.
         tx.unclosed = counted && reply.class() != 2;
         if counted && tx.accepted() > 0 && knows_no_bdat(reply) {
@@ -522,6 +538,13 @@ impl Dialogue {
         self.last_words.extend(reply.text.iter().take(TEXT_MAX).map(|&b| if b == b'\n' { b' ' } else { b }));
         self.close = Some(close);
         Step::Close(close)
+    }
+
+    /// The reply belongs to another command, and so may those before it: nothing that was said of the
+    /// oldest transaction's recipients counts.
+    fn out_of_step(&mut self, reply: &Reply<'_>) -> Step {
+        self.current().retract();
+        self.end(Close::Unexpected(reply.code), reply)
     }
 
     pub fn lost(&mut self, why: Loss) -> Option<Ending> {

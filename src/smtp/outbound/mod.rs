@@ -10,8 +10,9 @@
 //! reply for each recipient that was taken, in the order of RCPT.
 //!
 //! Knows nothing of queues, retries, sockets or routes. It trusts no server: replies are bounded,
-//! every wait has a deadline, a reply that nobody asked for ends the connection. A recipient is
-//! `Delivered` only by a 2xx to the end of data of its own transaction.
+//! every wait has a deadline, a reply that nobody asked for ends the connection, and so does one that is
+//! out of step as far as that shows (`voice`). A recipient is `Delivered` only by a 2xx to the end of data
+//! of its own transaction.
 
 mod auth;
 mod begin;
@@ -21,6 +22,7 @@ mod dialogue;
 mod starttls;
 pub mod stuffing;
 mod transaction;
+mod voice;
 
 pub use auth::Login;
 pub use begin::Request;

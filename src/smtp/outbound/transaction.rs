@@ -208,6 +208,16 @@ impl Transaction {
         self.accepted = 0;
     }
 
+    /// What the server has said of recipients does not count.
+    pub fn retract(&mut self) {
+        for (_, state) in &mut self.slots {
+            if matches!(state, State::Decided(v) if v.phase != Phase::Local) {
+                *state = State::Waiting;
+                self.waiting += 1;
+            }
+        }
+    }
+
     /// The results. Panics if a recipient is not decided.
     pub fn results(&self) -> Results<'_> {
         let result = |(index, state): &(u32, State)| {

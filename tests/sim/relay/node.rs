@@ -123,6 +123,7 @@ pub fn options() -> desk::Options {
     options.bounce_lifetime = Duration::from_secs(5 * 86_400);
     options.recipients_max = 5;
     options.limits.places = 2;
+    options.limits.names = 2;
     options.archive = storage::archive::Options::tiny();
     // As small as the disks here: what an index keeps for itself must leave room for mail.
     options.table = TableOptions { reserve_bytes: 256 << 10, grow_bytes: 64 << 10, cache_bytes: 64 << 10 };

@@ -1,6 +1,8 @@
 //! The desk's rounds: what is forgotten, and what must not wait for ever.
 
+use super::archived::fill;
 use super::*;
+use crate::queue::row;
 use crate::queue::rules::Rule;
 
 fn hop(name: &str) -> Rc<Hop> {
@@ -35,6 +37,72 @@ fn destinations_that_no_message_names_are_forgotten() {
             assert_eq!(desk.control(&Request::Flush(Which::All)).await, Response::Done(1));
             assert!(r.empty(&desk, HOUR).await);
             assert_eq!(r.a.got.borrow().len(), 1);
+        },
+    );
+}
+
+/// Names with which a round begins.
+const MANY: usize = 500;
+
+/// The numbers that the index has names for.
+fn named(world: &World) -> Vec<u32> {
+    let stored = super::archived::stored(world);
+    let rows = stored.rows.borrow();
+    rows.keys().filter_map(|k| row::name_of(k)).collect()
+}
+
+#[test]
+fn names_that_no_row_needs_leave_the_index() {
+    let world = Rc::new(World::default());
+    run(
+        &world,
+        |r| {
+            r.a.up.set(false);
+            r.options.limits.names = MANY;
+        },
+        async |r| {
+            let (desk, _) = r.open().await;
+            fill(r, &desk, 0..100).await;
+            r.sleep(5 * SECOND).await;
+            assert!(desk.stats().parked > 50 && named(&world).len() <= 2, "{:?}", named(&world));
+            {
+                let mut s = desk.0.state.borrow_mut();
+                (0..MANY - 10).for_each(|n| _ = s.ledger.number(&format!("d{n}"), b"x@y.example"));
+            }
+            fill(r, &desk, 100..200).await;
+            r.sleep(5 * SECOND).await;
+            assert!(named(&world).len() >= MANY - 10, "too few to look");
+            {
+                let mut s = desk.0.state.borrow_mut();
+                (0..20).for_each(|n| _ = s.ledger.number(&format!("e{n}"), b"x@y.example"));
+            }
+            fill(r, &desk, 200..300).await;
+            r.sleep(5 * SECOND).await;
+            // With the next transaction.
+            fill(r, &desk, 300..301).await;
+            r.sleep(5 * SECOND).await;
+            let left = named(&world);
+            assert!(left.len() <= 2, "{} names", left.len());
+            let s = desk.0.state.borrow();
+            assert!(left.iter().any(|n| s.ledger.name(*n) == Some("a")), "what rows name stays");
+        },
+    );
+    // There are numbers missing before others now.
+    run(
+        &world,
+        |r| r.a.up.set(false),
+        async |r| {
+            let (desk, _) = r.open().await;
+            r.sleep(5 * SECOND).await;
+            {
+                let mut s = desk.0.state.borrow_mut();
+                assert!(s.loaded && s.ledger.number("new", b"x@y.example") > 0);
+            }
+            assert_eq!(desk.stats().messages, 301);
+            r.a.up.set(true);
+            desk.control(&Request::Flush(Which::All)).await;
+            assert!(r.empty(&desk, HOUR).await, "{:?}", desk.stats());
+            assert_eq!(super::archived::recipients(&r.a), super::archived::expected("a.example", 0..301));
         },
     );
 }

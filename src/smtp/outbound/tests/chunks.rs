@@ -282,6 +282,30 @@ fn replies_in_advance_or_in_surplus_end_the_connection() {
     }
 }
 
+/// A reply that is said twice puts each one behind it in the place of the next.
+#[test]
+fn a_reply_to_rcpt_is_none_to_the_end_of_data() {
+    let first = opening().replace("250 ok\nS: 250 ok", "250 ok\nS: 250 accepted");
+    let two = first + "C: Hi!\nC: .\n" + &whole(1) + "S: 250 taken as 1\n";
+    let got = |rest: &str| chunked(&mails(2), &format!("{two}{rest}"));
+    let doubt =
+        "1.0 Deferred 0 4.5.0 connection lost after end of data; message may have been taken (end of data)";
+    // The last one would have been the answer.
+    for rest in [
+        "S: 250 ok\nS: 250 accepted\nS: 250 accepted\nS: 554 no",
+        "S: 250 ok\nS: 250 ok\nS: 250 accepted\nS: 554 no",
+        "S: 250 taken as 1\nS: 250 ok\nS: 250 accepted\nS: 554 no",
+        "S: 250 2.1.0 ok\nS: 250 2.1.5 ok\nS: 250 2.1.5 ok\nS: 554 no",
+    ] {
+        assert_eq!(got(rest)[1..], [doubt, "Unexpected(250)"], "{rest}");
+    }
+    // What was said of recipients was said of others.
+    let rest = "S: 250 taken as 1\nS: 550 no such sender\nS: 250 accepted\nS: 250 ok";
+    assert_eq!(got(rest)[1..], [doubt, "Unexpected(250)"]);
+    let rest = "S: 250 ok\nS: 250 accepted\nS: 250 taken as 2\n";
+    assert_eq!(got(&format!("{rest}{BYE}"))[1..], ["1.0 Delivered 250 taken as 2 (end of data)", "Quit"]);
+}
+
 /// What a server has said to the parts of one message.
 #[derive(Default, Clone, Debug)]
 struct Said {
@@ -415,6 +439,68 @@ proptest! {
             } else if what.starts_with("given back") || what.starts_with("NotTried") {
                 prop_assert!(!taken, "{line}: {said:?}");
             }
+        }
+        prop_assert_eq!(shell.flight.len(), 0);
+    }
+
+    /// Two replies that are said twice, by a server that says something else to the end of data than to an
+    /// envelope: nobody is delivered whom it has not taken.
+    #[test]
+    fn replies_said_twice_lose_nothing(
+        counts in prop::collection::vec(1usize..4, 1..20),
+        kinds in prop::collection::vec(0usize..8, 0..120),
+        doubled in prop::collection::vec(0usize..60, 2),
+        enhanced in any::<bool>(),
+        outstanding in 1u32..20,
+    ) {
+        let names = ["a@x", "b@x", "c@x"];
+        let all: Vec<Mail> = counts.iter().map(|&n| mail(&names[..n])).collect();
+        let mut shell = Shell::new(&Options { outstanding, ..options() }, &all);
+        shell.feed(b"220 hi\r\n");
+        shell.out.clear();
+        shell.feed(b"250-hi\r\n250-PIPELINING\r\n250 CHUNKING\r\n");
+        let mut server = Server { input: Vec::new(), book: Vec::new(), in_data: false };
+        let mut kinds = kinds.into_iter().enumerate();
+        // The first message is taken: it shows what the server says.
+        let mut ended = false;
+        while shell.end.is_none() {
+            let text = std::mem::take(&mut shell.out);
+            prop_assert!(!text.is_empty(), "hangs: nothing said, nothing over");
+            let mut answer = Vec::new();
+            let more = server.hear(&text, |line| {
+                let (n, kind) = kinds.next()?;
+                let (kind, twice) = (if ended { kind } else { 7 }, doubled.contains(&n));
+                ended |= line == ".";
+                let good = match (line.split([' ', ':']).next().unwrap(), enhanced) {
+                    ("MAIL", false) => ["250 OK\r\n", "250 OK\r\n250 OK\r\n"],
+                    ("RCPT", false) => ["250 Accepted\r\n", "250 Accepted\r\n250 Accepted\r\n"],
+                    ("RSET", false) => ["250 Reset\r\n", "250 Reset\r\n250 Reset\r\n"],
+                    ("MAIL", true) => ["250 2.1.0 Ok\r\n", "250 2.1.0 Ok\r\n250 2.1.0 Ok\r\n"],
+                    ("RCPT", true) => ["250 2.1.5 Ok\r\n", "250 2.1.5 Ok\r\n250 2.1.5 Ok\r\n"],
+                    ("RSET", true) => ["250 2.0.0 Ok\r\n", "250 2.0.0 Ok\r\n250 2.0.0 Ok\r\n"],
+                    ("DATA", _) => ["354 go\r\n", "354 go\r\n354 go\r\n"],
+                    (_, false) => ["250 OK id=1\r\n", "250 OK id=1\r\n250 OK id=1\r\n"],
+                    (_, true) => ["250 2.0.0 Queued\r\n", "250 2.0.0 Queued\r\n250 2.0.0 Queued\r\n"],
+                };
+                Some(match kind {
+                    0 if !line.starts_with("RSET") && twice => "550 no\r\n550 no\r\n",
+                    0 if !line.starts_with("RSET") => "550 5.1.1 no\r\n",
+                    1 if !line.starts_with("RSET") => "450 later\r\n",
+                    _ => good[usize::from(twice)],
+                })
+            }, &mut answer);
+            shell.feed(&answer);
+            if !more {
+                shell.lose(Loss::Connection);
+                break;
+            }
+        }
+        shell.lose(Loss::Protocol);
+        for line in shell.results.iter().filter(|line| line.contains(" Delivered")) {
+            let (mail, index) = line.split_once(' ').unwrap().0.split_once('.').unwrap();
+            let said = &server.book[mail.parse::<usize>().unwrap()];
+            let taken = said.mail && said.rcpt[index.parse::<usize>().unwrap()] && said.end == Some(true);
+            prop_assert!(taken, "{line}: {said:?}");
         }
         prop_assert_eq!(shell.flight.len(), 0);
     }
