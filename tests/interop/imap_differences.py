@@ -279,16 +279,21 @@ def fields(part):
 
 
 def parts(body, number=""):
-    """Numbers of all parts."""
+    """Numbers of all parts, and whether each is a message."""
     if not isinstance(body, list) or not body:
         return
+    children = fields(body)[1]
     if isinstance(body[0], list):
-        for n, child in enumerate(fields(body)[1], 1):
+        for n, child in enumerate(children, 1):
+            # A multipart within a multipart has a number itself.
+            if isinstance(child, list) and child and isinstance(child[0], list):
+                yield f"{number}{n}", False
             yield from parts(child, f"{number}{n}.")
     else:
-        yield (number or "1.")[:-1]
-        for child in fields(body)[1]:
-            yield from parts(child, (number or "1."))
+        number = number or "1."
+        yield number[:-1], bool(children)
+        for child in children:
+            yield from parts(child, number)
 
 
 class Comparison:
@@ -358,9 +363,12 @@ def increasing(a, b):
     return out
 
 
-def explained(item, name):
+def explained(item, name, ours=None, theirs=None):
     """The class that a difference belongs to."""
-    return next((kind for kind, items, names in EXPLAINED if re.fullmatch(items, item) and re.fullmatch(names, name, re.S)), None)
+    for kind, items, names, *test in EXPLAINED:
+        if re.fullmatch(items, item) and re.fullmatch(names, name, re.S) and (not test or test[0](ours, theirs)):
+            return kind
+    return None
 
 
 def fetch(server, uid, items):
@@ -398,14 +406,25 @@ def compare_messages(compare, a, b, names):
         compare.envelope("ENVELOPE", name, x["ENVELOPE"], y["ENVELOPE"])
         compare.structure("BODYSTRUCTURE", name, x["BODYSTRUCTURE"], y["BODYSTRUCTURE"])
         compare.structure("BODY", name, x["BODY"], y["BODY"])
-        leaves = set(parts(x["BODYSTRUCTURE"])) | set(parts(y["BODYSTRUCTURE"]))
-        numbers = {n.rsplit(".", k)[0] for n in leaves for k in range(n.count(".") + 1)} | {"1", "2", "1.1", "1.2"}
+        known = [dict(parts(one["BODYSTRUCTURE"])) for one in (x, y)]
+        numbers = set(known[0]) | set(known[1]) | {"1", "2", "1.1", "1.2"}
         items = whole + [f"BODY.PEEK[{n}{what}]" for n in sorted(numbers) for what in ("", ".MIME", ".HEADER", ".TEXT", ".HEADER.FIELDS (SUBJECT)")]
         items += [f"BINARY{what}[{n}]" for n in sorted(numbers) for what in (".PEEK", ".SIZE")]
         for at in range(0, len(items), PIECE):
             x, y = (fetch(s, uid, items[at : at + PIECE]) for s in (a, b))
             for item in sorted(set(x) | set(y)):
-                compare.same(generic(item), name, x.get(item, "missing"), y.get(item, "missing"))
+                one, other = x.get(item, "missing"), y.get(item, "missing")
+                compare.same(generic(item) + exists(item, known, one), name, one, other)
+
+
+def exists(item, known, ours):
+    """What is to be said of a section: that both servers know of no such part, or of no message there."""
+    number = re.search(r"\[(\d[\d.]*\d|\d)", item)
+    if not number or ours not in (None, "missing"):
+        return ""
+    if all(number[1] not in one for one in known):
+        return " absent"
+    return " of no message" if re.search("HEADER|TEXT", item) and not any(one.get(number[1]) for one in known) else ""
 
 
 def compare_searches(compare, a, b, names):
@@ -506,7 +525,7 @@ def main():
     compare_searches(compare, a, b, names)
     classes, unknown = collections.Counter(), []
     for one in compare.found:
-        kind = explained(one.item, one.name)
+        kind = explained(*one)
         classes[kind or "UNEXPLAINED"] += 1
         if not kind or verbose:
             unknown.append((kind, one))
@@ -516,8 +535,8 @@ def main():
     for kind, count in sorted(classes.items()):
         print(f"  {count:6}  {kind}")
     text = open(os.path.join(ROOT, "docs/imap-differences.md")).read() if os.path.exists(os.path.join(ROOT, "docs/imap-differences.md")) else ""
-    missing = [kind for kind in {k for k, _, _ in EXPLAINED} if f"## {kind}\n" not in text]
-    idle = [kind for kind in {k for k, _, _ in EXPLAINED} if kind not in classes]
+    missing = [kind for kind in {one[0] for one in EXPLAINED} if f"## {kind}\n" not in text]
+    idle = [kind for kind in {one[0] for one in EXPLAINED} if kind not in classes]
     if missing:
         print(f"FAILED: docs/imap-differences.md lacks {missing}")
     if idle:

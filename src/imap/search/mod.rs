@@ -301,7 +301,7 @@ impl Run {
         let program = self.program.clone();
         let (mut text, mut folded) = (String::new(), Vec::new());
         let mut sent = None;
-        for field in headers::fields(message) {
+        for field in headers::fields_and_mbox(message) {
             if sent.is_none() && field.is("Date") {
                 sent = sent::parse(field.value).map(|s| s.day);
             }
