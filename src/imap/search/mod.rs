@@ -342,6 +342,30 @@ impl Run {
         }
     }
 
+    /// The header of a part, as it is stored: TEXT looks at it, and BODY too if it is that of a message
+    /// within (`of_message`).
+    pub fn fields(&mut self, header: &[u8], of_message: bool) -> Verdict {
+        let program = self.program.clone();
+        let (mut text, mut folded) = (String::new(), Vec::new());
+        let mut any = false;
+        for field in headers::fields_and_mbox(header) {
+            text.clear();
+            for (leaf, value) in program.leaves.iter().zip(&mut self.values).filter(|(_, v)| v.is_none()) {
+                let needle = match leaf {
+                    Leaf::Text(needle) => needle,
+                    Leaf::Body(needle) if of_message => needle,
+                    _ => continue,
+                };
+                fold_field(&field, &mut text, &mut folded);
+                if needle.is_in(&folded) {
+                    *value = Some(true);
+                    any = true;
+                }
+            }
+        }
+        if any { self.after_header() } else { Verdict::Body }
+    }
+
     /// A part with text begins; `charset` as the part names it.
     pub fn part(&mut self, charset: Option<&[u8]>) {
         self.scan.begin(charset.and_then(charset::named));
