@@ -383,7 +383,8 @@ def fetch(server, uid, items):
     if not end.startswith("OK") and len(items) > 1:
         return {key: value for one in items for key, value in fetch(server, uid, [one]).items()}
     if not end.startswith("OK"):
-        return {items[0].replace(".PEEK", "").upper(): " ".join(end.split(" ")[:2 if "[" in end else 1])}
+        item = re.sub(r"<(\d+)\.\d+>", r"<\1>", items[0].replace(".PEEK", "")).upper()
+        return {item: " ".join(end.split(" ")[:2 if "[" in end else 1])}
     found = {}
     for got in untagged:
         if len(got) == 4 and got[2] == "FETCH":

@@ -205,11 +205,11 @@ def texts():
     yield "charset wrong", b"Content-Type: text/plain; charset=utf-8\r\n\r\nplain Gr\xfc\xdfe end\r\n"
     yield "8 bit without charset", b"Subject: x\r\n\r\nGr\xc3\xbc\xc3\x9fe\r\n"
     yield "html", b"Content-Type: text/html; charset=utf-8\r\n\r\n<p>Gr&uuml;&szlig;e <b>fet</b>t</p><script>hidden()</script>\r\n"
-    yield "base64 without padding", b"Content-Transfer-Encoding: base64\r\n\r\nbmVlZGxl\r\nbmVlZGx\r\n"
-    yield "base64 with noise", b"Content-Transfer-Encoding: base64\r\n\r\nbmV!l ZG*xl\r\n\r\n"
-    yield "base64 with text behind", b"Content-Transfer-Encoding: base64\r\n\r\nbmVlZGxl==\r\nplain text\r\n"
-    yield "qp broken", b"Content-Transfer-Encoding: quoted-printable\r\n\r\nnee=dle =ZZ nee=\r\ndle =C3=BC=\r\n"
-    yield "qp soft ends", b"Content-Transfer-Encoding: quoted-printable\r\n\r\nnee=  \r\ndle   \r\nx=3D=0D=0A\r\n"
+    yield "base64 without padding", b"MIME-Version: 1.0\r\nContent-Transfer-Encoding: base64\r\n\r\nbmVlZGxl\r\nbmVlZGx\r\n"
+    yield "base64 with noise", b"MIME-Version: 1.0\r\nContent-Transfer-Encoding: base64\r\n\r\nbmV!l ZG*xl\r\n\r\n"
+    yield "base64 with text behind", b"MIME-Version: 1.0\r\nContent-Transfer-Encoding: base64\r\n\r\nbmVlZGxl==\r\nplain text\r\n"
+    yield "qp broken", b"MIME-Version: 1.0\r\nContent-Transfer-Encoding: quoted-printable\r\n\r\nnee=dle =ZZ nee=\r\ndle =C3=BC=\r\n"
+    yield "qp soft ends", b"MIME-Version: 1.0\r\nContent-Transfer-Encoding: quoted-printable\r\n\r\nnee=  \r\ndle   \r\nx=3D=0D=0A\r\n"
     yield "needle over lines", b"Subject: nee\r\n dle\r\n\r\nnee\r\ndle\r\n"
 
 
@@ -227,9 +227,13 @@ def messages():
     for n, one in enumerate(TYPES):
         yield "type %d" % n, b"Content-Type: " + one + b"\r\n\r\n--b\r\n\r\none\r\n--b\r\nContent-Type: text/html\r\n\r\ntwo\r\n--b--\r\n"
     for n, one in enumerate(ENCODINGS):
-        yield "encoding %d" % n, b"Content-Transfer-Encoding: " + one + b"\r\n\r\nbmVlZGxl\r\n"
+        yield "encoding %d" % n, b"MIME-Version: 1.0\r\nContent-Transfer-Encoding: " + one + b"\r\n\r\nbmVlZGxl\r\n"
     for n, one in enumerate(FIELDS):
-        yield "field %d" % n, one + b"\r\n\r\ntext\r\n"
+        # Without MIME-Version as well.
+        head = b"MIME-Version: 1.0\r\n" if one.lower().startswith(b"content") else b""
+        yield "field %d" % n, head + one + b"\r\n\r\ntext\r\n"
+        if head and n % 4 == 0:
+            yield "field %d without version" % n, one + b"\r\n\r\ntext\r\n"
     yield from mime()
     yield from texts()
     for path in sorted(glob.glob(PYTHON)):
