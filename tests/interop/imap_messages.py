@@ -90,7 +90,7 @@ FIELDS = [
 
 CHARSETS = [("iso-8859-1", "Grüße"), ("iso-8859-15", "10 €"), ("windows-1252", "„Grüße“"), ("koi8-r", "Привет"), ("windows-1251", "Привет"), ("iso-2022-jp", "日本語"),
             ("shift_jis", "日本語"), ("euc-jp", "日本語"), ("gb2312", "你好"), ("gbk", "你好"), ("gb18030", "你好"), ("big5", "你好"), ("euc-kr", "안녕"), ("utf-8", "Grüße 日本語"),
-            ("utf-7", "Grüße"), ("utf-16", "Grüße"), ("utf-16le", "Grüße"), ("iso-8859-2", "Příliš"), ("iso-8859-7", "Γειά"), ("tis-620", "สวัสดี"), ("us-ascii", "plain words")]
+            ("utf-7", "Grüße sieben"), ("utf-16", "Grüße"), ("utf-16le", "Grüße"), ("iso-8859-2", "Příliš"), ("iso-8859-7", "Γειά"), ("tis-620", "สวัสดี"), ("us-ascii", "plain words")]
 
 
 def part(fields, body=b"text\r\n"):
