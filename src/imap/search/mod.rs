@@ -342,6 +342,13 @@ impl Run {
         }
     }
 
+    /// A TEXT is not decided yet: headers of parts matter.
+    #[must_use]
+    pub fn wants_part_headers(&self) -> bool {
+        let open = |(leaf, value): (&Leaf, &Option<bool>)| value.is_none() && matches!(leaf, Leaf::Text(_));
+        self.program.leaves.iter().zip(&self.values).any(open)
+    }
+
     /// The header of a part, as it is stored: TEXT looks at it, and BODY too if it is that of a message
     /// within (`of_message`).
     pub fn fields(&mut self, header: &[u8], of_message: bool) -> Verdict {

@@ -165,9 +165,9 @@ impl Searching {
         let identity = || Decoder::of(None).expect("7bit is known");
         let Some(summary) = summary else { return };
         // The header of the first one is that of the message, that of the next is that of the message within.
-        let mut known = true;
+        let (mut known, headers) = (true, self.run.wants_part_headers());
         for part in summary.parts() {
-            if !known {
+            if !known && headers {
                 let kind = KindOf::Header { of_message: false };
                 self.parts.push_back(PartOf { range: part.header..part.body, kind });
             }
