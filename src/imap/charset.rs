@@ -29,12 +29,18 @@ pub fn named(label: &[u8]) -> Option<&'static Encoding> {
 #[must_use]
 pub fn text<'a>(bytes: &'a [u8], charset: Option<&'static Encoding>) -> Cow<'a, str> {
     match charset {
-        Some(charset) => charset.decode_without_bom_handling(bytes).0,
+        // RFC 2781 §3.2: a byte order mark is no text, and says which of the two it is.
+        Some(charset) if is_utf16(charset) => charset.decode(bytes).0,
+        Some(charset) => charset.decode_with_bom_removal(bytes).0,
         None => match std::str::from_utf8(bytes) {
             Ok(text) => Cow::Borrowed(text),
             Err(_) => WINDOWS_1252.decode_without_bom_handling(bytes).0,
         },
     }
+}
+
+fn is_utf16(charset: &'static Encoding) -> bool {
+    charset == encoding_rs::UTF_16LE || charset == encoding_rs::UTF_16BE
 }
 
 /// Converts text that comes in pieces.
@@ -52,7 +58,10 @@ impl Stream {
     /// Begins; without a charset, UTF-8 is assumed.
     #[must_use]
     pub fn new(charset: Option<&'static Encoding>) -> Self {
-        Stream { decoder: charset.unwrap_or(UTF_8).new_decoder_without_bom_handling() }
+        let charset = charset.unwrap_or(UTF_8);
+        let decoder =
+            if is_utf16(charset) { charset.new_decoder() } else { charset.new_decoder_with_bom_removal() };
+        Stream { decoder }
     }
 
     /// Appends the next piece as text.
@@ -91,6 +100,15 @@ mod tests {
             stream.feed(&whole[cut..], true, &mut out);
             assert_eq!(out, expect, "cut at {cut}");
         }
+        for utf16 in [&b"\xff\xfeg\0\xfc\0"[..], b"\xfe\xff\0g\0\xfc", b"g\0\xfc\0"] {
+            assert_eq!(text(utf16, named(b"utf-16")), "g\u{fc}");
+            let (mut stream, mut out) = (Stream::new(named(b"utf-16")), String::new());
+            utf16.iter().for_each(|b| stream.feed(&[*b], false, &mut out));
+            stream.feed(b"", true, &mut out);
+            assert_eq!(out, "g\u{fc}");
+        }
+        assert_eq!(text(b"\xef\xbb\xbfx", named(b"utf-8")), "x");
+        assert_eq!(text(b"\xff\xfe", named(b"iso-8859-1")), "\u{ff}\u{fe}");
         assert_eq!(text(b"\xe9", None), "\u{e9}");
         assert_eq!(text(b"\xe9", named(b"utf-8")), "\u{fffd}");
     }

@@ -197,6 +197,23 @@ pub fn fields(message: &[u8]) -> impl Iterator<Item = Field<'_>> {
     })
 }
 
+/// As [`fields`], but lines of mbox files, which some messages bring along, do not end the header.
+pub fn fields_and_mbox(message: &[u8]) -> impl Iterator<Item = Field<'_>> {
+    let mut rest = message;
+    std::iter::from_fn(move || {
+        loop {
+            if let Some(field) = next_field(rest) {
+                rest = &rest[field.raw.len()..];
+                return Some(field);
+            }
+            if !rest.starts_with(b"From ") && !rest.starts_with(b">From ") {
+                return None;
+            }
+            rest = &rest[line(rest)?..];
+        }
+    })
+}
+
 /// The first field of that name, in any case.
 #[must_use]
 pub fn find<'a>(message: &'a [u8], name: &str) -> Option<Field<'a>> {

@@ -301,7 +301,7 @@ impl Run {
         let program = self.program.clone();
         let (mut text, mut folded) = (String::new(), Vec::new());
         let mut sent = None;
-        for field in headers::fields(message) {
+        for field in headers::fields_and_mbox(message) {
             if sent.is_none() && field.is("Date") {
                 sent = sent::parse(field.value).map(|s| s.day);
             }
@@ -340,6 +340,37 @@ impl Run {
             Some(value) => Verdict::Known(value),
             None => Verdict::Body,
         }
+    }
+
+    /// A TEXT is not decided yet: headers of parts matter.
+    #[must_use]
+    pub fn wants_part_headers(&self) -> bool {
+        let open = |(leaf, value): (&Leaf, &Option<bool>)| value.is_none() && matches!(leaf, Leaf::Text(_));
+        self.program.leaves.iter().zip(&self.values).any(open)
+    }
+
+    /// The header of a part, as it is stored: TEXT looks at it, and BODY too if it is that of a message
+    /// within (`of_message`).
+    pub fn fields(&mut self, header: &[u8], of_message: bool) -> Verdict {
+        let program = self.program.clone();
+        let (mut text, mut folded) = (String::new(), Vec::new());
+        let mut any = false;
+        for field in headers::fields_and_mbox(header) {
+            text.clear();
+            for (leaf, value) in program.leaves.iter().zip(&mut self.values).filter(|(_, v)| v.is_none()) {
+                let needle = match leaf {
+                    Leaf::Text(needle) => needle,
+                    Leaf::Body(needle) if of_message => needle,
+                    _ => continue,
+                };
+                fold_field(&field, &mut text, &mut folded);
+                if needle.is_in(&folded) {
+                    *value = Some(true);
+                    any = true;
+                }
+            }
+        }
+        if any { self.after_header() } else { Verdict::Body }
     }
 
     /// A part with text begins; `charset` as the part names it.

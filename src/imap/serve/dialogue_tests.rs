@@ -464,5 +464,7 @@ mod files {
     files! {
         login literals mailboxes list select fetch sections binary store copy uidplus expunge search sort
         thread append idle replace esearch condstore qresync rev2 utf8 together
+        appendlimit children enable id list_extended list_status multiappend moving namespace objectid preview
+        quota sasl_ir savedate searchres special_use unauthenticate unselect within
     }
 }

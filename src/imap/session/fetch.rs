@@ -77,8 +77,8 @@ enum Phase {
 #[derive(Debug)]
 enum Reading {
     Nothing,
-    /// A header.
-    Header(Vec<u8>),
+    /// A header; true if more than it follows.
+    Header(Vec<u8>, bool),
     /// How long a part is without its encoding.
     Measure {
         range: Range<u64>,
@@ -174,7 +174,7 @@ impl Fetching {
     /// More of what is being read; true if even more is wanted.
     fn piece(&mut self, bytes: &[u8], header_max: u64) -> bool {
         match &mut self.reading {
-            Reading::Header(header) => {
+            Reading::Header(header, _) => {
                 header.extend_from_slice(bytes);
                 (header.len() as u64) < header_max
             }
@@ -442,9 +442,9 @@ impl<S: Selected> Session<S> {
                 let part = part_of(partial, range.end - range.start);
                 self.open(f, uid, range.start + part.start..range.start + part.end, None, out)
             }
-            Plan::Fields(range) => {
-                f.reading = Reading::Header(Vec::new());
+            Plan::Fields(range, has_body) => {
                 let end = range.end.min(range.start + self.options.header_max);
+                f.reading = Reading::Header(Vec::new(), has_body || end < range.end);
                 Some(Ask::Read { uid, range: range.start..end })
             }
             Plan::Decoded(range, decoder) => {
@@ -517,11 +517,11 @@ impl<S: Selected> Session<S> {
     fn section_read(&mut self, mut f: Box<Fetching>, out: &mut Vec<u8>) {
         match std::mem::replace(&mut f.reading, Reading::Nothing) {
             Reading::Nothing => panic!("nothing was to be read"),
-            Reading::Header(header) => {
+            Reading::Header(header, more) => {
                 let (text, partial) = f.with_section(|section| {
                     let text = match section.text {
-                        Text::Fields(names) => fields(&header, names, false),
-                        Text::FieldsNot(names) => fields(&header, names, true),
+                        Text::Fields(names) => fields(&header, names, false, more),
+                        Text::FieldsNot(names) => fields(&header, names, true, more),
                         _ => Vec::new(),
                     };
                     (text, section.partial)

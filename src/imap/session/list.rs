@@ -122,6 +122,7 @@ impl Listing {
         if subscribed && (self.selection.subscribed || self.ret.subscribed) {
             attributes = attributes.with(Attributes::SUBSCRIBED);
         }
+        // RFC 3348 §3: told with each name, asked for or not.
         attributes.with(match listed.is_some_and(|l| l.children) {
             true => Attributes::HAS_CHILDREN,
             false => Attributes::HAS_NO_CHILDREN,

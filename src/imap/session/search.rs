@@ -45,6 +45,8 @@ pub(super) struct Searching {
     current: Option<(u32, Message)>,
     phase: Phase,
     header: Vec<u8>,
+    /// The header of a part is being read: see [`KindOf::Header`].
+    gathers: Option<bool>,
     parts: VecDeque<PartOf>,
     decoder: Option<Decoder>,
     scratch: Vec<u8>,
@@ -67,8 +69,19 @@ enum Phase {
 #[derive(Debug)]
 struct PartOf {
     range: Range<u64>,
-    decoder: Decoder,
-    charset: Option<Vec<u8>>,
+    kind: KindOf,
+}
+
+#[derive(Debug)]
+enum KindOf {
+    Text {
+        decoder: Decoder,
+        charset: Option<Vec<u8>>,
+    },
+    /// Fields; those of a message within are of the body, too.
+    Header {
+        of_message: bool,
+    },
 }
 
 /// Numbers that are being written.
@@ -107,6 +120,10 @@ impl Searching {
             let ended = memchr::memmem::find(&self.header[from..], b"\r\n\r\n").is_some();
             return !ended && (self.header.len() as u64) < header_max;
         }
+        if self.gathers.is_some() {
+            self.header.extend_from_slice(bytes);
+            return (self.header.len() as u64) < header_max;
+        }
         self.text(bytes, false)
     }
 
@@ -120,24 +137,58 @@ impl Searching {
         self.judged.is_none()
     }
 
-    /// The texts of a message: those of its parts, and the headers of messages within.
+    /// Begins with a text: what of the message is to be read.
+    fn begin(&mut self, part: PartOf, header_max: u64) -> Range<u64> {
+        match part.kind {
+            KindOf::Text { decoder, charset } => {
+                self.run.part(charset.as_deref());
+                self.decoder = Some(decoder);
+                part.range
+            }
+            KindOf::Header { of_message } => {
+                self.header.clear();
+                self.gathers = Some(of_message);
+                part.range.start..part.range.end.min(part.range.start + header_max)
+            }
+        }
+    }
+
+    /// The header of a part has been read.
+    fn part_header(&mut self, of_message: bool) {
+        if let Verdict::Known(matches) = self.run.fields(&self.header, of_message) {
+            self.judged = Some(matches);
+        }
+    }
+
+    /// The texts of a message: those of its parts, and the headers of parts and of messages within.
     fn take_parts(&mut self, summary: Option<&Summary<'_>>) {
         let identity = || Decoder::of(None).expect("7bit is known");
         let Some(summary) = summary else { return };
+        // The header of the first one is that of the message, that of the next is that of the message within.
+        let (mut known, headers) = (true, self.run.wants_part_headers());
         for part in summary.parts() {
+            if !known && headers {
+                let kind = KindOf::Header { of_message: false };
+                self.parts.push_back(PartOf { range: part.header..part.body, kind });
+            }
+            known = false;
             match part.kind {
-                Kind::Text => self.parts.push_back(PartOf {
-                    range: part.body..part.end,
-                    decoder: Decoder::of(part.encoding).unwrap_or_else(identity),
-                    charset: part.params.get("charset").map(<[u8]>::to_vec),
-                }),
+                // RFC 2046 §5.2: reports, pieces and references are text as well.
+                Kind::Basic if !part.media.eq_ignore_ascii_case(b"message") => {}
+                Kind::Text | Kind::Basic => {
+                    let decoder = Decoder::of(part.encoding).unwrap_or_else(identity);
+                    let charset = part.params.get("charset").map(<[u8]>::to_vec);
+                    let kind = KindOf::Text { decoder, charset };
+                    self.parts.push_back(PartOf { range: part.body..part.end, kind });
+                }
                 Kind::Message => {
                     if let Some(inner) = part.children().next() {
-                        let range = inner.header..inner.body;
-                        self.parts.push_back(PartOf { range, decoder: identity(), charset: None });
+                        let kind = KindOf::Header { of_message: true };
+                        self.parts.push_back(PartOf { range: inner.header..inner.body, kind });
+                        known = true;
                     }
                 }
-                Kind::Basic | Kind::Multipart => {}
+                Kind::Multipart => {}
             }
         }
     }
@@ -193,6 +244,7 @@ impl<S: Selected> Session<S> {
                     current: None,
                     phase: Phase::Look,
                     header: Vec::new(),
+                    gathers: None,
                     parts: VecDeque::new(),
                     decoder: None,
                     scratch: Vec::new(),
@@ -250,9 +302,8 @@ impl<S: Selected> Session<S> {
                     let (_, m) = s.current.expect("a message is being looked at");
                     match s.parts.pop_front() {
                         Some(part) => {
-                            s.run.part(part.charset.as_deref());
-                            s.decoder = Some(part.decoder);
-                            return self.ask(Task::Search(s), Ask::Read { uid: m.uid, range: part.range });
+                            let range = s.begin(part, self.options.header_max);
+                            return self.ask(Task::Search(s), Ask::Read { uid: m.uid, range });
                         }
                         None => {
                             let matches = s.run.end();
@@ -319,8 +370,10 @@ impl<S: Selected> Session<S> {
                 s.phase = Phase::Body;
             }
             (Phase::Body, Answer::Read(Ok(()))) => {
-                if s.judged.is_none() {
-                    s.text(b"", true);
+                match s.gathers.take() {
+                    Some(of_message) => s.part_header(of_message),
+                    None if s.judged.is_none() => _ = s.text(b"", true),
+                    None => {}
                 }
                 s.decoder = None;
                 if let Some(matches) = s.judged {

@@ -13,8 +13,8 @@ pub(super) enum Plan {
     Nothing,
     /// These bytes.
     Bytes(Range<u64>),
-    /// Some fields of the header in these bytes.
-    Fields(Range<u64>),
+    /// Some fields of the header in these bytes. True if a body follows.
+    Fields(Range<u64>, bool),
     /// These bytes without their transfer encoding.
     Decoded(Range<u64>, Decoder),
     /// They have an encoding that is not known (RFC 3516 §4.3).
@@ -50,7 +50,7 @@ pub(super) fn plan(section: &Section<'_>, summary: Option<&Summary<'_>>, size: u
         (Text::Mime, _) => Plan::Bytes(part.header..part.body),
         (Text::Header, Some(m)) => Plan::Bytes(m.header..m.body),
         (Text::Text, Some(m)) => Plan::Bytes(m.body..end(&m)),
-        (Text::Fields(_) | Text::FieldsNot(_), Some(m)) => Plan::Fields(m.header..m.body),
+        (Text::Fields(_) | Text::FieldsNot(_), Some(m)) => Plan::Fields(m.header..m.body, m.body < end(&m)),
         (_, None) => Plan::Nothing,
     }
 }
@@ -67,11 +67,12 @@ fn decoded(part: &Part<'_>, whole: bool, size: u64) -> Plan {
     }
 }
 
-/// The fields that are asked for, and the empty line (RFC 9051 §6.4.5.1).
-pub(super) fn fields(header: &[u8], names: Fields<'_>, not: bool) -> Vec<u8> {
+/// The fields that are asked for, and the empty line: unless there is none in the header and no body
+/// either (RFC 9051 §6.4.5.1).
+pub(super) fn fields(header: &[u8], names: Fields<'_>, not: bool, has_body: bool) -> Vec<u8> {
     let names: Vec<Vec<u8>> = names.names().map(|n| n.bytes().into_owned()).collect();
     let mut out = Vec::new();
-    for field in headers::fields(header) {
+    for field in headers::fields_and_mbox(header) {
         if names.iter().any(|n| n.eq_ignore_ascii_case(field.name)) != not {
             out.extend_from_slice(field.raw);
             // A field that ends with the message has no line end.
@@ -80,7 +81,9 @@ pub(super) fn fields(header: &[u8], names: Fields<'_>, not: bool) -> Vec<u8> {
             }
         }
     }
-    out.extend_from_slice(b"\r\n");
+    if has_body || header == b"\r\n" || header.ends_with(b"\r\n\r\n") {
+        out.extend_from_slice(b"\r\n");
+    }
     out
 }
 
@@ -116,13 +119,13 @@ mod tests {
         Some(match plan(section, Some(&summary), message.len() as u64) {
             Plan::Nothing => return None,
             Plan::Bytes(range) => at(range).to_owned(),
-            Plan::Fields(range) => {
+            Plan::Fields(range, has_body) => {
                 let (names, not) = match section.text {
                     Text::Fields(names) => (names, false),
                     Text::FieldsNot(names) => (names, true),
                     other => panic!("{other:?}"),
                 };
-                String::from_utf8(fields(at(range).as_bytes(), names, not)).unwrap()
+                String::from_utf8(fields(at(range).as_bytes(), names, not, has_body)).unwrap()
             }
             Plan::Decoded(range, mut decoder) => {
                 let mut out = Vec::new();
@@ -160,7 +163,20 @@ mod tests {
         ] {
             assert_eq!(of(MESSAGE, item).as_deref(), text, "{item}");
         }
-        assert_eq!(of("A: b", "BODY[HEADER.FIELDS (a)]").as_deref(), Some("A: b\r\n\r\n"));
+        // The empty line is left out only if there is none and no body.
+        for (message, text) in [
+            ("A: b", "A: b\r\n"),
+            ("A: b\r\n", "A: b\r\n"),
+            ("A: b\r\n\r\n", "A: b\r\n\r\n"),
+            ("A: b\r\nbody", "A: b\r\n\r\n"),
+            ("\r\n", "\r\n"),
+            ("", ""),
+        ] {
+            assert_eq!(of(message, "BODY[HEADER.FIELDS (a)]").as_deref(), Some(text), "{message:?}");
+        }
+        let mbox = "From a@b Mon Mar  2 10:00:00 2026\r\nA: b\r\nC: d\r\n\r\n";
+        assert_eq!(of(mbox, "BODY[HEADER.FIELDS (a)]").as_deref(), Some("A: b\r\n\r\n"));
+        assert_eq!(of(mbox, "BODY[HEADER.FIELDS.NOT (a)]").as_deref(), Some("C: d\r\n\r\n"));
         assert_eq!(of("A: b\r\n\r\nc", "BODY[1]").as_deref(), Some("c"));
         assert_eq!(of("A: b\r\n\r\nc", "BODY[1.MIME]").as_deref(), Some("A: b\r\n\r\n"));
         assert_eq!(of("A: b\r\n\r\nc", "BODY[TEXT]").as_deref(), Some("c"));

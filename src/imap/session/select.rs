@@ -179,6 +179,7 @@ impl<S: Selected> Session<S> {
         None
     }
 
+    /// RFC 3691 §2: as CLOSE, but nothing is expunged.
     pub(super) fn unselect(&mut self, out: &mut Vec<u8>) -> Option<Step> {
         self.leave();
         self.ok("UNSELECT", out)

@@ -200,16 +200,27 @@ impl Shape {
         if let Some(mut rest) = disposition.filter(|_| kind.is_some()) {
             put_params(out, &rest.params());
         }
-        let is_space = |b: &u8| *b == b',' || b.is_ascii_whitespace();
-        let languages = fields.first(Name::Language).unwrap_or_default();
-        let languages: Vec<&[u8]> =
-            languages.split(is_space).filter(|l| !l.is_empty()).take(PARAMS_MAX).collect();
+        let languages = languages(fields.first(Name::Language).unwrap_or_default());
         put_number(out, languages.len() as u64);
         for language in languages {
             put_string(out, Some(language));
         }
         put_string(out, fields.first(Name::Location));
     }
+}
+
+/// What stands between commas and comments (RFC 3282 §2).
+fn languages(value: &[u8]) -> Vec<&[u8]> {
+    let (mut cursor, mut found) = (Cursor::new(value), Vec::new());
+    while found.len() < PARAMS_MAX {
+        cursor.skip_space(None);
+        match cursor.peek() {
+            None => break,
+            Some(b',' | b'(') => cursor.skip(1),
+            Some(_) => found.push(cursor.until(|b| matches!(b, b',' | b'(') || b.is_ascii_whitespace())),
+        }
+    }
+    found
 }
 
 fn put_params(out: &mut Vec<u8>, params: &[(Vec<u8>, Vec<u8>)]) {

@@ -75,7 +75,7 @@ impl List {
     fn one(&mut self, cursor: &mut Cursor<'_>, in_group: &mut bool, mut comment: Vec<u8>) {
         let mut phrase = Phrase::default();
         let next = phrase.read(cursor, &mut comment);
-        let mut name = Some(phrase.spaced).filter(|n| !n.is_empty());
+        let mut name = Some(phrase.spaced.clone()).filter(|n| !n.is_empty());
         let (mut route, mut mailbox, mut host) = (None, None, None);
         match next {
             Some(b':') if !*in_group => {
@@ -88,8 +88,8 @@ impl List {
                 (route, mailbox, host) = angle(cursor, &mut comment);
             }
             Some(b'@') => {
-                name = None;
-                mailbox = Some(phrase.joined);
+                name = Some(phrase.before().to_vec()).filter(|n| !n.is_empty());
+                mailbox = Some(phrase.local().to_vec());
                 cursor.skip(1);
                 host = Some(cursor.domain(&mut comment));
             }
@@ -137,6 +137,7 @@ fn angle(cursor: &mut Cursor<'_>, comment: &mut Vec<u8>) -> (Text, Text, Text) {
     // Specials that belong nowhere; a comma may be within an address that is not closed.
     while let Some(b':' | b';' | b'<') = cursor.peek() {
         cursor.skip(1);
+        phrase = Phrase::default();
         phrase.read(cursor, comment);
     }
     let mut host = None;
@@ -147,7 +148,7 @@ fn angle(cursor: &mut Cursor<'_>, comment: &mut Vec<u8>) -> (Text, Text, Text) {
     if cursor.after_space(comment) == Some(b'>') {
         cursor.skip(1);
     }
-    (route, Some(phrase.joined), host)
+    (route, Some(phrase.local().to_vec()), host)
 }
 
 /// Words in a row.
@@ -158,9 +159,21 @@ struct Phrase {
     /// Without spaces: a local part (RFC 5322 §4.4 allows them around its dots).
     joined: Vec<u8>,
     words: u32,
+    /// Where the last words that only dots connect begin: in `spaced` and in `joined`.
+    last: (usize, usize),
 }
 
 impl Phrase {
+    /// The local part before an `@`: nobody's address is made of two words, but people forget brackets.
+    fn local(&self) -> &[u8] {
+        &self.joined[self.last.1..]
+    }
+
+    /// The words before that.
+    fn before(&self) -> &[u8] {
+        self.spaced[..self.last.0].trim_ascii_end()
+    }
+
     /// Reads up to a special character, which is given.
     fn read(&mut self, cursor: &mut Cursor<'_>, comment: &mut Vec<u8>) -> Option<u8> {
         loop {
@@ -182,6 +195,9 @@ impl Phrase {
             }
             if space && !self.spaced.is_empty() {
                 self.spaced.push(b' ');
+                if !self.joined.ends_with(b".") && !word.starts_with(b".") {
+                    self.last = (self.spaced.len(), self.joined.len());
+                }
             }
             self.words += u32::from(space || self.words == 0);
             self.spaced.extend_from_slice(&word);
@@ -248,6 +264,10 @@ mod tests {
             ("A <a@b", r#"("A" NIL "a" "b")"#),
             ("a@", r#"(NIL NIL "a" "MISSING_DOMAIN")"#),
             ("@b", r#"(NIL NIL "MISSING_MAILBOX" "b")"#),
+            ("A B a.b@c", r#"("A B" NIL "a.b" "c")"#),
+            ("A a@b>", r#"("A" NIL "a" "b")"#),
+            ("A <x a@b>", r#"("A" NIL "a" "b")"#),
+            ("<mailto:a@b>", r#"(NIL NIL "a" "b")"#),
             ("a@b c@d, e@f", r#"(NIL NIL "a" "b")(NIL NIL "e" "f")"#),
             ("A [x] <a@b>", r#"("A [x]" NIL "a" "b")"#),
             ("\"open <a@b>", r#"(NIL NIL "open <a@b>" "MISSING_DOMAIN")"#),

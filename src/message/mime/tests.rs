@@ -53,7 +53,7 @@ const NESTED: &str = "Subject: outer\n\
     Subject: inner\nContent-Type: multipart/digest; boundary=b3\n\n\
     --b3\n\nSubject: digested\n\nthree\n--b3--\n\
     --b1\nContent-Type: image/png\nContent-Transfer-Encoding: base64\nContent-ID: <x@y>\n\
-    Content-MD5: Q2hlY2sgSW50ZWdyaXR5IQ==\nContent-Language: en, de\nContent-Location: http://x/\n\n\
+    Content-MD5: Q2hlY2sgSW50ZWdyaXR5IQ==\nContent-Language: en (x), de\nContent-Location: http://x/\n\n\
     AAAA\n--b1--\nend\n";
 
 #[test]
