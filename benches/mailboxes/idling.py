@@ -1,0 +1,131 @@
+"""Sessions that do nothing: what each costs in memory, and how soon all of them know of a new message.
+
+Memory is PSS of all processes of the server (shared pages divided among those who share them) with the
+sessions, less that without them. Kernel memory of sockets is in neither figure.
+"""
+import select
+import time
+
+import deliver
+import wire
+
+
+def sessions(server, protocol, users, count):
+    """So many sessions, logged in; of IMAP in IDLE with INBOX selected."""
+    found = []
+    try:
+        for n in range(count):
+            client = wire.Single(server.port[protocol], secure=protocol.endswith("s"))
+            found.append(client)
+            user = users[n % len(users)]
+            if protocol.startswith("imap"):
+                client.imap(user, server.password)
+                client.command("SELECT INBOX")
+                client.send(b"i IDLE\r\n")
+                client.line(b"+")
+            else:
+                client.pop3(user, server.password)
+    except BaseException:
+        for client in found:
+            client.close()
+        raise
+    return found
+
+
+def still(server, most):
+    """Memory when it no longer changes by more than a hundredth in a second."""
+    end, before = time.monotonic() + most, server.group.pss()
+    while time.monotonic() < end:
+        time.sleep(1)
+        now = server.group.pss()
+        if abs(now[0] - before[0]) * 100 < before[0]:
+            return now
+        before = now
+    return before
+
+
+def memory(args, servers):
+    """Each kind of session against a fresh server."""
+    count = args.sessions
+    # Each POP3 session locks its mailbox: one for each user.
+    users = args.idlers
+    for protocol in ("pop3", "imap", "pop3s", "imaps"):
+        for server in servers:
+            server.start(hibernate="2s")
+            deliver.once_each(server, users[:count])
+            for client in sessions(server, protocol, users, 3):
+                client.close()
+            server.group.settle(5)
+            before, processes = still(server, 20)
+            began = time.monotonic()
+            clients = sessions(server, protocol, users, count)
+            try:
+                took = time.monotonic() - began
+                time.sleep(4)                       # Dovecot hibernates after 2 s
+                server.group.settle(5)
+                after, processes_idle = still(server, 20)
+                cpu = server.group.cpu()
+                time.sleep(3)
+                cpu = server.group.cpu() - cpu
+            finally:
+                for client in clients:
+                    client.close()
+            server.alive()
+            what = {"pop3": "POP3", "imap": "IMAP in IDLE", "pop3s": "POP3 with TLS", "imaps": "IMAP in IDLE with TLS"}
+            yield server, f"{count} idle sessions, {what[protocol]}", {
+                "kib_per_session": (after - before) / count / 1024, "pss_before_mib": before / 2**20,
+                "pss_mib": after / 2**20, "processes_before": processes, "processes": processes_idle,
+                "opened_in_s": took, "idle_cpu_ms_per_s": cpu / 3 * 1e3}
+            server.stop()
+
+
+def watching(server, clients, postman, user, most):
+    """One delivery: seconds from its 250 until all sessions know of it, and how many do."""
+    epoll = select.epoll()
+    waiting = {client.sock.fileno(): client for client in clients}
+    for fd in waiting:
+        epoll.register(fd, select.EPOLLIN)
+    letters = postman.sock.fileno()
+    epoll.register(letters, select.EPOLLIN)
+    postman.begin(user)
+    taken = last = None
+    postman.end()
+    sent = time.monotonic()
+    while (waiting or taken is None) and time.monotonic() - sent < most:
+        for fd, _ in epoll.poll(0.5):
+            if fd == letters:
+                postman.expect(b"250")
+                taken = time.monotonic()
+                epoll.unregister(fd)
+            elif b" EXISTS" in waiting[fd].piece():
+                last = time.monotonic()
+                epoll.unregister(fd)
+                del waiting[fd]
+    epoll.close()
+    if taken is None:
+        raise SystemExit(f"{server.name}: no answer to a delivery within {most} s")
+    return (last or taken) - taken, len(clients) - len(waiting)
+
+
+def notified(args, servers):
+    """All of one mailbox, and one delivery after the other."""
+    count, user, rounds = args.watchers, args.watched, 5
+    for server in servers:
+        args.ready(server)
+        deliver.once_each(server, [user])
+        clients = sessions(server, "imap", [user], count)
+        try:
+            postman = deliver.Postman(server)
+            watching(server, clients, postman, user, 40)          # warm
+            time.sleep(1)
+            with server.measured() as m:
+                results = [watching(server, clients, postman, user, 40) for _ in range(rounds)]
+            postman.sock.close()
+        finally:
+            for client in clients:
+                client.close()
+        server.alive()
+        times = sorted(took for took, _ in results)
+        row = m.row(rounds) | {"last_knows_ms": times[rounds // 2] * 1e3, "last_knows_most_ms": times[-1] * 1e3}
+        missing = sum(count - knew for _, knew in results)
+        yield server, f"{count} IDLE sessions of one mailbox told of a delivery", row | {"errors": missing}
