@@ -99,12 +99,11 @@ def fill(server, user, count, size, most):
     """So many messages into an INBOX, by APPEND of many at once. Not measured; gives messages a second."""
     maker, began = mail.Maker(size), time.monotonic()
     client = wire.Single(server.port["imap"], patience=120).imap(user, server.password)
-    batch = 100
     try:
-        for first in range(0, count, batch):
+        for first in range(0, count, server.batch):
             if time.monotonic() - began > most:
                 raise SystemExit(f"{server.name}: only {first} of {count} messages in {most} s; less --existing?")
-            parts = [maker.message(n) for n in range(first, min(count, first + batch))]
+            parts = [maker.message(n) for n in range(first, min(count, first + server.batch))]
             client.command(b"APPEND INBOX" + b"".join(b" (\\Seen) {%d+}\r\n%s" % (len(p), p) for p in parts))
     finally:
         client.close()

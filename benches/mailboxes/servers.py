@@ -68,6 +68,7 @@ class Server:
 
 class Ringpost(Server):
     fields = ""
+    batch = 40                              # of one APPEND when a mailbox is filled: what is committed as one is bounded
 
     def __init__(self, args, work):
         super().__init__(args, work, "ringpost")
@@ -122,6 +123,7 @@ target = "{self.dir}/events"
 
 class Dovecot(Server):
     fields = "::::::"
+    batch = 400
 
     def __init__(self, args, work, kind):
         super().__init__(args, work, f"dovecot-{kind}")
