@@ -51,7 +51,8 @@ def memory(args, servers):
     users = args.idlers
     for protocol in ("pop3", "imap", "pop3s", "imaps"):
         for server in servers:
-            server.start(hibernate="2s")
+            # Processes that are used again would stay when their sessions hibernate.
+            server.start(hibernate="2s", reuse=1)
             deliver.once_each(server, users[:count])
             for client in sessions(server, protocol, users, 3):
                 client.close()

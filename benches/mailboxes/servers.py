@@ -76,7 +76,7 @@ class Ringpost(Server):
     def log(self):
         return self.dir / "log"
 
-    def launch(self, **_):
+    def launch(self, **_options):
         (self.dir / "users").write_text(self.passwords())
         listeners = "".join(f'[[listener]]\nprotocol = "{name}"\naddress = "127.0.0.1:{port}"\n'
                             for name, port in self.port.items())
@@ -132,12 +132,12 @@ class Dovecot(Server):
     def log(self):
         return self.dir / "dovecot.log"
 
-    def launch(self, hibernate="0", **_):
+    def launch(self, hibernate="0", reuse=None):
         (self.dir / "passwd").write_text(self.passwords())
         (self.dir / "mail").mkdir()
         shutil.chown(self.dir / "mail", "nobody", "nogroup")
         words = {"DIR": self.dir, "LOCATION": FORMATS[self.kind], "CERT": self.cert, "KEY": self.key,
-                 "HIBERNATE": hibernate, "REUSE": self.args.reuse}
+                 "HIBERNATE": hibernate, "REUSE": reuse or self.args.reuse}
         words |= {name.upper(): port for name, port in self.port.items()}
         text = (HERE.parent / "peers" / "dovecot-mail" / "dovecot.conf").read_text()
         for word, value in words.items():
