@@ -101,6 +101,8 @@ class Run:
         found = []
         if "ringpost" in self.a.only:
             found.append(self.server("ringpost", servers.Ringpost))
+            if case in ("pop3", "imap"):
+                found.append(self.server("archived", servers.Ringpost, "ringpost-archived", servers.ARCHIVED))
         if "dovecot" in self.a.only:
             for kind in self.a.formats if case == "lmtp" else self.a.formats[:1]:
                 found.append(self.server(kind, servers.Dovecot, kind))
@@ -138,7 +140,7 @@ class Run:
             print(json.dumps(row), flush=True)
             with open(self.out / "mailboxes.jsonl", "a", encoding="ascii") as f:
                 f.write(json.dumps(row) + "\n")
-        # Only the case lmtp has these.
+        # Only some cases have these.
         for kind in self.a.formats[1:]:
             if kind in self.known:
                 self.known[kind].stop()
