@@ -117,7 +117,7 @@ def existing(args, servers):
     for server in servers:
         args.filled(server, "big")
         once_each(server, [args.empty])
-    for sessions in (1, 20):
+    for sessions in args.parallel:
         rows = {}
         for _ in range(args.turns):
             for server in servers:

@@ -44,40 +44,44 @@ def still(server, most):
     return before
 
 
+WHAT = {"pop3": "POP3", "imap": "IMAP in IDLE", "pop3s": "POP3 with TLS", "imaps": "IMAP in IDLE with TLS"}
+# Dovecot hibernates after 2 s. Processes that are used again would stay when their sessions hibernate.
+OPTIONS = {"hibernate": "2s", "reuse": 1}
+
+
 def memory(args, servers):
-    """Each kind of session against a fresh server."""
-    count = args.sessions
-    # Each POP3 session locks its mailbox: one for each user.
-    users = args.idlers
-    for protocol in ("pop3", "imap", "pop3s", "imaps"):
-        for server in servers:
-            # Processes that are used again would stay when their sessions hibernate.
-            server.start(hibernate="2s", reuse=1)
-            deliver.once_each(server, users[:count])
-            for client in sessions(server, protocol, users, 3):
-                client.close()
-            server.group.settle(5)
-            before, processes = still(server, 20)
-            began = time.monotonic()
-            clients = sessions(server, protocol, users, count)
-            try:
-                took = time.monotonic() - began
-                time.sleep(4)                       # Dovecot hibernates after 2 s
-                server.group.settle(5)
-                after, processes_idle = still(server, 20)
-                cpu = server.group.cpu()
-                time.sleep(3)
-                cpu = server.group.cpu() - cpu
-            finally:
-                for client in clients:
-                    client.close()
-            server.alive()
-            what = {"pop3": "POP3", "imap": "IMAP in IDLE", "pop3s": "POP3 with TLS", "imaps": "IMAP in IDLE with TLS"}
-            yield server, f"{count} idle sessions, {what[protocol]}", {
-                "kib_per_session": (after - before) / count / 1024, "pss_before_mib": before / 2**20,
-                "pss_mib": after / 2**20, "processes_before": processes, "processes": processes_idle,
-                "opened_in_s": took, "idle_cpu_ms_per_s": cpu / 3 * 1e3}
-            server.stop()
+    """Each kind of session against new processes. Each session has a mailbox of its own with a message in it."""
+    for server in servers:
+        server.start(**OPTIONS)
+        deliver.once_each(server, args.idlers)
+        for protocol, what in WHAT.items():
+            server.start(keep=True, **OPTIONS)
+            yield server, f"{args.sessions} idle sessions, {what}", one_kind(server, protocol, args.idlers)
+        server.stop()
+
+
+def one_kind(server, protocol, users):
+    for client in sessions(server, protocol, users, 3):
+        client.close()
+    server.group.settle(5)
+    before, processes_before = still(server, 20)
+    began = time.monotonic()
+    clients = sessions(server, protocol, users, len(users))
+    try:
+        took = time.monotonic() - began
+        time.sleep(4)
+        server.group.settle(5)
+        after, processes = still(server, 20)
+        cpu = server.group.cpu()
+        time.sleep(3)
+        cpu = server.group.cpu() - cpu
+    finally:
+        for client in clients:
+            client.close()
+    server.alive()
+    return {"kib_per_session": (after - before) / len(users) / 1024, "pss_before_mib": before / 2**20,
+            "pss_mib": after / 2**20, "processes_before": processes_before, "processes": processes,
+            "opened_in_s": took, "idle_cpu_ms_per_s": cpu / 3 * 1e3}
 
 
 def watching(server, clients, postman, user, most):

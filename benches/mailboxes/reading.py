@@ -38,12 +38,12 @@ def imap_login(user, password, select):
 def logins(args, servers, protocol, what, script):
     for server in servers:
         deliver.once_each(server, args.users)
-    for sessions in (1, 20):
+    for sessions in args.parallel:
         for server in servers:
             for seconds in (1, args.seconds):         # the first is to warm up
-                users, count, end = itertools.cycle(args.users), itertools.count(), time.monotonic() + seconds + 9
+                users, count = itertools.cycle(args.users), itertools.count()
                 with server.measured() as m:
-                    end, latency = time.monotonic() + seconds, []
+                    end = time.monotonic() + seconds
 
                     def again():
                         if time.monotonic() > end:

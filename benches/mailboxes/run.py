@@ -52,7 +52,7 @@ def arguments():
     parser.add_argument("--brief", action="store_true", help="5 minutes at most")
     parser.add_argument("--seconds", type=float, help="of each measurement of a rate (3; brief 1)")
     parser.add_argument("--turns", type=int, help="of the case existing (3; brief 1)")
-    parser.add_argument("--connections", default="1,20,64,100", help="of LMTP")
+    parser.add_argument("--connections", help="of LMTP (1,20,64,100; brief 20,64)")
     parser.add_argument("--accounts", type=int, help="that mail goes to (500; brief 200)")
     parser.add_argument("--size", type=int, default=4096, help="bytes of a message")
     parser.add_argument("--existing", type=int, help="messages in the full mailbox (100000; brief 20000)")
@@ -70,10 +70,12 @@ def arguments():
     a = parser.parse_args()
     for name, whole, brief in (("seconds", 3, 1), ("turns", 3, 1), ("accounts", 500, 200), ("existing", 100000, 20000),
                                ("messages", 10000, 2000), ("sessions", 2000, 400), ("watchers", 1000, 300),
-                               ("most", 1500, 400)):
+                               ("connections", "1,20,64,100", "20,64"), ("most", 1500, 400)):
         if getattr(a, name) is None:
             setattr(a, name, brief if a.brief else whole)
     a.connections = [int(n) for n in a.connections.split(",")]
+    # How many sessions at once, where a case does not say it.
+    a.parallel = (20,) if a.brief else (1, 20)
     a.cases, a.only, a.formats = a.cases.split(","), a.only.split(","), a.formats.split(",")
     for given, known in ((a.cases, CASES), (a.only, ("ringpost", "dovecot")), (a.formats, servers.FORMATS)):
         if set(given) - set(known):
@@ -184,7 +186,8 @@ def prepare(a):
                            env=os.environ | {"DEBIAN_FRONTEND": "noninteractive"})
     if "ringpost" in a.only and not os.access(a.bin, os.X_OK):
         raise SystemExit(f"{a.bin} is not there: cargo build --profile dist, or --bin FILE")
-    if "dovecot" in a.only and not all(pathlib.Path("/usr/lib/dovecot", name).exists() for name in ("imap", "pop3", "lmtp")):
+    parts = [pathlib.Path("/usr/lib/dovecot", name) for name in ("imap", "pop3", "lmtp")]
+    if "dovecot" in a.only and not all(part.exists() for part in parts):
         print("Dovecot is not installed (--install): skipped", file=sys.stderr)
         a.only.remove("dovecot")
     a.bin = pathlib.Path(a.bin).resolve()

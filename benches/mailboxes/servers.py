@@ -28,11 +28,12 @@ class Server:
         self.port = dict(zip(PORTS, machine.free_ports(len(PORTS))))
         self.cert, self.key = certificate(work)
 
-    def start(self, **options):
-        """An empty server; what was there is removed."""
+    def start(self, keep=False, **options):
+        """An empty server, what was there is removed; or, to `keep`, a new process with the same mail."""
         self.stop()
-        shutil.rmtree(self.dir, ignore_errors=True)
-        self.dir.mkdir(mode=0o755)
+        if not keep:
+            shutil.rmtree(self.dir, ignore_errors=True)
+            self.dir.mkdir(mode=0o755)
         self.group = machine.Group(f"mailboxes-{self.name}")
         self.process = self.launch(**options)
         for port in self.port.values():
@@ -70,7 +71,7 @@ class Server:
 
 class Ringpost(Server):
     fields = ""
-    batch = 40                              # of one APPEND when a mailbox is filled: what is committed as one is bounded
+    batch = 40              # messages of one APPEND when a mailbox is filled: what is committed as one is bounded
 
     def __init__(self, args, work, name="ringpost", more=""):
         super().__init__(args, work, name)
@@ -138,7 +139,7 @@ class Dovecot(Server):
 
     def launch(self, hibernate="0", reuse=None):
         (self.dir / "passwd").write_text(self.passwords())
-        (self.dir / "mail").mkdir()
+        (self.dir / "mail").mkdir(exist_ok=True)
         shutil.chown(self.dir / "mail", "nobody", "nogroup")
         words = {"DIR": self.dir, "LOCATION": FORMATS[self.kind], "CERT": self.cert, "KEY": self.key,
                  "HIBERNATE": hibernate, "REUSE": reuse or self.args.reuse}
