@@ -142,6 +142,10 @@ class Run:
             print(json.dumps(row), flush=True)
             with open(self.out / "mailboxes.jsonl", "a", encoding="ascii") as f:
                 f.write(json.dumps(row) + "\n")
+        if name == "notify":
+            # A thousand processes without work would make what comes after slower.
+            for server in found:
+                server.start(keep=True)
         # Only some cases have these.
         for kind in self.a.formats[1:]:
             if kind in self.known:
