@@ -57,7 +57,7 @@ def arguments():
     parser.add_argument("--size", type=int, default=4096, help="bytes of a message")
     parser.add_argument("--existing", type=int, help="messages in the full mailbox (100000; brief 20000)")
     parser.add_argument("--messages", type=int, help="messages that are downloaded (10000; brief 2000)")
-    parser.add_argument("--sessions", type=int, help="idle ones (2000; brief 400)")
+    parser.add_argument("--sessions", type=int, help="idle ones (2000; brief 400): of few, the memory of one is a guess")
     parser.add_argument("--watchers", type=int, help="IDLE sessions that are told (1000; brief 300)")
     parser.add_argument("--reuse", type=int, default=1000, help="service_count of Dovecot's imap and pop3")
     parser.add_argument("--most", type=int, help="seconds for the whole run (1500; brief 400)")
@@ -164,7 +164,7 @@ def table(rows):
     order = list(dict.fromkeys(row["what"] for row in rows))
     for row in sorted(rows, key=lambda row: order.index(row["what"])):
         mine, key = own.get(row["what"], {}), "cpu_us" if "cpu_us" in row else "kib_per_session"
-        times = f"{row[key] / mine[key]:.1f}" if mine.get(key, 0) > 0 else ""
+        times = f"{row[key] / mine[key]:.2f}" if mine.get(key, 0) > 0 else ""
         also = [text.format(row[name]) for name, text in (
             ("mb_per_second", "{:.0f} MB/s"), ("last_knows_ms", "the last knows after {:.0f} ms"),
             ("kib_per_session", "{:.1f} KiB a session"), ("pss_mib", "{:.0f} MiB in all"), ("processes", "{} processes"),
