@@ -50,7 +50,7 @@ def arguments():
     parser.add_argument("--formats", default="mdbox,sdbox,maildir",
                         help="of Dovecot in the case lmtp; the other cases have the first")
     parser.add_argument("--brief", action="store_true", help="5 minutes at most")
-    parser.add_argument("--seconds", type=float, help="of each measurement of a rate (3; brief 1)")
+    parser.add_argument("--seconds", type=float, help="of each measurement of a rate (2; brief 1)")
     parser.add_argument("--turns", type=int, help="of the case existing (3; brief 1)")
     parser.add_argument("--connections", help="of LMTP (1,20,64,100; brief 20,64)")
     parser.add_argument("--accounts", type=int, help="that mail goes to (500; brief 200)")
@@ -60,7 +60,7 @@ def arguments():
     parser.add_argument("--sessions", type=int, help="idle ones (2000; brief 400): of few, the memory of one is a guess")
     parser.add_argument("--watchers", type=int, help="IDLE sessions that are told (1000; brief 300)")
     parser.add_argument("--reuse", type=int, default=1000, help="service_count of Dovecot's imap and pop3")
-    parser.add_argument("--most", type=int, help="seconds for the whole run (1500; brief 400)")
+    parser.add_argument("--most", type=int, help="seconds for the whole run; what has been measured by then is written (720; brief 300)")
     parser.add_argument("--config", default="", help="more lines for ringpost's configuration")
     parser.add_argument("--dir", default="/var/tmp", help="for mailboxes: a real disk")
     parser.add_argument("--out", default=str(ROOT / "target" / "mailboxes"), help="where results go")
@@ -68,9 +68,10 @@ def arguments():
     parser.add_argument("--load-cpu", type=int, default=1)
     parser.add_argument("--install", action="store_true", help="get Dovecot's packages from Debian")
     a = parser.parse_args()
-    for name, whole, brief in (("seconds", 3, 1), ("turns", 3, 1), ("accounts", 500, 200), ("existing", 100000, 20000),
+    for name, whole, brief in (("seconds", 2, 1), ("turns", 3, 1), ("accounts", 500, 200),
+                               ("existing", 100000, 20000),
                                ("messages", 10000, 2000), ("sessions", 2000, 400), ("watchers", 1000, 300),
-                               ("connections", "1,20,64,100", "20,64"), ("most", 1500, 400)):
+                               ("connections", "1,20,64,100", "20,64"), ("most", 720, 300)):
         if getattr(a, name) is None:
             setattr(a, name, brief if a.brief else whole)
     a.connections = [int(n) for n in a.connections.split(",")]
@@ -167,7 +168,8 @@ def table(rows):
         times = f"{row[key] / mine[key]:.2f}" if mine.get(key, 0) > 0 else ""
         also = [text.format(row[name]) for name, text in (
             ("mb_per_second", "{:.0f} MB/s"), ("last_knows_ms", "the last knows after {:.0f} ms"),
-            ("kib_per_session", "{:.1f} KiB a session"), ("pss_mib", "{:.0f} MiB in all"), ("processes", "{} processes"),
+            ("kib_per_session", "{:.1f} KiB a session"), ("pss_mib", "{:.0f} MiB in all"),
+            ("processes", "{} processes"),
             ("idle_cpu_ms_per_s", "{:.1f} ms CPU a second"), ("errors", "{} errors"), ("settled", "not settled"),
         ) if row.get(name) or name == "settled" and name in row]
         if row.get("other_load", 0) > 0.05:
@@ -198,7 +200,7 @@ def prepare(a):
 
 
 def stop(number, _frame):
-    raise SystemExit("the time for the whole run is over" if number == signal.SIGALRM else "told to stop")
+    raise SystemExit("the time for the whole run is over (--most)" if number == signal.SIGALRM else "told to stop")
 
 
 def main():
