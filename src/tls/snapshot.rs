@@ -21,8 +21,8 @@ use std::sync::{Arc, PoisonError, RwLock};
 pub struct Rules {
     /// The lowest version.
     pub minimum: TlsVersion,
-    /// Our protocols, by the names with which clients may ask for them (RFC 7301). A client that asks only for
-    /// others than the one it gets is refused (attack: ALPACA), one that asks for none is not.
+    /// Our protocols, by the names with which clients may ask for them (RFC 7301). A client that asks only
+    /// for others than the one it gets is refused (attack: ALPACA), one that asks for none is not.
     pub protocols: &'static [&'static str],
     /// Whose certificates of clients are believed; none: they are not asked for.
     pub authorities: Option<Authorities>,

@@ -2,8 +2,8 @@
 //!
 //! An account is where the hash of its name says, so another number moves accounts: each is copied as it is,
 //! and removed from where it was only when all of it is safe. Meanwhile a mark in the data directory keeps
-//! servers, and all other verbs, from looking for mail in the wrong place. Interrupted at any moment, the same
-//! command again brings it to its end.
+//! servers, and all other verbs, from looking for mail in the wrong place. Interrupted at any moment, the
+//! same command again brings it to its end.
 
 use super::account::{carry, draft_of};
 use super::shards::{Shard, Site};

@@ -122,8 +122,8 @@ impl<R: Runtime> Store<R> {
         let opened =
             Archive::open(rt.clone(), &folder, options.archive.clone(), poison.clone(), keeper.log()).await;
         let (vault, archive) = opened?;
-        // Users read and delete on a full disk, and need space in the journal for that: what lives there can go
-        // nowhere else.
+        // Users read and delete on a full disk, and need space in the journal for that: what lives there can
+        // go nowhere else.
         vault.take_last_space();
         let parts = Parts { rt, storage, poison, options };
         let opened = Self::open_with(dir, keeper, report, journal, (vault.clone(), archive), parts).await;

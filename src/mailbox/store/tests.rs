@@ -413,6 +413,41 @@ fn a_full_disk_takes_no_mail_and_lets_users_read_and_delete() {
     });
 }
 
+/// What new mail leaves alone of the disk is for what lives in the journal: the archive takes it from there,
+/// and users have space to delete.
+#[test]
+fn the_last_space_of_the_disk_is_not_for_new_mail() {
+    let world = world();
+    world.free.set(10 << 20);
+    let rt = Double::new(&world);
+    rt.block_on(async {
+        let mut parts = parts(&rt);
+        parts.options.archive.disk_free_min = 10 << 20;
+        let (store, _) = Store::open(Path::new(DIR), parts).await.expect("opens");
+        let a = account(&store, "a").await;
+        let mut n = 0;
+        let refused = loop {
+            n += 1;
+            match put(&store, n, 3000, &[to(a)]).await.remove(0) {
+                Ok(_) => assert!(n < 1000),
+                Err(Refusal::Busy) => store.0.keeper.progress().await,
+                Err(e) => break e,
+            }
+        };
+        rt.sleep_until(rt.now().after(Duration::from_secs(5))).await;
+        assert_eq!((refused, store.0.keeper.shortage()), (Refusal::Full, None), "the journal has space");
+        assert!(store.0.vault.stats().live_records > 0 && store.0.vault.is_short());
+        assert_eq!(store.willing("a", 1).await, Willing::No(Refusal::Full));
+        assert_eq!(put(&store, n, 3000, &[to(a)]).await.remove(0).err(), Some(Refusal::Full));
+        let inbox = store.select(a, "INBOX").await.expect("there");
+        inbox.store(&UidSet::of([(1, 5)]), Alter::Add, Flags::SEEN, &[], None).await.expect("fine");
+        inbox.expunge(&UidSet::of([(1, 5)]), false).await.expect("fine");
+        rt.world.free.set(1 << 40);
+        assert_eq!(deliver(&store, n, 3000, a).await, inbox.status().uidnext - 1);
+        store.close().await;
+    });
+}
+
 #[test]
 fn a_failed_write_is_the_end_of_taking() {
     let world = world();
