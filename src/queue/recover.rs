@@ -194,12 +194,10 @@ pub struct Rebuild {
     /// What was said of messages that are in the index (or were), in order. The index may know
     /// some of it already: all of it once more gives the same.
     pub archived: BTreeMap<MessageId, Vec<Said>>,
-    /// The log has a clean stop: what the index calls under way was not, unless `archived` says so.
-    pub stopped: bool,
+    /// The last clean stop of the log: what the index calls under way was not, unless `archived` says so.
+    pub stopped: Option<Location>,
     /// Messages that it excepts: recipients of theirs may have been in flight in an earlier run.
     pub kept: BTreeSet<MessageId>,
-    /// The segment in which it says so last.
-    pub stopped_at: u64,
     /// The last segment with a record.
     pub newest: u64,
     /// Hops of the recipients, each with an address that leads there.
@@ -310,7 +308,7 @@ impl Rebuild {
     /// After a clean stop nothing that came before is in flight, but for what it excepts.
     fn stopped(&mut self, r: &Recovered<'_>) -> Result<(), Malformed> {
         self.kept = record::stopped(r.payload)?.collect();
-        (self.stopped, self.stopped_at) = (true, r.location.segment);
+        self.stopped = Some(r.location);
         let kept = &self.kept;
         let sure = self.messages.iter_mut().filter(|(id, _)| !kept.contains(id));
         for r in sure.flat_map(|(_, found)| &mut found.recipients) {
@@ -487,7 +485,7 @@ mod tests {
         say(record::REMOVED, 10, record::ARCHIVED, b"by hand");
         say(record::OUTCOME, 11, record::ARCHIVED, b"damaged");
         assert_eq!(r.archived.keys().map(|k| k.0).collect::<Vec<_>>(), [8, 10]);
-        assert_eq!((r.malformed, r.stopped), (vec![(record::OUTCOME, 11)], true));
+        assert_eq!((r.malformed, r.stopped.is_some()), (vec![(record::OUTCOME, 11)], true));
         assert_eq!(r.messages.keys().map(|k| k.0).collect::<Vec<_>>(), [9]);
         let places: Vec<_> = r.archived[&MessageId(8)].iter().map(|s| s.at.map(|l| l.offset)).collect();
         assert_eq!(places, [Some(2), Some(4), None], "the notification has a life of its own");

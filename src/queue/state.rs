@@ -270,6 +270,8 @@ pub(crate) struct State {
     /// Of an index that was lost: messages that the journal had at the start; the archive's copies of
     /// them are not needed.
     pub journaled: BTreeSet<MessageId>,
+    /// The record of a clean stop, which the index needs until its rows say the same.
+    pub stopped: Option<Location>,
     /// What rows call under way was not: the last run ended in order.
     pub rows_sure: bool,
     /// But not for these.
@@ -345,6 +347,7 @@ impl State {
             progress: Progress::default(),
             said: Default::default(),
             journaled: Default::default(),
+            stopped: None,
             rows_sure: false,
             rows_doubted: Default::default(),
             doubt: 0,

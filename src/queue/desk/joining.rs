@@ -104,6 +104,7 @@ impl<R: Runtime> Desk<R> {
         s.last_id = rebuild.last.max(after);
         s.ages = Ages::new(self.0.rt.now(), self.0.rt.wall(), rebuild.last);
         s.joining = true;
+        s.stopped = rebuild.stopped;
     }
 
     /// Whether mail may be taken before the index is known. New ids must be greater than all that the
@@ -218,7 +219,7 @@ impl<R: Runtime> Desk<R> {
         // What has been said before the index was made anew is not about its rows. Each run begins with a
         // new segment.
         s.doubt = if lost { rebuild.newest + 1 } else { meta.doubt };
-        s.rows_sure = rebuild.stopped && rebuild.stopped_at >= s.doubt;
+        s.rows_sure = rebuild.stopped.is_some_and(|at| at.segment >= s.doubt);
         s.rows_doubted = std::mem::take(&mut rebuild.kept);
         self.0.keeper.set_mark(meta.mark);
         for (number, name, sample) in names.iter().flatten() {

@@ -134,6 +134,21 @@ impl<R: Runtime> Desk<R> {
         s.index_bell.ring();
         s.mover_bell.ring();
         s.crowd.wake_all();
+        drop(s);
+        self.give_up_stop().await;
+    }
+
+    /// The record of a clean stop is not needed once the rows say the same. Without space they do not: then
+    /// the next start may call in doubt what is not.
+    async fn give_up_stop(&self) {
+        if self.0.state.borrow().stopped.is_none() {
+            return;
+        }
+        self.index_settled().await;
+        let mut s = self.0.state.borrow_mut();
+        if let Some(at) = s.stopped.take().filter(|_| !s.dead && !s.closing) {
+            self.0.keeper.free(at);
+        }
     }
 
     async fn read_index(&self, lost: bool) -> io::Result<Loaded> {
@@ -204,7 +219,10 @@ impl<R: Runtime> Desk<R> {
             places.sides.insert(view.side);
         }
         let sure = s.rows_sure && !s.rows_doubted.contains(&id);
-        let Some(said) = s.said.remove(&id) else {
+        let said = s.said.remove(&id);
+        // What a clean stop has cleared up the row must say, too, before that is forgotten.
+        let cleared = sure && there && view.recipients().any(|r| r.fate == Fate::Attempting);
+        let Some(said) = said.or_else(|| cleared.then(Vec::new)) else {
             match there {
                 true => self.take_place(s, id, &view, sure, places),
                 false => places.loaded.unreadable += 1,

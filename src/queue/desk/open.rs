@@ -80,6 +80,8 @@ impl<R: Runtime> Desk<R> {
         rebuild.messages.values().for_each(|f| keeper.keep(f.at));
         let said = rebuild.archived.values().flatten();
         said.filter_map(|said| said.at).for_each(|at| keeper.keep(at));
+        // Until the rows say it themselves.
+        rebuild.stopped.into_iter().for_each(|at| keeper.keep(at));
         observe(&keeper, &parts.metrics);
         let opened = Self::open_over(dir, keeper.clone(), journal, rebuild, parts).await;
         if opened.is_err() {
