@@ -742,6 +742,7 @@ impl<R: Runtime> Desk<R> {
             let still = settled && s.flights == 0 && !s.dead && !s.closing;
             if let Some(doubted) = self.doubted(s).filter(|_| still) {
                 self.note(s, record::STOPPED, MessageId(0), &doubted, None, After::Nothing);
+                s.stop_said = true;
             }
         }
         self.settle_rest().await;

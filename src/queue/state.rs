@@ -270,6 +270,8 @@ pub(crate) struct State {
     /// Of an index that was lost: messages that the journal had at the start; the archive's copies of
     /// them are not needed.
     pub journaled: BTreeSet<MessageId>,
+    /// The log says, or will say next, that nothing is in flight.
+    pub stop_said: bool,
     /// The record of a clean stop, which the index needs until its rows say the same.
     pub stopped: Option<Location>,
     /// What rows call under way was not: the last run ended in order.
@@ -347,6 +349,7 @@ impl State {
             progress: Progress::default(),
             said: Default::default(),
             journaled: Default::default(),
+            stop_said: false,
             stopped: None,
             rows_sure: false,
             rows_doubted: Default::default(),

@@ -357,6 +357,10 @@ impl<R: Runtime> Desk<R> {
         };
         let mut s = self.0.state.borrow_mut();
         let s = &mut *s;
+        if s.stop_said {
+            // Behind that record its states would say again what the stop has cleared up.
+            return Ok(false);
+        }
         // A transaction under way would give up the old place, and not know of the new one.
         let unknown = s.index_short && s.ledger.waiting() == s.ledger.len();
         let movable = |e: &&Entry| {
