@@ -117,6 +117,11 @@ impl<R: Runtime> Desk<R> {
     /// Reads the whole index; runs beside everything else.
     pub(crate) async fn load_index(self, lost: bool) {
         let result = self.read_index(lost).await;
+        self.say_loaded(result);
+        self.give_up_stop().await;
+    }
+
+    fn say_loaded(&self, result: io::Result<Loaded>) {
         let mut s = self.0.state.borrow_mut();
         match result {
             Ok(loaded) => {
@@ -134,8 +139,6 @@ impl<R: Runtime> Desk<R> {
         s.index_bell.ring();
         s.mover_bell.ring();
         s.crowd.wake_all();
-        drop(s);
-        self.give_up_stop().await;
     }
 
     /// The record of a clean stop is not needed once the rows say the same. Without space they do not: then
