@@ -386,6 +386,19 @@ fn space_of_expunged_mail_is_used_again() {
     });
 }
 
+/// Delivers until that is refused: the number of the message that was, and why.
+async fn until_refused(store: &Store<Double>, a: AccountId) -> (u32, Refusal) {
+    let mut n = 0;
+    loop {
+        n += 1;
+        match put(store, n, 3000, &[to(a)]).await.remove(0) {
+            Ok(_) => assert!(n < 1000),
+            Err(Refusal::Busy) => store.0.keeper.progress().await,
+            Err(e) => return (n, e),
+        }
+    }
+}
+
 #[test]
 fn a_full_disk_takes_no_mail_and_lets_users_read_and_delete() {
     let world = world();
@@ -394,15 +407,7 @@ fn a_full_disk_takes_no_mail_and_lets_users_read_and_delete() {
         let w = store.0.rt.world.clone();
         w.free.set(0);
         w.fail_creates.set(true);
-        let mut n = 0;
-        let refused = loop {
-            n += 1;
-            match put(&store, n, 3000, &[to(a)]).await.remove(0) {
-                Ok(_) => assert!(n < 1000),
-                Err(Refusal::Busy) => store.0.keeper.progress().await,
-                Err(e) => break e,
-            }
-        };
+        let (n, refused) = until_refused(&store, a).await;
         assert_eq!(refused, Refusal::Full);
         assert_eq!(store.willing("a", 1).await, Willing::No(Refusal::Full));
         let inbox = store.select(a, "INBOX").await.expect("there");
@@ -425,15 +430,7 @@ fn the_last_space_of_the_disk_is_not_for_new_mail() {
         parts.options.archive.disk_free_min = 10 << 20;
         let (store, _) = Store::open(Path::new(DIR), parts).await.expect("opens");
         let a = account(&store, "a").await;
-        let mut n = 0;
-        let refused = loop {
-            n += 1;
-            match put(&store, n, 3000, &[to(a)]).await.remove(0) {
-                Ok(_) => assert!(n < 1000),
-                Err(Refusal::Busy) => store.0.keeper.progress().await,
-                Err(e) => break e,
-            }
-        };
+        let (n, refused) = until_refused(&store, a).await;
         rt.sleep_until(rt.now().after(Duration::from_secs(5))).await;
         assert_eq!((refused, store.0.keeper.shortage()), (Refusal::Full, None), "the journal has space");
         assert!(store.0.vault.stats().live_records > 0 && store.0.vault.is_short());
