@@ -89,7 +89,7 @@ fn answer(q: &Question, hop: Ipv4Addr, evil: Ipv4Addr, tcp: bool) -> Vec<u8> {
         ("evil.test", A) => q.reply(60, &address(evil)),
         ("good.test" | "later.test", MX) => q.reply(60, &[mx(10, "hop.test")]),
         // Too long for UDP, and TCP is dead, or is not.
-        ("cut.test", _) | ("long.test", MX) if !tcp => {
+        ("cut.test" | "twisted.test", _) | ("long.test", MX) if !tcp => {
             let mut out = q.reply(60, &[]);
             out[2] |= 0x02;
             out
@@ -106,7 +106,8 @@ fn answer(q: &Question, hop: Ipv4Addr, evil: Ipv4Addr, tcp: bool) -> Vec<u8> {
             out[0] ^= 0xff;
             out
         }
-        ("wrongquestion.test", _) => {
+        // By TCP nobody but the asking side can have a look at that.
+        ("wrongquestion.test" | "twisted.test", _) => {
             let bytes = [&name("other.test")[..], &q.kind.to_be_bytes(), &[0, 1]].concat();
             Question { bytes, name: String::new(), ..*q }.reply(60, &[mx(10, "evil.test")])
         }
@@ -196,8 +197,18 @@ fn row_34_odd_answers() {
         .set("dns", "dnssec", "\"off\"");
     let server = Arc::new(Server::start(&config));
     let mut client = server.client();
-    let delayed =
-        ["cut", "wrongid", "wrongquestion", "garbage", "short", "pointer", "silent", "servfail", "refused"];
+    let delayed = [
+        "cut",
+        "wrongid",
+        "wrongquestion",
+        "twisted",
+        "garbage",
+        "short",
+        "pointer",
+        "silent",
+        "servfail",
+        "refused",
+    ];
     let mut send = |domain: &str| client.mail(FROM, &[&format!("r@{domain}.test")], BODY);
     let ids: Vec<String> = delayed.iter().map(|d| send(d)).collect();
     // Behind all that stall, one that does not.

@@ -4,25 +4,24 @@
 //! records. Says of each answer whether it is secure. If the resolver strips signatures, validation
 //! would make every answer bogus: that is found out by asking for a record of the trust anchor's own
 //! zone, DNSSEC is off then until that is answered with a good signature, and the alarm is raised. A
-//! resolver that is believed checks them itself, and says so (`believe`).
+//! resolver that is believed checks them itself, and says so (`asking`).
 
-mod believe;
+mod asking;
 
 use crate::base::time::Mono;
 use crate::route::dns::{Asked, Lookup};
 use crate::route::mx::{Answer, Found, Missing, Mx, Security, Why};
 use crate::route::tlsa::Record;
 use crate::runtime::Clock;
-use believe::Believing;
+use asking::Careful;
 use hickory_resolver::config::{
     ConnectionConfig, NameServerConfig, ResolveHosts, ResolverConfig, ResolverOpts,
 };
-use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::net::{DnsError, NetError};
 use hickory_resolver::proto::dnssec::{Proof, TrustAnchors};
 use hickory_resolver::proto::op::ResponseCode;
 use hickory_resolver::proto::rr::{Name, RData, Record as Entry, RecordType};
-use hickory_resolver::{Resolver, TokioResolver, system_conf};
+use hickory_resolver::{Resolver, system_conf};
 use std::cell::Cell;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -58,15 +57,15 @@ pub type Tell = Box<dyn Fn(bool)>;
 /// Name servers.
 pub struct Servers<C: Clock> {
     clock: C,
-    plain: TokioResolver,
+    plain: Resolver<Careful>,
     checking: Option<Checking>,
-    believed: Option<Resolver<Believing>>,
+    believed: Option<Resolver<Careful>>,
     tell: Tell,
 }
 
 /// Where signatures are checked.
 struct Checking {
-    resolver: TokioResolver,
+    resolver: Resolver<Careful>,
     /// Zone of the first trust anchor.
     zone: Name,
     /// Signatures do not come through.
@@ -81,31 +80,24 @@ impl<C: Clock> Servers<C> {
     /// # Errors
     /// Trust anchors that cannot be read.
     pub fn new(clock: C, options: &Options, tell: Tell) -> Result<Self, String> {
-        let build = |anchors: Option<Arc<TrustAnchors>>| {
-            let provider = TokioRuntimeProvider::default();
-            let mut builder = Resolver::builder_with_config(config(options), provider);
+        let build = |anchors: Option<Arc<TrustAnchors>>, believing: bool| {
+            let mut builder = Resolver::builder_with_config(config(options), Careful::new(believing));
             *builder.options_mut() = resolver_options();
             if let Some(anchors) = anchors {
                 builder = builder.with_trust_anchor(anchors);
             }
             builder.build().map_err(|e| format!("no resolver: {e}"))
         };
-        let believed = if options.believed {
-            let mut builder = Resolver::builder_with_config(config(options), Believing::default());
-            *builder.options_mut() = resolver_options();
-            Some(builder.build().map_err(|e| format!("no resolver: {e}"))?)
-        } else {
-            None
-        };
+        let believed = if options.believed { Some(build(None, true)?) } else { None };
         let checking = match &options.anchors {
             None => None,
             Some(text) => {
                 let (anchors, zone) = trust(text)?;
-                let resolver = build(Some(Arc::new(anchors)))?;
+                let resolver = build(Some(Arc::new(anchors)), false)?;
                 Some(Checking { resolver, zone, stripped: Cell::new(false), probed: Cell::new(None) })
             }
         };
-        Ok(Servers { clock, plain: build(None)?, checking, believed, tell })
+        Ok(Servers { clock, plain: build(None, false)?, checking, believed, tell })
     }
 
     /// The TLSA records of a TCP port (RFC 7672 §2.2.3).
