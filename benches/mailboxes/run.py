@@ -8,7 +8,9 @@
 
 Cases: lmtp (deliveries into many accounts), existing (into a mailbox that holds much), pop3 (logins, download),
 imap (logins, SELECT, FETCH, SEARCH, APPEND, STORE), notify (IDLE sessions told of a delivery), idle (memory
-of sessions that do nothing; starts the servers anew).
+of sessions that do nothing; starts the servers anew). Only when asked for, and of ringpost alone: shards
+(1, 2 and 8 on one core), start (with many accounts and messages; a quarter of an hour), beside (what relaying
+feels of a busy access core).
 
 What counts is server CPU per operation: user and system of all processes of the server, from a cgroup, from
 a quiet state to the next quiet state. Rates come second: one Python program is the generator, and
@@ -35,11 +37,13 @@ import idling       # noqa: E402
 import machine      # noqa: E402
 import reading      # noqa: E402
 import servers      # noqa: E402
+import sizes        # noqa: E402
 import wire         # noqa: E402
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 CASES = {"lmtp": deliver.many, "existing": deliver.existing, "pop3": reading.pop3, "imap": reading.imap,
          "notify": idling.notified, "idle": idling.memory}
+ALONE = {"shards": sizes.shards, "start": sizes.start, "beside": sizes.beside}
 
 
 def arguments():
@@ -58,6 +62,8 @@ def arguments():
     parser.add_argument("--existing", type=int, help="messages in the full mailbox (100000; brief 20000)")
     parser.add_argument("--messages", type=int, help="messages that are downloaded (10000; brief 2000)")
     parser.add_argument("--sessions", type=int, help="idle ones (2000; brief 400): of few, the memory of one is a guess")
+    parser.add_argument("--many", type=int, default=100000, help="accounts of the case start")
+    parser.add_argument("--small", type=int, default=10000000, help="messages of the case start")
     parser.add_argument("--watchers", type=int, help="IDLE sessions that are told (1000; brief 300)")
     parser.add_argument("--reuse", type=int, default=1000, help="service_count of Dovecot's imap and pop3")
     parser.add_argument("--most", type=int, help="seconds for the whole run; what has been measured by then is written (720; brief 300)")
@@ -78,7 +84,7 @@ def arguments():
     # How many sessions at once, where a case does not say it.
     a.parallel = (20,) if a.brief else (1, 20)
     a.cases, a.only, a.formats = a.cases.split(","), a.only.split(","), a.formats.split(",")
-    for given, known in ((a.cases, CASES), (a.only, ("ringpost", "dovecot")), (a.formats, servers.FORMATS)):
+    for given, known in ((a.cases, CASES | ALONE), (a.only, ("ringpost", "dovecot")), (a.formats, servers.FORMATS)):
         if set(given) - set(known):
             parser.error(f"not known: {', '.join(set(given) - set(known))}; there are {', '.join(known)}")
     # Who is who.
@@ -102,6 +108,8 @@ class Run:
     def servers(self, case):
         """Those of a case; not started yet."""
         found = []
+        if case in ALONE:
+            return found
         if "ringpost" in self.a.only:
             found.append(self.server("ringpost", servers.Ringpost))
             if case in ("pop3", "imap"):
@@ -137,7 +145,7 @@ class Run:
                 server.stop()
             else:
                 self.ready(server)
-        for server, what, row in CASES[name](self.a, found):
+        for server, what, row in (CASES | ALONE)[name](self.a, found):
             row = {"case": name, "server": server.name, "what": what} | row
             self.rows.append(row)
             print(json.dumps(row), flush=True)
@@ -210,9 +218,11 @@ def main():
         signal.signal(number, stop)
     signal.alarm(a.most)
     machine.descriptors()
+    a.cpus = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, {a.load_cpu})
     work = pathlib.Path(tempfile.mkdtemp(prefix="ringpost-mailboxes.", dir=a.dir))
     work.chmod(0o755)                       # Dovecot's own users must pass
+    a.work = work
     run, kernel, began = Run(a, work), machine.Kernel(), time.monotonic()
     a.filled, a.ready = run.filled, run.ready
     failed = 0

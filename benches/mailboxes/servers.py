@@ -73,9 +73,11 @@ class Ringpost(Server):
     fields = ""
     batch = 40              # messages of one APPEND when a mailbox is filled: what is committed as one is bounded
 
-    def __init__(self, args, work, name="ringpost", more=""):
+    def __init__(self, args, work, name="ringpost", more="", shards=1, cpus=None):
+        """`cpus`: one for the mail core and one for the access core; default: both on the server's one."""
         super().__init__(args, work, name)
-        self.more = more
+        self.more, self.shards, self.cpus = more, shards, cpus
+        self.port["smtp"] = machine.free_ports(1)[0]
 
     def log(self):
         return self.dir / "log"
@@ -90,10 +92,10 @@ hostname = "mx.{DOMAIN}"
 data_dir = "{self.dir}/data"
 user = ""
 [cores]
-mta = 1
-access = 1
-shards = 1
-pin = "off"
+mta = {f"[{self.cpus[0]}]" if self.cpus else 1}
+access = {f"[{self.cpus[1]}]" if self.cpus else 1}
+shards = {self.shards}
+pin = "{"on" if self.cpus else "off"}"
 [domains]
 local = ["{DOMAIN}"]
 postmaster = "{self.args.users[0]}@{DOMAIN}"
@@ -122,7 +124,8 @@ target = "{self.dir}/events"
 {self.more}
 {self.args.config}
 ''')
-        return self.group.spawn({self.args.server_cpu}, self.log(), self.args.bin, "serve", "-c",
+        cpus = set(self.cpus or [self.args.server_cpu])
+        return self.group.spawn(cpus, self.log(), self.args.bin, "serve", "-c",
                                 self.dir / "ringpost.toml")
 
 
