@@ -289,7 +289,9 @@ impl Printer {
             _ => " ",
         };
         let at = crate::base::time::Wall(m["arrival_time"].as_u64().unwrap_or(0) * 1000).to_string();
-        let sender = Some(text("sender")).filter(|s| !s.is_empty()).unwrap_or("MAILER-DAEMON".into());
+        let unreadable = m["unreadable"] == Value::Bool(true);
+        let nobody = if unreadable { "(cannot be read from the disk)" } else { "MAILER-DAEMON" };
+        let sender = Some(text("sender")).filter(|s| !s.is_empty()).unwrap_or(nobody.into());
         let id = text("queue_id");
         writeln!(out, "{id}{mark} {size:>9} {} {}", &at[..19], escape(&sender))?;
         for r in m["recipients"].as_array().into_iter().flatten() {

@@ -157,6 +157,9 @@ pub struct Listed {
     pub sender: String,
     /// Those that are not done.
     pub recipients: Vec<ListedRecipient>,
+    /// Who sent it and to whom cannot be read from the disk at present; only what is in memory is told.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub unreadable: bool,
 }
 
 /// A recipient of a listed message.

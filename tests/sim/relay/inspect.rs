@@ -57,11 +57,19 @@ async fn text(desk: &Desk<SimRuntime>, id: QueueId) -> Vec<u8> {
     }
 }
 
+/// The ids of what is in doubt; no disk is asked who they are.
+pub async fn doubted(desk: &Desk<SimRuntime>) -> BTreeSet<String> {
+    list(desk, true).await.into_iter().map(|listed| listed.queue_id).collect()
+}
+
 /// Looks through the whole queue.
 pub async fn see(desk: &Desk<SimRuntime>) -> Seen {
     let mut seen = Seen::default();
     for listed in list(desk, false).await {
         seen.messages += 1;
+        if listed.unreadable {
+            continue;
+        }
         if let Some(n) = number(&listed.sender) {
             for r in listed.recipients {
                 if r.in_doubt {
@@ -85,32 +93,22 @@ impl Stage {
         self.relay.disk.set_faults(crate::disk::DiskFaults { lying: faults.lying, ..Default::default() });
         self.heed_loading(desk).await;
         let seen = see(desk).await;
-        let doubtful = list(desk, true).await.len();
+        let doubtful = doubted(desk).await;
         if desk.stats().messages != seen.messages {
             self.world.violation(format!("{seen:?} are listed of {:?}", desk.stats()));
         }
-        self.world.event("seen", seen.messages as u64, doubtful as u64);
+        self.world.event("seen", seen.messages as u64, doubtful.len() as u64);
         if let Some(before) = self.clean.take().filter(|_| !self.harmed.get()) {
             // No more, and no less: a clean stop puts nothing in doubt, and clears nothing up.
-            let letters: BTreeSet<u64> = seen.in_doubt.iter().map(|(letter, _)| *letter).collect();
-            if letters != before {
+            if doubtful != before {
                 self.world
-                    .violation(format!("in doubt after a clean stop: {letters:?}, before it: {before:?}"));
+                    .violation(format!("in doubt after a clean stop: {doubtful:?}, before it: {before:?}"));
             }
         }
         let now = self.world.now();
         self.ledger.borrow_mut().inspected(now, &seen.queued, seen.in_doubt.clone());
         self.relay.disk.set_faults(faults);
         *self.seen.borrow_mut() = Some(seen);
-    }
-
-    /// The letters that are in doubt in a queue that sends nothing any more.
-    pub async fn doubted(&self, desk: &Desk<SimRuntime>) -> BTreeSet<u64> {
-        let faults = self.relay.disk.faults();
-        self.relay.disk.set_faults(crate::disk::DiskFaults { lying: faults.lying, ..Default::default() });
-        let listed = list(desk, true).await;
-        self.relay.disk.set_faults(faults);
-        listed.iter().filter_map(|l| number(&l.sender)).collect()
     }
 
     /// One random request, to one or all.

@@ -73,8 +73,8 @@ struct Stage {
     life: Rc<Life>,
     /// The index may be missing, or of no use, at the next start.
     harmed: Rc<Cell<bool>>,
-    /// The last process has ended in order, with nothing in flight: letters that were in doubt still.
-    clean: Rc<RefCell<Option<BTreeSet<u64>>>>,
+    /// The last process has ended in order, with nothing in flight: what was in doubt still.
+    clean: Rc<RefCell<Option<BTreeSet<String>>>>,
     /// What the last look through the queue has found.
     seen: Rc<RefCell<Option<Seen>>>,
 }
@@ -191,14 +191,15 @@ impl Stage {
         desk.stop();
         let now = Mono(self.world.now());
         let settled = desk.drained(now.after(Duration::from_secs(30))).await;
-        let doubted = self.doubted(&desk).await;
+        let faults = self.relay.disk.faults();
+        self.relay.disk.set_faults(crate::disk::DiskFaults { lying: faults.lying, ..Default::default() });
+        let doubted = inspect::doubted(&desk).await;
+        self.relay.disk.set_faults(faults);
         desk.close().await;
         life.desk.take();
         self.world.event("closed", u64::from(settled), doubted.len() as u64);
         // The very last write may have failed.
         let clean = settled && !desk.is_dead() && !desk.stats().poisoned;
-        // After a read has failed nothing can be listed that the index has: who was in doubt is not known.
-        let clean = clean && self.relay.disk.reads_well();
         *self.clean.borrow_mut() = clean.then_some(doubted);
         life.stopped.set(true);
     }
