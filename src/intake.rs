@@ -14,7 +14,7 @@ use crate::queue::desk::{Desk, NewMessage};
 use crate::queue::index::Key;
 use crate::queue::limits::Admission;
 use crate::queue::record::Effect;
-use crate::queue::routing::Routing;
+use crate::queue::routing::{Plan, Routing, Target};
 use crate::queue::state::Answer;
 use crate::runtime::Runtime;
 use crate::storage::journal::StageError;
@@ -26,6 +26,9 @@ use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
 use std::time::Duration;
+
+/// Recipients of a message that goes the short way into mailboxes.
+const DIRECT_MAX: u32 = 100;
 
 /// Where the body is.
 #[derive(Clone, Copy, Debug)]
@@ -237,6 +240,26 @@ impl<R: Runtime> Intake<R> {
     /// Stages a message in the first poll and waits until it is on stable storage.
     pub async fn submit(&self, m: Submission<'_>) -> Result<Accepted, IntakeError> {
         self.stage(&m)?.await
+    }
+
+    /// The shard in which all recipients live, if the message need not be queued for them: none of them
+    /// stands for others, nobody is to be told of success, and no operator keeps mail back.
+    #[must_use]
+    pub fn shard_of_all(&self, envelope: &Envelope) -> Option<u16> {
+        let inner = &self.desk.0;
+        if envelope.count() > DIRECT_MAX || !inner.state.borrow().rules.is_empty() {
+            return None;
+        }
+        let routing = inner.routing.borrow().clone();
+        let mut shard = None;
+        for r in envelope.view().recipients() {
+            let Plan::Relay(hop) = routing.plan(r.address) else { return None };
+            let [Target::Mailbox(number)] = hop.targets[..] else { return None };
+            if r.notify.has(Notify::SUCCESS) || *shard.get_or_insert(number) != number {
+                return None;
+            }
+        }
+        shard.filter(|_| self.expand(envelope).is_none())
     }
 
     /// The envelope with sender and aliases replaced; `None` if all of it stands for itself.

@@ -204,6 +204,8 @@ series! {
     deferred: Counter "ringpost_deliveries_total" {"result" = "deferred"} "Recipients by result of an attempt";
     bounced: Counter "ringpost_deliveries_total" {"result" = "bounced"} "Recipients by result of an attempt";
     dsn_sent: Counter "ringpost_dsn_total" {} "Delivery status notifications made";
+    direct: Counter "ringpost_direct_deliveries_total" {} "Recipients whose mail went into their mailboxes without being queued; part of ringpost_deliveries_total";
+    mail_log_lost: Counter "ringpost_mail_log_lost_total" {} "Records of the mail log that were not written because their writer was behind";
     dsn_postmaster: Counter "ringpost_double_bounces_total" {"result" = "postmaster"} "Notifications that cannot reach the sender, by what became of them";
     dsn_dropped: Counter "ringpost_double_bounces_total" {"result" = "dropped"} "Notifications that cannot reach the sender, by what became of them";
     queue_messages: Gauge "ringpost_queue_messages" {"state" = "all"} "Messages in the queue";

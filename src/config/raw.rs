@@ -518,10 +518,22 @@ section! {
         format: EventFormat = EventFormat::Json,
         /// `stderr`, `journald`, or a path.
         target: String = "stderr".into(),
+        /// The mail log, to the same place: a record for every message that comes in, every attempt to
+        /// deliver it, every refusal (all); only of what did not go well (failures); none (off).
+        mail: MailEvents = MailEvents::All,
     }
 }
 
 choice! {
+    /// What the mail log says.
+    MailEvents {
+        /// Everything.
+        All,
+        /// Refusals, deferrals, bounces, removals.
+        Failures,
+        /// Nothing.
+        Off,
+    }
     /// Bind threads to CPUs?
     Pin {
         /// From 4 usable CPUs on.

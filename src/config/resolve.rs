@@ -80,6 +80,8 @@ pub struct Config {
     pub admin_socket: Option<PathBuf>,
     /// `events.format`.
     pub event_format: raw::EventFormat,
+    /// `events.mail`.
+    pub mail_events: raw::MailEvents,
     /// `events.target`.
     pub event_target: EventTarget,
     /// A number that changes with the text of the file; below 2^48, so that a gauge holds it.
@@ -346,6 +348,7 @@ fn resolve(raw: Raw, text: &str, report: &mut Report<'_>) -> Option<Config> {
         metrics: raw.metrics.address.0,
         admin_socket: path(&raw.admin.socket, "admin.socket", report),
         event_format: raw.events.format,
+        mail_events: raw.events.mail,
         event_target,
         hash: hash(text),
     })

@@ -276,7 +276,9 @@ impl<R: Runtime> Facts<'_, R> {
             // What the postmaster does not get is told to nobody.
             marks: if *to == view.envelope.sender() { 0 } else { record::DOUBLE_BOUNCE },
         };
-        desk.submit_notification(&message)
+        desk.submit_notification(&message)?;
+        desk.record_report(&message);
+        Ok(())
     }
 
     fn recipient_report<'r>(&'r self, r: &'r Report, (now, until): (Wall, Wall)) -> RecipientReport<'r> {

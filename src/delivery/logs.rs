@@ -21,6 +21,7 @@ use crate::base::ids::{LogNumber, MessageId};
 use crate::base::time::Mono;
 use crate::delivery::agent::{self, Resolve};
 use crate::delivery::bounce;
+use crate::events::mail::MailLog;
 use crate::metrics;
 use crate::queue::desk::Desk;
 use crate::queue::desk::loading::Loaded;
@@ -30,7 +31,7 @@ use crate::queue::rules::Rule;
 use crate::runtime::Runtime;
 use crate::storage::opening::{self, OpenError};
 use crate::storage::removal;
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -122,6 +123,8 @@ struct Inner<R: Runtime> {
     /// Logs being opened, closed or removed right now.
     busy: Cell<u32>,
     stopping: Cell<bool>,
+    /// None: nothing is recorded.
+    mail_log: OnceCell<MailLog>,
 }
 
 struct State<R: Runtime> {
@@ -168,10 +171,18 @@ impl<R: Runtime> Logs<R> {
             state: RefCell::new(state),
             busy: Cell::new(0),
             stopping: Cell::new(false),
+            mail_log: OnceCell::new(),
         }));
         logs.0.own.set_rules(&logs.0.rules.borrow());
         logs.send_from(&logs.0.own);
         Ok((logs, recovery))
+    }
+
+    /// Where attempts and outcomes of all queues are recorded; to be said once, at the start.
+    pub fn set_mail_log(&self, log: &MailLog) {
+        // A second time is a bug that changes nothing.
+        let _ = self.0.mail_log.set(log.clone());
+        self.0.own.set_mail_log(log.clone());
     }
 
     /// Starts to open the logs that this core adopts, one after another.
@@ -279,6 +290,7 @@ impl<R: Runtime> Logs<R> {
         // Tables may have been replaced while it was read.
         desk.set_routing(self.0.routing.borrow().clone());
         desk.set_rules(&self.0.rules.borrow());
+        self.0.mail_log.get().into_iter().for_each(|log| desk.set_mail_log(log.clone()));
         if recovery.is_damaged() {
             // What is in the way of a removal stays in the way at later starts, when the damaged
             // segments have been used again. If it cannot be made, this run still knows.

@@ -2,6 +2,7 @@
 
 pub mod agent;
 pub mod bounce;
+pub mod direct;
 pub mod local;
 pub mod logs;
 pub mod post;

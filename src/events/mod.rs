@@ -1,4 +1,4 @@
-//! L3: notices and alarms for operators, one line each.
+//! L3: notices and alarms for operators, one line each; and the way of the mail log to the same place.
 //!
 //! Owns their levels, forms and way out. A core hands an event to a bounded channel and goes on; a
 //! thread writes. If the channel is full the event is dropped and counted, and the count is
@@ -7,6 +7,7 @@
 //! that cannot be written is lost: mail goes on.
 
 pub mod login;
+pub mod mail;
 mod writer;
 
 use crate::base::time::Wall;
@@ -53,13 +54,24 @@ pub enum Format {
     Journald,
 }
 
+/// What the writer is told.
+enum Said {
+    /// An event.
+    Event(Event),
+    /// Lines of the mail log of core `core`, as they are; `lost` records before them were dropped. The
+    /// empty buffer goes back.
+    Mail { bytes: Vec<u8>, lost: u64, core: u16, back: SyncSender<Vec<u8>> },
+    /// Nothing comes any more.
+    End,
+}
+
 /// Hands events to the writer. Cheap to clone; never blocks.
 #[derive(Clone)]
 pub struct Events {
-    /// `None`: nothing comes any more.
-    to: SyncSender<Option<Event>>,
+    to: SyncSender<Said>,
     dropped: Arc<AtomicU64>,
     clock: fn() -> Wall,
+    format: Format,
 }
 
 /// Events that wait for the writer at most.
@@ -78,14 +90,20 @@ impl Events {
         let mut writer = writer::Writer::new(out, format, std::process::id(), Arc::clone(&dropped));
         let thread =
             std::thread::Builder::new().name("events".into()).spawn(move || writer.run(&from, clock))?;
-        Ok((Events { to, dropped, clock }, thread))
+        Ok((Events { to, dropped, clock, format }, thread))
     }
 
     /// A handle whose events go nowhere: for tests and simulation.
     #[must_use]
     pub fn nowhere() -> Events {
         let (to, _) = sync_channel(1);
-        Events { to, dropped: Arc::default(), clock: Wall::default }
+        Events { to, dropped: Arc::default(), clock: Wall::default, format: Format::Json }
+    }
+
+    /// The mail log of a core, written to the same place. `count_lost` hears of dropped records.
+    #[must_use]
+    pub fn mail_log(&self, options: mail::Options, count_lost: Box<dyn Fn(u64)>) -> mail::MailLog {
+        mail::MailLog::new(self.to.clone(), self.format, options, count_lost)
     }
 
     /// Good to know.
@@ -106,7 +124,7 @@ impl Events {
     /// An event of any level; of a core.
     pub fn send(&self, level: Level, name: &'static str, text: String, core: Option<u16>) {
         let event = Event { level, name, text, core, at: (self.clock)() };
-        if self.to.try_send(Some(event)).is_err() {
+        if self.to.try_send(Said::Event(event)).is_err() {
             self.dropped.fetch_add(1, Ordering::Relaxed);
         }
     }
@@ -114,7 +132,7 @@ impl Events {
     /// Ends the writer once all events sent so far are written, whoever still has a handle.
     pub fn end(&self) {
         // A writer that has ended already is what is wanted.
-        let _ = self.to.send(None);
+        let _ = self.to.send(Said::End);
     }
 
     /// Events dropped so far.

@@ -3,7 +3,7 @@
 //! Owns the forms and the memory of what was said lately (bounded). Time comes with the events and
 //! as an argument.
 
-use super::{Event, Format, Level};
+use super::{Event, Format, Level, Said};
 use crate::base::time::Wall;
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -36,15 +36,30 @@ impl Writer {
     }
 
     /// Writes until all senders are gone.
-    pub(super) fn run(&mut self, from: &Receiver<Option<Event>>, clock: fn() -> Wall) {
+    pub(super) fn run(&mut self, from: &Receiver<Said>, clock: fn() -> Wall) {
         loop {
             match from.recv_timeout(Duration::from_secs(1)) {
-                Ok(Some(event)) => self.take(event),
+                Ok(Said::Event(event)) => self.take(event),
+                Ok(Said::Mail { mut bytes, lost, core, back }) => {
+                    self.mail(&bytes, lost, core, clock());
+                    bytes.clear();
+                    // The log may have ended.
+                    let _ = back.try_send(bytes);
+                }
                 Err(RecvTimeoutError::Timeout) => self.forget(clock()),
-                Ok(None) | Err(RecvTimeoutError::Disconnected) => break,
+                Ok(Said::End) | Err(RecvTimeoutError::Disconnected) => break,
             }
         }
         self.forget(Wall(u64::MAX));
+    }
+
+    fn mail(&mut self, lines: &[u8], lost: u64, core: u16, at: Wall) {
+        if lost > 0 {
+            let text = format!("{lost} records of mail were not written: the writer was behind");
+            self.write(&Event { level: Level::Warn, name: "mail_log_lost", text, core: Some(core), at }, 0);
+        }
+        // Nobody to tell: the place for telling is what fails.
+        let _ = self.out.write_all(lines).and_then(|()| self.out.flush());
     }
 
     fn take(&mut self, event: Event) {

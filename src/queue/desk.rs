@@ -23,6 +23,7 @@ mod operate;
 mod pulse;
 mod reach;
 pub(crate) mod recall;
+mod recording;
 pub mod settle;
 mod tidying;
 mod touring;
@@ -35,6 +36,7 @@ mod tests;
 
 use crate::base::ids::{LogNumber, MessageId, QueueId};
 use crate::base::time::{Mono, Wall};
+use crate::events::mail::MailLog;
 use crate::message::body::BodyFlags;
 use crate::message::envelope::{EnvelopeView, Notify};
 use crate::metrics;
@@ -151,6 +153,8 @@ pub(crate) struct Inner<R: Runtime> {
     pub options: Options,
     pub metrics: metrics::Core,
     pub routing: RefCell<Rc<dyn Routing>>,
+    /// None: nothing is recorded.
+    pub mail_log: OnceCell<MailLog>,
     pub state: RefCell<State>,
 }
 
@@ -215,6 +219,7 @@ impl<R: Runtime> Desk<R> {
             options,
             metrics,
             routing: RefCell::new(routing),
+            mail_log: OnceCell::new(),
             state: RefCell::new(state),
         }))
     }

@@ -7,6 +7,7 @@ use super::access::Posting;
 use super::access::wires::{Near, Wires};
 use super::accounts::Accounts;
 use super::guard::Guard;
+use super::mail_log;
 use super::names::Names;
 use super::residents::Residents;
 use super::settings;
@@ -22,6 +23,7 @@ use crate::delivery::agent;
 use crate::delivery::logs::{self, Kept, Logs, News, Setup};
 use crate::delivery::post;
 use crate::delivery::trust::{self, Trust};
+use crate::events::mail::MailLog;
 use crate::events::{Events, Level};
 use crate::intake::Intake;
 use crate::metrics;
@@ -315,6 +317,8 @@ pub async fn run(rt: Uring, mut seed: Seed) {
     if let Some(logins) = &logins {
         ctx.set_logins(logins.clone());
     }
+    wires.iter().for_each(|wires| ctx.set_post(Rc::new(wires.clone())));
+    let mail_log = record(&rt, &seed, &ctx, &logs);
     let listeners = match listen_at(&rt, &seed.sockets) {
         Ok(listeners) => listeners,
         Err(e) => {
@@ -344,7 +348,16 @@ pub async fn run(rt: Uring, mut seed: Seed) {
     logs.drained(until).await;
     posting.inspect(Posting::done);
     logs.close().await;
+    mail_log.flush();
     health.set(State::Ended);
+}
+
+/// The core's mail log, which sessions and queues have from now on.
+fn record(rt: &Uring, seed: &Seed, ctx: &Context<Uring>, logs: &Logs<Uring>) -> MailLog {
+    let log = mail_log::start(rt, &seed.events, &seed.config, seed.number, &seed.metrics);
+    ctx.set_mail_log(log.clone());
+    logs.set_mail_log(&log);
+    log
 }
 
 /// Gives memory back that is free for longer than a moment, also when nothing else happens.

@@ -9,6 +9,7 @@ mod accounts;
 mod control;
 mod core;
 mod guard;
+mod mail_log;
 pub mod names;
 pub mod offline;
 pub mod residents;

@@ -103,6 +103,29 @@ fn mail_is_in_the_mailbox_as_it_was_sent() {
     assert!(text.contains(&format!(" id {id}\r\n")) && text.ends_with(&format!("\r\n{dots}")), "{text}");
 }
 
+/// Who lives in one shard gets it at once; mail for several shards, and what must be reported, is queued.
+#[test]
+fn mail_for_one_shard_is_not_queued() {
+    let site = Site::new();
+    let together = ["ann", "bob", "eve@here.test"].map(|a| (spread::shard_of(a, 2), a));
+    let apart = together.iter().find(|(shard, _)| *shard != together[0].0).map(|(_, a)| *a);
+    let server = site.start();
+    let direct = || server.metric("ringpost_direct_deliveries_total", "");
+    let mut client = server.client();
+    client.mail(FROM, &["ann@here.test", "ann+x@here.test"], body("one").as_bytes());
+    assert_eq!((direct(), server.metric("ringpost_messages_received_total", "")), (2.0, 1.0));
+    let other = apart.map(|a| format!("{}@here.test", a.trim_end_matches("@here.test")));
+    if let Some(other) = &other {
+        client.mail(FROM, &["ann@here.test", other], body("two").as_bytes());
+    }
+    client.mail(FROM, &["ann@here.test> NOTIFY=SUCCESS"], body("three").as_bytes());
+    assert_eq!(direct(), 2.0, "the queue has these");
+    server.drained();
+    server.stop();
+    let expected = 3 + usize::from(other.is_some());
+    assert_eq!(site.mailbox("ann", "INBOX").len(), expected);
+}
+
 #[test]
 fn extensions_name_folders_and_logins_may_hold_the_domain() {
     let site = Site::new();

@@ -10,6 +10,7 @@ use crate::seeds::{self, History};
 use crate::world::{Death, MS, SEC, World};
 use ringpost::base::ids::{LogNumber, MessageId};
 use ringpost::delivery::agent::{self, Resolve, Resolved};
+use ringpost::delivery::direct::{self, Handed};
 use ringpost::delivery::post::{Later, Outcomes, Parcel, Post, Resident};
 use ringpost::delivery::shards::{Setup, Shards};
 use ringpost::intake::{Body, Intake, Submission};
@@ -160,6 +161,8 @@ struct Process {
     rt: SimRuntime,
     desk: Desk<SimRuntime>,
     shards: Shards<SimRuntime>,
+    /// The short way.
+    post: Rc<dyn Post>,
     book: SharedBook,
 }
 
@@ -207,9 +210,10 @@ impl Process {
         };
         let (desk, _) = Desk::open(Path::new(QUEUE), parts).await.map_err(|e| e.to_string())?;
         let near: Rc<dyn Post> = Rc::new(Near { world: rt.world().clone(), shards: shards.clone() });
-        let agent = agent::Options { post: Some(near), ..agent::Options::new("mx.example") };
+        let agent = agent::Options { post: Some(near.clone()), ..agent::Options::new("mx.example") };
         agent::start(&desk, Rc::new(NoNames), agent);
-        Ok(Process { world: rt.world().clone(), rt: rt.clone(), desk, shards, book: book.clone() })
+        let (world, rt, book) = (rt.world().clone(), rt.clone(), book.clone());
+        Ok(Process { world, rt, desk, shards, post: near, book })
     }
 
     async fn submit_for_ever(self) {
@@ -253,7 +257,20 @@ impl Process {
             Body::Slices(&slices)
         };
         let trace = b"Received: from somewhere\r\n";
-        match intake.submit(Submission { id, arrival, envelope: &envelope, trace, body, facts }).await {
+        let of = |envelope| Submission { id, arrival, envelope, trace, body, facts };
+        let mut rest = None;
+        if self.world.below(2) == 0 && intake.shard_of_all(&envelope).is_some() {
+            self.world.event("short way", n, 0);
+            match direct::deliver(&*self.post, &of(&envelope)).await {
+                Handed::All(_proof) => {
+                    self.book.borrow_mut().acknowledged.extend(to.iter().map(|a| (n, *a)));
+                    return !self.desk.is_closed();
+                }
+                Handed::Some(envelope) => rest = Some(envelope),
+                Handed::None => {}
+            }
+        }
+        match intake.submit(of(rest.as_ref().unwrap_or(&envelope))).await {
             Ok(_) => self.book.borrow_mut().acknowledged.extend(to.iter().map(|a| (n, *a))),
             Err(_) => self.world.pause(5 * MS).await,
         }

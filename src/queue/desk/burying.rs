@@ -54,6 +54,7 @@ impl<R: Runtime> Desk<R> {
         if let Some(timer) = timer {
             s.timers.cancel(timer);
         }
+        self.record_removal(id, note);
         let slip = s.slips.take();
         let after = After::Done { side, slip: Some(slip) };
         self.note_about(s, record::REMOVED, id, note, None, (About::Gone(id, place), after));

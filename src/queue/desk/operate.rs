@@ -13,7 +13,7 @@ use crate::queue::control::{
 use crate::queue::desk::archiving::together;
 use crate::queue::desk::touring::rule_reason;
 use crate::queue::desk::{DOUBTED_MAX, Desk};
-use crate::queue::index::{DestId, Entry, Key, Phase, Presence, Recipient};
+use crate::queue::index::{Class, DestId, Entry, Key, Phase, Presence, Recipient};
 use crate::queue::record::{self, MessageView, TEXT_MAX};
 use crate::queue::row::RowView;
 use crate::queue::state::{self, After, Answer, OwnedReply, State};
@@ -144,7 +144,27 @@ impl<R: Runtime> Desk<R> {
                 return listed;
             }
         }
-        None
+        self.listed_stub(key)
+    }
+
+    /// What is known of a parked message that cannot be read: an operator must not think it gone.
+    fn listed_stub(&self, key: Key) -> Option<Listed> {
+        let s = self.0.state.borrow();
+        let stub = s.index.stub(key)?;
+        Some(Listed {
+            queue_name: match stub.class() {
+                Class::Held => "hold",
+                Class::Active => "active",
+                Class::Deferred => "deferred",
+            },
+            queue_id: self.queue_id(stub.id).to_string(),
+            arrival_time: stub.id.arrival().seconds(),
+            message_size: stub.size,
+            forced_expire: false,
+            sender: String::new(),
+            recipients: Vec::new(),
+            unreadable: true,
+        })
     }
 
     async fn listed_rich(&self, key: Key) -> Option<Listed> {
@@ -195,6 +215,7 @@ impl<R: Runtime> Desk<R> {
             forced_expire: false,
             sender: view.map(|v| text(v.envelope.sender())).unwrap_or_default(),
             recipients: Vec::new(),
+            unreadable: view.is_none(),
         };
         let mut addresses =
             view.map(|v| v.envelope.recipients().map(|r| text(r.address)).collect::<Vec<_>>());
@@ -395,7 +416,10 @@ impl<R: Runtime> Desk<R> {
                 s.arm(key);
                 self.tell(s, key, Vec::new(), None);
             }
-            Change::Delete(note) => self.release(s, key, record::REMOVED, cut(note), slip),
+            Change::Delete(note) => {
+                self.record_removal(id, cut(note));
+                self.release(s, key, record::REMOVED, cut(note), slip);
+            }
         }
     }
 

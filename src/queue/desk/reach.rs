@@ -285,6 +285,7 @@ impl<R: Runtime> Desk<R> {
         let count = reports.len();
         self.metrics().bounced.increment(count as u64);
         if count > 0 {
+            self.record_given_up(key, d, &reports);
             self.fail_owed(s, key, reports);
         }
         count

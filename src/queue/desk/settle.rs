@@ -11,6 +11,7 @@ use crate::message::body::BodyFlags;
 use crate::message::envelope::{EnvelopeView, Notify};
 use crate::queue::desk::indexing::LAG_MAX;
 use crate::queue::desk::recall::Source;
+use crate::queue::desk::recording::Ended;
 use crate::queue::desk::{Desk, DoubleBounce};
 use crate::queue::index::{Cover, DestId, Entry, Index, Key, Phase, Presence, SOME_DAY};
 use crate::queue::record::{self, Fate, MessageView, Reply, State as Stored};
@@ -54,6 +55,8 @@ pub struct Item<R: Runtime> {
     /// As its head says: an id is never less than the one before, whatever the clock said.
     pub(crate) arrival: Wall,
     pub(crate) covered: bool,
+    /// When it was taken.
+    pub(crate) taken: Mono,
     /// The name of the server that it is given to, for reports; set by who takes it.
     pub(crate) server: Option<Rc<str>>,
 }
@@ -180,6 +183,7 @@ impl<R: Runtime> Desk<R> {
             side,
             arrival,
             covered,
+            taken: now,
             server: None,
         }
     }
@@ -427,6 +431,7 @@ impl<R: Runtime> Desk<R> {
             self.settle_one(s, item, result, &context, &mut out, &mut sum);
         }
         out[4..8].copy_from_slice(&sum.written.to_le_bytes());
+        self.record_attempts(s, item, results, &Ended { now, wall, expired: context.expired });
         self.write_outcome(s, item, &out, sum, &context);
         s.scratch = out;
     }

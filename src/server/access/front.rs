@@ -25,6 +25,7 @@ use crate::runtime::pool::Pool;
 use crate::runtime::uring::Uring;
 use crate::runtime::{Listener as _, Net, Runtime};
 use crate::server::guard::Guard;
+use crate::server::mail_log;
 use crate::server::settings;
 use crate::smtp::inbound;
 use crate::smtp::reply::Refusal;
@@ -167,7 +168,10 @@ fn lmtp(access: &Rc<Access>) -> Option<Rc<smtp::Context<Uring>>> {
     let goal = Goal::Mailboxes(Local { post, beside, defer_full });
     let options = settings::lmtp(&access.config, access.cores);
     let metrics = access.metrics.clone();
-    Some(smtp::Context::with_goal(access.rt.clone(), goal, Rc::new(gate), metrics, options))
+    let log = mail_log::start(&access.rt, &access.voice.events, &access.config, access.number, &metrics);
+    let context = smtp::Context::with_goal(access.rt.clone(), goal, Rc::new(gate), metrics, options);
+    context.set_mail_log(log);
+    Some(context)
 }
 
 fn lmtp_door(access: &Access, listener: &Listener) -> smtp::Door {

@@ -95,7 +95,9 @@ impl<R: Runtime> Talk<'_, R> {
         match letter {
             Err(reply) => {
                 let refused = (0..count).map(|_| Outcome::Refused(reply.into()));
+                let from = self.out.len();
                 self.machine.settled(self.now, refused, &mut self.out);
+                self.record_answers(from);
                 return;
             }
             Ok(letter) => {
@@ -121,7 +123,9 @@ impl<R: Runtime> Talk<'_, R> {
             }
             Err(unable) => Outcome::Refused(refusal(unable, local.defer_full)),
         });
+        let from = self.out.len();
         self.machine.settled(self.now, outcomes, &mut self.out);
+        self.record_answers(from);
     }
 
     /// Hands the letter to all shards at the same time.

@@ -10,14 +10,18 @@ mod auth;
 mod collect;
 mod gather;
 pub mod local;
+mod record;
 pub(crate) mod secure;
 pub(crate) mod session;
+mod short;
 
 pub use arrive::Refused;
 
 use crate::attempts::Attempts;
 use crate::auth::service::Logins;
 use crate::base::time::Mono;
+use crate::delivery::post::Post;
+use crate::events::mail::MailLog;
 use crate::intake::Intake;
 use crate::message::date::DateCache;
 use crate::metrics;
@@ -231,6 +235,9 @@ pub struct Context<R: Runtime> {
     /// Connections that are being refused.
     refusing: Cell<usize>,
     attempts: OnceCell<Attempts>,
+    mail_log: OnceCell<MailLog>,
+    /// None: there are no mailboxes here.
+    post: OnceCell<Rc<dyn Post>>,
     /// None: there are no users.
     logins: OnceCell<Rc<Logins<R>>>,
     live: RefCell<Live<R::Stream>>,
@@ -284,6 +291,8 @@ impl<R: Runtime> Context<R> {
             stopping: Cell::new(false),
             refusing: Cell::new(0),
             attempts: OnceCell::new(),
+            mail_log: OnceCell::new(),
+            post: OnceCell::new(),
             logins: OnceCell::new(),
             live,
         })
@@ -302,6 +311,18 @@ impl<R: Runtime> Context<R> {
     pub fn set_attempts(&self, attempts: Attempts) {
         // A second time is a bug that changes nothing.
         let _ = self.attempts.set(attempts);
+    }
+
+    /// What comes in, and what is refused, is recorded there; to be said once, before the first session.
+    pub fn set_mail_log(&self, log: MailLog) {
+        // A second time is a bug that changes nothing.
+        let _ = self.mail_log.set(log);
+    }
+
+    /// Mail for mailboxes may go there without being queued; to be said once, before the first session.
+    pub fn set_post(&self, post: Rc<dyn Post>) {
+        // A second time is a bug that changes nothing.
+        let _ = self.post.set(post);
     }
 
     /// The rules by which logins are let in; without, everybody may try at once.

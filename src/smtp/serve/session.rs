@@ -5,8 +5,10 @@ use super::auth::Login;
 use super::collect::Collector;
 use super::secure::Counted;
 use super::{Caller, Context, Door, Goal, Guest, Handle, Refused, Sender};
-use crate::base::time::Mono;
+use crate::base::ids::QueueId;
+use crate::base::time::{Mono, Wall};
 use crate::channel::Channel;
+use crate::delivery::direct::Handed;
 use crate::intake::{Accepted, Body, Intake, IntakeError, Submission};
 use crate::message::received::{self, Trace};
 use crate::message::submitted::FieldsSeen;
@@ -166,8 +168,12 @@ impl<R: Runtime> Talk<'_, R> {
     /// Shows the machine what is not yet consumed.
     fn receive(&mut self) -> Step {
         self.shown = self.at;
+        let (from, in_message) = (self.out.len(), self.machine.in_message());
         let (used, step) = self.machine.receive(self.now, &self.buf[self.at..], &mut self.out);
         self.at += used;
+        if rejection(&self.ctx.metrics, &self.out[from..]).is_some() {
+            self.record_refusal(if in_message { "DATA" } else { "MAIL" }, false, from);
+        }
         step
     }
 
@@ -376,7 +382,13 @@ impl<R: Runtime> Talk<'_, R> {
             },
             Question::Tls => self.promise_tls(),
         };
+        let from = self.out.len();
         self.machine.answer(self.now, answer, &mut self.out);
+        match question {
+            Question::Sender => self.record_refusal("MAIL", false, from),
+            Question::Recipient => self.record_refusal("RCPT", true, from),
+            _ => {}
+        }
     }
 
     /// Who sends.
@@ -446,14 +458,23 @@ impl<R: Runtime> Talk<'_, R> {
         };
         self.now = self.ctx.rt.now();
         let now = self.now;
+        let from = self.out.len();
         match result {
             Ok(accepted) => {
                 self.tell_taken(&accepted.id.text());
                 self.machine.accepted(now, &accepted.id.text(), accepted.ticket, &mut self.out);
             }
-            Err(reply) => self.machine.refused(now, Refusal::Fixed(reply), &mut self.out),
+            Err(reply) => {
+                self.machine.refused(now, Refusal::Fixed(reply), &mut self.out);
+                self.record_refusal("DATA", false, from);
+            }
         }
         self.forget_message();
+    }
+
+    /// Trace headers of the message that has ended.
+    pub(super) fn trace(&self) -> &[u8] {
+        &self.trace
     }
 
     pub(super) fn forget_message(&mut self) {
@@ -463,7 +484,7 @@ impl<R: Runtime> Talk<'_, R> {
 
     /// The client of the message, as the trace header names it: what XFORWARD says of it, else what
     /// XCLIENT says, else what we see.
-    fn client(&self) -> Client<'_> {
+    pub(super) fn client(&self) -> Client<'_> {
         let mut client = Client { helo: self.machine.helo(), address: self.peer.ip(), name: None };
         for claim in [self.machine.claim(), self.machine.forwarded()].into_iter().flatten() {
             client.helo = claim.helo.known().map_or(client.helo, |h| h);
@@ -474,11 +495,9 @@ impl<R: Runtime> Talk<'_, R> {
         client
     }
 
-    async fn store(&mut self, intake: &Intake<R>) -> Result<Accepted, Reply> {
+    /// The trace header of the message, and what a submitted one lacks.
+    fn put_trace(&mut self, id: QueueId, arrival: Wall) {
         let ctx = self.ctx;
-        let facts = self.machine.body_facts();
-        let arrival = ctx.rt.wall();
-        let id = intake.next_id(arrival);
         let envelope = self.machine.envelope();
         let mut trace = std::mem::take(&mut self.trace);
         trace.clear();
@@ -503,6 +522,15 @@ impl<R: Runtime> Talk<'_, R> {
             self.seen.put_missing(&mut trace, &date, &id.text(), &ctx.options.hostname);
         }
         self.trace = trace;
+    }
+
+    async fn store(&mut self, intake: &Intake<R>) -> Result<Accepted, Reply> {
+        let ctx = self.ctx;
+        let facts = self.machine.body_facts();
+        let arrival = ctx.rt.wall();
+        let id = intake.next_id(arrival);
+        self.put_trace(id, arrival);
+        let envelope = self.machine.envelope();
         let needed = envelope.bytes().len() + self.trace.len() + self.body.in_memory();
         let too_long = needed > intake.inline_max(envelope.count());
         let mut side = None;
@@ -514,6 +542,17 @@ impl<R: Runtime> Talk<'_, R> {
         }
         let mut patience = None;
         let trace = &self.trace[..];
+        let handed = match side {
+            None => self.short_way(intake, (id, arrival), needed).await,
+            Some(_) => Handed::None,
+        };
+        let (envelope, whole) = match &handed {
+            Handed::Some(rest) => (rest, false),
+            Handed::All(_) | Handed::None => (envelope, true),
+        };
+        if let Handed::All(ticket) = handed {
+            return Ok(Accepted { id, ticket });
+        }
         loop {
             let of = |body| Submission { id, arrival, envelope, trace, body, facts };
             let submitted = match side {
@@ -530,17 +569,23 @@ impl<R: Runtime> Talk<'_, R> {
                 {
                     intake.progress().await;
                 }
-                submitted => return submitted.map_err(refusal)?.await.map_err(refusal),
+                submitted => {
+                    let accepted = submitted.map_err(refusal)?.await.map_err(refusal)?;
+                    if whole {
+                        self.record_taken(Some(id));
+                    }
+                    return Ok(accepted);
+                }
             }
         }
     }
 }
 
 /// Who has sent a message.
-struct Client<'a> {
-    helo: &'a [u8],
-    address: IpAddr,
-    name: Option<&'a [u8]>,
+pub(super) struct Client<'a> {
+    pub helo: &'a [u8],
+    pub address: IpAddr,
+    pub name: Option<&'a [u8]>,
 }
 
 /// Sends the last reply and sees to it that the peer gets it: a connection that is closed while

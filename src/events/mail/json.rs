@@ -1,0 +1,186 @@
+//! Records as lines of JSON; records and fields have the names of KumoMTA's log, as far as it has the like.
+//!
+//! Written by hand: a record costs a fraction of a microsecond. Text of peers becomes UTF-8 (what is not
+//! is replaced), is cut, and its quotes, backslashes and control characters are escaped, so that no peer can
+//! add a field or a line.
+
+use super::{Attempt, Client, Fate, NAMED_MAX, Reception, Rejection, Stamp, cut, put_number};
+use crate::base::ids::QueueId;
+use crate::base::time::Wall;
+use std::io::Write;
+
+fn begin(out: &mut Vec<u8>, stamp: &Stamp, at: Wall, core: u16, kind: &str) {
+    out.extend_from_slice(b"{\"type\":\"");
+    out.extend_from_slice(kind.as_bytes());
+    out.extend_from_slice(b"\",\"time\":\"");
+    stamp.put(out, at);
+    out.extend_from_slice(b"\",\"timestamp\":");
+    put_number(out, at.seconds());
+    number(out, "core", core.into());
+}
+
+fn end(out: &mut Vec<u8>) {
+    out.extend_from_slice(b"}\n");
+}
+
+fn name(out: &mut Vec<u8>, name: &str) {
+    out.extend_from_slice(b",\"");
+    out.extend_from_slice(name.as_bytes());
+    out.extend_from_slice(b"\":");
+}
+
+fn number(out: &mut Vec<u8>, field: &str, n: u64) {
+    name(out, field);
+    put_number(out, n);
+}
+
+fn string(out: &mut Vec<u8>, field: &str, text: &[u8]) {
+    name(out, field);
+    quoted(out, text);
+}
+
+fn quoted(out: &mut Vec<u8>, text: &[u8]) {
+    let text = cut(text);
+    out.push(b'"');
+    if text.iter().all(|b| matches!(b, 0x20..=0x7e) && !matches!(b, b'"' | b'\\')) {
+        out.extend_from_slice(text);
+    } else {
+        for c in String::from_utf8_lossy(text).chars() {
+            // Writing to a Vec cannot fail.
+            let _ = match c {
+                '"' | '\\' => write!(out, "\\{c}"),
+                c if c.is_control() => write!(out, "\\u{:04x}", c as u32),
+                c => write!(out, "{c}"),
+            };
+        }
+    }
+    out.push(b'"');
+}
+
+fn id(out: &mut Vec<u8>, field: &str, id: QueueId) {
+    name(out, field);
+    out.push(b'"');
+    out.extend_from_slice(&id.text());
+    out.push(b'"');
+}
+
+fn client(out: &mut Vec<u8>, c: &Client<'_>) {
+    name(out, "peer_address");
+    out.extend_from_slice(b"{\"name\":");
+    quoted(out, c.name);
+    let _ = write!(out, ",\"addr\":\"{}\"}}", c.address);
+    string(out, "helo", c.helo);
+    string(out, "reception_protocol", c.protocol.as_bytes());
+    if let Some((version, cipher)) = c.tls {
+        string(out, "tls_protocol_version", version.as_bytes());
+        string(out, "tls_cipher", cipher.as_bytes());
+    }
+    if let Some(user) = c.user {
+        string(out, "user", user.as_bytes());
+    }
+}
+
+pub(super) fn reception(out: &mut Vec<u8>, stamp: &Stamp, at: Wall, core: u16, r: &Reception<'_>) {
+    begin(out, stamp, at, core, "Reception");
+    if let Some(of) = r.id {
+        id(out, "id", of);
+    }
+    string(out, "sender", r.envelope.sender());
+    let mut recipients = r.envelope.recipients().map(|r| r.address);
+    let first = recipients.next().unwrap_or_default();
+    name(out, "recipient");
+    match recipients.next() {
+        None => quoted(out, first),
+        Some(second) => {
+            out.push(b'[');
+            quoted(out, first);
+            let mut count = 1;
+            for r in std::iter::once(second).chain(recipients) {
+                count += 1;
+                if count <= NAMED_MAX {
+                    out.push(b',');
+                    quoted(out, r);
+                }
+            }
+            out.push(b']');
+            number(out, "recipients", count as u64);
+        }
+    }
+    number(out, "size", r.size);
+    match &r.client {
+        Some(c) => client(out, c),
+        None => string(out, "reception_protocol", b"internal"),
+    }
+    if let Some(about) = r.about {
+        id(out, "about", about);
+    }
+    end(out);
+}
+
+pub(super) fn attempt(out: &mut Vec<u8>, stamp: &Stamp, at: Wall, core: u16, a: &Attempt<'_>) {
+    let kind = match a.fate {
+        Fate::Delivery => "Delivery",
+        Fate::TransientFailure => "TransientFailure",
+        Fate::Bounce => "Bounce",
+        Fate::Expiration => "Expiration",
+    };
+    begin(out, stamp, at, core, kind);
+    if let Some(of) = a.id {
+        id(out, "id", of);
+    }
+    string(out, "sender", a.sender);
+    string(out, "recipient", a.recipient);
+    string(out, "queue", a.queue.as_bytes());
+    string(out, "site", a.site.as_bytes());
+    number(out, "size", a.size);
+    name(out, "response");
+    let (code, [class, subject, detail], content) = a.reply;
+    out.extend_from_slice(b"{\"code\":");
+    put_number(out, code.into());
+    if class > 0 {
+        name(out, "enhanced_code");
+        out.extend_from_slice(b"{\"class\":");
+        put_number(out, class.into());
+        number(out, "subject", subject.into());
+        number(out, "detail", detail.into());
+        out.push(b'}');
+    }
+    string(out, "content", content);
+    out.push(b'}');
+    if !a.server.is_empty() {
+        name(out, "peer_address");
+        out.extend_from_slice(b"{\"name\":");
+        quoted(out, a.server.as_bytes());
+        out.push(b'}');
+    }
+    string(out, "delivery_protocol", if a.local { b"mailbox" } else { b"ESMTP" });
+    number(out, "num_attempts", a.attempts.into());
+    number(out, "created", a.arrival.seconds());
+    number(out, "delay_ms", a.age.as_millis() as u64);
+    number(out, "attempt_ms", a.took.as_millis() as u64);
+    end(out);
+}
+
+pub(super) fn rejection(out: &mut Vec<u8>, stamp: &Stamp, at: Wall, core: u16, r: &Rejection<'_>) {
+    begin(out, stamp, at, core, "Rejection");
+    string(out, "command", r.command.as_bytes());
+    string(out, "sender", r.sender);
+    if !r.recipient.is_empty() {
+        string(out, "recipient", r.recipient);
+    }
+    let code = r.reply.get(..3).and_then(|c| std::str::from_utf8(c).ok()?.parse().ok());
+    name(out, "response");
+    out.extend_from_slice(b"{\"code\":");
+    put_number(out, code.unwrap_or(0));
+    string(out, "content", r.reply.get(4..).unwrap_or_default());
+    out.push(b'}');
+    client(out, &r.client);
+    end(out);
+}
+
+pub(super) fn removal(out: &mut Vec<u8>, stamp: &Stamp, at: Wall, core: u16, of: QueueId, reason: &[u8]) {
+    begin(out, stamp, at, core, "AdminBounce");
+    id(out, "id", of);
+    string(out, "reason", reason);
+    end(out);
+}

@@ -1,0 +1,50 @@
+//! L4: a message of SMTP that goes into mailboxes without being queued.
+//!
+//! Only where all recipients live in one shard. What does not get there is for the queue.
+
+use super::session::Talk;
+use crate::base::ids::QueueId;
+use crate::base::time::Wall;
+use crate::delivery::direct::{self, Handed};
+use crate::intake::{Body, Intake, Submission};
+use crate::runtime::Runtime;
+
+impl<R: Runtime> Talk<'_, R> {
+    /// Hands the message, which is in memory, over to its shard, if there is one.
+    /// `len`: bytes of all of it.
+    pub(super) async fn short_way(
+        &self,
+        intake: &Intake<R>,
+        (id, arrival): (QueueId, Wall),
+        len: usize,
+    ) -> Handed {
+        let (ctx, envelope) = (self.ctx, self.machine.envelope());
+        let Some(post) = ctx.post.get().filter(|_| len <= direct::SIZE_MAX) else { return Handed::None };
+        if intake.shard_of_all(envelope).is_none() {
+            return Handed::None;
+        }
+        let (facts, trace) = (self.machine.body_facts(), self.trace());
+        let begun = ctx.rt.now();
+        let handed = {
+            let slices = self.body.slices(&self.buf);
+            let body = Body::Slices(&slices);
+            direct::deliver(&**post, &Submission { id, arrival, envelope, trace, body, facts }).await
+        };
+        let left = match &handed {
+            Handed::None => return handed,
+            Handed::Some(rest) => Some(rest),
+            Handed::All(_) => None,
+        };
+        let m = &ctx.metrics;
+        let delivered = envelope.count() - left.map_or(0, |rest| rest.count());
+        m.delivered.increment(delivered.into());
+        m.direct.increment(delivered.into());
+        if left.is_none() {
+            m.received.increment(1);
+            m.received_bytes.increment(facts.len);
+        }
+        self.record_taken(Some(id));
+        self.record_short(id, arrival, ctx.rt.now().since(begun), left);
+        handed
+    }
+}
