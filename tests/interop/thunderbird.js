@@ -17,21 +17,28 @@ async function until(what, test, limit = MINUTE) {
     throw new Error(`waited in vain for ${what}`);
 }
 
+const NO_END = "waited in vain for the end";
+
+/** `promise`, but not longer than `limit`. */
+function bounded(promise, limit) {
+    return Promise.race([promise, new Promise((_, reject) => setTimeout(() => reject(new Error(NO_END)), limit))]);
+}
+
 /** What `start` does with a listener for URLs, to its end. */
-function url(start) {
-    return new Promise((resolve, reject) => start({
+function url(start, limit = MINUTE / 2) {
+    return bounded(new Promise((resolve, reject) => start({
         OnStartRunningUrl() {},
         OnStopRunningUrl(_, status) {
             if (Components.isSuccessCode(status)) resolve();
             else reject(new Error(`ended with 0x${status.toString(16)}`));
         },
         QueryInterface: ChromeUtils.generateQI(["nsIUrlListener"]),
-    }));
+    })), limit);
 }
 
 /** What `start` does with a listener for copies, to its end. */
 function copying(start) {
-    return new Promise((resolve, reject) => start({
+    return bounded(new Promise((resolve, reject) => start({
         onStartCopy() {},
         onProgress() {},
         setMessageKey() {},
@@ -41,7 +48,7 @@ function copying(start) {
             else reject(new Error(`ended with 0x${status.toString(16)}`));
         },
         QueryInterface: ChromeUtils.generateQI(["nsIMsgCopyServiceListener"]),
-    }));
+    })), MINUTE / 2);
 }
 
 const server = (key) => MailServices.accounts.getIncomingServer(key);
@@ -70,9 +77,22 @@ function message(key, wanted, subject) {
     return found;
 }
 
-const update = (f) => (f.server.type === "imap"
-    ? url((listener) => f.QueryInterface(Ci.nsIMsgImapMailFolder).updateFolderWithListener(null, listener))
-    : url((listener) => f.server.getNewMessages(f, null, listener)));
+/** Asks the server for what is new. While Thunderbird does so of itself it forgets who else has asked. */
+async function update(f) {
+    if (f.server.type !== "imap") {
+        await url((listener) => f.server.getNewMessages(f, null, listener));
+        return;
+    }
+    f.QueryInterface(Ci.nsIMsgImapMailFolder);
+    for (let attempt = 1; ; attempt++) {
+        try {
+            await url((listener) => f.updateFolderWithListener(null, listener), 5000);
+            return;
+        } catch (error) {
+            if (error.message !== NO_END || attempt === 6) throw error;
+        }
+    }
+}
 
 /** The octets of a message as Thunderbird has or gets them, in base64. */
 function octets(m) {

@@ -50,16 +50,19 @@ def messages():
     def of(subject, rest, day):
         return subject, (f"From: =?utf-8?q?B=C3=B6b?= <bob@far.example>\r\nTo: you <you@test.example>\r\n"
                          f"Date: Mon, {day} Mar 2026 10:00:00 +0100\r\nMessage-ID: <{day}@far.example>\r\n"
-                         f"Subject: {email.header.Header(subject, 'utf-8').encode()}\r\n{rest}").encode()
+                         f"Subject: {subject if subject.isascii() else coded(subject)}\r\n{rest}").encode()
 
-    coded = base64.encodebytes(ATTACHMENT).decode().replace("\n", "\r\n")
+    def coded(subject):
+        return email.header.Header(subject, "utf-8").encode()
+
+    lines = base64.encodebytes(ATTACHMENT).decode().replace("\n", "\r\n")
     yield of("plain", EIGHT + "\r\n" + TEXT, 2)
     yield of("Grüße ☃", "MIME-Version: 1.0\r\nContent-Type: text/plain; charset=iso-8859-1\r\n"
              "Content-Transfer-Encoding: quoted-printable\r\n\r\nn=E4chste Stra=DFe\r\n", 9)
     yield of("attached", "MIME-Version: 1.0\r\nContent-Type: multipart/mixed; boundary=xx\r\n\r\n--xx\r\n"
              "Content-Type: text/plain\r\n\r\nsee there\r\n--xx\r\nContent-Type: application/octet-stream\r\n"
              "Content-Disposition: attachment; filename*=utf-8''%C3%9Cbersicht.bin\r\n"
-             f"Content-Transfer-Encoding: base64\r\n\r\n{coded}--xx--\r\n", 16)
+             f"Content-Transfer-Encoding: base64\r\n\r\n{lines}--xx--\r\n", 16)
     yield of("nested", "MIME-Version: 1.0\r\nContent-Type: multipart/mixed; boundary=yy\r\n\r\n--yy\r\n"
              "Content-Type: multipart/alternative; boundary=zz\r\n\r\n--zz\r\n\r\nplain words\r\n--zz\r\n"
              "Content-Type: text/html\r\n\r\n<p>html words</p>\r\n--zz--\r\n--yy\r\nContent-Type: message/rfc822\r\n\r\n"
@@ -83,7 +86,9 @@ class Test:
         return {m["subject"]: m for m in self.on(user, "list", name)}
 
     def octets(self, user, name, subject):
-        return base64.b64decode(self.on(user, "octets", name, subject))
+        """What Thunderbird has; two lines of its own stand before what it keeps offline."""
+        got = base64.b64decode(self.on(user, "octets", name, subject))
+        return re.sub(rb"\A(X-Mozilla-Status2?: [0-9a-f]+\r?\n)+", b"", got)
 
     def server_has(self, user, name, subject, *flags):
         """Waits for a message with these flags and no others (\\Recent aside)."""
@@ -188,7 +193,7 @@ class Test:
                     good(m.select())
                     number = good(m.search(None, "SUBJECT", "told"))[0].decode()
                     good(m.store(number, "+FLAGS", "(\\Flagged)"))
-                    self.on(user, "told", "INBOX", "told", "flagged", True)
+                    self.on(user, "told", "INBOX", "told", "isFlagged", True)
                     good(m.store(number, "+FLAGS", "(\\Deleted)"))
                     good(m.expunge())
                 self.on(user, "gone", "INBOX", "told")
@@ -245,7 +250,8 @@ class Test:
                 parts = email.message_from_bytes(octets, policy=email.policy.default)
                 kept, = parts.iter_attachments()
                 assert kept.get_content() == ATTACHMENT
-                assert parts.get_body().get_content().startswith("Grüße\n.\n..\nend"), parts.get_body().get_content()
+                text = parts.get_body().get_content().splitlines()
+                assert text[:4] == ["Grüße", ".", "..", "end"], text
                 assert re.search(r"with (UTF8SMTP|ESMTP)SA", octets.decode("utf-8", "replace")), octets[:1000]
                 names = [sent_name] if sent_name else ["Gesendet", "Sent"]
                 copy = next((box[subject] for box in (self.ring.mailbox(sender, name) for name in names
@@ -255,11 +261,11 @@ class Test:
         with step("a draft is saved, and saved again in place of the first"):
             draft = {"to": address("bert"), "subject": "draft", "body": "one"}
             self.on("anna", "compose", "SaveAsDraft", draft)
-            self.server_has("anna", "Drafts", "draft", "\\Seen", "\\Draft")
+            self.server_has("anna", "Drafts", "draft", "\\Draft")
             self.on("anna", "update", "Drafts")
             self.on("anna", "compose", "SaveAsDraft", dict(draft, body="two", subject="draft two",
                                                            replaces=self.on("anna", "draft", "Drafts", "draft")))
-            self.server_has("anna", "Drafts", "draft two", "\\Seen", "\\Draft")
+            self.server_has("anna", "Drafts", "draft two", "\\Draft")
             self.server_has_not("anna", "Drafts", "draft")
 
     def searching(self):
@@ -282,7 +288,7 @@ class Test:
                 good(m.store(good(m.search(None, "SUBJECT", "empty"))[0].decode(), "+FLAGS", "(\\Deleted)"))
                 good(m.expunge())
             self.on("bert", "update", "INBOX")
-            self.on("bert", "told", "INBOX", "plain", "flagged", True)
+            self.on("bert", "told", "INBOX", "plain", "isFlagged", True)
             self.on("bert", "gone", "INBOX", "empty")
             assert "CHANGEDSINCE" in self.bird.imap_said()
         with step("a folder is downloaded to be read offline"):
@@ -335,6 +341,9 @@ class Test:
             assert "SendData" in said
             refused = re.findall(r".*CreateNewLineFromSocket: (?:\* BAD|\* BYE|\S+ BAD|\S+ NO) .*", said)
             assert not refused, "\n".join(refused)
+        with step("Thunderbird understood every answer"):
+            odd = re.findall(r"Syntax Error on line: .*", self.bird.imap_said())
+            assert not odd, f"{len(odd)}: {sorted(set(odd))}"
         with step("no password in the logs"):
             assert PASSWORD not in self.ring.said()
 

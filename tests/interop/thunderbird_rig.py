@@ -218,13 +218,16 @@ class Marionette:
         _, number, error, result = self.read()
         assert number == self.number, (number, self.number)
         if error:
-            raise ValueError(f"{name}: {error.get('message')}\n{error.get('stacktrace', '')}".rstrip())
+            raise ValueError(f"{error.get('message')}\n{error.get('stacktrace', '')}".rstrip())
         return result
 
     def run(self, action, *given):
         """An action of thunderbird.js."""
-        return self.command("WebDriver:ExecuteScript", {"script": self.script, "args": [action, list(given)],
-                                                        "sandbox": "system", "newSandbox": True})["value"]
+        try:
+            return self.command("WebDriver:ExecuteScript", {"script": self.script, "args": [action, list(given)],
+                                                            "sandbox": "system", "newSandbox": True})["value"]
+        except ValueError as e:
+            raise ValueError(f"{action} {given}: {e}") from None
 
 
 def settings(ports):
@@ -331,7 +334,7 @@ class Thunderbird:
                 skip("Xvfb does not start")
         env = dict(os.environ, DISPLAY=":" + number.decode(), HOME=self.folder, LC_ALL="C.UTF-8", TZ="UTC",
                    XDG_RUNTIME_DIR=os.path.join(self.folder, "run"), MOZ_CRASHREPORTER_DISABLE="1",
-                   MOZ_LOG="timestamp,IMAP:5", MOZ_LOG_FILE=self.imap_log, NO_AT_BRIDGE="1")
+                   MOZ_LOG="sync,timestamp,IMAP:5", MOZ_LOG_FILE=self.imap_log, NO_AT_BRIDGE="1")
         for name in ("DBUS_SESSION_BUS_ADDRESS", "WAYLAND_DISPLAY", "XDG_CONFIG_HOME", "XDG_CACHE_HOME"):
             env.pop(name, None)
         with open(self.log, "wb") as log:
