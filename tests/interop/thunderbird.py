@@ -298,10 +298,12 @@ class Test:
         with step("what is done offline reaches the server later"):
             self.do("offline")
             self.on("anna", "flag", "INBOX", "plain", True)
-            self.on("anna", "copy", "INBOX", "nested", "Archive", True)
             assert self.octets("anna", "INBOX", "plain") == self.ring.mailbox("anna")["plain"][1]
             self.do("online")
             self.server_has("anna", "INBOX", "plain", "$label1", "\\Answered", "\\Flagged")
+            self.do("offline")
+            self.on("anna", "copy", "INBOX", "nested", "Archive", True)
+            self.do("online")
             self.server_has("anna", "Archive", "nested")
             self.server_has_not("anna", "INBOX", "nested")
 
