@@ -8,8 +8,8 @@ const { FileUtils } = ChromeUtils.importESModule("resource://gre/modules/FileUti
 const MINUTE = 60000;
 
 /** Waits until `test` gives something true, and gives that. */
-async function until(what, test, limit = MINUTE) {
-    for (const end = Date.now() + limit; Date.now() < end; ) {
+async function until(what, test) {
+    for (const end = Date.now() + MINUTE; Date.now() < end; ) {
         const found = test();
         if (found) return found;
         await new Promise((resolve) => setTimeout(resolve, 50));
@@ -251,7 +251,6 @@ const actions = {
         .emptyTrash(listener)),
     answered: (key, wanted, subject) => folder(key, wanted).addMessageDispositionState(
         message(key, wanted, subject), Ci.nsIMsgFolder.nsMsgDispositionState_Replied),
-    compact: (key, wanted) => url((listener) => folder(key, wanted).compact(listener, null)),
 
     async create(key, parent, leaf, whole) {
         (parent ? folder(key, parent) : server(key).rootFolder).createSubfolder(leaf, null);

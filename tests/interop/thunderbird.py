@@ -178,14 +178,26 @@ class Test:
             self.on("anna", "flag", "INBOX", "plain", False)
             self.server_has("anna", "INBOX", "plain", "$label1", "\\Answered")
 
+    def idling(self, user):
+        """Waits until INBOX has been read again and a session waits there; how much of the log there is then."""
+        idle = re.compile(r"S-INBOX:SendData: \S+ IDLE")
+        before = len(idle.findall(self.bird.imap_said()))
+        self.on(user, "update", "INBOX")
+        wait_for("IDLE", lambda: len(idle.findall(self.bird.imap_said())) > before)
+        return len(self.bird.imap_said())
+
     def idle(self):
         """What others do is seen without asking."""
         for user in ("anna", "bert"):
             with step(f"{user}: told of new mail while idle"):
-                self.on(user, "update", "INBOX")
-                wait_for("IDLE", lambda: re.search(r"SendData: \S+ IDLE", self.bird.imap_said()))
+                before = self.idling(user)
                 self.ring.deliver(user, MESSAGES["plain"].replace(b"Subject: plain", b"Subject: told"))
                 self.on(user, "told", "INBOX", "told")
+                # The news came before the end of IDLE.
+                news = re.findall(r"IMAP (\S+):localhost:S-INBOX:(?:SendData: (DONE)|\S+ \* \d+ (EXISTS))",
+                                  self.bird.imap_said()[before:])
+                first = {session: done or exists for session, done, exists in reversed(news)}
+                assert "EXISTS" in first.values(), news
                 got = self.octets(user, "INBOX", "told")
                 assert got == self.ring.mailbox(user)["told"][1], got[:500]
             with step(f"{user}: told of flags and of the end of a message while idle"):
@@ -243,8 +255,8 @@ class Test:
         for sender, to, sent_name, how in (("anna", "bert", "Sent", "STARTTLS"), ("bert", "anna", None, "TLS")):
             with step(f"submission under {how}: the mail arrives, with a copy among the sent"):
                 subject = f"from {sender} ✓"
-                self.on(sender, "compose", "Now", {"to": address(to), "subject": subject, "body": "Grüße\r\n.\r\n..\r\nend",
-                                                   "file": path})
+                body = "Grüße\r\n.\r\n..\r\nend"
+                self.on(sender, "compose", "Now", {"to": address(to), "subject": subject, "body": body, "file": path})
                 self.on(to, "told", "INBOX", subject)
                 octets = self.ring.mailbox(to)[subject][1]
                 parts = email.message_from_bytes(octets, policy=email.policy.default)
