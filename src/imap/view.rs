@@ -84,6 +84,8 @@ pub struct Mode {
     pub qresync: bool,
     /// Mod-sequences with flags (RFC 7162 §3.1.2).
     pub condstore: bool,
+    /// IMAP4rev2 was enabled: UIDs with flags (RFC 9051 §7.5.2).
+    pub rev2: bool,
 }
 
 /// Writes changes of a view. Expunges that follow one another become one VANISHED.
@@ -132,7 +134,7 @@ impl<'o> Teller<'o> {
     pub fn changed<'a>(&mut self, message: Changed, keywords: impl IntoIterator<Item = &'a [u8]>) {
         self.flush();
         let mut fetch = Fetch::begin(self.out, message.seq);
-        if self.mode.qresync {
+        if self.mode.qresync || self.mode.rev2 {
             fetch.uid(message.uid);
         }
         if self.mode.condstore || self.mode.qresync {
@@ -273,7 +275,7 @@ mod tests {
             let (mut server, mut known, mut next) = (Vec::new(), Vec::new(), 1u32);
             for (expunges, new) in rounds {
                 let mut out = Vec::new();
-                let mut teller = Teller::new(&mut out, Mode { qresync, condstore: false });
+                let mut teller = Teller::new(&mut out, Mode { qresync, ..Mode::default() });
                 for at in expunges {
                     if !server.is_empty() {
                         let at = at % server.len();
@@ -307,12 +309,16 @@ mod tests {
         };
         assert_eq!(told(Mode::default()), "* 7 EXPUNGE\r\n* 2 FETCH (FLAGS (\\Seen Work))\r\n");
         assert_eq!(
-            told(Mode { condstore: true, qresync: false }),
+            told(Mode { condstore: true, ..Mode::default() }),
             "* 7 EXPUNGE\r\n* 2 FETCH (MODSEQ (9) FLAGS (\\Seen Work))\r\n"
         );
         assert_eq!(
-            told(Mode { condstore: true, qresync: true }),
+            told(Mode { condstore: true, qresync: true, ..Mode::default() }),
             "* VANISHED 70\r\n* 2 FETCH (UID 20 MODSEQ (9) FLAGS (\\Seen Work))\r\n"
+        );
+        assert_eq!(
+            told(Mode { rev2: true, ..Mode::default() }),
+            "* 7 EXPUNGE\r\n* 2 FETCH (UID 20 FLAGS (\\Seen Work))\r\n"
         );
     }
 }

@@ -1,13 +1,18 @@
-//! GETQUOTA and GETQUOTAROOT (RFC 9208 §4.1): an account is one quota root, whose name is empty.
+//! GETQUOTA and GETQUOTAROOT (RFC 9208 §4.1): an account with a limit is one quota root, whose name is empty;
+//! one without has no root, for the list of a root's resources cannot be empty (§7, `quota-list`).
 
 use super::names::encode;
 use super::{Answer, Ask, Session, Step, Task};
 use crate::imap::encode::mailbox::{quota, quota_root};
-use crate::imap::encode::status::Word;
+use crate::imap::encode::status::{Code, Condition, Word};
 use crate::imap::parse::Str;
 use crate::imap::parse::mailbox::Mailbox;
 use crate::mailbox::api::{Refusal, Selected};
 use crate::mailbox::types::Usage;
+
+/// The name of the root.
+const ROOT: &[u8] = b"";
+const NO_ROOT: &str = "There is no such quota root";
 
 /// What is under way.
 #[derive(Debug)]
@@ -20,7 +25,7 @@ pub(super) enum Work {
 impl<S: Selected> Session<S> {
     pub(super) fn get_quota(&mut self, root: Str<'_>, out: &mut Vec<u8>) -> Option<Step> {
         if !root.is_empty() {
-            return self.no(Word::NonExistent, "There is no such quota root", out);
+            return self.no(Word::NonExistent, NO_ROOT, out);
         }
         self.ask(Task::Quota(Work::Quota), Ask::Usage)
     }
@@ -38,19 +43,33 @@ impl<S: Selected> Session<S> {
                 self.refused(refusal, false, out);
             }
             (Work::Root(name), Answer::Status(Ok(_))) => {
-                quota_root(out, &encode(&name, self.wire()), &[b""], self.wire());
                 self.ask(Task::Quota(Work::Root(name)), Ask::Usage);
             }
             (_, Answer::Usage(None)) => {
                 self.refused(Refusal::NoAccount, false, out);
             }
-            (work, Answer::Usage(Some(usage))) => {
-                quota(out, b"", &resources(&usage), self.wire());
-                let what = if matches!(work, Work::Quota) { "GETQUOTA" } else { "GETQUOTAROOT" };
-                self.finish(true, what, out);
-            }
+            (work, Answer::Usage(Some(usage))) => self.quotas(&work, &resources(&usage), out),
             (work, _) => panic!("no answer to {work:?}"),
         }
+    }
+
+    fn quotas(&mut self, work: &Work, limited: &[(&'static str, u64, u64)], out: &mut Vec<u8>) {
+        let what = match work {
+            Work::Root(name) => {
+                let roots: &[&[u8]] = if limited.is_empty() { &[] } else { &[ROOT] };
+                quota_root(out, &encode(name, self.wire()), roots, self.wire());
+                "GETQUOTAROOT"
+            }
+            Work::Quota if limited.is_empty() => {
+                self.finish_with(true, Condition::No, Some(Code::Word(Word::NonExistent)), NO_ROOT, out);
+                return;
+            }
+            Work::Quota => "GETQUOTA",
+        };
+        if !limited.is_empty() {
+            quota(out, ROOT, limited, self.wire());
+        }
+        self.finish(true, what, out);
     }
 }
 

@@ -127,6 +127,7 @@ impl<S: Selected> Session<S> {
         Mode {
             qresync: self.enabled.has(Extensions::QRESYNC),
             condstore: self.enabled.has(Extensions::CONDSTORE),
+            rev2: self.is_rev2(),
         }
     }
 
