@@ -13,6 +13,7 @@ Debian.
 
 Ends with 0 if all holds, 1 if something does not, 77 (skipped, with the reason) if it cannot run.
 """
+import contextlib
 import os
 import poplib
 import shutil
@@ -128,7 +129,7 @@ free_min = "1MiB"
 [domains]
 local = ["boxes.test"]
 postmaster = "ann@boxes.test"
-[mailboxes]
+[mailbox]
 quota = "3MiB"
 [auth]
 users = "{folder}/users"
@@ -149,7 +150,9 @@ address = "127.0.0.1:{self.pop3}"
         self.process = subprocess.Popen([mta.PROGRAM, "serve", "-c", config],
                                         stderr=open(os.path.join(folder, "err"), "wb"))
         if not wait_for("ringpost", lambda: greets(self.lmtp)):
-            print(open(self.log, encoding="utf-8").read(), open(os.path.join(folder, "err"), encoding="utf-8").read())
+            for name in ("log", "err"):
+                with contextlib.suppress(OSError), open(os.path.join(folder, name), encoding="utf-8") as f:
+                    print(f.read())
             sys.exit(1)
 
     def mails(self, user):
@@ -160,12 +163,13 @@ address = "127.0.0.1:{self.pop3}"
         box.pass_(PASSWORD)
         found = [b"\r\n".join(box.retr(n + 1)[1]) + b"\r\n" for n in range(box.stat()[0])]
         box.quit()
-        return found
+        # An empty body: poplib gives no line for the end of the header.
+        return [m if b"\r\n\r\n" in m else m + b"\r\n" for m in found]
 
     def has(self, user, subject, data):
-        """The message with that subject ends as it was sent."""
-        marked = b"Subject: interop-" + subject.encode() + b"\r\n"
-        return any(m.endswith(data) for m in self.mails(user) if marked in m)
+        """The message with that subject has the body that was sent (Postfix completes addresses in the header)."""
+        marked, body = b"Subject: interop-" + subject.encode() + b"\r\n", data.split(b"\r\n\r\n", 1)[1]
+        return any(m.split(b"\r\n\r\n", 1)[1] == body for m in self.mails(user) if marked in m)
 
     def stop(self):
         self.process.terminate()
@@ -188,13 +192,12 @@ def through_postfix(postfix, ringpost):
         "partly", lambda: ringpost.has("ann", "partly", data)))
     bounced = wait_for("the notification", lambda: mta.find(postfix.mail, lambda m: b"nobody@boxes.test" in m))
     check("... and the other comes back", bounced and b"5.1.1" in bounced, bounced)
-    # What is accepted is delivered: the second one brings the mailbox over its quota.
-    block = b"".join(b"%07d %s\r\n" % (n, b"z" * 60) for n in range(30000))
-    for name in ("first", "second"):
-        with smtplib.SMTP("127.0.0.1", postfix.port, timeout=30) as s:
-            s.sendmail("sender@postfix.test", ["ben@boxes.test"], content(name, block))
-        check(f"a mailbox is filled: {name}", wait_for(name, lambda n=name: ringpost.has("ben", n, content(n, block))))
-    data = content("big", b"too much for one of two\r\n")
+    # Two of these are more than a mailbox may hold.
+    block = b"".join(b"%07d %s\r\n" % (n, b"z" * 60) for n in range(28000))
+    with smtplib.SMTP("127.0.0.1", postfix.port, timeout=30) as s:
+        s.sendmail("sender@postfix.test", ["ben@boxes.test"], content("first", block))
+    check("a mailbox is filled", wait_for("first", lambda: ringpost.has("ben", "first", content("first", block))))
+    data = content("big", block)
     with smtplib.SMTP("127.0.0.1", postfix.port, timeout=30) as s:
         s.sendmail("sender@postfix.test", ["ben@boxes.test", "cat@boxes.test"], data)
     check("a full mailbox: the other recipient has the mail", wait_for(

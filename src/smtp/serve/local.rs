@@ -95,9 +95,9 @@ impl<R: Runtime> Talk<'_, R> {
         match letter {
             Err(reply) => {
                 let refused = (0..count).map(|_| Outcome::Refused(reply.into()));
-                let from = self.out.len();
+                let (kept, from) = (self.keep_for_record(), self.out.len());
                 self.machine.settled(self.now, refused, &mut self.out);
-                self.record_answers(from);
+                self.record_answers(kept, from);
                 return;
             }
             Ok(letter) => {
@@ -123,9 +123,9 @@ impl<R: Runtime> Talk<'_, R> {
             }
             Err(unable) => Outcome::Refused(refusal(unable, local.defer_full)),
         });
-        let from = self.out.len();
+        let (kept, from) = (self.keep_for_record(), self.out.len());
         self.machine.settled(self.now, outcomes, &mut self.out);
-        self.record_answers(from);
+        self.record_answers(kept, from);
     }
 
     /// Hands the letter to all shards at the same time.

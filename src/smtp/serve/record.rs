@@ -49,6 +49,26 @@ impl<R: Runtime> Talk<'_, R> {
         }
     }
 
+    /// What is known of the message before it is answered: the machine forgets it with the answer.
+    pub(super) fn keep_for_record(&self) -> Option<Kept> {
+        let log = self.mail_log()?;
+        let wall = self.ctx.rt.wall();
+        Some(Kept {
+            log: log.clone(),
+            wall,
+            envelope: self.machine.envelope().clone(),
+            size: self.machine.body_facts().len,
+        })
+    }
+
+    /// The message was refused; the replies from `from` on say so.
+    pub(super) fn record_refused(&self, kept: Option<Kept>, from: usize) {
+        let (Some(kept), reply) = (kept, line(&self.out[from..])) else { return };
+        let (client, sender) = (self.recorded_client(), kept.envelope.view().sender());
+        let refused = Rejection { client, command: "DATA", sender, recipient: b"", reply };
+        kept.log.rejection(kept.wall, &refused);
+    }
+
     /// The replies from `from` on, if they refuse. `recipient`: the one that came last is meant.
     pub(super) fn record_refusal(&self, command: &'static str, recipient: bool, from: usize) {
         let (Some(log), reply) = (self.mail_log(), line(&self.out[from..])) else { return };
@@ -63,10 +83,9 @@ impl<R: Runtime> Talk<'_, R> {
     }
 
     /// What each recipient was answered (LMTP): the replies from `from` on.
-    pub(super) fn record_answers(&self, from: usize) {
-        let Some(log) = self.mail_log() else { return };
-        let (wall, size) = (self.ctx.rt.wall(), self.machine.body_facts().len);
-        let envelope = self.machine.envelope().view();
+    pub(super) fn record_answers(&self, kept: Option<Kept>, from: usize) {
+        let Some(Kept { log, wall, envelope, size }) = kept else { return };
+        let envelope = envelope.view();
         let client = self.recorded_client();
         let replies = self.out[from..].split_inclusive(|b| *b == b'\n').map(line);
         if replies.clone().any(|reply| reply.first() == Some(&b'2')) {
@@ -81,6 +100,14 @@ impl<R: Runtime> Talk<'_, R> {
             log.attempt(wall, &InMailbox { id: None, sender, recipient, size }.attempt(wall, Duration::ZERO));
         }
     }
+}
+
+/// A message that is being answered.
+pub(super) struct Kept {
+    log: MailLog,
+    wall: Wall,
+    envelope: Envelope,
+    size: u64,
 }
 
 /// A message that is in a mailbox.

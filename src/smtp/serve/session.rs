@@ -465,8 +465,9 @@ impl<R: Runtime> Talk<'_, R> {
                 self.machine.accepted(now, &accepted.id.text(), accepted.ticket, &mut self.out);
             }
             Err(reply) => {
+                let kept = self.keep_for_record();
                 self.machine.refused(now, Refusal::Fixed(reply), &mut self.out);
-                self.record_refusal("DATA", false, from);
+                self.record_refused(kept, from);
             }
         }
         self.forget_message();
