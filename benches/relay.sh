@@ -23,12 +23,14 @@ options: --quick --brief  --only NAME[,NAME] (ringpost postfix floor)  --sizes "
          --modes "M ..." (pipelined lockstep single)  --seconds N  --warm N  --runs N  --profile dist|release
          --bin FILE (a built ringpost: no build)  --out DIR  --dir DIR (queues; a real disk)
          --server-cpus C --load-cpus C  --install  --keep
-environment: FLOOR (path of the floor program), FLOOR_ARGS (its arguments; @PORT@ @SINK@ @DIR@)
+environment: RINGPOST_MORE (lines for ringpost's configuration, as '[events]' with 'mail = "off"')
+             FLOOR (path of the floor program), FLOOR_ARGS (its arguments; @PORT@ @SINK@ @DIR@)
 END
 }
 
 ONLY="ringpost,postfix,floor" SIZES="1KiB 10KiB 100KiB" SESSIONS="1 20 100 1000"
 MODES="pipelined lockstep single" SECS=5 WARM=2 RUNS=3 PROFILE=dist BIN="" OUT=target/relay-bench
+RINGPOST_MORE=${RINGPOST_MORE:-}
 DIR=${TMPDIR:-/var/tmp} SERVER_CPUS=0 LOAD_CPUS=1 INSTALL=no KEEP=no PATIENCE=15
 while [ $# -gt 0 ]; do
     case $1 in
@@ -261,6 +263,7 @@ address = "127.0.0.1:$METRICS"
 
 [admin]
 socket = "$d/admin.sock"
+$RINGPOST_MORE
 END
     ( in_group server "$SERVER_CPUS" "$BIN" serve -c "$d/ringpost.toml" >"$d/log" 2>&1 ) &
     SERVER_PID=$!
