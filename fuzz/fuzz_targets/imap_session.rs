@@ -70,6 +70,9 @@ impl Selected for Mailbox {
     fn seq_from(&self, uid: u32) -> u32 {
         (1..=MAIL.len() as u32).find(|seq| message(*seq as usize - 1).uid >= uid).unwrap_or(4)
     }
+    fn first_unseen(&self) -> Option<u32> {
+        (1..=MAIL.len() as u32).find(|seq| message(*seq as usize - 1).is_unseen())
+    }
     fn keywords(&self) -> Vec<String> {
         vec!["Work".to_owned()]
     }

@@ -203,6 +203,10 @@ impl<R: Runtime> Selected for Open<R> {
         self.with(|o, v| o.seq_from(v, uid))
     }
 
+    fn first_unseen(&self) -> Option<u32> {
+        self.with(Opened::first_unseen)
+    }
+
     fn keywords(&self) -> Vec<String> {
         let s = self.store.0.state.borrow();
         let mailbox = s.shard.directory.mailbox(self.mailbox);
