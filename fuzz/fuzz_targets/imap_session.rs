@@ -70,6 +70,9 @@ impl Selected for Mailbox {
     fn seq_from(&self, uid: u32) -> u32 {
         (1..=MAIL.len() as u32).find(|seq| message(*seq as usize - 1).uid >= uid).unwrap_or(4)
     }
+    fn first_unseen(&self) -> Option<u32> {
+        (1..=MAIL.len() as u32).find(|seq| message(*seq as usize - 1).is_unseen())
+    }
     fn keywords(&self) -> Vec<String> {
         vec!["Work".to_owned()]
     }
@@ -164,7 +167,7 @@ fn run(wire: &[u8], segment: usize) -> (Vec<u8>, bool) {
                 }
                 Step::Take => session.incoming().clear(),
                 Step::StartTls => unreachable!("TLS is not offered here"),
-                Step::NeedInput | Step::Idle | Step::Yield | Step::Close => {}
+                Step::NeedInput | Step::Idle | Step::Yield | Step::Compress | Step::Close => {}
             }
             assert!(out.len() < 64 << 10, "responses of one call are bounded");
             replies.extend_from_slice(&out);

@@ -3,7 +3,8 @@
 //! * [`gate`]: who may come in, what is counted for it, and at which door.
 //! * [`host`]: what the sessions of one core and protocol share; accepting; PROXY headers.
 //! * [`live`]: the open sessions, so that a stop reaches them.
-//! * [`wire`]: one connection: TLS or not, received bytes, replies that wait; [`outbox`]: these.
+//! * [`wire`]: one connection: TLS or not, received bytes, replies that wait; [`outbox`]: these;
+//!   [`squeeze`]: the connection is compressed.
 //! * [`login`]: between a session machine and the core's desk for logins.
 //! * [`moving`]: a session that goes to the core that owns its mailbox.
 //!
@@ -16,4 +17,5 @@ pub mod live;
 pub mod login;
 pub mod moving;
 pub mod outbox;
+pub mod squeeze;
 pub mod wire;

@@ -8,6 +8,7 @@
 
 use super::gate::Permit;
 use super::host::Host;
+use super::squeeze::Squeeze;
 use super::wire::Wire;
 use crate::base::time::Mono;
 use crate::channel::Channel;
@@ -23,6 +24,7 @@ use std::rc::Rc;
 pub struct Parcel<P, L> {
     connection: P,
     channel: Channel,
+    squeeze: Option<Box<Squeeze>>,
     /// Received, opened, not parsed.
     input: Vec<u8>,
     /// Not yet sent.
@@ -77,17 +79,18 @@ impl<R: Moving> Wire<R> {
     /// # Errors
     /// Descriptors are short: the session stays.
     pub fn depart<L>(self, session: Known, luggage: L) -> Departure<R, L> {
-        let Wire { host, seat, channel, counted, mut buf, at, mut outbox, now: _ } = self;
+        let Wire { host, seat, channel, counted, squeeze, mut buf, at, mut outbox, now: _ } = self;
         buf.drain(..at);
         let (input, output) = (buf, joined(outbox.take_parts()));
         match host.rt.pack(seat.leave()) {
             Ok(connection) => {
                 host.meters.moved_out.increment(1);
-                Ok(Box::new(Parcel { connection, channel, input, output, session, luggage }))
+                Ok(Box::new(Parcel { connection, channel, squeeze, input, output, session, luggage }))
             }
             Err((_, stream)) => {
                 let mut wire = Wire::new(host.clone(), host.live.enter(stream), input);
                 (wire.channel, wire.counted, wire.outbox.out) = (channel, counted, output);
+                wire.set_squeeze(squeeze);
                 Err(Box::new(Stayed { wire, session, luggage }))
             }
         }
@@ -96,12 +99,13 @@ impl<R: Moving> Wire<R> {
     /// Makes the session one of this core. `None`: its connection is lost.
     #[must_use]
     pub fn arrive<L>(host: Rc<Host<R>>, parcel: Parcel<R::Packed, L>) -> Option<(Self, Known, L)> {
-        let Parcel { connection, channel, input, output, session, luggage } = parcel;
+        let Parcel { connection, channel, squeeze, input, output, session, luggage } = parcel;
         let stream = host.rt.unpack(connection).ok()?;
         host.meters.moved_in.increment(1);
         let counted = channel.tls().map(|_| Counted::again(&host.metrics));
         let mut wire = Wire::new(host.clone(), host.live.enter(stream), input);
         (wire.channel, wire.counted, wire.outbox.out) = (channel, counted, output);
+        wire.set_squeeze(squeeze);
         Some((wire, session, luggage))
     }
 }

@@ -6,6 +6,7 @@
 use super::host::Host;
 use super::live::Seat;
 use super::outbox::Outbox;
+use super::squeeze::{self, Squeeze};
 use crate::base::aligned::SharedBytes;
 use crate::base::security::Security;
 use crate::base::time::Mono;
@@ -39,6 +40,8 @@ pub struct Wire<R: Runtime> {
     pub(super) channel: Channel,
     /// Under TLS.
     pub(super) counted: Option<Counted>,
+    /// Once everything is deflated.
+    pub(super) squeeze: Option<Box<Squeeze>>,
     /// What has been received; consumed up to `at`.
     pub(super) buf: Vec<u8>,
     pub(super) at: usize,
@@ -54,7 +57,7 @@ impl<R: Runtime> Wire<R> {
     pub fn new(host: Rc<Host<R>>, seat: Seat<R::Stream>, buf: Vec<u8>) -> Self {
         let now = host.rt.now();
         let (channel, counted, outbox) = (Channel::Plain, None, Outbox::default());
-        Wire { host, seat, channel, counted, buf, at: 0, outbox, now }
+        Wire { host, seat, channel, counted, squeeze: None, buf, at: 0, outbox, now }
     }
 
     /// What has been received and is not consumed.
@@ -192,6 +195,11 @@ impl<R: Runtime> Wire<R> {
     }
 
     async fn send_receive(&mut self) -> io::Result<usize> {
+        if let Some(squeeze) = self.squeeze.take() {
+            let result = self.receive_deflated(squeeze).await;
+            self.rest();
+            return result;
+        }
         let (stream, pool) = (self.seat.stream(), &self.host.pool);
         let buf = std::mem::take(&mut self.buf);
         let result;
@@ -251,7 +259,10 @@ impl<R: Runtime> Wire<R> {
         self.set_deadline(until);
         let (stream, pool) = (self.seat.stream(), &self.host.pool);
         if self.outbox.parts.is_empty() {
-            let out = self.outbox.take();
+            let mut out = self.outbox.take();
+            if self.squeeze.is_some() {
+                out = squeeze::deflated(out, pool);
+            }
             let (result, out) = self.channel.send(stream, pool, out).await;
             pool.give(out);
             result
@@ -275,7 +286,11 @@ impl<R: Runtime> Wire<R> {
             return;
         }
         let until = self.host.rt.now().after(self.host.options.last_words);
-        let last = self.channel.farewell(self.outbox.take());
+        let mut out = self.outbox.take();
+        if self.squeeze.is_some() {
+            out = squeeze::deflated(out, &self.host.pool);
+        }
+        let last = self.channel.farewell(out);
         last_words(self.seat.stream(), last, was_asked, until).await;
     }
 

@@ -364,6 +364,9 @@ pub trait Selected: 'static {
     fn seq(&self, uid: u32) -> Option<u32>;
     /// The first sequence number whose UID is `uid` or greater; [`Self::exists`] + 1 if there is none.
     fn seq_from(&self, uid: u32) -> u32;
+    /// The sequence number of the first message that has not been seen, of those that have not been
+    /// expunged. `None`: there is none, or it would take long to find it.
+    fn first_unseen(&self) -> Option<u32>;
     /// Keywords of the mailbox; their positions are the bits of [`Message::keywords`].
     fn keywords(&self) -> Vec<String>;
     /// Moves the snapshot on, and says what the client must be told. `expunges`: they may be told now; if

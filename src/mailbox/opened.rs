@@ -19,6 +19,8 @@ pub const HISTORY_MAX: usize = 10_000;
 pub const HISTORY_AGE: u64 = 90 * 86_400_000;
 /// Changes that are remembered one by one; a session further behind looks at all messages.
 const RECENT_MAX: usize = 1024;
+/// Messages that are looked at for one that has not been seen; what was found out is remembered.
+const UNSEEN_AMONG: usize = 20_000;
 /// Tombs that nobody sees any more are taken out when there are more than this, and a sixteenth.
 const TOMBS_MIN: usize = 64;
 
@@ -80,6 +82,8 @@ pub struct Opened {
     kept_from: u64,
     modseq: u64,
     keywords: usize,
+    /// No message at a position before this one is there and has not been seen.
+    unseen_from: usize,
     deleted: bool,
     /// What it is counted for in memory, in messages.
     pub(super) charged: usize,
@@ -124,6 +128,7 @@ impl Opened {
             kept_from,
             modseq,
             keywords,
+            unseen_from: 0,
             deleted: false,
             charged: 0,
             idle: false,
@@ -180,7 +185,12 @@ impl Opened {
         self.modseq = self.modseq.max(message.modseq);
         self.remember(message.modseq, message.uid);
         match self.find(message.uid) {
-            Some(at) if self.slots[at].gone == 0 => self.slots[at].message = message,
+            Some(at) if self.slots[at].gone == 0 => {
+                self.slots[at].message = message;
+                if message.is_unseen() {
+                    self.unseen_from = self.unseen_from.min(at);
+                }
+            }
             Some(_) => {}
             None => {
                 let above = self.slots.last().is_none_or(|last| last.message.uid < message.uid);
@@ -327,6 +337,7 @@ impl Opened {
         if !self.tombs.iter().any(|at| unseen(&self.slots[*at as usize])) {
             return;
         }
+        self.unseen_from -= self.slots[..self.unseen_from].iter().filter(|s| unseen(s)).count();
         self.slots.retain(|s| !unseen(s));
         let tombs = self.slots.iter().enumerate().filter(|(_, s)| s.gone != 0).map(|(at, _)| at as u32);
         let tombs = tombs.collect();
@@ -353,6 +364,16 @@ impl Opened {
         let (last, hidden) = (v.last_uid, v.hidden.clone());
         let end = self.slots.partition_point(|s| s.message.uid <= last);
         (end - hidden.partition_point(|at| (*at as usize) < end)) as u32
+    }
+
+    /// The sequence number of the first message that is there and has not been seen. `None` also if there
+    /// are too many before it that have been; then it may be found the next time.
+    pub fn first_unseen(&mut self, view: ViewId) -> Option<u32> {
+        let among = self.slots[self.unseen_from..].iter().take(UNSEEN_AMONG);
+        self.unseen_from += among.take_while(|s| s.gone != 0 || !s.message.is_unseen()).count();
+        let slot = self.slots.get(self.unseen_from)?;
+        let uid = slot.message.uid;
+        if slot.gone != 0 || !slot.message.is_unseen() { None } else { self.seq(view, uid) }
     }
 
     /// The message with sequence number `seq`; also one that is expunged and still shown.

@@ -69,6 +69,37 @@ fn own_changes_are_not_told_and_those_of_others_are() {
 }
 
 #[test]
+fn the_first_unseen_message_is_remembered() {
+    let seen = |uid, modseq| Message { flags: Flags::SEEN, ..message(uid, modseq) };
+    let mut o = opened(5);
+    let v = o.enter();
+    assert_eq!(o.first_unseen(v), Some(1));
+    (1..=4).for_each(|uid| o.put(seen(uid, 2)));
+    assert_eq!((o.first_unseen(v), o.unseen_from), (Some(5), 4));
+    o.put(message(2, 3));
+    assert_eq!(o.first_unseen(v), Some(2));
+    o.put(seen(2, 4));
+    // What is gone counts no more, also if it is still shown; what is not shown has no number yet.
+    o.expunge(expunge(5, &[5]));
+    o.put(message(6, 6));
+    assert_eq!((o.first_unseen(v), o.exists(v)), (None, 5));
+    o.expunge(expunge(7, &[1, 3]));
+    o.sync(v, true);
+    assert_eq!((o.first_unseen(v), o.exists(v)), (Some(3), 3));
+    // Tombs are taken out below what is remembered.
+    o.leave(v);
+    let v = o.enter();
+    assert_eq!((o.slots(), o.unseen_from, o.first_unseen(v)), (3, 2, Some(3)));
+    // Many that have been seen: a part of the way each time.
+    let count = UNSEEN_AMONG as u32 + 9;
+    let mut o = Opened::new((1..=count).map(|uid| seen(uid, 1)).collect(), Vec::new(), 1, 1, 0);
+    o.put(message(count + 1, 2));
+    let v = o.enter();
+    assert_eq!((o.first_unseen(v), o.unseen_from), (None, UNSEEN_AMONG));
+    assert_eq!((o.first_unseen(v), o.unseen_from), (Some(count + 1), count as usize));
+}
+
+#[test]
 fn the_history_is_bounded_by_age_and_count() {
     let mut o = opened(3);
     o.expunge(expunge(2, &[1]));

@@ -6,18 +6,19 @@
 //! A record that cannot be read is [`Malformed`]; state that does not add up is a bug and panics.
 
 use crate::base::time::{Mono, Wall};
-use crate::mailbox::bodies::{Bodies, Body, Fate};
+use crate::mailbox::bodies::{Bodies, Body, Facts, Fate};
 use crate::mailbox::deliveries::Deliveries;
 use crate::mailbox::directory::Directory;
 use crate::mailbox::ledger::{Freed, Ledger, Said, hold};
 use crate::mailbox::opened::{Expunge, Opened};
-use crate::mailbox::record::{self, Item, ItemsView, Malformed};
+use crate::mailbox::record::{self, BodyView, Item, ItemsView, Malformed};
 use crate::mailbox::row::{self, Key};
 use crate::mailbox::types::{AccountId, BodyId, DeliveryId, MailboxId, Message, Status, UidSet, Usage};
 use crate::storage::archive::Place;
 use crate::storage::record::{Location, RecordHead};
 use smallvec::SmallVec;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::rc::Rc;
 use std::time::Duration;
 
 /// How long the content of an expunged message is kept for those who have not been told.
@@ -37,11 +38,20 @@ pub struct Effects {
     pub homes: Vec<Place>,
 }
 
+/// The body that a record brings.
+#[derive(Clone, Debug, Default)]
+pub struct NewBody {
+    /// Number of its side file; 0: none.
+    pub side: u64,
+    /// What is stored with it, if that is to be kept.
+    pub facts: Option<Rc<Facts>>,
+}
+
 /// One record of an operation.
 struct Part {
     said: Said,
     items: Box<[u8]>,
-    body: Option<(BodyId, u64)>,
+    body: Option<(BodyId, NewBody)>,
 }
 
 /// A mailbox with operations that are staged.
@@ -144,17 +154,18 @@ impl Shard {
         now: Mono,
     ) -> Result<Effects, Malformed> {
         let (items, body) = record::parse(head.kind, head.version, payload)?;
-        Ok(self.release_items(head, at, items.bytes(), body.map(|b| b.head.side), now))
+        let new = |b: BodyView<'_>| NewBody { side: b.head.side, facts: Some(Rc::new(Facts::of(&b))) };
+        Ok(self.release_items(head, at, items.bytes(), body.map(new), now))
     }
 
-    /// As [`Self::release`], or read back: `items` of a record that was found sound, and the number of its
-    /// side file (0: none) if it has a body.
+    /// As [`Self::release`], or read back: `items` of a record that was found sound, and its body if it has
+    /// one.
     pub fn release_items(
         &mut self,
         head: RecordHead,
         at: Location,
         items: &[u8],
-        side: Option<u64>,
+        body: Option<NewBody>,
         now: Mono,
     ) -> Effects {
         let mut effects = Effects::default();
@@ -164,7 +175,7 @@ impl Shard {
             self.parts.clear();
         }
         let said = hold(at, &self.freed);
-        let body = side.map(|side| (BodyId(head.id), side));
+        let body = body.map(|body| (BodyId(head.id), body));
         self.parts.push(Part { said, items: items.into(), body });
         if head.flags & record::MORE == 0 {
             self.apply(now, &mut effects);
@@ -176,8 +187,8 @@ impl Shard {
         let parts = std::mem::take(&mut self.parts);
         let mut gone: BTreeMap<(MailboxId, u64), Gone> = BTreeMap::new();
         for part in &parts {
-            if let Some((id, side)) = part.body {
-                self.bodies.insert(id, part.said.clone(), side);
+            if let Some((id, new)) = &part.body {
+                self.bodies.insert(*id, part.said.clone(), new.side, new.facts.clone());
             }
             let Ok(items) = ItemsView::parse(&part.items) else { continue };
             if !self.replaying {
@@ -193,10 +204,10 @@ impl Shard {
         for mailbox in &effects.mailboxes {
             self.charge(*mailbox);
         }
-        for (id, _) in parts.iter().filter_map(|p| p.body) {
+        for (id, _) in parts.iter().filter_map(|p| p.body.as_ref()) {
             // Nobody has taken it.
-            if self.bodies.get(id).is_some_and(|b| b.refs.is_empty()) {
-                self.bury(id, effects);
+            if self.bodies.get(*id).is_some_and(|b| b.refs.is_empty()) {
+                self.bury(*id, effects);
             }
         }
     }
@@ -268,7 +279,7 @@ impl Shard {
                 let gone = gone.entry((mailbox, modseq)).or_default();
                 gone.when = when;
                 gone.messages.push((uid, body, marks, said.clone()));
-                if !gone.said.last().is_some_and(|s| std::rc::Rc::ptr_eq(s, said)) {
+                if !gone.said.last().is_some_and(|s| Rc::ptr_eq(s, said)) {
                     gone.said.push(said.clone());
                 }
             }

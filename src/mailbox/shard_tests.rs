@@ -49,11 +49,15 @@ fn picture(shard: &Shard) -> Picture {
     (lines, messages)
 }
 
+fn brought(side: Option<u64>) -> Option<NewBody> {
+    side.map(|side| NewBody { side, facts: None })
+}
+
 fn replay(journal: &[Record]) -> Shard {
     let mut shard = Shard::default();
     shard.replay();
     for r in journal {
-        shard.release_items(r.head, r.at, &r.items, r.side, Mono(0));
+        shard.release_items(r.head, r.at, &r.items, brought(r.side), Mono(0));
     }
     shard.replayed();
     shard
@@ -82,7 +86,7 @@ impl Bench {
     fn release(&mut self) -> bool {
         let Some(r) = self.staged.pop_front() else { return false };
         self.journal.push(r.clone());
-        self.shard.release_items(r.head, r.at, &r.items, r.side, Mono(0));
+        self.shard.release_items(r.head, r.at, &r.items, brought(r.side), Mono(0));
         true
     }
 
@@ -409,7 +413,7 @@ proptest! {
         let mut twice = replay(&b.journal);
         twice.replay();
         for r in &b.journal {
-            twice.release_items(r.head, r.at, &r.items, r.side, Mono(0));
+            twice.release_items(r.head, r.at, &r.items, brought(r.side), Mono(0));
         }
         twice.replayed();
         prop_assert_eq!(picture(&twice), picture(&b.shard));

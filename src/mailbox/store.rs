@@ -2,7 +2,8 @@
 //!
 //! An operation is planned and staged in one step, and done when its last record is committed: only then
 //! it is applied, and whoever waits is told. Its parts: `opening` reads a shard back; `operate` is the
-//! interface; `selected` is a session's mailbox; `reading` gives content; `indexing` keeps the index,
+//! interface; `selected` is a session's mailbox; `reading` gives content, `near` has what was read ahead;
+//! `indexing` keeps the index,
 //! `archiving` takes bodies out of the journal, `tidying` cleans the archive, `rebuild` makes a lost
 //! index anew.
 //!
@@ -13,6 +14,7 @@ mod archiving;
 pub mod import;
 mod indexing;
 mod large;
+mod near;
 pub mod opening;
 mod operate;
 mod orphans;
@@ -21,6 +23,8 @@ mod rebuild;
 mod selected;
 mod tidying;
 
+#[cfg(test)]
+mod reading_tests;
 #[cfg(test)]
 mod tests;
 
@@ -67,6 +71,9 @@ pub struct Options {
     pub resident_max: usize,
     /// Changes that wait for the index at most; each takes about 150 bytes of memory.
     pub changes_max: usize,
+    /// Bytes of memory for what mail programs ask of messages in the journal (summary, UIDL): about 500 for
+    /// each. What does not fit is read from the journal.
+    pub facts_max: usize,
     /// What becomes of an index that is lost or unsound.
     pub index: Index,
     /// How far the making of an index is; for whoever wants to tell.
@@ -103,6 +110,7 @@ impl Default for Options {
             table: TableOptions::default(),
             resident_max: 1 << 20,
             changes_max: 200_000,
+            facts_max: 16 << 20,
             index: Index::default(),
             progress: Arc::default(),
         }
@@ -208,6 +216,7 @@ pub(crate) struct Inner<R: Runtime> {
     payload_max: usize,
     options: Options,
     state: RefCell<State<R>>,
+    near: RefCell<near::Near>,
 }
 
 /// One shard. A handle; clones are the same.

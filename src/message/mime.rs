@@ -19,12 +19,14 @@ mod scan;
 mod summary;
 #[cfg(test)]
 mod tests;
+mod written;
 
 pub use code::Damaged;
 pub use scan::Scanner;
 pub use summary::{
     Address, Addresses, Children, Disposition, Envelope, Kind, Params, Part, Strings, Summary,
 };
+pub use written::{Written, may_be_known};
 
 /// Parts of a message; what follows the last of them belongs to it.
 pub const PARTS_MAX: usize = 2000;

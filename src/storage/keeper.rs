@@ -20,6 +20,7 @@ use crate::storage::record::{self, Location, RecordHead, Recovered};
 use crate::storage::recover::{self, RecoveryReport};
 use crate::storage::segment::Keys;
 use crate::storage::space::Shortage;
+use crate::storage::stretch::Stretch;
 use crate::storage::walk::{Walk, WalkStep, Window};
 use bell::Bell;
 use opening::OpenError;
@@ -231,6 +232,16 @@ impl<R: Runtime> Keeper<R> {
         let (result, buf) = pin.file.read_at(buf, start as u64).await;
         result.map_err(ReadError::Io)?;
         verified(buf, skip, at.len, id, &pin.segment.keys).ok_or(ReadError::Damaged)
+    }
+
+    /// The bytes from the page of `from` up to `to` of a segment, in one read.
+    pub async fn read_stretch(&self, segment: u64, from: u32, to: u32) -> Result<Stretch, ReadError> {
+        let pin = Pin::new(self.inner(), segment).ok_or(ReadError::Gone)?;
+        let start = from / PAGE as u32 * PAGE as u32;
+        let buf = AlignedBuf::with_capacity((to - start) as usize);
+        let (result, buf) = pin.file.read_at(buf, u64::from(start)).await;
+        result.map_err(ReadError::Io)?;
+        Ok(Stretch::new(start, buf, pin.segment.keys))
     }
 
     /// Why there is no space for new mail now, if so.

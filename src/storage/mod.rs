@@ -3,7 +3,7 @@
 //! Knows records as kinds and bytes; not what a mail is. Every byte on disk is described in
 //! `docs/storage.md`.
 //!
-//! * L1 [`segment`], [`batch`], [`record`]: bytes and numbers.
+//! * L1 [`segment`], [`batch`], [`record`], [`stretch`]: bytes and numbers.
 //! * L2 [`journal`] (stage, write, release) with [`space`] (which segment is needed by whom) and
 //!   [`group`] (who waits for a batch); [`recover`] and [`walk`] (what a log says after a crash).
 //! * L4 [`keeper`] drives a journal on a disk; [`side`] holds bodies too large for a batch;
@@ -27,6 +27,7 @@ pub mod record;
 pub mod recover;
 pub mod segment;
 pub mod space;
+pub mod stretch;
 pub mod ticket;
 pub mod walk;
 

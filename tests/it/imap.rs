@@ -321,6 +321,60 @@ fn a_reader_that_stops_reading_holds_nobody_up() {
 }
 
 #[test]
+fn a_session_is_compressed_in_clear_text_and_within_tls() {
+    let site = Site::plain();
+    let at = site.start();
+    let large = body(&"0123456789.\r\n".repeat((3 << 20) / 13));
+    for secure in [false, true] {
+        let mut client = Client::raw(if secure { at.imaps } else { at.imap });
+        if secure {
+            client.handshake(&Arc::new(rules(BOTH)), "mx.test.example").expect("a handshake");
+        }
+        let mut imap = Imap::greeted(client);
+        assert!(!imap.ok("CAPABILITY").contains("COMPRESS"));
+        let user = if secure { "ann" } else { "carl" };
+        assert!(imap.ok(&format!("LOGIN {user} {SECRET}")).contains(" COMPRESS=DEFLATE]"));
+        imap.ok("COMPRESS DEFLATE");
+        imap.client.compress();
+        assert!(!imap.ok("CAPABILITY").contains("COMPRESS"));
+        imap.no("COMPRESS DEFLATE", "[COMPRESSIONACTIVE]");
+        imap.append("INBOX", "\\Seen", &large);
+        for n in 0..20 {
+            imap.append("INBOX", "", &body(&format!("message {n}")));
+        }
+        imap.ok("SELECT INBOX");
+        let sent = imap.client.squeeze.as_ref().map(|s| (s.0.total_in(), s.0.total_out()));
+        assert!(sent.is_some_and(|(plain, wire)| wire * 4 < plain), "{sent:?}");
+        assert!(imap.content(1) == large, "not what was appended");
+        let got = imap.client.squeeze.as_ref().map(|s| (s.1.total_in(), s.1.total_out()));
+        assert!(got.is_some_and(|(wire, plain)| wire * 4 < plain), "{got:?}");
+        assert_eq!(imap.ok("FETCH 2:* (ENVELOPE BODY.PEEK[])").matches(" FETCH (").count(), 20);
+        // Commands that come together, an idle one, another user at perhaps another core.
+        imap.client.send("B1 NOOP\r\nB2 NOOP\r\n");
+        assert_eq!(
+            (imap.line(), imap.line()),
+            ("B1 OK NOOP completed\r\n".into(), "B2 OK NOOP completed\r\n".into())
+        );
+        imap.idle();
+        at.mail(&format!("{user}@here.test"), "hello");
+        assert_eq!(imap.line(), "* 22 EXISTS\r\n");
+        imap.done();
+        for user in USERS {
+            imap.ok("UNAUTHENTICATE");
+            imap.ok(&format!("LOGIN {user} {SECRET}"));
+            imap.ok("SELECT INBOX");
+        }
+        assert!(imap.ok("LOGOUT").contains("* BYE"));
+        imap.client.expect_end();
+    }
+    // What is no deflated data ends the session.
+    let mut imap = at.user("bob");
+    imap.ok("COMPRESS DEFLATE");
+    imap.client.send("A3 NOOP\r\n");
+    imap.client.expect_end();
+}
+
+#[test]
 fn pop3_and_imap_see_the_same_mailbox() {
     let site = Site::plain();
     let at = site.start();

@@ -1,11 +1,12 @@
 //! SEARCH: which messages match (RFC 9051 §6.4.4).
 //!
 //! [`Program`] is made of the keys of a command once and outlives it. A [`Run`] judges one message after
-//! the other in up to three steps, each only if the one before has not decided: what is known without
-//! reading it ([`Run::begin`]), its header ([`Run::header`]), its body in pieces ([`Run::part`],
-//! [`Run::body`], [`Run::end`]). Between any two calls the caller may let others run: the work of a call
-//! is proportional to what it is given and to the number of keys. Text is compared by i;unicode-casemap
-//! after charset and encoded words are taken away. Knows no store; nothing fails but making a program.
+//! the other in up to four steps, each only if the one before has not decided: what is known without
+//! reading it ([`Run::begin`]), its summary ([`Run::summary`]), its header ([`Run::header`]), its body in
+//! pieces ([`Run::part`], [`Run::body`], [`Run::end`]). Between any two calls the caller may let others
+//! run: the work of a call is proportional to what it is given and to the number of keys. Text is compared
+//! by i;unicode-casemap after charset and encoded words are taken away. Knows no store; nothing fails but
+//! making a program.
 
 mod needle;
 pub mod sent;
@@ -19,6 +20,7 @@ use crate::imap::parse::search::{Clock, Key, When};
 use crate::imap::set::SeqSet;
 use crate::imap::words;
 use crate::message::headers;
+use crate::message::mime::{self, Summary, Written};
 use encoding_rs::Encoding;
 use std::rc::Rc;
 
@@ -154,6 +156,16 @@ impl Program {
     #[must_use]
     pub fn has_mod_seq(&self) -> bool {
         self.mod_seq
+    }
+
+    /// Whether the summary of a message may decide, or says what must be read.
+    #[must_use]
+    pub fn uses_summary(&self) -> bool {
+        self.leaves.iter().any(|leaf| match leaf {
+            Leaf::Date(Clock::Sent, ..) | Leaf::Text(_) | Leaf::Body(_) => true,
+            Leaf::Field(name, _) => mime::may_be_known(name),
+            _ => false,
+        })
     }
 
     /// Judges messages.
@@ -294,6 +306,39 @@ impl Run {
         }
         let open = |(leaf, value): (&Leaf, &Option<bool>)| value.is_none() && leaf.wants_header();
         if self.program.leaves.iter().zip(&self.values).any(open) { Verdict::Header } else { Verdict::Body }
+    }
+
+    /// What the message's summary says of it.
+    pub fn summary(&mut self, summary: &Summary<'_>) -> Verdict {
+        let program = self.program.clone();
+        let (mut text, mut folded) = (String::new(), Vec::new());
+        for (leaf, value) in program.leaves.iter().zip(&mut self.values).filter(|(_, v)| v.is_none()) {
+            let name: &[u8] = match leaf {
+                Leaf::Date(Clock::Sent, ..) => b"Date",
+                Leaf::Field(name, _) => name,
+                _ => continue,
+            };
+            let written = match summary.field(name) {
+                Written::Unknown => continue,
+                Written::Absent => None,
+                Written::Text(written) => Some(written),
+            };
+            *value = Some(match leaf {
+                Leaf::Date(_, when, key) => {
+                    let sent = written.and_then(|date| sent::parse(&date));
+                    sent.is_some_and(|sent| on(sent.day, *when, *key))
+                }
+                Leaf::Field(_, needle) => written.is_some_and(|value| {
+                    text.clear();
+                    folded.clear();
+                    words::decode(&value, &mut text);
+                    crate::imap::casemap::fold(&text, &mut folded);
+                    needle.is_in(&folded)
+                }),
+                _ => continue,
+            });
+        }
+        self.verdict()
     }
 
     /// The header of the message, as it is stored; `message` may go on behind it.

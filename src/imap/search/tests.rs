@@ -148,6 +148,43 @@ fn keys_that_read_the_header() {
     assert_eq!(run.header(HEADER), Verdict::Known(true));
 }
 
+fn summary_of(message: &[u8]) -> Vec<u8> {
+    let mut scanner = crate::message::mime::Scanner::new();
+    scanner.feed(message);
+    let mut out = Vec::new();
+    scanner.finish(&mut out);
+    out
+}
+
+#[test]
+fn keys_that_the_summary_decides() {
+    let bytes = summary_of(HEADER);
+    let summary = Summary::read(&bytes).unwrap();
+    for (keys, expect) in [
+        ("SUBJECT \"from far\"", Some(true)),
+        ("CHARSET utf-8 SUBJECT {6}\r\ngr\u{fc}\u{df}", Some(true)),
+        ("NOT SUBJECT nope", Some(true)),
+        ("FROM \"<j@a.example\" FROM {7}\r\nJ\u{fc}rgen", Some(true)),
+        ("TO \"a@b.example, c@D\"", Some(true)),
+        ("CC \"\"", Some(false)),
+        ("HEADER Message-ID \"\"", Some(false)),
+        ("SENTON 23-Nov-2026", Some(true)),
+        ("SENTSINCE 24-Nov-2026", Some(false)),
+        ("OR SUBJECT nope HEADER X-Empty \"\"", None),
+        ("SUBJECT nope TEXT far", Some(false)),
+        ("SUBJECT far TEXT far", None),
+    ] {
+        let program = std::rc::Rc::new(program(keys).unwrap());
+        assert!(program.uses_summary(), "{keys}");
+        let mut run = program.run();
+        assert_eq!(run.begin(&known()), Verdict::Header, "{keys}");
+        let verdict = run.summary(&summary);
+        assert_eq!(verdict, expect.map_or(Verdict::Header, Verdict::Known), "{keys}");
+    }
+    let uses = |keys| program(keys).unwrap().uses_summary();
+    assert!(uses("BODY x") && !uses("SEEN") && !uses("HEADER X-Empty \"\"") && !uses("HEADER Sender x"));
+}
+
 #[test]
 fn keys_that_read_the_body() {
     let body: [(&str, &[u8]); 2] = [("us-ascii", b"Hello, World"), ("iso-8859-1", b"na\xefve")];
@@ -207,6 +244,32 @@ fn tree() -> impl Strategy<Value = (String, bool)> {
 }
 
 proptest! {
+    /// The summary never says anything else than the header.
+    #[test]
+    fn summary_and_header_agree(
+        fields in prop::collection::vec(
+            "(From|To|Cc|Subject|Date|Message-ID): (=[?]utf-8[?]q[?]a=C3=BC[?]= |\"?ab\"? )?\
+             <?ab@B>?(,( |\r\n )c@d)?|Date: [12] Mar 2026",
+            0..4,
+        ),
+        name in "FROM|TO|CC|SUBJECT|HEADER Date|HEADER Message-ID|HEADER To",
+        needle in "a|ab@|<a|, C@|b\"|\u{fc} |\u{fc}|",
+    ) {
+        let message = format!("{}\r\n", fields.iter().map(|f| format!("{f}\r\n")).collect::<String>());
+        let bytes = summary_of(message.as_bytes());
+        let summary = Summary::read(&bytes).unwrap();
+        for keys in [format!("{name} {{{}}}\r\n{needle}", needle.len()), "SENTON 2-Mar-2026".to_owned()] {
+            let program = std::rc::Rc::new(program(&keys).unwrap());
+            let (mut quick, mut whole) = (program.run(), program.run());
+            prop_assert_eq!(quick.begin(&known()), Verdict::Header);
+            prop_assert_eq!(whole.begin(&known()), Verdict::Header);
+            let verdict = quick.summary(&summary);
+            if verdict != Verdict::Header {
+                prop_assert_eq!(verdict, whole.header(message.as_bytes()), "{} of {:?}", keys, message);
+            }
+        }
+    }
+
     #[test]
     fn trees_have_the_value_of_their_logic((keys, value) in tree()) {
         prop_assert_eq!(judge(&keys, &[]), (value, 0));

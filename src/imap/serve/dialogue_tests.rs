@@ -127,7 +127,8 @@ impl Client {
             }
             match step {
                 Step::NeedInput | Step::Idle => return,
-                Step::Yield => {}
+                // Bytes are as they are here.
+                Step::Yield | Step::Compress => {}
                 Step::Close => self.closed = true,
                 Step::StartTls => {
                     self.input.clear();
@@ -463,7 +464,7 @@ macro_rules! files {
 mod files {
     files! {
         login literals mailboxes list select fetch sections binary store copy uidplus expunge search sort
-        thread append idle replace esearch condstore qresync rev2 utf8 together
+        thread append idle replace esearch condstore qresync rev2 utf8 together compress
         appendlimit children enable id list_extended list_status multiappend moving namespace objectid preview
         quota sasl_ir savedate searchres special_use unauthenticate unselect within
     }

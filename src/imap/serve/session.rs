@@ -119,6 +119,7 @@ impl<R: Moving, M: Mailboxes> Talk<R, M> {
             Step::Send => self.send().await,
             Step::Yield => self.wire.pause().await,
             Step::StartTls => self.start_tls(door).await,
+            Step::Compress => self.wire.compress().await,
             Step::Close => {
                 self.close().await;
                 None

@@ -117,7 +117,7 @@ impl<S: Selected> Session<S> {
             Verb::Noop | Verb::Check => self.noop(out),
             Verb::Enable(enable) => self.enable(enable.known, out),
             Verb::Unauthenticate => self.unauthenticate(out),
-            Verb::Compress => self.no(Word::Cannot, "Compression is not offered", out),
+            Verb::Compress => self.compress(out),
             Verb::Idle => self.idle(out),
             Verb::Namespace => self.namespace(out),
             Verb::Select(select) => self.select(&select, false, out),

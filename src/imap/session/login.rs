@@ -1,5 +1,5 @@
 //! Before the login: greeting, CAPABILITY, ID, STARTTLS, LOGIN, AUTHENTICATE, LOGOUT, and what may be
-//! turned on behind it: ENABLE. Also UNAUTHENTICATE (RFC 8437).
+//! turned on behind it: ENABLE, COMPRESS. Also UNAUTHENTICATE (RFC 8437).
 //!
 //! What the client says goes to the shell, which knows who may log in, and is wiped then.
 
@@ -180,7 +180,7 @@ impl<S: Selected> Session<S> {
             login: self.login.offer.passwords,
             mechanisms: &mechanisms,
             authenticated: self.owner.is_some(),
-            compress: false,
+            compress: self.owner.is_some() && !self.compressed,
             append_limit: self.options.append_limit,
             quota: true,
         };
@@ -365,7 +365,17 @@ impl<S: Selected> Session<S> {
         self.security.as_deref()
     }
 
-    /// RFC 8437 §3: as if the connection had just been made, but for TLS.
+    /// RFC 4978 §3.
+    pub(super) fn compress(&mut self, out: &mut Vec<u8>) -> Option<Step> {
+        if self.compressed {
+            return self.no(Word::CompressionActive, "COMPRESS is active already", out);
+        }
+        self.compressed = true;
+        self.say(Condition::Ok, None, "COMPRESS completed", out);
+        Some(Step::Compress)
+    }
+
+    /// RFC 8437 §3: as if the connection had just been made, but for TLS and COMPRESS.
     pub(super) fn unauthenticate(&mut self, _out: &mut Vec<u8>) -> Option<Step> {
         self.chosen = None;
         self.ask(Task::Leave, Ask::Leave)

@@ -87,6 +87,9 @@ pub enum Step {
     /// Send the responses, drop all input (it came in clear text), do a TLS handshake (until the
     /// deadline); then [`Session::secured`], or close without a word.
     StartTls,
+    /// Send the responses; all that follows is deflated, both ways, also the input that is not consumed
+    /// (RFC 4978 §3). Call again.
+    Compress,
     /// Send the responses, close.
     Close,
 }
@@ -245,6 +248,8 @@ pub struct Session<S> {
     /// Names the shard; of a session that has logged in.
     owner: Option<u64>,
     enabled: Extensions,
+    /// COMPRESS is active; it is never turned off.
+    compressed: bool,
     chosen: Option<Chosen<S>>,
     /// The result of the last SEARCH with SAVE, as UIDs.
     saved: SeqSet,
@@ -324,6 +329,7 @@ impl<S: Selected> Session<S> {
             login: Login::default(),
             owner: None,
             enabled: Extensions::default(),
+            compressed: false,
             chosen: None,
             saved: SeqSet::default(),
             sending: fetch::Sending::default(),

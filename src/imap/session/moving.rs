@@ -22,6 +22,7 @@ pub struct Luggage {
     failures: u32,
     errors: u32,
     shutting_down: bool,
+    compressed: bool,
 }
 
 impl<S: Selected> Session<S> {
@@ -41,6 +42,7 @@ impl<S: Selected> Session<S> {
             failures: self.login.failures,
             errors: self.errors,
             shutting_down: self.shutting_down,
+            compressed: self.compressed,
         }
     }
 
@@ -56,6 +58,7 @@ impl<S: Selected> Session<S> {
         session.tag = luggage.tag;
         session.errors = luggage.errors;
         session.shutting_down = luggage.shutting_down;
+        session.compressed = luggage.compressed;
         session.task = Task::Login;
         session.state = State::Asking(Ask::Enter);
         session

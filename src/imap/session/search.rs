@@ -1,8 +1,8 @@
 //! SEARCH and UID SEARCH (RFC 9051 §6.4.4; RFC 4731, RFC 5182, RFC 7162 §3.1.5); SORT and THREAD find
 //! their messages in the same way (`order`).
 //!
-//! Messages are judged one after the other, in turns: by what is known of them, else by their header,
-//! else by the text of their parts, which is streamed.
+//! Messages are judged one after the other, in turns: by what is known of them, else by their summaries (of
+//! several at once), else by their header, else by the text of their parts, which is streamed.
 
 use super::order::Order;
 use super::{Answer, Ask, Now, Session, Step, Task};
@@ -42,7 +42,11 @@ pub(super) struct Searching {
     ids: bool,
     /// The next message.
     next: u32,
+    /// Those before it that are not judged yet, in their order, and those among them that are found.
+    open: VecDeque<Open>,
     current: Option<(u32, Message)>,
+    /// Its summary.
+    summary: Option<Vec<u8>>,
     phase: Phase,
     header: Vec<u8>,
     /// The header of a part is being read: see [`KindOf::Header`].
@@ -58,11 +62,24 @@ pub(super) struct Searching {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Phase {
     Look,
+    /// Summaries are asked for.
+    Summaries,
+    /// They are there.
+    Judge,
     Header,
     Parts,
     Body,
     /// All have been found.
     Found,
+}
+
+/// A message that waits.
+#[derive(Debug)]
+enum Open {
+    /// It is found.
+    Found(u32),
+    /// Its summary decides, or says what must be read.
+    Undecided(u32, Message, Option<Vec<u8>>),
 }
 
 /// A text that is looked through.
@@ -101,7 +118,13 @@ impl Searching {
             self.found.push(seq);
         }
         self.parts.clear();
-        (self.phase, self.judged) = (Phase::Look, None);
+        self.judged = None;
+        self.phase = if self.open.is_empty() { Phase::Look } else { Phase::Judge };
+    }
+
+    /// Only the first one is asked for, and it is found.
+    fn is_enough(&self) -> bool {
+        matches!(self.what, What::Search(Some(Wanted::MIN))) && !self.found.is_empty()
     }
 
     fn verdict(&mut self, verdict: Verdict) {
@@ -241,7 +264,9 @@ impl<S: Selected> Session<S> {
                     program,
                     ids: keys.iter().any(|k| matches!(k, Key::EmailId(_))),
                     next: 1,
+                    open: VecDeque::new(),
                     current: None,
+                    summary: None,
                     phase: Phase::Look,
                     header: Vec::new(),
                     gathers: None,
@@ -288,6 +313,15 @@ impl<S: Selected> Session<S> {
                     }
                     looked += self.look(&mut s, self.options.messages_at_once - looked);
                 }
+                Phase::Summaries => {
+                    let undecided = s.open.iter().filter_map(|o| match o {
+                        Open::Undecided(_, m, _) => Some(m.uid),
+                        Open::Found(_) => None,
+                    });
+                    let uids = undecided.collect();
+                    return self.ask(Task::Search(s), Ask::Summaries(uids));
+                }
+                Phase::Judge => self.judge_next(&mut s),
                 Phase::Header => {
                     s.header.clear();
                     let (_, m) = s.current.expect("a message is being looked at");
@@ -295,8 +329,9 @@ impl<S: Selected> Session<S> {
                     return self.ask(Task::Search(s), Ask::Read { uid: m.uid, range });
                 }
                 Phase::Parts => {
-                    let (_, m) = s.current.expect("a message is being looked at");
-                    return self.ask(Task::Search(s), Ask::Summaries(vec![m.uid]));
+                    let bytes = s.summary.take();
+                    s.take_parts(bytes.as_deref().and_then(|bytes| Summary::read(bytes).ok()).as_ref());
+                    s.phase = Phase::Body;
                 }
                 Phase::Body => {
                     let (_, m) = s.current.expect("a message is being looked at");
@@ -317,39 +352,82 @@ impl<S: Selected> Session<S> {
         }
     }
 
-    /// Judges messages by what is known of them; stops at one that has to be read. How many it were.
+    /// Judges messages by what is known of them; stops when enough of them are undecided. How many it were.
     fn look(&self, s: &mut Searching, most: usize) -> usize {
         let mut batch = Vec::new();
         let mailbox = self.mailbox();
         mailbox.window(s.next, most, &mut batch);
-        let only_first = matches!(s.what, What::Search(Some(Wanted::MIN)));
-        if batch.is_empty() || (only_first && !s.found.is_empty()) {
+        if batch.is_empty() || s.is_enough() {
             s.phase = Phase::Found;
             return 0;
         }
-        for (at, m) in batch.iter().enumerate() {
-            let id = if s.ids { self.email_id(m) } else { String::new() };
-            let known = Known {
-                seq: s.next,
-                uid: m.uid,
-                system: System(m.flags.0),
-                keywords: m.keywords.0,
-                internal: m.internal.seconds() as i64,
-                saved: Some(m.saved.seconds() as i64),
-                size: u64::from(m.size),
-                mod_seq: m.modseq,
-                email_id: id.as_bytes(),
-                thread_id: b"",
-            };
-            s.current = Some((s.next, *m));
+        let summaries = s.program.uses_summary();
+        let (mut seen, mut undecided) = (0, 0);
+        for m in &batch {
+            let seq = s.next;
+            let verdict = self.begin(s, seq, m);
             s.next += 1;
-            let verdict = s.run.begin(&known);
-            s.verdict(verdict);
-            if s.phase != Phase::Look || (only_first && !s.found.is_empty()) {
-                return at + 1;
+            seen += 1;
+            match verdict {
+                Verdict::Known(false) => {}
+                Verdict::Known(true) if undecided == 0 => s.found.push(seq),
+                Verdict::Known(true) => s.open.push_back(Open::Found(seq)),
+                Verdict::Header | Verdict::Body if summaries => {
+                    s.open.push_back(Open::Undecided(seq, *m, None));
+                    undecided += 1;
+                }
+                verdict => {
+                    s.current = Some((seq, *m));
+                    s.verdict(verdict);
+                    return seen;
+                }
+            }
+            if undecided >= self.options.summaries_at_once || s.is_enough() {
+                break;
             }
         }
-        batch.len()
+        if undecided > 0 {
+            s.phase = Phase::Summaries;
+        }
+        seen
+    }
+
+    /// Begins with a message.
+    fn begin(&self, s: &mut Searching, seq: u32, m: &Message) -> Verdict {
+        let id = if s.ids { self.email_id(m) } else { String::new() };
+        s.run.begin(&Known {
+            seq,
+            uid: m.uid,
+            system: System(m.flags.0),
+            keywords: m.keywords.0,
+            internal: m.internal.seconds() as i64,
+            saved: Some(m.saved.seconds() as i64),
+            size: u64::from(m.size),
+            mod_seq: m.modseq,
+            email_id: id.as_bytes(),
+            thread_id: b"",
+        })
+    }
+
+    /// Judges the next of those whose summaries are there.
+    fn judge_next(&self, s: &mut Searching) {
+        let next = if s.is_enough() { None } else { s.open.pop_front() };
+        match next {
+            None => {
+                s.open.clear();
+                s.phase = Phase::Look;
+            }
+            Some(Open::Found(seq)) => s.found.push(seq),
+            Some(Open::Undecided(seq, m, bytes)) => {
+                let mut verdict = self.begin(s, seq, &m);
+                s.current = Some((seq, m));
+                if let Some(summary) = bytes.as_deref().and_then(|bytes| Summary::read(bytes).ok()) {
+                    verdict = s.run.summary(&summary);
+                }
+                s.summary = bytes;
+                s.verdict(verdict);
+            }
+        }
     }
 
     pub(super) fn search_answer(&mut self, mut s: Box<Searching>, answer: Answer<'_, S>) {
@@ -363,11 +441,13 @@ impl<S: Selected> Session<S> {
                 s.header = header;
                 s.verdict(verdict);
             }
-            (Phase::Parts, Answer::Summaries(summaries)) => {
-                let bytes = summaries.into_iter().next().flatten();
-                let summary = bytes.as_deref().and_then(|bytes| Summary::read(bytes).ok());
-                s.take_parts(summary.as_ref());
-                s.phase = Phase::Body;
+            (Phase::Summaries, Answer::Summaries(summaries)) => {
+                let undecided = s.open.iter_mut().filter_map(|o| match o {
+                    Open::Undecided(_, _, summary) => Some(summary),
+                    Open::Found(_) => None,
+                });
+                undecided.zip(summaries).for_each(|(open, summary)| *open = summary);
+                s.phase = Phase::Judge;
             }
             (Phase::Body, Answer::Read(Ok(()))) => {
                 match s.gathers.take() {

@@ -12,9 +12,6 @@ use crate::imap::set::SeqSet;
 use crate::mailbox::api::{Refusal, Selected, Vanished};
 use crate::mailbox::types::Message;
 
-/// Messages that are looked at for the first one that has not been seen.
-const UNSEEN_AMONG: u32 = 20_000;
-
 /// Pairs of numbers and UIDs that are compared.
 const MATCHED_MAX: usize = 10_000;
 
@@ -87,9 +84,9 @@ impl<S: Selected> Session<S> {
         exists(out, count);
         if !self.is_rev2() {
             recent(out, 0);
-            let among = 1..=count.min(UNSEEN_AMONG);
-            let mut unseen = among.filter(|seq| chosen.mailbox.message(*seq).is_some_and(|m| m.is_unseen()));
-            if let Some(seq) = unseen.next().filter(|_| status.unseen > 0) {
+            if status.unseen > 0
+                && let Some(seq) = chosen.mailbox.first_unseen()
+            {
                 Self::untagged(Some(Code::Unseen(seq)), "First unseen", out);
             }
         }

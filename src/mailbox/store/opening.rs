@@ -4,9 +4,10 @@
 //! in which it happened: it is applied to what the index has, and changes nothing that is in it already.
 //! Errors are ours or the operator's: the shard does not open.
 
-use crate::mailbox::record;
+use crate::mailbox::bodies::Facts;
+use crate::mailbox::record::{self, BodyView};
 use crate::mailbox::row::{self, AccountRow, Key, MailboxRow, Meta};
-use crate::mailbox::shard::Shard;
+use crate::mailbox::shard::{NewBody, Shard};
 use crate::mailbox::store::orphans::Named;
 use crate::mailbox::store::{Index, Inner, Options, State, Store};
 use crate::mailbox::types::{AccountId, BodyId, MailboxId, Message};
@@ -69,13 +70,17 @@ struct Read {
     head: RecordHead,
     at: Location,
     items: Vec<u8>,
-    side: Option<u64>,
+    body: Option<NewBody>,
 }
 
 #[derive(Default)]
 struct Journal {
     records: Vec<Read>,
     malformed: Vec<(u8, u64)>,
+    /// Bytes of facts in the records from number `facts_from` on, and at most.
+    facts: usize,
+    facts_from: usize,
+    facts_max: usize,
 }
 
 impl Journal {
@@ -84,14 +89,25 @@ impl Journal {
             return;
         }
         match record::parse(r.head.kind, r.head.version, r.payload) {
-            Ok((items, body)) => self.records.push(Read {
-                head: r.head,
-                at: r.location,
-                items: items.bytes().to_vec(),
-                side: body.map(|b| b.head.side),
-            }),
+            Ok((items, body)) => {
+                let new = |b: BodyView<'_>| NewBody { side: b.head.side, facts: self.facts_of(&b) };
+                let body = body.map(new);
+                self.records.push(Read { head: r.head, at: r.location, items: items.bytes().to_vec(), body });
+            }
             Err(_) => self.malformed.push((r.head.kind, r.head.id)),
         }
+    }
+
+    /// The facts of a body; of those before it only as many as will be kept anyway.
+    fn facts_of(&mut self, body: &BodyView<'_>) -> Option<Rc<Facts>> {
+        let facts = Facts::of(body);
+        self.facts += facts.cost();
+        while self.facts > self.facts_max && self.facts_from < self.records.len() {
+            let old = self.records[self.facts_from].body.as_mut().and_then(|b| b.facts.take());
+            self.facts -= old.map_or(0, |f| f.cost());
+            self.facts_from += 1;
+        }
+        Some(Rc::new(facts))
     }
 }
 
@@ -99,7 +115,7 @@ impl<R: Runtime> Store<R> {
     /// Opens the shard in `dir` (absolute; made if it is not there) and starts its tasks.
     pub async fn open(dir: &Path, parts: Parts<R>) -> Result<(Self, Recovery), OpenError> {
         let Parts { rt, storage, poison, .. } = parts.clone();
-        let mut journal = Journal::default();
+        let mut journal = Journal { facts_max: parts.options.facts_max, ..Journal::default() };
         let opened = Keeper::open(rt, dir, storage, poison, |r| journal.visit(&r)).await;
         let (keeper, report) = opened?;
         let opened = Self::open_over(dir, keeper.clone(), report, journal, parts).await;
@@ -162,7 +178,8 @@ impl<R: Runtime> Store<R> {
             }
         };
         let lost = damaged.then_some(&named);
-        let (mut shard, orphans) = put_together(&rt, &table, &meta, &journal, lost).await.map_err(at)?;
+        let together = put_together(&rt, &table, &meta, &journal, lost);
+        let (mut shard, orphans) = together.await.map_err(at)?;
         adopted = adopted.or(orphans);
         let mut wrong = Vec::new();
         if rebuilt.is_some() || damaged {
@@ -175,7 +192,9 @@ impl<R: Runtime> Store<R> {
         let payload_max = storage.payload_max();
         let state = RefCell::new(State::new(shard, meta.through));
         keeper.set_mark(meta.mark);
-        let store = Store(Rc::new(Inner { rt, keeper, vault, table, poison, payload_max, options, state }));
+        let near = Default::default();
+        let inner = Inner { rt, keeper, vault, table, poison, payload_max, options, state, near };
+        let store = Store(Rc::new(inner));
         store.start();
         for some in wrong.chunks(COUNTED) {
             // What cannot be written now is counted again if there is reason to.
@@ -300,9 +319,10 @@ async fn put_together<R: Runtime>(
     })
     .await?;
     let adopted = lost.and_then(|named| named.adopt(&mut shard, &BTreeSet::new(), rt.wall()));
+    shard.bodies.keep_facts(journal.facts_max);
     shard.replay();
     for r in &journal.records {
-        shard.release_items(r.head, r.at, &r.items, r.side, rt.now());
+        shard.release_items(r.head, r.at, &r.items, r.body.clone(), rt.now());
     }
     let died = shard.replayed();
     unite(table, &mut shard, died, &journal.records, meta.through).await?;
@@ -320,7 +340,7 @@ async fn unite<T: Table>(
 ) -> io::Result<()> {
     let old: BTreeMap<u64, ()> = records
         .iter()
-        .filter(|r| r.side.is_some() && r.at.segment <= through)
+        .filter(|r| r.body.is_some() && r.at.segment <= through)
         .map(|r| (r.head.id, ()))
         .collect();
     let alive = shard.bodies.iter().map(|(id, _)| id);

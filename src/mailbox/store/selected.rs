@@ -6,10 +6,12 @@ use crate::mailbox::api::{Alter, Append, Appended, Copied, Done, News, Refusal, 
 use crate::mailbox::opened::{Opened, ViewId};
 use crate::mailbox::record;
 use crate::mailbox::row::{self, Key};
+use crate::mailbox::store::near::Pace;
 use crate::mailbox::store::{Content, Inner, Locked, State, Store};
 use crate::mailbox::types::{AccountId, Flags, Guid, MailboxId, Message, Status, UidSet};
 use crate::runtime::Runtime;
 use crate::runtime::table::{ScanLimit, Table};
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::future::poll_fn;
 use std::io;
@@ -26,6 +28,8 @@ pub struct Open<R: Runtime> {
     account: AccountId,
     mailbox: MailboxId,
     view: ViewId,
+    /// How it reads.
+    pub(super) pace: Cell<Pace>,
 }
 
 impl<R: Runtime> Drop for Open<R> {
@@ -99,7 +103,7 @@ impl<R: Runtime> Store<R> {
         let mut s = self.0.state.borrow_mut();
         let view = s.shard.opened_mut(mailbox).filter(|o| !o.is_deleted()).ok_or(Refusal::NoMailbox)?.enter();
         drop(s);
-        Ok(Open { store: self.clone(), account, mailbox, view })
+        Ok(Open { store: self.clone(), account, mailbox, view, pace: Cell::default() })
     }
 
     async fn read_mailbox(&self, mailbox: MailboxId) -> Result<(), Refusal> {
@@ -203,6 +207,10 @@ impl<R: Runtime> Selected for Open<R> {
         self.with(|o, v| o.seq_from(v, uid))
     }
 
+    fn first_unseen(&self) -> Option<u32> {
+        self.with(Opened::first_unseen)
+    }
+
     fn keywords(&self) -> Vec<String> {
         let s = self.store.0.state.borrow();
         let mailbox = s.shard.directory.mailbox(self.mailbox);
@@ -299,7 +307,6 @@ impl<R: Runtime> Selected for Open<R> {
     }
 
     async fn read(&self, uid: u32, range: Range<u64>) -> Result<Content<R>, Refusal> {
-        let m = self.shown(uid).ok_or(Refusal::Expunged)?;
-        Content::begin(&self.store, m.body, range).await
+        self.read_content(uid, range).await
     }
 }

@@ -14,9 +14,9 @@ use std::future::Future;
 use std::path::Path;
 use std::time::Duration;
 
-const DIR: &str = "/m/0001";
+pub(super) const DIR: &str = "/m/0001";
 
-fn parts(rt: &Double) -> Parts<Double> {
+pub(super) fn parts(rt: &Double) -> Parts<Double> {
     let options = Options { archive: archive::Options::tiny(), resident_max: 100, ..Options::default() };
     Parts { rt: rt.clone(), storage: storage::Options::tiny(), poison: Poison::new(), options }
 }
@@ -59,7 +59,7 @@ pub(super) fn die<T, F: Future<Output = T>>(
     value
 }
 
-fn body(n: u32, len: usize) -> Vec<u8> {
+pub(super) fn body(n: u32, len: usize) -> Vec<u8> {
     let mut out = format!("Subject: {n}\r\n\r\n").into_bytes();
     out.extend((0..len).map(|i| (i as u32 * 7 + n) as u8 | 1));
     out
@@ -110,7 +110,11 @@ pub(super) async fn deliver(store: &Store<Double>, n: u32, len: usize, account: 
     }
 }
 
-async fn content(open: &Open<Double>, uid: u32, range: std::ops::Range<u64>) -> Result<Vec<u8>, Refusal> {
+pub(super) async fn content(
+    open: &Open<Double>,
+    uid: u32,
+    range: std::ops::Range<u64>,
+) -> Result<Vec<u8>, Refusal> {
     let mut reader = open.read(uid, range).await?;
     let mut out = Vec::new();
     while let Some(piece) = reader.next().await? {
@@ -313,7 +317,7 @@ fn appends_are_all_or_none_and_large_content_has_a_file() {
 }
 
 /// Delivers until the journal has rolled over several times.
-async fn fill(store: &Store<Double>, a: AccountId, from: u32, count: u32) {
+pub(super) async fn fill(store: &Store<Double>, a: AccountId, from: u32, count: u32) {
     for n in from..from + count {
         assert_eq!(deliver(store, n, 3000, a).await, n);
     }

@@ -10,6 +10,7 @@ use super::field::{self, Fields, Name, Shape};
 use super::list::List;
 use super::preview::Gather;
 use super::summary::{CUT, Kind, Place, VERSION};
+use super::written;
 use super::{BOUNDARY_MAX, DEPTH_MAX, FIELD_MAX, PARTS_MAX, TEXT_MAX};
 use memchr::memmem::Finder;
 use std::ops::Range;
@@ -50,6 +51,8 @@ pub struct Scanner {
     references: Option<Vec<u8>>,
     gather: Gather,
     cut: bool,
+    /// Flags that say how fields of the message itself are written.
+    written: u64,
 }
 
 /// A place in the message, and how many line feeds are before it.
@@ -108,6 +111,7 @@ impl Scanner {
             references: None,
             gather: Gather::default(),
             cut: false,
+            written: 0,
         };
         scanner.begin_part(Mark::default());
         scanner
@@ -146,7 +150,7 @@ impl Scanner {
 
     fn put(&self, out: &mut Vec<u8>) {
         out.push(VERSION);
-        put_number(out, if self.cut { CUT } else { 0 });
+        put_number(out, self.written | if self.cut { CUT } else { 0 });
         put_number(out, self.here.at);
         put_string(out, Some(self.gather.found().as_bytes()));
         put_string(out, self.references.as_deref());
@@ -331,6 +335,7 @@ impl Scanner {
             // It is written with the part that is the message.
             Some(outer) => self.parts[self.open[outer]].envelope = envelope,
             None => {
+                self.written = written::flags(&self.fields, &self.text[envelope.clone()]);
                 self.envelope = envelope;
                 self.references = self.fields.all(Name::References).next_back().map(<[u8]>::to_vec);
             }

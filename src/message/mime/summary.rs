@@ -5,6 +5,7 @@
 //! are not decoded, bytes above 127 can occur.
 
 use super::code::{Damaged, Reader, put_number, put_string};
+use super::written::{self, Written};
 
 /// Version of the format; its first byte.
 pub(super) const VERSION: u8 = 1;
@@ -196,7 +197,7 @@ impl<'a> Params<'a> {
 }
 
 impl<'a> Envelope<'a> {
-    fn take(reader: &mut Reader<'a>) -> Result<Self, Damaged> {
+    pub(super) fn take(reader: &mut Reader<'a>) -> Result<Self, Damaged> {
         Ok(Envelope {
             date: reader.string()?,
             subject: reader.string()?,
@@ -432,6 +433,15 @@ impl<'a> Summary<'a> {
     #[must_use]
     pub fn is_cut(&self) -> bool {
         self.flags & CUT != 0
+    }
+
+    /// The text of a field of the message.
+    #[must_use]
+    pub fn field(&self, name: &[u8]) -> Written<'a> {
+        if self.is_cut() {
+            return Written::Unknown;
+        }
+        written::field(name, self.flags, &self.envelope, self.references)
     }
 
     /// The beginning of the text, at most [`PREVIEW_MAX`](super::PREVIEW_MAX) characters on one line

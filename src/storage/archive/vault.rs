@@ -20,6 +20,7 @@ use crate::storage::opening::{self, OpenError};
 use crate::storage::options::Poison;
 use crate::storage::record::RecordHead;
 use crate::storage::recover::LaterVersion;
+use crate::storage::stretch::Stretch;
 use crate::storage::walk::Window;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -308,6 +309,21 @@ impl<R: Runtime> Archive<R> {
         }
         tail.iter().for_each(|t| buf.put(t));
         verified(buf, skip, at.len, id, &keys).ok_or(ReadError::Damaged)
+    }
+
+    /// The bytes from the page of record `at` up to `to` of its segment, in one read, as far as they are on
+    /// the disk. [`ReadError::Gone`] also if the record itself is not wholly there yet.
+    pub async fn read_stretch(&self, at: Place, to: u32) -> Result<Stretch, ReadError> {
+        let inner = self.inner();
+        let Where::There { keys, written, tail: None } = inner.with(|s| s.find(at)) else {
+            return Err(ReadError::Gone);
+        };
+        let start = at.offset / PAGE as u32 * PAGE as u32;
+        let file = inner.file(at.segment).await?;
+        let buf = AlignedBuf::with_capacity((to.min(written) - start) as usize);
+        let (result, buf) = file.read_at(buf, u64::from(start)).await;
+        result.map_err(ReadError::Io)?;
+        Ok(Stretch::new(start, buf, keys))
     }
 
     /// Counts a record as living. For what was there at the start; what was appended in this run is

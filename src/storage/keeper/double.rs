@@ -31,6 +31,7 @@ pub struct World {
     /// Bytes that writes to archive segments may still add before the disk is full.
     pub room: Cell<Option<u64>>,
     pub writes: Cell<u64>,
+    pub reads: Cell<u64>,
     pub free: Cell<u64>,
     pub random: Cell<u64>,
     /// Rounds through the tasks.
@@ -249,6 +250,7 @@ impl File for MemFile {
     }
 
     async fn read_at(&self, mut buf: AlignedBuf, offset: u64) -> Lent<(), AlignedBuf> {
+        self.world.reads.set(self.world.reads.get() + 1);
         let data = self.node.data.borrow();
         let rest = data.get(offset as usize..).unwrap_or_default();
         let n = rest.len().min(buf.capacity());

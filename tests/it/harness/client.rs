@@ -44,6 +44,8 @@ pub struct Client {
     pub stream: TcpStream,
     /// TLS, once there is some.
     pub tls: Option<Box<rustls::ClientConnection>>,
+    /// Once everything is deflated (RFC 4978): one stream each way.
+    pub squeeze: Option<Box<(flate2::Compress, flate2::Decompress)>>,
     buf: Vec<u8>,
 }
 
@@ -55,7 +57,7 @@ impl Client {
         stream.set_read_timeout(Some(PATIENCE)).expect("a socket");
         stream.set_write_timeout(Some(PATIENCE)).expect("a socket");
         stream.set_nodelay(true).expect("a socket");
-        Client { stream, tls: None, buf: Vec::new() }
+        Client { stream, tls: None, squeeze: None, buf: Vec::new() }
     }
 
     /// Connects from an address of the loopback network; the greeting is not read.
@@ -69,7 +71,7 @@ impl Client {
         stream.set_read_timeout(Some(PATIENCE)).expect("a socket");
         stream.set_write_timeout(Some(PATIENCE)).expect("a socket");
         stream.set_nodelay(true).expect("a socket");
-        Client { stream, tls: None, buf: Vec::new() }
+        Client { stream, tls: None, squeeze: None, buf: Vec::new() }
     }
 
     /// Connects and reads the greeting.
@@ -96,9 +98,41 @@ impl Client {
 
     /// Sends bytes; false if the server has closed the connection.
     pub fn try_send(&mut self, bytes: impl AsRef<[u8]>) -> bool {
+        let mut deflated = Vec::new();
+        let bytes = match &mut self.squeeze {
+            None => bytes.as_ref(),
+            Some(squeeze) => {
+                deflated.reserve(bytes.as_ref().len() + 1000);
+                let flush = flate2::FlushCompress::Sync;
+                squeeze.0.compress_vec(bytes.as_ref(), &mut deflated, flush).expect("deflates");
+                &deflated
+            }
+        };
         match &mut self.tls {
-            None => self.stream.write_all(bytes.as_ref()).is_ok(),
-            Some(tls) => rustls::Stream::new(&mut **tls, &mut self.stream).write_all(bytes.as_ref()).is_ok(),
+            None => self.stream.write_all(bytes).is_ok(),
+            Some(tls) => rustls::Stream::new(&mut **tls, &mut self.stream).write_all(bytes).is_ok(),
+        }
+    }
+
+    /// From now on everything is deflated.
+    pub fn compress(&mut self) {
+        assert!(self.buf.is_empty(), "nothing follows in clear text");
+        let level = flate2::Compression::default();
+        self.squeeze = Some(Box::new((flate2::Compress::new(level, false), flate2::Decompress::new(false))));
+    }
+
+    /// What has come, as it was said.
+    fn take(&mut self, mut bytes: &[u8]) {
+        let Some(squeeze) = &mut self.squeeze else { return self.buf.extend_from_slice(bytes) };
+        loop {
+            self.buf.reserve(64 << 10);
+            let (before, had) = (squeeze.1.total_in(), self.buf.len());
+            let flush = flate2::FlushDecompress::Sync;
+            squeeze.1.decompress_vec(bytes, &mut self.buf, flush).expect("the server deflates");
+            bytes = &bytes[(squeeze.1.total_in() - before) as usize..];
+            if bytes.is_empty() && self.buf.len() == had {
+                return;
+            }
         }
     }
 
@@ -145,7 +179,7 @@ impl Client {
             };
             match read {
                 Ok(0) => return None,
-                Ok(n) => self.buf.extend_from_slice(&bytes[..n]),
+                Ok(n) => self.take(&bytes[..n]),
                 Err(e) if matches!(e.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe) => {
                     return None;
                 }
