@@ -8,6 +8,7 @@ mod journal;
 mod local;
 mod machine;
 mod mailbox;
+mod mailbox_damage;
 mod mailbox_model;
 mod mailbox_world;
 mod net;
