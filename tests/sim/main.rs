@@ -9,6 +9,7 @@ mod local;
 mod machine;
 mod mailbox;
 mod mailbox_damage;
+mod mailbox_full;
 mod mailbox_model;
 mod mailbox_world;
 mod net;
