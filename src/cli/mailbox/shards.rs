@@ -333,7 +333,8 @@ pub fn complaints(found: &Recovery) -> Vec<String> {
     }
     for (segment, from, to) in &found.doubts {
         lines.push(format!(
-            "archive segment {segment}: bytes {from}..{to} are damaged, or left so by a crash (then nothing is lost)"
+            "archive segment {segment}: bytes {from}..{to} are damaged, or left so by a crash (then nothing \
+             is lost)"
         ));
     }
     if let Some(messages) = found.rebuilt {
