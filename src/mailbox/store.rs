@@ -488,9 +488,11 @@ impl<R: Runtime> Store<R> {
         }
     }
 
-    /// The segment that should be emptied, if any.
+    /// The segment that should be emptied, if any. What lives in it goes into the archive, not forward: when
+    /// space runs out that gains a segment also of a log that lives as a whole.
     fn crowded(&self) -> Option<u64> {
-        self.0.keeper.overflow().or_else(|| self.0.keeper.pressure())
+        let keeper = &self.0.keeper;
+        keeper.overflow().or_else(|| keeper.pressure()).or_else(|| keeper.scarcity())
     }
 
     /// A write has failed: nothing is taken any more.

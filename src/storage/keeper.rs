@@ -307,6 +307,14 @@ impl<R: Runtime> Keeper<R> {
         self.inner().with(|j| j.space().pressure())
     }
 
+    /// The oldest segment in which something lives, if space runs out; see [`Space::scarcity`].
+    ///
+    /// [`Space::scarcity`]: crate::storage::space::Space::scarcity
+    #[must_use]
+    pub fn scarcity(&self) -> Option<u64> {
+        self.inner().with(|j| j.space().scarcity())
+    }
+
     /// Number of the segment being written.
     #[must_use]
     pub fn newest(&self) -> u64 {

@@ -341,13 +341,26 @@ impl Space {
         let live = self.live_bytes();
         let listed = (self.listed.len() - older) as u64;
         let spread = listed > 8 && listed > u64::from(o.spread) * (live / o.usable() + 1);
-        let free = (self.free.len() + older) as u64;
-        let low = free + self.addable() < u64::from(o.reserve.new_mail) + 2;
+        let low = self.is_low(older);
         let worth = live < listed * o.usable() / 4 * 3;
         let whole = u64::from(o.segment_bytes - HEAD_BYTES);
         let gain = (listed * whole).saturating_sub(live + live / 8);
         let gains = gain >= whole * (listed / 16).max(1);
         (spread || (low && worth) || (gains && self.is_tight())).then_some(segment)
+    }
+
+    /// Few files are left, also when `older` segments have gone by themselves.
+    fn is_low(&self, older: usize) -> bool {
+        let free = (self.free.len() + older) as u64;
+        free + self.addable() < u64::from(self.options.reserve.new_mail) + 2
+    }
+
+    /// The oldest segment that holds live records, if space runs out: for an owner that takes all of it
+    /// elsewhere, so that every segment gives a segment, however much lives in the log.
+    #[must_use]
+    pub fn scarcity(&self) -> Option<u64> {
+        let (segment, older) = self.oldest_living()?;
+        self.is_low(older).then_some(segment)
     }
 
     /// Bytes that will be there without anything being delivered or deleted: segments that go by themselves,
@@ -444,6 +457,15 @@ mod tests {
         };
         assert_eq!((free(8, 4), free(8, 3)), (Ok(()), Err(Shortage::Full)));
         assert_eq!((free(80, 11), free(80, 10)), (Ok(()), Err(Shortage::Full)));
+    }
+
+    #[test]
+    fn when_space_is_scarce_a_log_full_of_life_can_be_emptied_elsewhere() {
+        let full = log(&[55, 55, 55, 0]);
+        assert_eq!((full.pressure(), full.scarcity()), (None, Some(1)));
+        // Three more are about to go; nothing lives outside of the newest.
+        assert_eq!(log(&[0, 0, 0, 55, 55, 0]).scarcity(), None);
+        assert_eq!(log(&[0, 0, 55]).scarcity(), None);
     }
 
     #[test]

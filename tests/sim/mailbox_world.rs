@@ -36,8 +36,14 @@ pub fn number(bytes: &[u8]) -> Option<u64> {
 
 /// Opens the shard; what was found. `Err`: the disk did not let us.
 pub async fn open(rt: &SimRuntime) -> Result<(Store<SimRuntime>, Recovery), String> {
-    let storage = storage::Options { lock_wait: Duration::from_secs(60), ..storage::Options::tiny() };
-    let archive = archive::Options { lock_wait: Duration::from_secs(60), ..archive::Options::tiny() };
+    open_leaving(rt, 0).await
+}
+
+/// As [`open`]; new mail leaves so many bytes of the disk alone.
+pub async fn open_leaving(rt: &SimRuntime, free_min: u64) -> Result<(Store<SimRuntime>, Recovery), String> {
+    let lock_wait = Duration::from_secs(60);
+    let storage = storage::Options { lock_wait, disk_free_min: free_min, ..storage::Options::tiny() };
+    let archive = archive::Options { lock_wait, disk_free_min: free_min / 2, ..archive::Options::tiny() };
     let table = TableOptions { reserve_bytes: 256 << 10, grow_bytes: 64 << 10, cache_bytes: 64 << 10 };
     let options = Options { archive, table, resident_max: 0, changes_max: 200, ..Options::default() };
     let parts = Parts { rt: rt.clone(), storage, poison: Poison::new(), options };

@@ -8,6 +8,8 @@ mod journal;
 mod local;
 mod machine;
 mod mailbox;
+mod mailbox_damage;
+mod mailbox_full;
 mod mailbox_model;
 mod mailbox_world;
 mod net;

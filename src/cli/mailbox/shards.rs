@@ -331,6 +331,12 @@ pub fn complaints(found: &Recovery) -> Vec<String> {
     for (segment, from, to) in &found.damages {
         lines.push(format!("archive segment {segment}: bytes {from}..{to} are damaged"));
     }
+    for (segment, from, to) in &found.doubts {
+        lines.push(format!(
+            "archive segment {segment}: bytes {from}..{to} are damaged, or left so by a crash (then nothing \
+             is lost)"
+        ));
+    }
     if let Some(messages) = found.rebuilt {
         lines.push(format!("the index has been made anew: {messages} messages in the archive"));
     }

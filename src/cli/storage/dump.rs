@@ -126,10 +126,14 @@ fn archived(
                 base = offset;
             }
             Step::Record { head, offset, payload, .. } => printer.record(offset, head, payload)?,
-            Step::Damage { from, to } => {
+            Step::Damage { from, to, sure: true } => {
                 exit = Exit::Data;
                 let text = format!("{from:>10} damaged up to {to}");
                 printer.line(json!({ "damage": [from, to] }), &text)?;
+            }
+            Step::Damage { from, to, sure: false } => {
+                let text = format!("{from:>10} damaged, or left so by a crash, up to {to}");
+                printer.line(json!({ "doubt": [from, to] }), &text)?;
             }
             Step::End { at, torn } => {
                 if torn {

@@ -310,16 +310,23 @@ impl<'a> Verdict<'a> {
                         self.damage(path, range, "footer and record do not agree", &[head.id]);
                     }
                 }
-                ScanStep::Damage { from, to } => {
+                ScanStep::Damage { from, to, sure: false } => {
+                    let path = path.display();
+                    self.note(format!("{path}: bytes {from} to {to} are damaged, or left so by a crash"));
+                }
+                ScanStep::Damage { from, to, .. } => {
                     let mut ids = Vec::new();
                     while let Some(e) = listed.next_if(|e| e.offset < to) {
                         ids.push(e.id);
                     }
                     self.damage(path, (u64::from(from), u64::from(to)), "records are lost", &ids);
                 }
-                ScanStep::End { torn, .. } => {
+                ScanStep::End { at, torn } => {
                     if torn {
-                        self.note(format!("{}: its end was cut off by a crash", path.display()));
+                        let path = path.display();
+                        self.note(format!(
+                            "{path}: its end, from {at} on, was cut off by a crash, or is damaged"
+                        ));
                     }
                     return Ok(());
                 }

@@ -64,7 +64,8 @@ impl<R: Runtime> Store<R> {
     async fn tidy(&self) {
         let short = self.0.vault.is_short();
         if short {
-            // What was deleted is dead when the index knows it.
+            // No session keeps what was deleted, and it is dead when the index knows it.
+            self.expire(&mut self.0.state.borrow_mut(), u64::MAX);
             self.indexed().await;
         }
         self.tidy_archive().await;

@@ -61,6 +61,9 @@ pub struct Recovery {
     pub mailboxes: usize,
     /// Damages of the archive that were found when the index was made anew: segment, first and last byte.
     pub damages: Vec<(u32, u32, u32)>,
+    /// Places of the archive, found likewise, of which nothing tells whether they are damaged or what a crash
+    /// left of a write that was never finished. In the latter case nothing is lost.
+    pub doubts: Vec<(u32, u32, u32)>,
     /// The account that has been made for mail whose own account, or mailbox, is not known any more.
     pub adopted: Option<String>,
 }
@@ -165,7 +168,7 @@ impl<R: Runtime> Store<R> {
         let items = journal.records.iter().map(|r| &r.items[..]);
         // Only for what may be nobody's.
         let named = if damaged || found.is_none() { Named::of(items) } else { Named::default() };
-        let (mut rebuilt, mut adopted, mut damages) = (None, None, Vec::new());
+        let (mut rebuilt, mut adopted, mut damages, mut doubts) = (None, None, Vec::new(), Vec::new());
         let meta = match found {
             Some(meta) => meta,
             None => {
@@ -173,7 +176,7 @@ impl<R: Runtime> Store<R> {
                 let made = super::rebuild::rebuild(&table, &vault, &keeper, (&named, damaged), progress);
                 let made = made.await.map_err(at)?;
                 rebuilt = Some(made.messages);
-                (adopted, damages) = (made.adopted, made.damages);
+                (adopted, damages, doubts) = (made.adopted, made.damages, made.doubts);
                 made.meta
             }
         };
@@ -201,7 +204,8 @@ impl<R: Runtime> Store<R> {
             let _ = store.commit(Vec::new(), |draft| draft.counted(some)).await;
         }
         let malformed = journal.malformed;
-        let recovery = Recovery { journal: report, archive, malformed, rebuilt, mailboxes, damages, adopted };
+        let journal = report;
+        let recovery = Recovery { journal, archive, malformed, rebuilt, mailboxes, damages, doubts, adopted };
         Ok((store, recovery))
     }
 

@@ -92,6 +92,8 @@ pub(super) struct Made {
     pub messages: u64,
     /// Damages of the archive: segment, first and last byte.
     pub damages: Vec<(u32, u32, u32)>,
+    /// Places of the archive that are damaged, or left so by a crash: likewise.
+    pub doubts: Vec<(u32, u32, u32)>,
     /// See [`Named::adopt`].
     pub adopted: Option<String>,
 }
@@ -105,13 +107,16 @@ pub(super) async fn rebuild<R: Runtime>(
     progress: &Progress,
 ) -> io::Result<Made> {
     let mut found = Found::default();
-    let mut damages = Vec::new();
+    let (mut damages, mut doubts) = (Vec::new(), Vec::new());
     let segments = vault.segments();
     progress.of.store(segments.len() as u64, Ordering::Relaxed);
     for segment in segments {
         let scanned = vault.scan(segment, |head, place, payload| found.visit(head, place, payload)).await;
         match &scanned {
-            Ok(s) => damages.extend(s.damages.iter().map(|d| (segment, d.from, d.to))),
+            Ok(s) => {
+                damages.extend(s.damages.iter().map(|d| (segment, d.from, d.to)));
+                doubts.extend(s.doubts.iter().map(|d| (segment, d.from, d.to)));
+            }
             // A segment that cannot be read gives what it can.
             Err(_) => damages.push((segment, 0, u32::MAX)),
         }
@@ -139,7 +144,8 @@ pub(super) async fn rebuild<R: Runtime>(
     }
     (shard.last, shard.mailbox) = (found.last, shard.mailbox.max(found.mailbox));
     let mut adopted = None;
-    if damaged || !damages.is_empty() {
+    // The last record of a run is an account's home: in doubt it is taken for lost, and no mail with it.
+    if damaged || !damages.is_empty() || !doubts.is_empty() {
         let counted: BTreeSet<MailboxId> = found.counts.keys().copied().collect();
         adopted = named.adopt(&mut shard, &counted, time_of(found.last));
     }
@@ -157,7 +163,7 @@ pub(super) async fn rebuild<R: Runtime>(
     let mut last = Changes::new();
     last.put(row::META, &meta.encode());
     table.commit(last).await?;
-    Ok(Made { meta, messages: found.messages, damages, adopted })
+    Ok(Made { meta, messages: found.messages, damages, doubts, adopted })
 }
 
 /// When a record was written: ids are times.

@@ -283,7 +283,12 @@ fn tell_opened(voice: &Voice, shard: u16, found: &Result<Recovery, OpenError>) {
     if let Some(messages) = r.rebuilt {
         let text = format!(
             "the index of mailbox shard {shard:04} was lost and has been made anew: {messages} messages \
-             found in the archive"
+             found in the archive; {} places there are damaged, {} more are damaged or were left so by a \
+             crash (first: {:?}); account for mail that would be nobody's: {}",
+            r.damages.len(),
+            r.doubts.len(),
+            r.damages.first().or(r.doubts.first()),
+            r.adopted.as_deref().unwrap_or("none")
         );
         voice.say(Level::Warn, "mailboxes_rebuilt", text);
     }

@@ -2,15 +2,21 @@
 //!
 //! A pure machine over a window of bytes; for cleaning, rebuilding and verifying. Never panics on
 //! any bytes. What does not verify is *damage* if something later vouches that it was durable: the
-//! trailer, or the mark of a later run. Otherwise it is the torn end that a crash leaves, and the
-//! segment ends there. The footer's offsets say where the next record is; without them a damaged
-//! record is stepped over by its length, and if that leads nowhere, up to the next mark.
+//! trailer, or the mark of a later run. In the last run of a segment without trailer nothing does: there
+//! it is damage or what a crash left of a write, and that is said. The footer's offsets lead to the next
+//! record; without them a damaged record is stepped over by its length, and if that leads nowhere the
+//! next record is looked for at every byte: only one of this segment has the right CRC, which starts
+//! from a secret. What that may cost is bounded ([`TRIES`]); beyond it the rest of the run is given up.
 
 use crate::base::aligned::PAGE;
 use crate::storage::archive::format::{HEAD_BYTES, KIND_MARK, MARK, RECORD_MAX, mark};
 use crate::storage::record::{self, RECORD_HEAD, RecordHead, u32_at};
 use crate::storage::segment::Keys;
 use crate::storage::walk::Window;
+
+/// Bytes of candidates that are verified while records are looked for, in all: so many times those of the
+/// segment. (Mail has no candidates: a length has a zero byte, and mail has none.)
+const TRIES: u64 = 4;
 
 /// What [`Scan::step`] wants or has.
 #[derive(Debug)]
@@ -33,18 +39,20 @@ pub enum Step<'a> {
         /// Its payload.
         payload: &'a [u8],
     },
-    /// Bytes that were durable and do not verify. The records in them are lost.
+    /// Bytes that do not verify. The records in them are lost.
     Damage {
         /// First byte.
         from: u32,
         /// End.
         to: u32,
+        /// They were durable. If not, nothing says so: a crash may have left them, and then none was lost.
+        sure: bool,
     },
     /// The end.
     End {
         /// Where.
         at: u32,
-        /// Something behind it was never finished.
+        /// Something behind it was never finished, or is damaged.
         torn: bool,
     },
 }
@@ -59,20 +67,28 @@ pub struct Scan {
     starts: Option<Vec<u32>>,
     /// All records are known to have been durable up to here.
     vouched: u32,
+    /// There is no mark behind what was looked at last; this is the end of the last page with anything in it.
+    dirt: Option<u32>,
+    /// Bytes of candidates that may still be verified.
+    tries: u64,
     doing: Doing,
 }
 
 #[derive(Clone, Copy)]
 enum Doing {
     Records,
-    /// Looking for a mark, page by page from here; `dirt`: not all zeros since `at`.
+    /// Looking for a mark, page by page from here; `dirt`: the end of the last page with anything in it.
     Search {
         probe: u32,
-        dirt: bool,
+        dirt: u32,
     },
     /// Whether a record begins where the damaged one ends.
     Try {
         next: u32,
+    },
+    /// Looking for a record or a mark, byte by byte from here.
+    Seek {
+        probe: u32,
     },
     /// Damage up to the next mark: whether it stands here.
     SeekMark {
@@ -94,7 +110,8 @@ impl Scan {
     pub fn new(number: u32, keys: Keys, end: u32, sealed: bool, starts: Option<Vec<u32>>) -> Self {
         let end = end / PAGE as u32 * PAGE as u32;
         let vouched = if sealed { end } else { 0 };
-        Scan { number, keys, at: HEAD_BYTES, end, starts, vouched, doing: Doing::Records }
+        let (tries, doing) = (u64::from(end) * TRIES, Doing::Records);
+        Scan { number, keys, at: HEAD_BYTES, end, starts, vouched, dirt: None, tries, doing }
     }
 
     /// Goes on.
@@ -104,6 +121,7 @@ impl Scan {
                 Doing::Records => self.records(window),
                 Doing::Search { probe, dirt } => self.search(window, probe, dirt),
                 Doing::Try { next } => self.try_next(window, next),
+                Doing::Seek { probe } => self.seek(window, probe),
                 Doing::SeekMark { probe } => self.seek_mark(window, probe),
             };
             match result {
@@ -151,42 +169,58 @@ impl Scan {
             let next = starts.get(starts.partition_point(|&s| s <= self.at));
             return Ok(Some(self.damage(next.copied().unwrap_or(self.end))));
         }
-        if self.at >= self.vouched {
-            let probe = self.at.next_multiple_of(PAGE as u32);
-            // A page that should begin with a mark and does not is not looked at twice.
-            let probe = if probe == self.at { probe + PAGE as u32 } else { probe };
-            let before = self.get(window, self.at, probe - self.at)?;
-            self.doing = Doing::Search { probe, dirt: before.iter().any(|&b| b != 0) };
-            return Ok(None);
+        if self.at < self.vouched {
+            return self.begin_seek(window, self.vouched);
         }
-        let left = self.end - self.at;
-        let head = self.get(window, self.at, left.min(RECORD_HEAD as u32))?;
-        let len = if head.len() < RECORD_HEAD { None } else { record::record_len(u32_at(head, 4) as usize) };
-        let next = len.and_then(|len| self.at.checked_add(len)).filter(|&next| next < self.vouched);
-        self.doing = next.map_or(self.next_mark(), |next| Doing::Try { next });
+        let Some(dirt) = self.dirt else { return self.begin_search(window) };
+        let page = self.at.next_multiple_of(PAGE as u32);
+        let here = self.get(window, self.at, page - self.at)?;
+        if page >= dirt && here.iter().all(|&b| b == 0) {
+            return Ok(Some(Step::End { at: self.at, torn: false }));
+        }
+        self.begin_seek(window, dirt)
+    }
+
+    /// Is there a later run, which says that this one was durable?
+    fn begin_search<'a>(&mut self, window: Window<'a>) -> Result<Option<Step<'a>>, (u32, u32)> {
+        let probe = self.at.next_multiple_of(PAGE as u32);
+        // A page that should begin with a mark and does not is not looked at twice.
+        let probe = if probe == self.at { probe + PAGE as u32 } else { probe };
+        let before = self.get(window, self.at, probe - self.at)?;
+        let dirt = if before.iter().any(|&b| b != 0) { probe } else { self.at };
+        self.doing = Doing::Search { probe, dirt };
         Ok(None)
     }
 
-    fn next_mark(&self) -> Doing {
-        Doing::SeekMark { probe: (self.at + 1).next_multiple_of(PAGE as u32) }
+    /// First where the damaged record would end. Nothing is looked for from `limit` on.
+    fn begin_seek<'a>(&mut self, window: Window<'a>, limit: u32) -> Result<Option<Step<'a>>, (u32, u32)> {
+        let left = self.end - self.at;
+        let head = self.get(window, self.at, left.min(RECORD_HEAD as u32))?;
+        let len = if head.len() < RECORD_HEAD { None } else { record::record_len(u32_at(head, 4) as usize) };
+        let next = len.and_then(|len| self.at.checked_add(len)).filter(|&next| next < limit);
+        self.doing = next.map_or(Doing::Seek { probe: self.at + 1 }, |next| Doing::Try { next });
+        Ok(None)
     }
 
     fn search<'a>(
         &mut self,
         window: Window<'a>,
         probe: u32,
-        dirt: bool,
+        dirt: u32,
     ) -> Result<Option<Step<'a>>, (u32, u32)> {
         if probe >= self.end {
-            return Ok(Some(Step::End { at: self.at, torn: dirt }));
+            self.dirt = Some(dirt);
+            self.doing = Doing::Records;
+            return Ok(None);
         }
         let page = self.get(window, probe, PAGE as u32)?;
         if self.is_mark(page, probe) {
             self.vouched = probe;
             self.doing = Doing::Records;
         } else {
-            let dirt = dirt || page.iter().any(|&b| b != 0);
-            self.doing = Doing::Search { probe: probe + PAGE as u32, dirt };
+            let next = probe + PAGE as u32;
+            let dirt = if page.iter().any(|&b| b != 0) { next } else { dirt };
+            self.doing = Doing::Search { probe: next, dirt };
         }
         Ok(None)
     }
@@ -195,8 +229,42 @@ impl Scan {
         if !matches!(self.look(window, next)?, Found::Nothing) {
             return Ok(Some(self.damage(next)));
         }
-        self.doing = self.next_mark();
+        self.doing = Doing::Seek { probe: self.at + 1 };
         Ok(None)
+    }
+
+    /// A record or a mark somewhere behind `at`.
+    fn seek<'a>(&mut self, window: Window<'a>, from: u32) -> Result<Option<Step<'a>>, (u32, u32)> {
+        let sure = self.at < self.vouched;
+        let (limit, most) = match self.dirt {
+            Some(dirt) if !sure => (dirt, self.end),
+            _ => (self.vouched, self.vouched),
+        };
+        for probe in from..limit {
+            if probe + RECORD_HEAD as u32 > most {
+                break;
+            }
+            // Where to go on when it is read.
+            self.doing = Doing::Seek { probe };
+            let head = self.get(window, probe, RECORD_HEAD as u32)?;
+            let Some(len) = candidate(head, probe).filter(|&len| len <= most - probe) else { continue };
+            if u64::from(len) > self.tries {
+                if sure {
+                    self.doing = Doing::SeekMark { probe: (self.at + 1).next_multiple_of(PAGE as u32) };
+                    return Ok(None);
+                }
+                break;
+            }
+            if !matches!(self.look(window, probe)?, Found::Nothing) {
+                return Ok(Some(self.damage(probe)));
+            }
+            self.tries -= u64::from(len);
+        }
+        if sure {
+            return Ok(Some(self.damage(self.vouched)));
+        }
+        self.doing = Doing::Seek { probe: limit };
+        Ok(Some(Step::End { at: self.at, torn: true }))
     }
 
     /// One of the marks before `vouched`, or that itself.
@@ -214,7 +282,7 @@ impl Scan {
     fn damage<'a>(&mut self, to: u32) -> Step<'a> {
         let from = std::mem::replace(&mut self.at, to);
         self.doing = Doing::Records;
-        Step::Damage { from, to }
+        Step::Damage { from, to, sure: from < self.vouched }
     }
 
     fn is_mark(&self, bytes: &[u8], offset: u32) -> bool {
@@ -248,4 +316,11 @@ impl Scan {
     fn get<'a>(&self, window: Window<'a>, at: u32, len: u32) -> Result<&'a [u8], (u32, u32)> {
         window.get(self.number, at, len).ok_or((at, len))
     }
+}
+
+/// The length of what stands at `probe`, if it may be a record or a mark.
+fn candidate(head: &[u8], probe: u32) -> Option<u32> {
+    let stray = head[8] == KIND_MARK && !(probe as usize).is_multiple_of(PAGE);
+    let len = record::record_len(u32_at(head, 4) as usize)?;
+    (len <= RECORD_MAX && !stray).then_some(len)
 }

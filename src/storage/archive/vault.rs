@@ -93,6 +93,9 @@ pub struct Scanned {
     pub damage_count: u64,
     /// The damages, the first 1000. The records in them are lost.
     pub damages: Vec<Damage>,
+    /// Places of the last run that do not verify, its torn end among them, the first 1000: what a crash left
+    /// of a write, or damage. Nothing tells which.
+    pub doubts: Vec<Damage>,
 }
 
 /// An archive on a disk. Cheap to clone; each task that appends uses a clone of its own, for
@@ -402,14 +405,18 @@ impl<R: Runtime> Archive<R> {
                     scanned.bytes += u64::from(len);
                     visit(head, Place { segment, offset, len }, payload);
                 }
-                scan::Step::Damage { from, to } => {
-                    scanned.damage_count += 1;
-                    if scanned.damages.len() < LISTED_MAX {
-                        scanned.damages.push(Damage { from, to });
+                scan::Step::Damage { from, to, sure } => {
+                    scanned.damage_count += u64::from(sure);
+                    let list = if sure { &mut scanned.damages } else { &mut scanned.doubts };
+                    if list.len() < LISTED_MAX {
+                        list.push(Damage { from, to });
                     }
                 }
-                scan::Step::End { torn, .. } => {
+                scan::Step::End { at, torn } => {
                     scanned.torn = torn;
+                    if torn && scanned.doubts.len() < LISTED_MAX {
+                        scanned.doubts.push(Damage { from: at, to: volume.end });
+                    }
                     return Ok(scanned);
                 }
             }

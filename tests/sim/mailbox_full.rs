@@ -1,0 +1,99 @@
+//! A shard on a disk that fills up: mail is refused, and users read and delete until there is room again.
+
+use crate::disk::DiskFaults;
+use crate::machine::Machine;
+use crate::mailbox_damage::{content, deliver, small};
+use crate::mailbox_world as shared;
+use crate::net::SimNet;
+use crate::seeds::{self, History};
+use crate::world::{MS, SEC, World};
+use ringpost::mailbox::api::{Alter, Mailboxes, Refusal, Selected};
+use ringpost::mailbox::types::{Flags, Quota, UidSet};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Delivers until the disk is full; then reads, marks and deletes, as users do, until there is room again.
+fn full_history(world: &World) -> History {
+    let machine = Machine::new(world, &SimNet::new(world), 1);
+    let w = world.clone();
+    world.block_on(async move {
+        let capacity = Some(2_000_000 + w.below(1_500_000));
+        machine.disk.set_faults(DiskFaults { capacity, ..DiskFaults::default() });
+        let rt = machine.boot();
+        let Ok((store, _)) = shared::open_leaving(&rt, 600_000).await else { return };
+        let Ok(made) = store.create_account("a", &[], Quota::default()).await else { return };
+        let (a, mut n, mut full) = (made.value, 0, 0);
+        while full < 3 && n < 5000 {
+            n += 1;
+            match deliver(&store, &[a], small(n)).await {
+                Ok(_) => full = 0,
+                Err(Refusal::Busy) => w.pause(2 * MS).await,
+                Err(Refusal::Full) => {
+                    full += 1;
+                    w.pause(SEC).await;
+                }
+                Err(e) => return w.violation(format!("delivery: {e}")),
+            }
+        }
+        FULL.fetch_add(u64::from(full == 3), Ordering::Relaxed);
+        let Ok(inbox) = store.select(a, "INBOX").await else {
+            return w.violation("lost: a full disk cannot be read".to_owned());
+        };
+        let uids: Vec<u32> = (1..=inbox.exists()).filter_map(|s| inbox.message(s)).map(|m| m.uid).collect();
+        for some in uids.chunks(10) {
+            if let Err(e) = content(&store, a, "INBOX", some[0]).await {
+                w.violation(format!("lost: message {} on a full disk: {e}", some[0]));
+            }
+            let set: UidSet = some.iter().copied().collect();
+            // What is deleted makes room when the index has it, which takes a moment.
+            for what in ["STORE", "EXPUNGE"] {
+                let mut tries = 0;
+                loop {
+                    let done = match what {
+                        "STORE" => inbox.store(&set, Alter::Add, Flags::DELETED, &[], None).await.map(drop),
+                        _ => inbox.expunge(&set, true).await.map(drop),
+                    };
+                    match done {
+                        Ok(()) => break,
+                        Err(Refusal::Full) if tries < PATIENCE => {
+                            tries += 1;
+                            w.pause(SEC).await;
+                        }
+                        Err(e) => {
+                            w.violation(format!("{what} on a full disk: {e}"));
+                            return;
+                        }
+                    }
+                }
+                WAITED.fetch_max(tries, Ordering::Relaxed);
+            }
+            w.pause(w.below(20 * MS)).await;
+        }
+        drop(inbox);
+        for _ in 0..600 {
+            match deliver(&store, &[a], small(n + 1)).await {
+                Ok(_) => return store.close().await,
+                Err(Refusal::Full | Refusal::Busy) => w.pause(SEC / 2).await,
+                Err(e) => return w.violation(format!("delivery: {e}")),
+            }
+        }
+        w.violation("everything is deleted, and there is no room".to_owned());
+    });
+    History::of(world)
+}
+
+/// Seconds that who deletes on a full disk waits at most.
+const PATIENCE: u64 = 5;
+
+/// Seconds that somebody has waited, at most.
+static WAITED: AtomicU64 = AtomicU64::new(0);
+
+/// Histories in which the disk was full.
+static FULL: AtomicU64 = AtomicU64::new(0);
+
+#[test]
+fn a_full_disk_lets_users_read_and_delete() {
+    seeds::run_some("a_full_disk_lets_users_read_and_delete", 30, full_history);
+    let one = std::env::var_os("SIM_SEED").is_some();
+    assert!(one || FULL.load(Ordering::Relaxed) > 0, "no disk was ever full");
+    eprintln!("who deletes has waited {} s at most", WAITED.load(Ordering::Relaxed));
+}
