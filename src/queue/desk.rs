@@ -150,6 +150,7 @@ pub(crate) struct Inner<R: Runtime> {
     pub log: LogNumber,
     pub options: Options,
     pub metrics: metrics::Core,
+    pub destinations: RefCell<metrics::destinations::Counting>,
     pub routing: RefCell<Rc<dyn Routing>>,
     pub state: RefCell<State>,
 }
@@ -213,6 +214,7 @@ impl<R: Runtime> Desk<R> {
             payload_max: storage.payload_max(),
             log,
             options,
+            destinations: RefCell::new(metrics.destinations()),
             metrics,
             routing: RefCell::new(routing),
             state: RefCell::new(state),
