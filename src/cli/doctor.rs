@@ -116,8 +116,8 @@ impl Setting {
                     listeners: Vec::new(),
                     config: None,
                 };
-                let first = problems.0.first().map_or_else(String::new, ToString::to_string);
-                let finding = Finding::ok("configuration", first.trim(), why);
+                let first = problems.0.first().map_or("", |p| &*p.message);
+                let finding = Finding::ok("configuration", format!("{name}: {first}"), why);
                 (setting, finding.change(format!("ringpost check -c {name}, then run doctor again")))
             }
         }
@@ -152,10 +152,10 @@ fn print(findings: &[Finding], out: &mut impl Write) -> std::io::Result<()> {
             Verdict::Change => "change",
             Verdict::Must => "MUST",
         };
-        writeln!(out, "{word:<8}{:<22}{}", f.check, f.is)?;
+        writeln!(out, "{word:<8}{:<30}{}", f.check, f.is)?;
         if f.verdict >= Verdict::Change {
-            writeln!(out, "        change this:          {}", f.change)?;
-            writeln!(out, "        why:                  {}", f.why)?;
+            writeln!(out, "        change this:                  {}", f.change)?;
+            writeln!(out, "        why:                          {}", f.why)?;
         }
     }
     let [must, change, unknown] =
@@ -197,8 +197,8 @@ mod tests {
         let bad = Finding::ok("limit", "1024", "sessions are descriptors").unless(false, "ulimit -n 1048576");
         let text = shown(&[good.clone(), bad.clone()]);
         assert!(text.contains("ok      kernel"), "{text}");
-        assert!(text.contains("change this:          ulimit -n 1048576\n"), "{text}");
-        assert!(text.contains("why:                  sessions are descriptors\n"), "{text}");
+        assert!(text.contains("change this:                  ulimit -n 1048576\n"), "{text}");
+        assert!(text.contains("why:                          sessions are descriptors\n"), "{text}");
         assert!(text.ends_with("this host will do; 1 things could be better\n"), "{text}");
         let worse = good.clone().must("boot a newer one");
         assert!(shown(&[bad, worse]).contains("will NOT do: 1 things must be changed, 1 could be better"));

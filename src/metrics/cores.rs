@@ -36,8 +36,8 @@ pub struct Thread {
 }
 
 impl Thread {
-    /// Of `/proc/self/task/N/comm` and `/proc/self/task/N/schedstat` (nanoseconds on a CPU, nanoseconds waiting
-    /// for one, turns).
+    /// Of `/proc/self/task/N/comm` and `/proc/self/task/N/schedstat` (nanoseconds on a CPU, nanoseconds
+    /// waiting for one, turns).
     #[must_use]
     pub fn parse(comm: &str, schedstat: &str) -> Option<Self> {
         let mut numbers = schedstat.split_whitespace().map(|n| n.parse::<u64>());

@@ -3,8 +3,7 @@
 //!
 //! Owns the values and who belongs to which. Cannot fail.
 
-use super::{Counter, Register};
-use crate::metrics::Histogram;
+use super::{Counter, Histogram, Register};
 use metrics::{Label, Recorder};
 
 macro_rules! families {

@@ -1,5 +1,5 @@
-//! What is in `deploy/` for Prometheus and Grafana names only series that the program has, with the labels and
-//! values that they have; each alert is tested both ways.
+//! What is in `deploy/` for Prometheus and Grafana names only series that the program has, with the labels
+//! and values that they have; each alert is tested both ways.
 //!
 //! Reads files only. Whether the questions give data is for tests/interop/prometheus.py, which has a Prometheus.
 #![allow(clippy::disallowed_methods)] // reads the source tree, as a test may

@@ -130,12 +130,12 @@ fn durable_writes(times: &[Duration]) -> Finding {
         return Finding::unknown("durable write", "not one was done in time", why)
             .change("look at the disk: iostat -x 1, smartctl -a");
     };
-    let is = format!("{median:.0?} (median), {late:.0?} (99th percentile), {} writes of 4 KiB", times.len());
+    let is = format!("{median:.1?} (median), {late:.1?} (99th percentile), {} writes of 4 KiB", times.len());
     let finding = Finding::ok("durable write", is, why);
     if *median < TOO_FAST {
         return finding.change(
-            "faster than any medium: something (a virtual disk, a controller) answers before data are safe; have \
-             it pass flushes on",
+            "faster than any medium: something (a virtual disk, a controller) answers before data are safe; \
+             have it pass flushes on",
         );
     }
     finding

@@ -30,8 +30,8 @@ impl Tally {
     }
 }
 
-/// The kind of a command: login, select, list, status, fetch, store, search, append, copy, expunge, idle, noop,
-/// other.
+/// The kind of a command: login, select, list, status, fetch, store, search, append, copy, expunge, idle,
+/// noop, other.
 fn kind(verb: &Verb<'_>) -> usize {
     match verb {
         Verb::Authenticate(_) | Verb::Login(_) => 0,

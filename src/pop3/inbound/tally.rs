@@ -30,7 +30,8 @@ impl Tally {
     }
 }
 
-/// The kind of a command: login, list, retr, dele, quit, other. USER says nothing yet and is one of the others.
+/// The kind of a command: login, list, retr, dele, quit, other. USER says nothing yet and is one of the
+/// others.
 fn kind(command: &Command<'_>) -> usize {
     match command {
         Command::Pass(_) | Command::Apop { .. } | Command::Auth { .. } => 0,
