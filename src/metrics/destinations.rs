@@ -21,7 +21,7 @@ const SHARE: u64 = 100;
 /// Stands for all others.
 pub const OTHER: &str = "other";
 
-/// Results of attempts in the order of a [`Tally`].
+/// Results of attempts, in the order in which [`Counting::count`] takes them.
 pub const RESULTS: [&str; 3] = ["delivered", "deferred", "bounced"];
 
 /// Recipients by result.

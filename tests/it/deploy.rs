@@ -1,7 +1,8 @@
 //! What is in `deploy/` for Prometheus and Grafana names only series that the program has, with the labels
 //! and values that they have; each alert is tested both ways.
 //!
-//! Reads files only. Whether the questions give data is for tests/interop/prometheus.py, which has a Prometheus.
+//! Reads files only. Whether the questions give data is for tests/interop/prometheus.py, which has a
+//! Prometheus.
 #![allow(clippy::disallowed_methods)] // reads the source tree, as a test may
 
 use crate::source::root;
@@ -158,7 +159,8 @@ fn deployed_questions_name_series_that_exist() {
 #[test]
 fn mistakes_in_questions_are_found() {
     let known = known();
-    let text = r#"sum by (core) (rate(ringpost_fsync_seconds_bucket{le="1"}[5m])) / core:ringpost_x:y + process_threads"#;
+    let text =
+        r#"sum(rate(ringpost_fsync_seconds_bucket{le="1"}[5m])) / core:ringpost_x:y + process_threads"#;
     let names =
         [("ringpost_fsync_seconds_bucket", "le=\"1\""), ("core:ringpost_x:y", ""), ("process_threads", "")];
     assert_eq!(named(text), names);
