@@ -1,25 +1,37 @@
 //! L3: every series, in one table: name, kind, labels, help.
 //!
 //! [`Core::new`] registers all series of one core at once, so that each is exported as zero from
-//! the start; shells keep the handles and never use the macros of `metrics` (14 times dearer).
+//! the start; shells keep the handles and never use the macros of `metrics` (14 times dearer). Series that
+//! exist for each value of a label are [`families`]; those of the largest destinations are [`destinations`].
 //! [`Process`] has what is one for the whole process and is read when it is asked for.
 //! `docs/metrics.md` lists exactly these tables; a test compares. Nothing here can fail: what
 //! cannot be read is left out.
 
+pub mod cores;
+pub mod destinations;
+pub mod families;
+
 use crate::base::time::Wall;
-use metrics::{Histogram, Key, Label, Level, Metadata, Recorder, Unit};
+use destinations::{Counting, Registry};
+use families::Families;
+use metrics::{Key, Label, Level, Metadata, Recorder, Unit};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusRecorder};
 use std::fmt::Write;
 use std::ops::Deref;
 use std::sync::{Arc, Mutex, PoisonError};
 
-pub use metrics::{Counter, Gauge, NoopRecorder};
+pub use metrics::{Counter, Gauge, Histogram, NoopRecorder};
 
 macro_rules! series {
     ($($field:ident: $kind:ident $name:literal {$($label:literal = $value:literal),*} $help:literal;)*) => {
         /// The series of one mail core. Cheap to clone; increments cost about 4 ns.
         #[derive(Clone)]
-        pub struct Core(Arc<Series>);
+        pub struct Core {
+            series: Arc<Series>,
+            /// Series for each value of a label.
+            pub families: Arc<Families>,
+            destinations: Registry,
+        }
 
         /// The handles of all series.
         pub struct Series {
@@ -30,7 +42,7 @@ macro_rules! series {
             type Target = Series;
 
             fn deref(&self) -> &Series {
-                &self.0
+                &self.series
             }
         }
 
@@ -41,27 +53,42 @@ macro_rules! series {
         impl Core {
             /// Registers the series of core number `core` with `recorder`.
             pub fn new(recorder: &impl Recorder, core: usize) -> Self {
-                Core(Arc::new(Series {
+                let series = Series {
                     $($field: {
                         #[allow(unused_mut)]
                         let mut labels = vec![Label::new("core", core.to_string())];
                         $(labels.push(Label::new($label, $value));)*
                         $kind::register(recorder, $name, labels, $help)
                     },)*
-                }))
+                };
+                let families = Arc::new(Families::new(recorder, core));
+                Core { series: Arc::new(series), families, destinations: Registry::default() }
             }
         }
     };
 }
 
 impl Core {
+    /// Its destinations are counted in `registry`, with those of others.
+    #[must_use]
+    pub fn counted_in(self, registry: &Registry) -> Self {
+        Core { destinations: registry.clone(), ..self }
+    }
+
+    /// For one queue to count its destinations with.
+    #[must_use]
+    pub fn destinations(&self) -> Counting {
+        Counting::new(&self.destinations)
+    }
+
     /// The queue has ended: what its gauges showed is no more.
     pub fn clear_queue(&self) {
         let queue = [&self.queue_messages, &self.queue_active, &self.queue_deferred, &self.queue_held];
         let rest = [&self.queue_bytes, &self.queue_oldest, &self.journal_segments, &self.journal_live_ratio];
         let archive = [&self.archive_bytes, &self.archive_live_bytes, &self.index_bytes, &self.index_lag];
         let parked = [&self.queue_parked, &self.queue_loading, &self.queue_destinations];
-        let all = queue.into_iter().chain(rest).chain(archive).chain(parked);
+        let paused = [&self.queue_paused_sites, &self.queue_paused_messages];
+        let all = queue.into_iter().chain(rest).chain(archive).chain(parked).chain(paused);
         all.for_each(|gauge| gauge.set(0.0));
     }
 }
@@ -197,6 +224,7 @@ series! {
     imap_timeouts: Counter "ringpost_imap_timeouts_total" {} "IMAP sessions closed because a deadline passed";
     imap_moved_in: Counter "ringpost_imap_moves_total" {"direction" = "in"} "IMAP sessions that moved at their login to the core that owns the account";
     imap_moved_out: Counter "ringpost_imap_moves_total" {"direction" = "out"} "IMAP sessions that moved at their login to the core that owns the account";
+    core_lag: Histogram "ringpost_core_lag_seconds" {} "How late the core comes to what is due: it is busy with something else, or has no CPU; looked at four times a second";
     session_panics: Counter "ringpost_session_panics_total" {} "Sessions closed by a fault of ours; must stay 0";
     received: Counter "ringpost_messages_received_total" {} "Messages accepted and on stable storage";
     received_bytes: Counter "ringpost_bytes_received_total" {} "Bytes of accepted messages";
@@ -223,6 +251,8 @@ series! {
     journal_segments: Gauge "ringpost_journal_segments" {} "Journal segments in use";
     journal_live_ratio: Gauge "ringpost_journal_live_ratio" {} "Share of journal bytes that are still needed";
     queue_destinations: Gauge "ringpost_queue_destinations" {} "Destinations known to the queue; those that nothing waits for are forgotten when there are many";
+    queue_paused_sites: Gauge "ringpost_queue_paused_sites" {} "Sites (next hops with their connections) that are left alone for a while because they could not be reached";
+    queue_paused_messages: Gauge "ringpost_queue_paused_messages" {} "Messages that are due and wait for sites that are left alone, or for suspended destinations";
     queue_parked: Gauge "ringpost_queue_parked" {} "Messages of the queue that are in archive and index, not in the journal";
     queue_loading: Gauge "ringpost_queue_loading" {} "1 while the index is read after the start";
     archive_bytes: Gauge "ringpost_archive_bytes" {} "Bytes of the archive";
@@ -241,8 +271,14 @@ series! {
     acked_unsynced: Counter "ringpost_acked_unsynced_total" {} "Messages acknowledged before they were on stable storage; 0 by construction";
 }
 
+const COMMAND_SECONDS: &[f64] = &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 30.0];
+
 /// Upper bounds of the buckets of every histogram.
 pub const BUCKETS: &[(&str, &[f64])] = &[
+    (
+        "ringpost_core_lag_seconds",
+        &[0.001, 0.002, 0.003, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0],
+    ),
     (
         "ringpost_first_attempt_seconds",
         &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0],
@@ -284,6 +320,13 @@ pub const BUCKETS: &[(&str, &[f64])] = &[
         "ringpost_dns_seconds",
         &[0.0001, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0],
     ),
+    // One for each provider or command: fewer.
+    (
+        "ringpost_provider_delivery_seconds",
+        &[0.01, 0.1, 0.5, 1.0, 5.0, 30.0, 300.0, 3600.0, 14_400.0, 86_400.0],
+    ),
+    ("ringpost_pop3_command_seconds", COMMAND_SECONDS),
+    ("ringpost_imap_command_seconds", COMMAND_SECONDS),
 ];
 
 /// The recorder that [`Core::new`] registers with; its handle renders. `run_upkeep` of the handle
@@ -301,6 +344,39 @@ pub const PROCESS: &[(&str, &str, &[&str], &str)] = &[
     ("ringpost_build_info", "Gauge", &["version"], "Always 1; the version is the label"),
     ("ringpost_config_hash", "Gauge", &[], "Changes with the configuration file"),
     ("ringpost_ready", "Gauge", &[], "1 while new mail is taken, as /readyz says"),
+    (
+        "ringpost_core_state",
+        "Gauge",
+        &["core", "role", "state"],
+        "1 for the state the core is in (starting, ready, full, poisoned, stopping, ended), 0 for the others",
+    ),
+    (
+        "ringpost_core_beat_age_seconds",
+        "Gauge",
+        &["core", "role"],
+        "How long ago the core last went round; more than a second: it stands still",
+    ),
+    (
+        "ringpost_core_cpu_seconds_total",
+        "Counter",
+        &["core", "role"],
+        "Time on a CPU of the core's thread, user and system",
+    ),
+    (
+        "ringpost_core_wait_seconds_total",
+        "Counter",
+        &["core", "role"],
+        "Time in which the core's thread could have run and other threads had its CPU",
+    ),
+    (
+        "ringpost_destination_recipients_total",
+        "Counter",
+        &["destination", "result"],
+        "Recipients by destination and result of an attempt, for the destinations with most mail (at most 50); other is all the rest",
+    ),
+    ("ringpost_disk_size_bytes", "Gauge", &[], "Size of the file system of the data directory"),
+    ("ringpost_disk_free_bytes", "Gauge", &[], "Bytes left there for ringpost"),
+    ("ringpost_disk_reserve_bytes", "Gauge", &[], "storage.free_min: with less left no new mail is taken"),
     ("ringpost_events_dropped_total", "Counter", &[], "Notices lost because their writer was behind"),
     (
         "ringpost_tls_certificate_expiry_seconds",
@@ -330,6 +406,24 @@ pub struct Process {
     pub config_hash: u64,
     /// Of the certificates in force.
     pub certificates: Arc<CertificateStatus>,
+    /// Of all queues.
+    pub destinations: Registry,
+    /// `storage.free_min`, in bytes.
+    pub reserve: u64,
+}
+
+/// What is asked for when the series of the process are shown.
+pub struct Facts {
+    /// What the kernel says of us.
+    pub proc: ProcSelf,
+    /// New mail is taken.
+    pub ready: bool,
+    /// Notices lost.
+    pub events_dropped: u64,
+    /// All cores.
+    pub cores: Vec<cores::Facts>,
+    /// Bytes of the data directory's file system: all, and those that we may still use.
+    pub disk: Option<(u64, u64)>,
 }
 
 /// What is known of certificates: set by who reads them, shown with the series.
@@ -366,11 +460,16 @@ impl CertificateStatus {
 
     fn render(&self, name: &str, out: &mut String) {
         for (path, at) in self.expiries() {
-            let path = path.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
+            let path = escaped(&path);
             // Writing to a String cannot fail.
             let _ = writeln!(out, "{name}{{certificate=\"{path}\"}} {at}");
         }
     }
+}
+
+/// The value of a label, as the text form wants it.
+fn escaped(value: &str) -> String {
+    value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
 }
 
 /// What the process says of itself under `/proc/self`, as text; empty if it cannot be read.
@@ -385,59 +484,83 @@ pub struct ProcSelf {
     pub ticks: u64,
     /// Bytes of a page.
     pub page: u64,
+    /// Its threads, as far as the kernel accounts for them.
+    pub threads: Vec<cores::Thread>,
 }
 
 impl Process {
     /// Appends the series in text form to `out`.
-    pub fn render(&self, facts: &ProcSelf, ready: bool, events_dropped: u64, out: &mut String) {
-        // The name in parentheses may contain anything; the numbers follow the last one.
-        let numbers: Vec<&str> = facts
-            .stat
-            .rsplit_once(')')
-            .map(|(_, rest)| rest.split_whitespace().collect())
-            .unwrap_or_default();
-        // proc(5): state is field 3, utime 14, stime 15, num_threads 20, rss 24.
-        let field = |n: usize| numbers.get(n - 3).and_then(|v| v.parse::<u64>().ok());
-        let cpu = field(14).zip(field(15)).map(|(u, s)| (u + s) as f64 / facts.ticks.max(1) as f64);
-        let max_fds = facts.limits.lines().find_map(|l| l.strip_prefix("Max open files"));
-        let max_fds = max_fds.and_then(|l| l.split_whitespace().next()?.parse::<u64>().ok());
-        for (name, kind, _, help) in PROCESS {
-            let number = |n: u64| n as f64;
-            let value = match *name {
-                "ringpost_build_info" => Some(1.0),
-                "ringpost_config_hash" => Some(number(self.config_hash)),
-                "ringpost_ready" => Some(f64::from(u8::from(ready))),
-                "ringpost_events_dropped_total" => Some(number(events_dropped)),
-                "ringpost_tls_certificate_expiry_seconds" => {
-                    let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} gauge");
-                    self.certificates.render(name, out);
-                    out.push('\n');
-                    None
-                }
-                "ringpost_tls_reload_failed" => Some(f64::from(u8::from(self.certificates.is_failed()))),
-                "process_start_time_seconds" => Some(number(self.started.0) / 1000.0),
-                "process_cpu_seconds_total" => cpu,
-                "process_resident_memory_bytes" => field(24).map(|pages| number(pages * facts.page)),
-                "process_open_fds" => facts.open_fds.map(number),
-                "process_max_fds" => max_fds.map(number),
-                "process_threads" => field(20).map(number),
-                _ => None,
-            };
-            let Some(value) = value else { continue };
-            let labels = match *name {
-                "ringpost_build_info" => concat!("{version=\"", env!("CARGO_PKG_VERSION"), "\"}"),
-                _ => "",
-            };
+    pub fn render(&self, facts: &Facts, out: &mut String) {
+        for (name, kind, labels, help) in PROCESS {
             let kind = kind.to_ascii_lowercase();
             // Writing to a String cannot fail.
-            let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name}{labels} {value}\n");
+            let head = |out: &mut String| writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}");
+            match (*name, labels.is_empty()) {
+                ("ringpost_build_info", _) => {
+                    let _ = head(out);
+                    let _ = writeln!(out, "{name}{{version=\"{}\"}} 1\n", env!("CARGO_PKG_VERSION"));
+                }
+                (_, false) => {
+                    let _ = head(out);
+                    match *name {
+                        "ringpost_tls_certificate_expiry_seconds" => self.certificates.render(name, out),
+                        "ringpost_destination_recipients_total" => self.destinations.render(name, out),
+                        _ => cores::render(name, &facts.cores, &facts.proc.threads, out),
+                    }
+                    out.push('\n');
+                }
+                (_, true) => {
+                    let Some(value) = self.value(name, facts) else { continue };
+                    let _ = head(out);
+                    let _ = writeln!(out, "{name} {value}\n");
+                }
+            }
         }
+    }
+
+    /// Of a series without labels.
+    fn value(&self, name: &str, facts: &Facts) -> Option<f64> {
+        let number = |n: u64| n as f64;
+        let flag = |is: bool| Some(f64::from(u8::from(is)));
+        let proc = &facts.proc;
+        match name {
+            "ringpost_config_hash" => Some(number(self.config_hash)),
+            "ringpost_ready" => flag(facts.ready),
+            "ringpost_events_dropped_total" => Some(number(facts.events_dropped)),
+            "ringpost_tls_reload_failed" => flag(self.certificates.is_failed()),
+            "ringpost_disk_size_bytes" => facts.disk.map(|(size, _)| number(size)),
+            "ringpost_disk_free_bytes" => facts.disk.map(|(_, free)| number(free)),
+            "ringpost_disk_reserve_bytes" => Some(number(self.reserve)),
+            "process_start_time_seconds" => Some(number(self.started.0) / 1000.0),
+            // proc(5): state is field 3, utime 14, stime 15, num_threads 20, rss 24.
+            "process_cpu_seconds_total" => {
+                Some(number(proc.field(14)? + proc.field(15)?) / number(proc.ticks.max(1)))
+            }
+            "process_resident_memory_bytes" => proc.field(24).map(|pages| number(pages * proc.page)),
+            "process_open_fds" => proc.open_fds.map(number),
+            "process_max_fds" => {
+                let line = proc.limits.lines().find_map(|l| l.strip_prefix("Max open files"))?;
+                line.split_whitespace().next()?.parse().ok().map(number)
+            }
+            "process_threads" => proc.field(20).map(number),
+            _ => None,
+        }
+    }
+}
+
+impl ProcSelf {
+    /// Field number `n` of `stat`, from the third on.
+    fn field(&self, n: usize) -> Option<u64> {
+        // The name in parentheses may contain anything; the numbers follow the last one.
+        let (_, rest) = self.stat.rsplit_once(')')?;
+        rest.split_whitespace().nth(n - 3)?.parse().ok()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use families::FAMILIES;
     use std::collections::BTreeMap;
 
     const DOCUMENT: &str = include_str!("../docs/metrics.md");
@@ -451,7 +574,12 @@ mod tests {
             assert_eq!(*kinds.entry(name).or_insert((kind, help)), (kind, help), "{name}");
             assert!(name.starts_with("ringpost_"), "{name}");
         }
-        let all = TABLE.iter().map(|t| (t.0, t.1)).chain(PROCESS.iter().map(|t| (t.0, t.1)));
+        let of_families = FAMILIES.iter().map(|t| (t.0, t.1));
+        for (name, _) in of_families.clone() {
+            assert!(name.starts_with("ringpost_") && !kinds.contains_key(&&name), "{name}");
+        }
+        let all =
+            TABLE.iter().map(|t| (t.0, t.1)).chain(PROCESS.iter().map(|t| (t.0, t.1))).chain(of_families);
         for (name, kind) in all {
             assert_eq!(name.ends_with("_total"), kind == "Counter", "{name}: _total is for counters");
             assert!(
@@ -463,7 +591,9 @@ mod tests {
                 "{name}"
             );
         }
-        let histograms: Vec<&str> = TABLE.iter().filter(|t| t.1 == "Histogram").map(|t| t.0).collect();
+        let singles = TABLE.iter().filter(|t| t.1 == "Histogram").map(|t| t.0);
+        let of_families = FAMILIES.iter().filter(|t| t.1 == "Histogram").map(|t| t.0);
+        let histograms: Vec<&str> = singles.chain(of_families).collect();
         assert_eq!(histograms, BUCKETS.iter().map(|b| b.0).collect::<Vec<_>>());
         assert!(BUCKETS.iter().all(|(_, b)| b.is_sorted()));
     }
@@ -481,6 +611,13 @@ mod tests {
                 assert!(text.contains(&line), "{line} is not in\n{text}");
             }
         }
+        for (name, kind, label, values, _) in FAMILIES {
+            for value in *values {
+                let count = if *kind == "Histogram" { "_count" } else { "" };
+                let line = format!("\n{name}{count}{{core=\"1\",{label}=\"{value}\"}} 0\n");
+                assert!(text.contains(&line), "{line} is not in\n{text}");
+            }
+        }
         cores[1].received.increment(3);
         cores[1].commit_seconds.record(0.0002);
         let text = recorder.handle().render();
@@ -490,19 +627,31 @@ mod tests {
 
     #[test]
     fn process_series() {
-        let facts = ProcSelf {
+        let proc = ProcSelf {
             stat: "7 (ring) post) S 1 7 7 0 -1 4 1 0 0 0 250 50 0 0 20 0 9 0 100 1000000 25 18446744073709551615".into(),
             limits: "Limit  Soft Limit  Hard Limit  Units\nMax open files            20000      30000      files\n".into(),
             open_fds: Some(11),
             ticks: 100,
             page: 4096,
+            threads: vec![cores::Thread::parse("mta-0", "1500000000 0 1").unwrap()],
         };
         let certificates = Arc::<CertificateStatus>::default();
         certificates.set(vec![("/etc/a \"b\".pem".into(), 1_800_000_000)]);
         certificates.set_failed(true);
-        let process = Process { started: Wall(1_700_000_000_500), config_hash: 77, certificates };
+        let process = Process {
+            started: Wall(1_700_000_000_500),
+            config_hash: 77,
+            certificates,
+            destinations: Registry::default(),
+            reserve: 4096,
+        };
+        let core = cores::Facts { number: 0, role: "mta", thread: "mta-0".into(), state: 1, beat_age: None };
+        let facts =
+            Facts { proc, ready: true, events_dropped: 5, cores: vec![core], disk: Some((10_000, 7_000)) };
+        let counting = Core::new(&NoopRecorder, 0).counted_in(&process.destinations).destinations();
         let mut text = String::new();
-        process.render(&facts, true, 5, &mut text);
+        process.render(&facts, &mut text);
+        drop(counting);
         for line in [
             concat!("ringpost_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"} 1"),
             "ringpost_config_hash 77",
@@ -517,17 +666,19 @@ mod tests {
             "process_max_fds 20000",
             "process_threads 9",
             "# TYPE process_cpu_seconds_total counter",
+            r#"ringpost_core_cpu_seconds_total{core="0",role="mta"} 1.5"#,
+            r#"ringpost_core_state{core="0",role="mta",state="ready"} 1"#,
+            r#"ringpost_destination_recipients_total{destination="other",result="deferred"} 0"#,
+            "ringpost_disk_free_bytes 7000",
+            "ringpost_disk_reserve_bytes 4096",
         ] {
             assert!(text.lines().any(|l| l == line), "{line} is not in\n{text}");
         }
         text.clear();
-        process.render(
-            &ProcSelf { stat: String::new(), limits: String::new(), open_fds: None, ..facts },
-            false,
-            0,
-            &mut text,
-        );
+        let proc = ProcSelf { stat: String::new(), limits: String::new(), open_fds: None, ..facts.proc };
+        process.render(&Facts { proc, ready: false, disk: None, ..facts }, &mut text);
         assert!(!text.contains("process_cpu") && text.contains("ringpost_ready 0"));
+        assert!(!text.contains("disk_free") && text.contains("\nringpost_disk_reserve_bytes 4096\n"));
     }
 
     #[test]
@@ -542,6 +693,10 @@ mod tests {
             if !rows.contains(&row) {
                 rows.push(row);
             }
+        }
+        for (name, kind, label, values, help) in FAMILIES {
+            let (kind, values) = (kind.to_lowercase(), values.join(", "));
+            rows.push(format!("| `{name}` | {kind} | `core`, `{label}` ({values}) | {help} |"));
         }
         for (name, kind, labels, help) in PROCESS {
             let labels: Vec<String> = labels.iter().map(|l| format!("`{l}`")).collect();

@@ -79,7 +79,7 @@ impl<R: Moving> Wire<R> {
     /// # Errors
     /// Descriptors are short: the session stays.
     pub fn depart<L>(self, session: Known, luggage: L) -> Departure<R, L> {
-        let Wire { host, seat, channel, counted, squeeze, mut buf, at, mut outbox, now: _ } = self;
+        let Wire { host, seat, channel, counted, squeeze, mut buf, at, mut outbox, now: _, came: _ } = self;
         buf.drain(..at);
         let (input, output) = (buf, joined(outbox.take_parts()));
         match host.rt.pack(seat.leave()) {

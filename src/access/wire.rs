@@ -20,6 +20,7 @@ use std::io;
 use std::ops::Range;
 use std::pin::pin;
 use std::rc::Rc;
+use std::time::Duration;
 use zeroize::Zeroize;
 
 /// What came of waiting for input.
@@ -49,6 +50,8 @@ pub struct Wire<R: Runtime> {
     pub outbox: Outbox,
     /// The time of the last wake-up: reading the clock at each step would cost as much as a command.
     pub now: Mono,
+    /// When input last came.
+    pub came: Mono,
 }
 
 impl<R: Runtime> Wire<R> {
@@ -57,7 +60,7 @@ impl<R: Runtime> Wire<R> {
     pub fn new(host: Rc<Host<R>>, seat: Seat<R::Stream>, buf: Vec<u8>) -> Self {
         let now = host.rt.now();
         let (channel, counted, outbox) = (Channel::Plain, None, Outbox::default());
-        Wire { host, seat, channel, counted, squeeze: None, buf, at: 0, outbox, now }
+        Wire { host, seat, channel, counted, squeeze: None, buf, at: 0, outbox, now, came: now }
     }
 
     /// What has been received and is not consumed.
@@ -105,6 +108,12 @@ impl<R: Runtime> Wire<R> {
         self.seat.stream()
     }
 
+    /// How long ago input last came, by the clock.
+    #[must_use]
+    pub fn elapsed(&self) -> Duration {
+        self.host.rt.now().since(self.came)
+    }
+
     /// Looks at the clock.
     pub fn tick(&mut self) {
         self.now = self.host.rt.now();
@@ -119,6 +128,7 @@ impl<R: Runtime> Wire<R> {
         let input = self.receive(deadline).await;
         self.seat.set_idle(false);
         self.tick();
+        self.came = self.now;
         input
     }
 

@@ -5,6 +5,7 @@
 //! disconnected; a failing `accept` (no descriptors left) is tried again after a second.
 
 use crate::metrics::ProcSelf;
+use crate::metrics::cores::Thread;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
@@ -104,7 +105,20 @@ pub fn proc_self() -> ProcSelf {
         open_fds: std::fs::read_dir("/proc/self/fd").ok().map(|d| d.count() as u64),
         ticks: aux(17).unwrap_or(100),
         page: aux(6).unwrap_or(4096),
+        threads: threads(),
     }
+}
+
+/// Our threads. One that ends meanwhile is left out.
+#[allow(clippy::disallowed_methods)] // /proc, by the control thread only
+fn threads() -> Vec<Thread> {
+    let Ok(tasks) = std::fs::read_dir("/proc/self/task") else { return Vec::new() };
+    let read = |task: std::io::Result<std::fs::DirEntry>| {
+        let task = task.ok()?.path();
+        let text = |name| std::fs::read_to_string(task.join(name)).ok();
+        Thread::parse(&text("comm")?, &text("schedstat")?)
+    };
+    tasks.filter_map(read).collect()
 }
 
 struct Bounded {
@@ -198,6 +212,7 @@ impl AsyncWrite for Guarded {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::metrics::Facts;
     use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -271,15 +286,18 @@ mod tests {
 
     #[test]
     fn own_process_is_seen() {
-        let facts = proc_self();
+        let proc = proc_self();
+        assert!(proc.page >= 4096 && proc.ticks == 100 && !proc.threads.is_empty());
         let mut text = String::new();
         let process = crate::metrics::Process {
             started: crate::base::time::Wall(1),
             config_hash: 1,
             certificates: Default::default(),
+            destinations: Default::default(),
+            reserve: 0,
         };
-        process.render(&facts, true, 0, &mut text);
+        let facts = Facts { proc, ready: true, events_dropped: 0, cores: Vec::new(), disk: Some((2, 1)) };
+        process.render(&facts, &mut text);
         assert_eq!(text.matches("# TYPE").count(), crate::metrics::PROCESS.len(), "{text}");
-        assert!(facts.page >= 4096 && facts.ticks == 100);
     }
 }

@@ -6,6 +6,7 @@ pub mod aligned;
 pub mod chain;
 pub mod chunks;
 pub mod crc;
+pub mod heavy;
 pub mod ids;
 pub mod scan;
 pub mod secret;

@@ -91,7 +91,7 @@ fn load(args: &RouteArgs) -> Result<(Config, Router), String> {
 
 /// A clock for one command: no time passes.
 #[derive(Clone)]
-struct Still;
+pub(super) struct Still;
 
 impl Clock for Still {
     fn now(&self) -> Mono {

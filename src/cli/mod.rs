@@ -5,6 +5,7 @@
 
 pub mod check;
 pub mod demo;
+pub mod doctor;
 pub mod explain;
 pub mod load;
 pub mod mailbox;
@@ -85,6 +86,8 @@ enum Command {
     Serve(ConfigFile),
     /// Check the configuration and its map files
     Check(check::Args),
+    /// Check this host: kernel, limits, disk, clock, name servers; say what to change and why
+    Doctor(doctor::Args),
     /// Say what would become of mail to an address, and why
     #[command(subcommand)]
     Explain(explain::ExplainCommand),
@@ -110,6 +113,7 @@ impl Command {
             Command::Demo(args) => demo::run(&args),
             Command::Serve(args) => serve::run(&args),
             Command::Check(args) => check::run(&args, &mut std::io::stdout()).into(),
+            Command::Doctor(args) => doctor::run(&args, &mut std::io::stdout()).into(),
             Command::Explain(command) => command.run(&mut std::io::stdout()).into(),
             Command::Queue(args) => args.run(),
             Command::Why(args) => args.run(),

@@ -13,6 +13,8 @@ use crate::mailbox::types::{AccountId, DeliveryId, Flags, Quota, SpecialUse};
 use crate::message::body::BodyFacts;
 use crate::message::headers;
 use crate::message::mime::Scanner;
+use crate::metrics;
+use crate::queue::desk::open::observer;
 use crate::runtime::{Runtime, yield_now};
 use crate::storage;
 use crate::storage::opening::OpenError;
@@ -113,6 +115,13 @@ impl<R: Runtime> Shards<R> {
     #[must_use]
     pub fn any(&self) -> Option<&Store<R>> {
         self.0.shards.iter().find_map(|s| s.store.as_ref())
+    }
+
+    /// Their durable writes are counted.
+    pub fn observe(&self, metrics: &metrics::Core) {
+        for store in self.0.shards.iter().filter_map(|s| s.store.as_ref()) {
+            store.observe(observer(metrics));
+        }
     }
 
     /// True once a write to any of them has failed.

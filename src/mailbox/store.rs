@@ -46,7 +46,7 @@ use crate::runtime::table::TableOptions;
 use crate::storage::archive::{self, Archive, Place};
 use crate::storage::group::{CommitError, Durable, Staged};
 use crate::storage::journal::StageError;
-use crate::storage::keeper::Keeper;
+use crate::storage::keeper::{Keeper, Observer};
 use crate::storage::options::{Poison, Urgency};
 use crate::storage::record::RecordHead;
 use crate::storage::side::SideFile;
@@ -532,6 +532,11 @@ impl<R: Runtime> Store<R> {
         let _ = crate::runtime::table::Table::close(self.0.table.clone()).await;
         self.0.vault.close().await;
         self.0.keeper.close().await;
+    }
+
+    /// `observer` is told of every durable write of the journal.
+    pub fn observe(&self, observer: Observer) {
+        self.0.keeper.observe(observer);
     }
 }
 

@@ -152,6 +152,7 @@ pub(crate) struct Inner<R: Runtime> {
     pub log: LogNumber,
     pub options: Options,
     pub metrics: metrics::Core,
+    pub destinations: RefCell<metrics::destinations::Counting>,
     pub routing: RefCell<Rc<dyn Routing>>,
     /// None: nothing is recorded.
     pub mail_log: OnceCell<MailLog>,
@@ -217,6 +218,7 @@ impl<R: Runtime> Desk<R> {
             payload_max: storage.payload_max(),
             log,
             options,
+            destinations: RefCell::new(metrics.destinations()),
             metrics,
             routing: RefCell::new(routing),
             mail_log: OnceCell::new(),

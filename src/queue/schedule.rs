@@ -265,6 +265,8 @@ pub struct Schedule {
     ready: usize,
     /// Of those, in the lists of destinations that are left alone or suspended.
     ready_paused: usize,
+    /// Pools that are left alone.
+    pools_paused: usize,
     stopped: bool,
 }
 
@@ -294,6 +296,7 @@ impl Schedule {
             wanted: 0,
             ready: 0,
             ready_paused: 0,
+            pools_paused: 0,
             stopped: false,
         }
     }
@@ -525,6 +528,7 @@ impl Schedule {
             let ready = pool.ready;
             if pool.paused.take_if(|until| *until <= now).is_some() {
                 self.ready_paused -= ready;
+                self.pools_paused -= 1;
             }
             self.list(p);
         }

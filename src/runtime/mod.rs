@@ -21,9 +21,11 @@ pub mod cross;
 #[cfg(test)]
 pub mod double;
 mod helper;
+pub mod host;
 pub mod listen;
 pub mod memory;
 pub mod moving;
+pub mod notify;
 pub mod pool;
 pub mod privileges;
 pub mod signals;

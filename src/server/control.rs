@@ -6,14 +6,16 @@
 use super::Failure;
 use super::accounts::tell_problems;
 use super::core::{Health, Note, State};
+use super::watchdog;
 use crate::admin::{self, control::Queues, http, rules::Book};
 use crate::config::certificates::Keeper;
 use crate::config::reload::Reloader;
 use crate::config::users::{self, Watch};
 use crate::events::Events;
-use crate::metrics::Process;
+use crate::metrics::{Facts, Process, cores};
 use crate::queue::control::{Request, Response};
 use crate::runtime::cross::{SendError, Sender};
+use crate::runtime::notify::Notify;
 use crate::runtime::privileges::User;
 use crate::runtime::signals::{self, Signals};
 use crate::runtime::uring;
@@ -23,7 +25,7 @@ use std::io::{self, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -58,6 +60,8 @@ pub struct Control {
     pub recorder: PrometheusHandle,
     /// Series of the process.
     pub process: Process,
+    /// Whose file system is looked at.
+    pub data_dir: PathBuf,
     /// Notices.
     pub events: Events,
     /// Time for an orderly end.
@@ -180,17 +184,23 @@ impl Queues for Cores {
 
 async fn serve(control: Control) -> Result<(), Failure> {
     let Control { lines, reloader, users, keeper, recorder, process, events, grace, .. } = control;
-    let Control { access, metrics, admin, book, mut stopped, started, .. } = control;
+    let Control { access, metrics, admin, book, mut stopped, started, data_dir, .. } = control;
     let failed = |e: io::Error| Failure::new(71, format!("control thread: {e}"));
     let mut signals = Signals::take().map_err(failed)?;
-    events.info("started", started);
     let mail = lines.len();
     let lines: Vec<Line> = lines.into_iter().chain(access).collect();
     let health: Vec<_> = lines.iter().map(|l| l.health.clone()).collect();
+    let manager = Notify::from_env().map(Rc::new);
+    if let Some(manager) = &manager {
+        manager.ready(&started);
+        tokio::task::spawn_local(watchdog::run(manager.clone(), health.clone()));
+    }
+    events.info("started", started);
     let cores = Rc::new(Cores { lines: RefCell::new(lines), mail });
     if let Some(listener) = metrics {
         let listener = tokio::net::TcpListener::from_std(listener).map_err(failed)?;
-        let state = http_state(recorder, process, health.clone(), events.clone());
+        let shown = Shown { health: health.clone(), mail, process, data_dir, events: events.clone() };
+        let state = http_state(recorder, shown);
         tokio::task::spawn_local(http::serve(listener, state, std::future::pending()));
     }
     if let Some(listener) = admin {
@@ -218,6 +228,7 @@ async fn serve(control: Control) -> Result<(), Failure> {
             signals::Request::Report => report(&cores, &events),
         }
     }
+    manager.iter().for_each(|m| m.stopping());
     events.info("stopping", format!("finishing what is in hand, at most {} s", grace.as_secs()));
     for core in 0..cores.all() {
         cores.stop(core, grace).await;
@@ -348,13 +359,43 @@ fn report(cores: &Rc<Cores>, events: &Events) {
     }
 }
 
-fn http_state(
-    recorder: PrometheusHandle,
-    process: Process,
+/// What the pages for others are made of.
+struct Shown {
+    /// Of all cores; mail cores come first.
     health: Vec<Arc<Health>>,
+    /// How many mail cores there are.
+    mail: usize,
+    process: Process,
+    data_dir: PathBuf,
     events: Events,
-) -> http::HttpState {
+}
+
+impl Shown {
+    fn facts(&self, ready: bool) -> Facts {
+        let now = uring::mono_now();
+        let core = |(number, health): (usize, &Arc<Health>)| {
+            let access = number.checked_sub(self.mail);
+            cores::Facts {
+                number,
+                role: if access.is_none() { "mta" } else { "access" },
+                thread: access.map_or_else(|| format!("mta-{number}"), |n| format!("access-{n}")),
+                state: health.state() as usize,
+                beat_age: health.beat_age(now),
+            }
+        };
+        Facts {
+            proc: http::proc_self(),
+            ready,
+            events_dropped: self.events.dropped(),
+            cores: self.health.iter().enumerate().map(core).collect(),
+            disk: uring::disk::space(&self.data_dir).ok(),
+        }
+    }
+}
+
+fn http_state(recorder: PrometheusHandle, shown: Shown) -> http::HttpState {
     let upkeep = recorder.clone();
+    let health = shown.health.clone();
     let ready = move || {
         for (n, core) in health.iter().enumerate() {
             let why = match core.state() {
@@ -373,7 +414,7 @@ fn http_state(
     http::HttpState {
         metrics: Arc::new(move || {
             let mut text = recorder.render();
-            process.render(&http::proc_self(), is_ready().is_ok(), events.dropped(), &mut text);
+            shown.process.render(&shown.facts(is_ready().is_ok()), &mut text);
             text
         }),
         upkeep: Arc::new(move || upkeep.run_upkeep()),

@@ -17,6 +17,7 @@ use crate::auth::client::Account;
 use crate::auth::passwd::Users;
 use crate::auth::service::Logins;
 use crate::base::ids::{LogNumber, MessageId};
+use crate::base::time::Mono;
 use crate::config::Config;
 use crate::config::outgoing::Outgoing;
 use crate::delivery::agent;
@@ -26,7 +27,7 @@ use crate::delivery::trust::{self, Trust};
 use crate::events::mail::MailLog;
 use crate::events::{Events, Level};
 use crate::intake::Intake;
-use crate::metrics;
+use crate::metrics::{self, destinations::Registry};
 use crate::queue::common::Commons;
 use crate::queue::control::{Request, Response};
 use crate::queue::desk::Desk;
@@ -50,7 +51,7 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::sync::oneshot;
 
@@ -71,7 +72,11 @@ pub enum Note {
 
 /// What a core shows to others.
 #[derive(Default)]
-pub struct Health(AtomicU8);
+pub struct Health {
+    state: AtomicU8,
+    /// When it last went round; 0: it has not yet.
+    beat: AtomicU64,
+}
 
 /// Values of [`Health`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -94,12 +99,25 @@ pub enum State {
 impl Health {
     /// From now on so.
     pub fn set(&self, state: State) {
-        self.0.store(state as u8, Ordering::Relaxed);
+        self.state.store(state as u8, Ordering::Relaxed);
+    }
+
+    /// It goes round.
+    pub fn beat(&self, now: Mono) {
+        self.beat.store(now.0, Ordering::Relaxed);
+    }
+
+    /// How long ago it last went round, if it has begun to and has not ended.
+    pub fn beat_age(&self, now: Mono) -> Option<Duration> {
+        match (self.beat.load(Ordering::Relaxed), self.state()) {
+            (0, _) | (_, State::Ended) => None,
+            (at, _) => Some(now.since(Mono(at))),
+        }
     }
 
     /// The state of the core.
     pub fn state(&self) -> State {
-        match self.0.load(Ordering::Relaxed) {
+        match self.state.load(Ordering::Relaxed) {
             0 => State::Starting,
             1 => State::Ready,
             2 => State::Full,
@@ -138,6 +156,8 @@ pub struct Seed {
     pub metrics: metrics::Core,
     /// Where series of logs that it adopts are registered.
     pub recorder: Arc<PrometheusRecorder>,
+    /// Where their destinations are counted.
+    pub destinations: Registry,
     /// The way to mailboxes, if there are any here.
     pub post: Option<Post>,
     /// Its reserved sockets, in the order of [`Config::mail_listeners`].
@@ -238,11 +258,14 @@ fn setup(
     };
     let folder = seed.config.data_dir.join("queue");
     let (recorder, voice, place) = (seed.recorder.clone(), seed.voice(), folder.clone());
+    let destinations = seed.destinations.clone();
     Setup {
         folder,
         cores: u16::try_from(seed.cores).expect("numbers of logs are that short"),
         parts,
-        series: Box::new(move |log| metrics::Core::new(&*recorder, usize::from(log.0))),
+        series: Box::new(move |log| {
+            metrics::Core::new(&*recorder, usize::from(log.0)).counted_in(&destinations)
+        }),
         rules: seed.rules.clone(),
         resolver: names,
         agent: agent::Options {
@@ -284,6 +307,7 @@ const GIVE_BACK: Duration = Duration::from_secs(5);
 pub async fn run(rt: Uring, mut seed: Seed) {
     let panics = seed.metrics.session_panics.clone();
     rt.on_panic(move || panics.increment(1));
+    rt.spawn(beat(rt.clone(), seed.health.clone(), seed.metrics.core_lag.clone()));
     let (wires, posting) = wires(&rt, &mut seed).unzip();
     let tables = Tables::new(seed.config.clone(), seed.router.clone(), seed.guard.clone());
     wires.iter().for_each(|wires| tables.set_post(wires.clone()));
@@ -302,22 +326,9 @@ pub async fn run(rt: Uring, mut seed: Seed) {
             return;
         }
     };
-    let options = settings::sessions(&seed.config, seed.cores);
     let doors = settings::doors(&seed.config, seed.certificates.as_ref());
-    let ctx = Context::new(
-        rt.clone(),
-        Intake::new(logs.own().clone()),
-        tables.clone(),
-        seed.metrics.clone(),
-        options,
-    );
-    let failures = seed.guard.failures.clone();
-    ctx.set_attempts(Attempts::new(failures, seed.metrics.clone(), seed.events.clone(), seed.number));
     let logins = logins(&rt, &seed);
-    if let Some(logins) = &logins {
-        ctx.set_logins(logins.clone());
-    }
-    wires.iter().for_each(|wires| ctx.set_post(Rc::new(wires.clone())));
+    let ctx = context(&rt, &seed, (&tables, &logs), logins.as_ref(), wires);
     let mail_log = record(&rt, &seed, &ctx, &logs);
     let listeners = match listen_at(&rt, &seed.sockets) {
         Ok(listeners) => listeners,
@@ -352,12 +363,44 @@ pub async fn run(rt: Uring, mut seed: Seed) {
     health.set(State::Ended);
 }
 
+/// What sessions need.
+fn context(
+    rt: &Uring,
+    seed: &Seed,
+    (tables, logs): (&Rc<Tables>, &Logs<Uring>),
+    logins: Option<&Rc<Logins<Uring>>>,
+    wires: Option<Wires>,
+) -> Rc<Context<Uring>> {
+    let options = settings::sessions(&seed.config, seed.cores);
+    let intake = Intake::new(logs.own().clone());
+    let ctx = Context::new(rt.clone(), intake, tables.clone(), seed.metrics.clone(), options);
+    let failures = seed.guard.failures.clone();
+    ctx.set_attempts(Attempts::new(failures, seed.metrics.clone(), seed.events.clone(), seed.number));
+    logins.into_iter().for_each(|logins| ctx.set_logins(logins.clone()));
+    wires.into_iter().for_each(|wires| ctx.set_post(Rc::new(wires)));
+    ctx
+}
+
 /// The core's mail log, which sessions and queues have from now on.
 fn record(rt: &Uring, seed: &Seed, ctx: &Context<Uring>, logs: &Logs<Uring>) -> MailLog {
     let log = mail_log::start(rt, &seed.events, &seed.config, seed.number, &seed.metrics);
     ctx.set_mail_log(log.clone());
     logs.set_mail_log(&log);
     log
+}
+
+/// How often a core shows that it goes round.
+const BEAT: Duration = Duration::from_millis(250);
+
+/// Shows that the core goes round, and how late it comes to what is due.
+pub async fn beat(rt: Uring, health: Arc<Health>, lag: metrics::Histogram) {
+    while health.state() != State::Ended {
+        let due = rt.now().after(BEAT);
+        rt.sleep_until(due).await;
+        let now = rt.now();
+        lag.record(now.since(due).as_secs_f64());
+        health.beat(now);
+    }
 }
 
 /// Gives memory back that is free for longer than a moment, also when nothing else happens.

@@ -15,6 +15,7 @@ pub mod offline;
 pub mod residents;
 pub mod settings;
 pub mod tables;
+mod watchdog;
 
 use crate::admin::rules::Book;
 use crate::config::Config;
@@ -24,7 +25,7 @@ use crate::config::reload::Reloader;
 use crate::config::resolve::Listener;
 use crate::config::units::Cores;
 use crate::events::{self, Events};
-use crate::metrics;
+use crate::metrics::{self, destinations::Registry};
 use crate::queue::common::Commons;
 use crate::queue::rules::Rule;
 use crate::route::tables::Router;
@@ -124,7 +125,16 @@ pub fn start(config: Arc<Config>) -> Result<Running, Failure> {
     let book = Book::open(&config.data_dir).map_err(|e| Failure::new(74, e))?;
     let rules = book.rules(uring::wall_now());
     let (recording, users_of) = (recorder.clone(), accounts.clone());
-    let first = First { router, rules, certificates, recorder: recording, accounts: users_of, outgoing };
+    let destinations = Registry::default();
+    let first = First {
+        router,
+        rules,
+        certificates,
+        recorder: recording,
+        accounts: users_of,
+        outgoing,
+        destinations,
+    };
     let Access { at: access_at, sockets: access_sockets } = access;
     let started = start_cores(&config, &first, &places, (sockets, access_sockets), &events.0)?;
     let Started { cores, lines, access_lines } = started;
@@ -142,7 +152,10 @@ pub fn start(config: Arc<Config>) -> Result<Running, Failure> {
             started: uring::wall_now(),
             config_hash: config.hash,
             certificates: status,
+            destinations: first.destinations,
+            reserve: config.storage.free_min.0,
         },
+        data_dir: config.data_dir.clone(),
         events: events.0.clone(),
         grace: config.stop_grace,
         metrics,
@@ -177,6 +190,7 @@ struct First {
     accounts: Option<Accounts>,
     outgoing: Outgoing,
     recorder: Arc<PrometheusRecorder>,
+    destinations: Registry,
 }
 
 /// The CPU of each core, if it is to be tied to one.
@@ -299,8 +313,9 @@ fn start_cores(
             rules: first.rules.clone(),
             outgoing: first.outgoing.clone(),
             poison: poison.clone(),
-            metrics: metrics::Core::new(&*first.recorder, number),
+            metrics: metrics::Core::new(&*first.recorder, number).counted_in(&first.destinations),
             recorder: first.recorder.clone(),
+            destinations: first.destinations.clone(),
             post: posts.next(),
             sockets,
             notes,

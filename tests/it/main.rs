@@ -7,9 +7,11 @@ mod cores;
 mod crash;
 mod dane;
 mod demo;
+mod deploy;
 mod destinations;
 mod disk;
 mod dns_faults;
+mod doctor;
 mod dsn;
 mod harness;
 mod hostile;
@@ -38,6 +40,7 @@ mod three_servers;
 mod tidy;
 mod tls;
 mod tls_entry;
+mod watched;
 mod xclient;
 
 /// Counts what is held; see `memory`.

@@ -111,7 +111,8 @@ fn json_has_the_fields_of_kumomta() {
 fn text_is_what_readers_of_postfix_know() {
     let (log, from, _) = log(Format::Text, false);
     let to = envelope(&[b"b@next.test"]);
-    let about = Some(QueueId { log: LogNumber(0), message: MessageId(5) });
+    let original = QueueId { log: LogNumber(0), message: MessageId(5) };
+    let about = Some(original);
     let of = |client, about| Reception { id: Some(id()), client, envelope: to.view(), size: 1234, about };
     log.reception(AT, &of(Some(CLIENT), None));
     log.reception(AT, &of(None, about));
@@ -126,13 +127,12 @@ fn text_is_what_readers_of_postfix_know() {
     log.rejection(AT, &Rejection { command: "DATA", recipient: b"", ..refused });
     log.flush();
     let id = String::from_utf8(id().text().to_vec()).unwrap();
-    let begin = "2025-11-27T09:00:00.123Z mx.example postfix/";
-    let pid = std::process::id();
+    let (begin, pid) = ("2025-11-27T09:00:00.123Z mx.example postfix/", std::process::id());
     let expected = [
         ("smtpd", format!("{id}: client=unknown[192.0.2.7], sasl_username=ann")),
         ("qmgr", format!("{id}: from=<a@client.test>, size=1234, nrcpt=1 (queue active)")),
         ("qmgr", format!("{id}: from=<a@client.test>, size=1234, nrcpt=1 (queue active)")),
-        ("bounce", format!("{}: sender non-delivery notification: {id}", about.unwrap())),
+        ("bounce", format!("{original}: sender non-delivery notification: {id}")),
         (
             "smtp",
             format!(

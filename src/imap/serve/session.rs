@@ -147,7 +147,10 @@ impl<R: Moving, M: Mailboxes> Talk<R, M> {
             // Here, or at the core that owns the account.
             Ask::Enter => match self.ctx.homes.home(&self.known.login) {
                 Ok(Home::Here(store)) => self.enter(&store).await,
-                Ok(Home::There(core)) => return Next::Move(core),
+                Ok(Home::There(core)) => {
+                    self.measure();
+                    return Next::Move(core);
+                }
                 Err(refusal) => self.entered(Err(refusal)),
             },
             Ask::Leave => self.leave(),
@@ -183,6 +186,9 @@ impl<R: Moving, M: Mailboxes> Talk<R, M> {
     /// Sends the responses and receives more, or learns that the mailbox has changed (`watch`). `None`:
     /// the session has ended; `Some(Some(step))`: do this instead.
     async fn fill(&mut self, watch: bool) -> Option<Option<Step>> {
+        if self.machine.is_settled() {
+            self.measure();
+        }
         let idle = self.machine.is_idle();
         if idle && self.is_over(self.wire.now) {
             return Some(Some(self.machine.shutdown(&mut self.wire.outbox.out)));
@@ -204,6 +210,19 @@ impl<R: Moving, M: Mailboxes> Talk<R, M> {
                 self.machine.changed();
                 Some(None)
             }
+        }
+    }
+
+    /// Counts the commands that have been obeyed, and how long it took since they came.
+    fn measure(&mut self) {
+        let tally = self.machine.take_tally();
+        if tally.is_empty() {
+            return;
+        }
+        let took = self.wire.elapsed().as_secs_f64();
+        for (kind, count) in tally.iter() {
+            let histogram = &self.ctx.host().metrics.families.imap_command[kind];
+            (0..count).for_each(|_| histogram.record(took));
         }
     }
 
@@ -259,6 +278,7 @@ impl<R: Moving, M: Mailboxes> Talk<R, M> {
 
     /// Sends the last response.
     async fn close(&mut self) {
+        self.measure();
         self.desk = None;
         let out = &self.wire.outbox.out;
         let before = &out[..out.len().saturating_sub(1)];

@@ -97,9 +97,11 @@ impl<S: Selected> Session<S> {
         self.since = now.mono;
         self.burst += 1;
         self.tag = Tag::of(text);
-        match parse(text).map(|command| command.verb) {
-            Ok(Verb::Append(append)) => self.append(now, &append.mailbox, None, &append.message, out),
-            Ok(Verb::Replace(replace)) => self.replace(now, &replace, out),
+        let verb = parse(text).expect("the framer has read it as a command").verb;
+        self.tally.count(&verb);
+        match verb {
+            Verb::Append(append) => self.append(now, &append.mailbox, None, &append.message, out),
+            Verb::Replace(replace) => self.replace(now, &replace, out),
             _ => panic!("the framer has read it as a command with a message"),
         }
     }

@@ -80,6 +80,7 @@ impl<S: Selected> Session<S> {
         }
         match parse::parse(text) {
             Ok(command) => {
+                self.tally.count(&command.verb);
                 let step = self.obey(now, text, command.verb, out);
                 if !matches!(step, Some(Step::Close)) {
                     self.errors = 0;

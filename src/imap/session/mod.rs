@@ -35,6 +35,7 @@ mod section;
 mod select;
 mod store;
 mod summary;
+pub mod tally;
 mod tell;
 
 pub use append::Appending;
@@ -265,6 +266,8 @@ pub struct Session<S> {
     /// Since when the peer has been owing us something.
     since: Mono,
     shutting_down: bool,
+    /// Commands obeyed since the shell last asked.
+    tally: tally::Tally,
 }
 
 /// Where the session is.
@@ -340,7 +343,19 @@ impl<S: Selected> Session<S> {
             errors: 0,
             since: now,
             shutting_down: false,
+            tally: tally::Tally::default(),
         }
+    }
+
+    /// All responses to the commands so far are written.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        self.appending.is_none() && matches!(self.state, State::Command | State::Idle | State::Closing)
+    }
+
+    /// Commands obeyed since the last call.
+    pub fn take_tally(&mut self) -> tally::Tally {
+        std::mem::take(&mut self.tally)
     }
 
     /// Takes all input that is not yet consumed. Gives how much of it is consumed now, and what to do

@@ -22,6 +22,7 @@ mod mail;
 mod maildrop;
 mod moving;
 mod options;
+pub mod tally;
 #[cfg(test)]
 mod tests;
 
@@ -127,6 +128,8 @@ pub struct Session {
     /// Since when the peer has been owing us something.
     since: Mono,
     shutting_down: bool,
+    /// Commands obeyed since the shell last asked.
+    tally: tally::Tally,
 }
 
 /// Where the session is.
@@ -176,6 +179,7 @@ impl Session {
             errors: 0,
             since: now,
             shutting_down: false,
+            tally: tally::Tally::default(),
         }
     }
 
@@ -276,6 +280,7 @@ impl Session {
             Err(BadCommand::Arguments) => return self.error(Reply::BAD_ARGUMENTS, out),
             Err(BadCommand::NoMessage) => return self.error(Reply::NO_MESSAGE, out),
         };
+        self.tally.count(&command);
         match command {
             Command::Capa => self.capa(out),
             Command::Lang(language) => self.language(language, out),
@@ -408,6 +413,17 @@ impl Session {
     #[must_use]
     pub fn is_idle(&self) -> bool {
         matches!(self.state, State::Fresh | State::Command | State::Auth)
+    }
+
+    /// All replies to the commands so far are written.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        matches!(self.state, State::Command | State::Closing)
+    }
+
+    /// Commands obeyed since the last call.
+    pub fn take_tally(&mut self) -> tally::Tally {
+        std::mem::take(&mut self.tally)
     }
 
     /// The client has said UTF8 (RFC 6856 §2).

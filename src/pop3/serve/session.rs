@@ -159,7 +159,10 @@ impl<R: Moving, M: Mailboxes> Talk<R, M> {
                 self.open_maildrop(&store).await;
                 Next::Step(self.look())
             }
-            Ok(Home::There(core)) => Next::Move(core),
+            Ok(Home::There(core)) => {
+                self.measure();
+                Next::Move(core)
+            }
             Err(refusal) => {
                 self.no_maildrop(maildrop::reply(refusal));
                 Next::Step(self.look())
@@ -187,6 +190,9 @@ impl<R: Moving, M: Mailboxes> Talk<R, M> {
     /// Sends the replies and receives more. `None`: the session has ended; `Some(Some(step))`: do
     /// this instead.
     async fn fill(&mut self) -> Option<Option<Step>> {
+        if self.machine.is_settled() {
+            self.measure();
+        }
         self.count_replies();
         let idle = self.machine.is_idle();
         if idle && self.is_over(self.wire.now) {
@@ -198,6 +204,19 @@ impl<R: Moving, M: Mailboxes> Talk<R, M> {
             Input::Bytes => Some(None),
             Input::Gone => None,
             Input::Late => Some(self.on_time()),
+        }
+    }
+
+    /// Counts the commands that have been obeyed, and how long it took since they came.
+    fn measure(&mut self) {
+        let tally = self.machine.take_tally();
+        if tally.is_empty() {
+            return;
+        }
+        let took = self.wire.elapsed().as_secs_f64();
+        for (kind, count) in tally.iter() {
+            let histogram = &self.ctx.host().metrics.families.pop3_command[kind];
+            (0..count).for_each(|_| histogram.record(took));
         }
     }
 
@@ -221,6 +240,7 @@ impl<R: Moving, M: Mailboxes> Talk<R, M> {
 
     /// Sends the last reply. Whoever has the maildrop next need not wait for that.
     async fn close(&mut self) {
+        self.measure();
         self.count_replies();
         self.open = None;
         let out = &self.wire.outbox.out;

@@ -14,7 +14,7 @@ use crate::queue::shares::Shares;
 use crate::runtime::Runtime;
 use crate::storage;
 use crate::storage::archive::{Archive, ArchiveReport};
-use crate::storage::keeper::Keeper;
+use crate::storage::keeper::{Keeper, Observer};
 use crate::storage::opening::OpenError;
 use crate::storage::options::Poison;
 use crate::storage::recover::RecoveryReport;
@@ -82,7 +82,7 @@ impl<R: Runtime> Desk<R> {
         said.filter_map(|said| said.at).for_each(|at| keeper.keep(at));
         // Until the rows say it themselves.
         rebuild.stopped.into_iter().for_each(|at| keeper.keep(at));
-        observe(&keeper, &parts.metrics);
+        keeper.observe(observer(&parts.metrics));
         let opened = Self::open_over(dir, keeper.clone(), journal, rebuild, parts).await;
         if opened.is_err() {
             // It may be tried again: nobody must have the log then.
@@ -179,12 +179,13 @@ impl<R: Runtime> Desk<R> {
     }
 }
 
-fn observe<R: Runtime>(keeper: &Keeper<R>, metrics: &metrics::Core) {
+/// Counts durable writes.
+pub fn observer(metrics: &metrics::Core) -> Observer {
     let m = metrics.clone();
-    keeper.observe(Box::new(move |facts| {
+    Box::new(move |facts| {
         m.commits.increment(1);
         m.commit_seconds.record(facts.took.as_secs_f64());
         m.commit_records.record(f64::from(facts.records));
         m.commit_bytes.record(f64::from(facts.bytes));
-    }));
+    })
 }

@@ -201,6 +201,8 @@ impl<R: Runtime> Desk<R> {
         m.queue_active.set((c.active - paused) as f64);
         m.queue_deferred.set((c.deferred + paused) as f64);
         m.queue_held.set(c.held as f64);
+        m.queue_paused_messages.set(s.schedule.backlog_paused() as f64);
+        m.queue_paused_sites.set(s.schedule.pools_paused() as f64);
         m.queue_bytes.set(c.bytes as f64);
         let (now, wall) = (self.0.rt.now(), self.0.rt.wall());
         let age = s.index.oldest().map_or(Duration::ZERO, |id| s.ages.age(now, wall, id, id.arrival()));

@@ -9,6 +9,7 @@ use crate::base::time::{Mono, Wall};
 use crate::delivery::relay::{Outcome, Phase as OutPhase, RecipientResult};
 use crate::message::body::BodyFlags;
 use crate::message::envelope::{EnvelopeView, Notify};
+use crate::metrics::families;
 use crate::queue::desk::indexing::LAG_MAX;
 use crate::queue::desk::recall::Source;
 use crate::queue::desk::recording::Ended;
@@ -410,7 +411,7 @@ impl<R: Runtime> Desk<R> {
     }
 
     fn settle_in(&self, s: &mut State, item: &Item<R>, results: &[RecipientResult<'_>]) {
-        self.count(results);
+        self.count(s, item, results);
         let key = item.key;
         let (now, wall) = (self.0.rt.now(), self.0.rt.wall());
         s.look_at_clocks(now, wall);
@@ -524,6 +525,8 @@ impl<R: Runtime> Desk<R> {
         if s.index.get(key).is_some_and(Entry::is_done) {
             let took = s.ages.age(c.now, c.wall, item.id.message, item.arrival);
             self.0.metrics.delivery.record(took.as_secs_f64());
+            let provider = families::provider(s.schedule.pool_name(item.pool));
+            self.0.metrics.families.provider_seconds[provider].record(took.as_secs_f64());
             return self.release(s, key, record::OUTCOME, states, None);
         }
         let mut indexes = sum.deferred;
@@ -537,16 +540,22 @@ impl<R: Runtime> Desk<R> {
         s.arm(key);
     }
 
-    fn count(&self, results: &[RecipientResult<'_>]) {
-        let m = &self.0.metrics;
-        for r in results {
-            match r.outcome {
-                Outcome::Delivered => m.delivered.increment(1),
-                Outcome::Deferred => m.deferred.increment(1),
-                Outcome::Failed => m.bounced.increment(1),
-                Outcome::NotTried => {}
-            }
+    fn count(&self, s: &State, item: &Item<R>, results: &[RecipientResult<'_>]) {
+        let of = |outcome| results.iter().filter(|r| r.outcome == outcome).count() as u64;
+        let sums = [of(Outcome::Delivered), of(Outcome::Deferred), of(Outcome::Failed)];
+        if sums == [0; 3] {
+            return;
         }
+        let m = &self.0.metrics;
+        let provider = families::provider(s.schedule.pool_name(item.pool));
+        let of_all = [&m.delivered, &m.deferred, &m.bounced];
+        let f = &m.families;
+        let of_provider = [&f.provider_delivered, &f.provider_deferred, &f.provider_bounced];
+        for ((all, one), sum) in of_all.into_iter().zip(of_provider).zip(sums).filter(|(_, sum)| *sum > 0) {
+            all.increment(sum);
+            one[provider].increment(sum);
+        }
+        self.0.destinations.borrow_mut().count(s.schedule.name(item.destination), sums);
     }
 }
 

@@ -143,8 +143,10 @@ impl Schedule {
         if std::mem::take(&mut pool.refused) {
             pool.share.forget_pool(member, p);
         }
-        (pool.vacant, pool.paused) = (true, None);
+        pool.vacant = true;
+        let was_paused = pool.paused.take().is_some();
         let (name, shared) = (std::mem::take(&mut pool.name), std::mem::take(&mut pool.shared));
+        self.pools_paused -= usize::from(was_paused);
         let nobody = self.nobody.clone();
         let share = std::mem::replace(&mut self.pool_mut(p).share, nobody);
         self.pool_names.remove(&name);
@@ -249,6 +251,7 @@ impl Schedule {
         let until = now.after(pool.limits.pause.wait(pool.failures, random));
         pool.paused = Some(until);
         self.ready_paused += pool.ready;
+        self.pools_paused += 1;
         self.look_at(p, Some(until));
         until
     }
@@ -272,6 +275,7 @@ impl Schedule {
         let ready = pool.ready;
         if pool.paused.take().is_some() {
             self.ready_paused -= ready;
+            self.pools_paused -= 1;
             self.look_at(p, None);
         }
         self.list(p);
@@ -285,6 +289,12 @@ impl Schedule {
     /// Ends all pauses.
     pub fn unpause_all(&mut self) {
         self.wake(Mono(u64::MAX));
+    }
+
+    /// Pools that are left alone.
+    #[must_use]
+    pub fn pools_paused(&self) -> usize {
+        self.pools_paused
     }
 
     /// True if the pool of `d` is left alone at `now`, or `d` is suspended.

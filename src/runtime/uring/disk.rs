@@ -424,6 +424,14 @@ pub(crate) fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
 }
 
 fn free_bytes(path: &Path) -> io::Result<u64> {
+    space(path).map(|(_, free)| free)
+}
+
+/// Bytes of the file system of `path`: all, and those that an ordinary user can still allocate.
+///
+/// # Errors
+/// Those of the system call.
+pub fn space(path: &Path) -> io::Result<(u64, u64)> {
     let path = CString::new(path.as_os_str().as_bytes())?;
     // SAFETY: all zeros is a valid `statvfs`, which the call fills.
     let mut stat: libc::statvfs = unsafe { std::mem::zeroed() };
@@ -431,5 +439,5 @@ fn free_bytes(path: &Path) -> io::Result<u64> {
     if unsafe { libc::statvfs(path.as_ptr(), &raw mut stat) } != 0 {
         return Err(io::Error::last_os_error());
     }
-    Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+    Ok((stat.f_blocks.saturating_mul(stat.f_frsize), stat.f_bavail.saturating_mul(stat.f_frsize)))
 }

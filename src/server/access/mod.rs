@@ -11,7 +11,7 @@ pub mod start;
 pub mod wires;
 
 use super::accounts::Accounts;
-use super::core::{Health, Note, State, Voice, give_back};
+use super::core::{Health, Note, State, Voice, beat, give_back};
 use super::guard::Guard;
 use super::residents::Residents;
 use super::settings;
@@ -131,11 +131,13 @@ pub struct Access {
 pub async fn run(rt: Uring, seed: Seed) {
     let panics = seed.metrics.session_panics.clone();
     rt.on_panic(move || panics.increment(1));
+    rt.spawn(beat(rt.clone(), seed.health.clone(), seed.metrics.core_lag.clone()));
     let voice = seed.voice.clone();
     let shards = Shards::open(&seed.config.data_dir, &seed.own, &setup(&rt, &seed), |shard, found| {
         tell_opened(&voice, shard, found);
     })
     .await;
+    shards.observe(&seed.metrics);
     let Some(residents) = Residents::new(&seed.config, Some(seed.accounts.users())) else {
         return drop(seed.started.send(Err("there are no mailboxes to serve".into())));
     };
@@ -244,6 +246,7 @@ async fn watch(access: Rc<Access>, health: Arc<Health>, listeners: Vec<Socket>) 
         }
     }
     health.set(State::Poisoned);
+    access.metrics.journal_poisoned.set(1.0);
     listeners.iter().for_each(|l| l.close());
     let text = "a write to the journal, the archive or the index of mailboxes failed: no mail is taken into \
                 them until a restart; look at the disk, then restart";
