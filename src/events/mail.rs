@@ -23,7 +23,7 @@ use std::task::{Poll, Waker};
 use std::time::Duration;
 
 /// Bytes that are handed over at once.
-const FULL: usize = 60 << 10;
+const FULL: usize = 240 << 10;
 /// Bytes that the log of a core may have at the writer: eight buffers.
 const BUFFERS: usize = 8;
 /// Bytes of one field at most; a longer one is cut.

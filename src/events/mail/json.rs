@@ -8,6 +8,28 @@ use super::{Attempt, Client, Fate, NAMED_MAX, Reception, Rejection, Stamp, cut, 
 use crate::base::ids::QueueId;
 use crate::base::time::Wall;
 use std::io::Write;
+use std::net::IpAddr;
+
+/// The name of a field, in one piece.
+macro_rules! name {
+    ($out:expr, $field:literal) => {
+        $out.extend_from_slice(concat!(",\"", $field, "\":").as_bytes())
+    };
+}
+
+macro_rules! number {
+    ($out:expr, $field:literal, $n:expr) => {{
+        name!($out, $field);
+        put_number($out, $n);
+    }};
+}
+
+macro_rules! string {
+    ($out:expr, $field:literal, $text:expr) => {{
+        name!($out, $field);
+        quoted($out, $text);
+    }};
+}
 
 fn begin(out: &mut Vec<u8>, stamp: &Stamp, at: Wall, core: u16, kind: &str) {
     out.extend_from_slice(b"{\"type\":\"");
@@ -16,33 +38,19 @@ fn begin(out: &mut Vec<u8>, stamp: &Stamp, at: Wall, core: u16, kind: &str) {
     stamp.put(out, at);
     out.extend_from_slice(b"\",\"timestamp\":");
     put_number(out, at.seconds());
-    number(out, "core", core.into());
+    number!(out, "core", core.into());
 }
 
 fn end(out: &mut Vec<u8>) {
     out.extend_from_slice(b"}\n");
 }
 
-fn name(out: &mut Vec<u8>, name: &str) {
-    out.extend_from_slice(b",\"");
-    out.extend_from_slice(name.as_bytes());
-    out.extend_from_slice(b"\":");
-}
-
-fn number(out: &mut Vec<u8>, field: &str, n: u64) {
-    name(out, field);
-    put_number(out, n);
-}
-
-fn string(out: &mut Vec<u8>, field: &str, text: &[u8]) {
-    name(out, field);
-    quoted(out, text);
-}
-
 fn quoted(out: &mut Vec<u8>, text: &[u8]) {
     let text = cut(text);
     out.push(b'"');
-    if text.iter().all(|b| matches!(b, 0x20..=0x7e) && !matches!(b, b'"' | b'\\')) {
+    let odd = |b: u8| !(0x20..=0x7e).contains(&b) | (b == b'"') | (b == b'\\');
+    // Without an early end: 32 bytes at a time.
+    if !text.iter().fold(false, |any, b| any | odd(*b)) {
         out.extend_from_slice(text);
     } else {
         for c in String::from_utf8_lossy(text).chars() {
@@ -57,38 +65,56 @@ fn quoted(out: &mut Vec<u8>, text: &[u8]) {
     out.push(b'"');
 }
 
-fn id(out: &mut Vec<u8>, field: &str, id: QueueId) {
-    name(out, field);
-    out.push(b'"');
-    out.extend_from_slice(&id.text());
-    out.push(b'"');
+macro_rules! id {
+    ($out:expr, $field:literal, $id:expr) => {{
+        $out.extend_from_slice(concat!(",\"", $field, "\":\"").as_bytes());
+        $out.extend_from_slice(&$id.text());
+        $out.push(b'"');
+    }};
+}
+
+fn address(out: &mut Vec<u8>, address: IpAddr) {
+    match address {
+        IpAddr::V4(ip) => {
+            let [a, b, c, d] = ip.octets();
+            put_number(out, a.into());
+            for part in [b, c, d] {
+                out.push(b'.');
+                put_number(out, part.into());
+            }
+        }
+        // Writing to a Vec cannot fail.
+        IpAddr::V6(ip) => drop(write!(out, "{ip}")),
+    }
 }
 
 fn client(out: &mut Vec<u8>, c: &Client<'_>) {
-    name(out, "peer_address");
+    name!(out, "peer_address");
     out.extend_from_slice(b"{\"name\":");
     quoted(out, c.name);
-    let _ = write!(out, ",\"addr\":\"{}\"}}", c.address);
-    string(out, "helo", c.helo);
-    string(out, "reception_protocol", c.protocol.as_bytes());
+    out.extend_from_slice(b",\"addr\":\"");
+    address(out, c.address);
+    out.extend_from_slice(b"\"}");
+    string!(out, "helo", c.helo);
+    string!(out, "reception_protocol", c.protocol.as_bytes());
     if let Some((version, cipher)) = c.tls {
-        string(out, "tls_protocol_version", version.as_bytes());
-        string(out, "tls_cipher", cipher.as_bytes());
+        string!(out, "tls_protocol_version", version.as_bytes());
+        string!(out, "tls_cipher", cipher.as_bytes());
     }
     if let Some(user) = c.user {
-        string(out, "user", user.as_bytes());
+        string!(out, "user", user.as_bytes());
     }
 }
 
 pub(super) fn reception(out: &mut Vec<u8>, stamp: &Stamp, at: Wall, core: u16, r: &Reception<'_>) {
     begin(out, stamp, at, core, "Reception");
     if let Some(of) = r.id {
-        id(out, "id", of);
+        id!(out, "id", of);
     }
-    string(out, "sender", r.envelope.sender());
+    string!(out, "sender", r.envelope.sender());
     let mut recipients = r.envelope.recipients().map(|r| r.address);
     let first = recipients.next().unwrap_or_default();
-    name(out, "recipient");
+    name!(out, "recipient");
     match recipients.next() {
         None => quoted(out, first),
         Some(second) => {
@@ -103,16 +129,16 @@ pub(super) fn reception(out: &mut Vec<u8>, stamp: &Stamp, at: Wall, core: u16, r
                 }
             }
             out.push(b']');
-            number(out, "recipients", count as u64);
+            number!(out, "recipients", count as u64);
         }
     }
-    number(out, "size", r.size);
+    number!(out, "size", r.size);
     match &r.client {
         Some(c) => client(out, c),
-        None => string(out, "reception_protocol", b"internal"),
+        None => string!(out, "reception_protocol", b"internal"),
     }
     if let Some(about) = r.about {
-        id(out, "about", about);
+        id!(out, "about", about);
     }
     end(out);
 }
@@ -126,53 +152,53 @@ pub(super) fn attempt(out: &mut Vec<u8>, stamp: &Stamp, at: Wall, core: u16, a: 
     };
     begin(out, stamp, at, core, kind);
     if let Some(of) = a.id {
-        id(out, "id", of);
+        id!(out, "id", of);
     }
-    string(out, "sender", a.sender);
-    string(out, "recipient", a.recipient);
-    string(out, "queue", a.queue.as_bytes());
-    string(out, "site", a.site.as_bytes());
-    number(out, "size", a.size);
-    name(out, "response");
+    string!(out, "sender", a.sender);
+    string!(out, "recipient", a.recipient);
+    string!(out, "queue", a.queue.as_bytes());
+    string!(out, "site", a.site.as_bytes());
+    number!(out, "size", a.size);
+    name!(out, "response");
     let (code, [class, subject, detail], content) = a.reply;
     out.extend_from_slice(b"{\"code\":");
     put_number(out, code.into());
     if class > 0 {
-        name(out, "enhanced_code");
+        name!(out, "enhanced_code");
         out.extend_from_slice(b"{\"class\":");
         put_number(out, class.into());
-        number(out, "subject", subject.into());
-        number(out, "detail", detail.into());
+        number!(out, "subject", subject.into());
+        number!(out, "detail", detail.into());
         out.push(b'}');
     }
-    string(out, "content", content);
+    string!(out, "content", content);
     out.push(b'}');
     if !a.server.is_empty() {
-        name(out, "peer_address");
+        name!(out, "peer_address");
         out.extend_from_slice(b"{\"name\":");
         quoted(out, a.server.as_bytes());
         out.push(b'}');
     }
-    string(out, "delivery_protocol", if a.local { b"mailbox" } else { b"ESMTP" });
-    number(out, "num_attempts", a.attempts.into());
-    number(out, "created", a.arrival.seconds());
-    number(out, "delay_ms", a.age.as_millis() as u64);
-    number(out, "attempt_ms", a.took.as_millis() as u64);
+    string!(out, "delivery_protocol", if a.local { b"mailbox" } else { b"ESMTP" });
+    number!(out, "num_attempts", a.attempts.into());
+    number!(out, "created", a.arrival.seconds());
+    number!(out, "delay_ms", a.age.as_millis() as u64);
+    number!(out, "attempt_ms", a.took.as_millis() as u64);
     end(out);
 }
 
 pub(super) fn rejection(out: &mut Vec<u8>, stamp: &Stamp, at: Wall, core: u16, r: &Rejection<'_>) {
     begin(out, stamp, at, core, "Rejection");
-    string(out, "command", r.command.as_bytes());
-    string(out, "sender", r.sender);
+    string!(out, "command", r.command.as_bytes());
+    string!(out, "sender", r.sender);
     if !r.recipient.is_empty() {
-        string(out, "recipient", r.recipient);
+        string!(out, "recipient", r.recipient);
     }
     let code = r.reply.get(..3).and_then(|c| std::str::from_utf8(c).ok()?.parse().ok());
-    name(out, "response");
+    name!(out, "response");
     out.extend_from_slice(b"{\"code\":");
     put_number(out, code.unwrap_or(0));
-    string(out, "content", r.reply.get(4..).unwrap_or_default());
+    string!(out, "content", r.reply.get(4..).unwrap_or_default());
     out.push(b'}');
     client(out, &r.client);
     end(out);
@@ -180,7 +206,7 @@ pub(super) fn rejection(out: &mut Vec<u8>, stamp: &Stamp, at: Wall, core: u16, r
 
 pub(super) fn removal(out: &mut Vec<u8>, stamp: &Stamp, at: Wall, core: u16, of: QueueId, reason: &[u8]) {
     begin(out, stamp, at, core, "AdminBounce");
-    id(out, "id", of);
-    string(out, "reason", reason);
+    id!(out, "id", of);
+    string!(out, "reason", reason);
     end(out);
 }
