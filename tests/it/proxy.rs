@@ -139,10 +139,17 @@ fn what_a_proxy_says_for_itself_is_no_error_and_never_relays() {
         assert_eq!(server.metric(quiet, ""), 0.0, "{quiet}");
     }
     assert_eq!(server.metric("ringpost_proxy_headers_total", "bad"), 0.0);
-    // Lines of events, not those about the configuration.
-    let events =
-        server.lines().into_iter().filter(|l| l.starts_with('{') && !l.contains("\"event\":\"root\""));
-    let noise: Vec<String> = events.filter(|l| !l.contains("\"level\":\"info\"")).collect();
+    // The mail log has what was refused, and nothing else; of the events only those about the configuration.
+    let all = || server.lines().into_iter().filter(|l| l.starts_with('{'));
+    until("the records", || (all().filter(|l| l.contains("\"type\":")).count() >= 3).then_some(()));
+    let lines: Vec<String> = all().collect();
+    let (records, events): (Vec<&String>, Vec<&String>) = lines.iter().partition(|l| l.contains("\"type\":"));
+    assert!(records.iter().all(|l| l.contains("\"type\":\"Rejection\"")), "{records:?}");
+    assert_eq!(records.len(), 3, "{records:?}");
+    let noise: Vec<&&String> = events
+        .iter()
+        .filter(|l| !l.contains("\"level\":\"info\"") && !l.contains("\"event\":\"root\""))
+        .collect();
     assert!(noise.is_empty(), "{noise:?}");
 }
 

@@ -6,7 +6,7 @@
 //! it is damage or what a crash left of a write, and that is said. The footer's offsets lead to the next
 //! record; without them a damaged record is stepped over by its length, and if that leads nowhere the
 //! next record is looked for at every byte: only one of this segment has the right CRC, which starts
-//! from a secret. What that may cost is bounded ([`TRIES`]); beyond it the rest of the run is given up.
+//! from a secret. What that may cost is bounded (`TRIES`); beyond it the rest of the run is given up.
 
 use crate::base::aligned::PAGE;
 use crate::storage::archive::format::{HEAD_BYTES, KIND_MARK, MARK, RECORD_MAX, mark};
