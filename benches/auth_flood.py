@@ -9,7 +9,7 @@ second from `--networks` networks (/24), and measures meanwhile, from networks o
  * users that are known to the cache: the time from AUTH to its reply, without and with the flood;
  * first logins from quiet networks: the same.
 Prints one JSON object. Demands nothing by itself; compare p99 with and without (2 times), and the
-first logins (500 ms). The flood comes from a process of its own, so that who measures does not wait for
+first logins (500 ms). The flood comes from two processes of its own, so that who measures does not wait for
 its own flood; as root, who measures goes before all others (nice -15), with and without the flood.
 """
 import argparse, asyncio, base64, json, os, re, signal, subprocess, sys, tempfile, time, urllib.request
@@ -17,6 +17,8 @@ import argparse, asyncio, base64, json, os, re, signal, subprocess, sys, tempfil
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 PROGRAM = os.path.join(ROOT, "target", "release", "ringpost")
 PASSWORD = "correct horse"
+# Processes that make the flood.
+PARTS = 2
 
 
 def plain(login, password):
@@ -68,9 +70,10 @@ class Flood:
             self.codes[code] = self.codes.get(code, 0) + 1
         writer.close()
 
-    async def run(self, seconds):
+    async def run(self, seconds, part):
+        """The connections `part`, `part + PARTS`..."""
         until = time.perf_counter() + seconds
-        await asyncio.gather(*(self.one(n, until) for n in range(self.connections)))
+        await asyncio.gather(*(self.one(n, until) for n in range(part, self.connections, PARTS)))
 
 
 async def probe(port, seconds, known, first):
@@ -94,8 +97,8 @@ def figures(times):
     return {"logins": len(times), "p50_ms": at(0.5), "p99_ms": at(0.99), "max_ms": at(1), "other": other}
 
 
-def flood_apart(port, args):
-    """Starts the flood in a process of its own; returns it and where it will say what came of it."""
+def flood_apart(port, args, part):
+    """Starts a part of the flood in a process of its own; returns it and where it will say what came of it."""
     reading, writing = os.pipe()
     child = os.fork()
     if child:
@@ -105,7 +108,7 @@ def flood_apart(port, args):
         if os.geteuid() == 0:
             os.setpriority(os.PRIO_PROCESS, 0, 0)
         flood = Flood(port, args.rate, args.networks, args.connections)
-        asyncio.run(flood.run(args.seconds + 2))
+        asyncio.run(flood.run(args.seconds + 2, part))
         os.write(writing, json.dumps({"sent": flood.sent, "codes": flood.codes}).encode())
     finally:
         os._exit(0)
@@ -122,11 +125,16 @@ def measure(port, metrics, args):
 
     asyncio.run(known())
     quiet, quiet_first = asyncio.run(probe(port, args.seconds, 20, first))
-    child, said = flood_apart(port, args)
+    parts = [flood_apart(port, args, part) for part in range(PARTS)]
     time.sleep(1)
     loud, loud_first = asyncio.run(probe(port, args.seconds, 20, first))
-    flood = json.loads(said.read())
-    os.waitpid(child, 0)
+    flood = {"sent": 0, "codes": {}}
+    for child, said in parts:
+        one = json.loads(said.read())
+        os.waitpid(child, 0)
+        flood["sent"] += one["sent"]
+        for code, count in one["codes"].items():
+            flood["codes"][code] = flood["codes"].get(code, 0) + count
     text = urllib.request.urlopen(f"http://{metrics}/metrics").read().decode()
     series = {n: sum(float(l.split()[-1]) for l in text.splitlines() if l.startswith(f"ringpost_auth_{n}{{"))
               for n in ("hashes_total", "cache_hits_total", "overflow_total")}
