@@ -24,7 +24,7 @@ use std::time::Duration;
 
 /// Bytes that are handed over at once.
 const FULL: usize = 240 << 10;
-/// Bytes that the log of a core may have at the writer: eight buffers.
+/// Buffers of a core that the writer may have; with the one being filled they bound its memory.
 const BUFFERS: usize = 8;
 /// Bytes of one field at most; a longer one is cut.
 const FIELD_MAX: usize = 1000;
