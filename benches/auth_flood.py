@@ -139,7 +139,7 @@ def measure(port, metrics, args):
     series = {n: sum(float(l.split()[-1]) for l in text.splitlines() if l.startswith(f"ringpost_auth_{n}{{"))
               for n in ("hashes_total", "cache_hits_total", "overflow_total")}
     return {
-        "flood": {"rate": round(flood["sent"] / (args.seconds + 2)), "networks": args.networks,
+        "flood": {"rate": round(flood["sent"] / (args.seconds + 2)), "networks": args.networks, "threads": args.threads,
                   "replies": flood["codes"]},
         "cached_quiet": figures(quiet), "cached_flood": figures(loud),
         "first_quiet": figures(quiet_first), "first_flood": figures(loud_first), "series": series,
@@ -153,6 +153,7 @@ def main():
     parser.add_argument("--networks", type=int, default=1)
     parser.add_argument("--connections", type=int, default=1000, help="each waits for its reply")
     parser.add_argument("--cores", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=0, help="that hash; 0: the default")
     parser.add_argument("--program", default=PROGRAM)
     args = parser.parse_args()
     program = args.program
@@ -199,6 +200,7 @@ sessions_per_user = 0
 greeting_delay = "0s"
 [auth]
 users = "{users}"
+hash_threads = {args.threads}
 allow_plaintext = true
 [metrics]
 address = "127.0.0.1:0"

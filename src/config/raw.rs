@@ -456,8 +456,8 @@ section! {
         mechanisms: Vec<String> = Vec::new(),
         /// Passwords without TLS.
         allow_plaintext: bool = false,
-        /// Threads that check passwords.
-        hash_threads: u32 = 2,
+        /// Threads that check passwords; 0: one for every two CPUs.
+        hash_threads: u32 = 0,
         /// Passwords that wait for them, on all cores together.
         hash_waiting: u32 = 500,
         /// How long one may take, the wait included.

@@ -24,7 +24,7 @@ pub struct Auth {
     pub mechanisms: Option<Set>,
     /// Logins without TLS.
     pub allow_plaintext: bool,
-    /// Threads that check passwords; 1 at least.
+    /// Threads that check passwords; 0: as many as suit the CPUs.
     pub hash_threads: usize,
     /// Passwords that wait for them, on all cores together.
     pub hash_waiting: usize,
@@ -35,6 +35,9 @@ pub struct Auth {
     /// How long.
     pub cache_time: Duration,
 }
+
+/// Threads that check passwords, at most.
+pub const HASH_THREADS_MAX: u32 = 64;
 
 const NOBODY: &str = "nobody can log in: there is no TLS, and without it no password is taken";
 const WITHOUT_TLS: &str = "configure [tls], or write auth.allow_plaintext = true";
@@ -73,8 +76,8 @@ pub(super) fn resolve(raw: &Raw, users: Option<PathBuf>, report: &mut Report<'_>
         let what = "passwords may come without TLS: whoever listens on the way can read them";
         report.warning("auth.allow_plaintext", what, "");
     }
-    if a.hash_threads == 0 || a.hash_threads > 64 {
-        report.error("auth.hash_threads", "must be from 1 to 64", "");
+    if a.hash_threads > HASH_THREADS_MAX {
+        report.error("auth.hash_threads", "must be from 0 to 64", "");
     }
     let has_certificate = !raw.tls.certificate.is_empty();
     for (n, l) in raw.listener.iter().enumerate() {
@@ -244,7 +247,7 @@ mod tests {
             keys("[auth]\nusers = \"/u\"\nmechanisms = [\"plain\", \"NTLM\"]\n"),
             ["warning listener[1].auth", "error auth.mechanisms[2]"]
         );
-        assert_eq!(keys("[auth]\nusers = \"u\"\nhash_threads = 0\n").len(), 3);
+        assert_eq!(keys("[auth]\nusers = \"u\"\nhash_threads = 65\n").len(), 3);
     }
 
     #[test]

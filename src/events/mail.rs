@@ -22,10 +22,11 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::task::{Poll, Waker};
 use std::time::Duration;
 
-/// Bytes that are handed over at once.
-const FULL: usize = 240 << 10;
+/// Bytes that are handed over at once: what a cache of a CPU holds beside other things, and what is written
+/// in a time that does not matter to the mail core whose CPU the writer shares.
+const FULL: usize = 64 << 10;
 /// Buffers of a core that the writer may have; with the one being filled they bound its memory.
-const BUFFERS: usize = 8;
+const BUFFERS: usize = 32;
 /// Bytes of one field at most; a longer one is cut.
 const FIELD_MAX: usize = 1000;
 /// Recipients of one message that are named; of more, the number.

@@ -6,6 +6,7 @@
 //! a fixed name and a text; passwords, tokens and message contents never belong in either. A line
 //! that cannot be written is lost: mail goes on.
 
+pub mod file;
 pub mod login;
 pub mod mail;
 mod writer;

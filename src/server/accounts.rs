@@ -9,11 +9,12 @@ use crate::auth::hashing::{Hashing, Limits, Threads};
 use crate::auth::mechanism::Mechanism;
 use crate::auth::passwd::Users;
 use crate::auth::service::{self, Event, Logins, Told, Why};
-use crate::config::users::{self, Watch};
+use crate::config::users::{self, HASH_THREADS_MAX, Watch};
 use crate::config::{Config, Problems};
 use crate::events::{Events, Level};
 use crate::metrics;
 use crate::runtime::Runtime;
+use crate::runtime::core::usable_cpus;
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
@@ -32,6 +33,16 @@ pub struct Accounts {
     pub secret: [u8; 32],
 }
 
+/// How many threads check passwords if `written` is 0: one for every two CPUs. What hashes fills the caches
+/// and the memory bus of its CPU, and other CPUs have to have room for mail under a flood of logins.
+fn hash_threads(written: usize) -> usize {
+    if written > 0 {
+        return written;
+    }
+    let cpus = usable_cpus().map_or(1, |cpus| cpus.len());
+    (cpus / 2).clamp(1, HASH_THREADS_MAX as usize)
+}
+
 impl Accounts {
     /// Reads the users and starts the threads; `None`: no users are configured. `fill` gives random
     /// bytes.
@@ -47,7 +58,7 @@ impl Accounts {
         let watch = Watch::new(path);
         let (users, problems) = users::load(path, secret).map_err(|problems| Failure::new(78, problems))?;
         tell_problems(&problems, events);
-        let threads = Threads::start(config.auth.hash_threads, cores)
+        let threads = Threads::start(hash_threads(config.auth.hash_threads), cores)
             .map_err(|e| Failure::new(71, format!("threads that check passwords: {e}")))?;
         Ok(Some((Accounts { users, threads, secret }, watch)))
     }

@@ -12,6 +12,7 @@ use crate::config::certificates::Keeper;
 use crate::config::reload::Reloader;
 use crate::config::users::{self, Watch};
 use crate::events::Events;
+use crate::events::file::LogFile;
 use crate::metrics::{Facts, Process, cores};
 use crate::queue::control::{Request, Response};
 use crate::runtime::cross::{SendError, Sender};
@@ -115,12 +116,9 @@ pub fn bind_admin(path: &Path, user: Option<&User>) -> Result<UnixListener, Fail
     Ok(listener)
 }
 
-/// Opens the file of the mail log.
+/// Opens the file of the events.
 pub fn open_log(path: &Path) -> Result<Box<dyn Write + Send>, Failure> {
-    let mut options = std::fs::OpenOptions::new();
-    #[allow(clippy::disallowed_methods, reason = "the mail log is written by its own thread")]
-    let file = options.append(true).create(true).open(path);
-    match file {
+    match LogFile::open(path) {
         Ok(file) => Ok(Box::new(file)),
         Err(e) => Err(Failure::new(73, format!("events.target: cannot write {}: {e}", path.display()))),
     }

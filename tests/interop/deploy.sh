@@ -133,13 +133,13 @@ with_nginx; result "nginx: configuration" $?
 rotated() {
     command -v logrotate >/dev/null || return 77
     mkdir -p "$dir/log" && chmod 755 "$dir/log" && echo line >"$dir/log/events.log"
-    sed -e "s#/var/log/ringpost#$dir/log#" -e 's/su ringpost ringpost/su root root/' deploy/logrotate.conf >"$dir/rotate"
+    sed -e "s#/var/log/ringpost#$dir/log#" -e 's/ringpost ringpost$/root root/' deploy/logrotate.conf >"$dir/rotate"
     chmod 644 "$dir/rotate"
     quiet logrotate -d "$dir/rotate" && quiet logrotate --force --state "$dir/rotate.state" "$dir/rotate" || return 1
-    # Emptied in place, with a copy beside it.
+    # A new one, and the old one beside it.
     [ -e "$dir/log/events.log" ] && [ ! -s "$dir/log/events.log" ] && [ "$(ls "$dir/log" | wc -l)" = 2 ]
 }
-rotated; result "logrotate: a log is rotated in place" $?
+rotated; result "logrotate: a log is moved and made anew" $?
 
 banned() {
     command -v fail2ban-regex >/dev/null || return 77
