@@ -330,3 +330,19 @@ fn configuration_of_the_readme_is_good() {
     let (config, problems) = Config::parse(&text, "README.md").unwrap_or_else(|p| panic!("{p}"));
     assert_eq!((problems, config.routes.len()), (Problems::default(), 1));
 }
+
+#[test]
+fn configurations_of_the_quick_start_are_good() {
+    let text = include_str!("../../docs/quick-start.md");
+    let mut hosts = Vec::new();
+    for block in text.split("\n    [server]\n").skip(1) {
+        let lines = block.lines().take_while(|l| l.is_empty() || l.starts_with("    "));
+        let text: String = lines.map(|l| l.trim_start().to_string() + "\n").collect();
+        let read = Config::parse(&format!("[server]\n{text}"), "docs/quick-start.md");
+        let (config, problems) = read.unwrap_or_else(|p| panic!("{p}"));
+        assert_eq!(problems, Problems::default(), "{}", config.hostname);
+        hosts.push((config.hostname, config.listeners.len()));
+    }
+    let hosts: Vec<_> = hosts.iter().map(|(host, listeners)| (host.as_str(), *listeners)).collect();
+    assert_eq!(hosts, [("relay.example.net", 3), ("mx1.example.net", 7), ("store.example.net", 3)]);
+}
