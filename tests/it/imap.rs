@@ -286,6 +286,10 @@ fn what_is_appended_comes_back_also_after_a_kill() {
     let (a, b) = (body("a"), body("b"));
     let two = format!("APPEND INBOX {{{}+}}\r\n{a} (\\Answered) {{{}+}}\r\n{b}", a.len(), b.len());
     assert!(imap.ok(&two).contains(" 3:4] "));
+    // More together than waits for the disk at any time, none of them large.
+    let medium = body(&line.repeat(60_000 / line.len()));
+    let literal = format!(" {{{}+}}\r\n{medium}", medium.len());
+    assert!(imap.ok(&format!("APPEND Archive{}", literal.repeat(95))).contains(" 1:95] "));
     at.server.kill();
     let at = site.start();
     let mut imap = at.user("bob");
@@ -295,6 +299,8 @@ fn what_is_appended_comes_back_also_after_a_kill() {
     let said = imap.ok("FETCH 1:* FLAGS");
     assert!(said.contains("* 1 FETCH (FLAGS (\\Seen))") && said.contains("* 4 FETCH (FLAGS (\\Answered))"));
     assert!(imap.ok("SEARCH SUBJECT first").contains("* SEARCH 1\r\n"));
+    assert!(imap.ok("SELECT Archive").contains("* 95 EXISTS"));
+    assert!(imap.content(1) == medium && imap.content(95) == medium, "not what was appended");
 }
 
 #[test]

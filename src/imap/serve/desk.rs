@@ -50,6 +50,8 @@ impl Memory {
 
 /// A message that comes in.
 struct Coming<M: Mailboxes> {
+    /// Bytes it will have.
+    len: u64,
     bytes: Vec<u8>,
     large: Option<M::Large>,
 }
@@ -170,10 +172,11 @@ impl<M: Mailboxes> Desk<M> {
         }
         self.store.status(self.account, mailbox).await?;
         let usage = self.store.usage(self.account).await.ok_or(Refusal::NoAccount)?;
-        if !usage.admits(self.coming.len() as u64 + 1, len) {
+        let before: u64 = self.coming.iter().map(|c| c.len).sum();
+        if !usage.admits(self.coming.len() as u64 + 1, before.saturating_add(len)) {
             return Err(Refusal::OverQuota);
         }
-        self.coming.push(Coming { bytes: Vec::new(), large: None });
+        self.coming.push(Coming { len, bytes: Vec::new(), large: None });
         Ok(())
     }
 
@@ -182,6 +185,9 @@ impl<M: Mailboxes> Desk<M> {
         let incoming = session.incoming();
         let most = if self.memory.is_short() { MEMORY_MIN } else { MEMORY_MAX };
         let most = most.min(self.store.inline_max() / 2);
+        // All messages of a command are committed as one: together they must fit into what may be staged.
+        let together = self.coming.iter().map(|c| c.bytes.len()).sum::<usize>() + incoming.len();
+        let is_much = together > self.store.inline_max() / 2;
         let Some(coming) = self.coming.last_mut().filter(|_| self.failed.is_none()) else {
             return incoming.clear();
         };
@@ -191,7 +197,7 @@ impl<M: Mailboxes> Desk<M> {
         if incoming.capacity() > TURN {
             *incoming = Vec::new();
         }
-        if coming.bytes.len() > most
+        if (coming.bytes.len() > most || is_much)
             && let Err(refusal) = coming.spill(&self.store, &self.memory).await
         {
             self.forget();
