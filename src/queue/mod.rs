@@ -25,6 +25,7 @@ pub mod limits;
 pub mod names;
 pub mod order;
 pub mod pace;
+pub mod pick;
 pub mod record;
 pub mod recover;
 pub mod routing;

@@ -12,6 +12,7 @@ use super::names::Names;
 use super::residents::Residents;
 use super::settings;
 use super::tables::Tables;
+use crate::access::roll;
 use crate::attempts::Attempts;
 use crate::auth::client::Account;
 use crate::auth::passwd::Users;
@@ -51,7 +52,7 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::sync::oneshot;
 
@@ -66,6 +67,8 @@ pub enum Note {
     Users(Arc<Users>),
     /// A request of an operator, and where the answer goes.
     Control(Request, oneshot::Sender<Response>),
+    /// A question about its sessions, and where the answer goes.
+    Roll(roll::Question, oneshot::Sender<roll::Answer>),
     /// Finish what is in hand within this time, and end.
     Stop(Duration),
 }
@@ -76,6 +79,8 @@ pub struct Health {
     state: AtomicU8,
     /// When it last went round; 0: it has not yet.
     beat: AtomicU64,
+    /// An operator wants no new mail to be taken.
+    draining: AtomicBool,
 }
 
 /// Values of [`Health`].
@@ -100,6 +105,16 @@ impl Health {
     /// From now on so.
     pub fn set(&self, state: State) {
         self.state.store(state as u8, Ordering::Relaxed);
+    }
+
+    /// From now on no new mail is wanted; or it is again.
+    pub fn set_draining(&self, on: bool) {
+        self.draining.store(on, Ordering::Relaxed);
+    }
+
+    /// True if an operator wants no new mail to be taken.
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
     }
 
     /// It goes round.
@@ -349,7 +364,7 @@ pub async fn run(rt: Uring, mut seed: Seed) {
     logs.adopt();
     rt.spawn(give_back(rt.clone()));
     rt.spawn(watch(rt.clone(), logs.clone(), health.clone(), listeners.clone(), voice));
-    let grace = obey(&rt, notes, &logs, &tables, logins.as_ref()).await;
+    let grace = obey(&rt, notes, (&logs, &ctx), &tables, logins.as_ref()).await;
     health.set(State::Stopping);
     let until = rt.now().after(grace);
     listeners.iter().for_each(|l| l.close());
@@ -415,7 +430,7 @@ pub async fn give_back(rt: Uring) {
 async fn obey(
     rt: &Uring,
     notes: Receiver<Note>,
-    logs: &Logs<Uring>,
+    (logs, ctx): (&Logs<Uring>, &Context<Uring>),
     tables: &Rc<Tables>,
     logins: Option<&Rc<Logins<Uring>>>,
 ) -> Duration {
@@ -437,6 +452,13 @@ async fn obey(
                     // The asker may have gone.
                     let _ = answer.send(logs.control(&request).await);
                 });
+            }
+            Some(Note::Roll(question, answer)) => {
+                if let roll::Question::Drain(on) = question {
+                    if on { ctx.stop() } else { ctx.resume() }
+                }
+                // The asker may have gone.
+                let _ = answer.send(roll::answer(&[ctx], &question));
             }
             Some(Note::Stop(grace)) => return grace,
             // The control thread has died; so do we, in order.

@@ -263,7 +263,8 @@ impl<R: Runtime> Talk<'_, R> {
 
     /// True if the session is to be ended, and can be without harm.
     fn is_over(&self, now: Mono) -> bool {
-        (self.ctx.stopping.get() || now >= self.ends) && self.machine.is_idle()
+        let ends = self.ctx.stopping.get() || now >= self.ends || self.handle.badge.is_expelled();
+        ends && self.machine.is_idle()
     }
 
     /// Has a buffer to receive into: a small one for commands, so that many sessions that wake at
@@ -360,7 +361,12 @@ impl<R: Runtime> Talk<'_, R> {
                     };
                     self.now = self.ctx.rt.now();
                     match room {
-                        Ok(()) => Answer::Accept,
+                        Ok(()) => {
+                            if let Some(login) = self.login.name() {
+                                self.machine.sent_by(login.as_bytes());
+                            }
+                            Answer::Accept
+                        }
                         Err(e) => Answer::Refuse(refusal(e).into()),
                     }
                 }
@@ -440,6 +446,7 @@ impl<R: Runtime> Talk<'_, R> {
         };
         self.claimed = known;
         self.peer = SocketAddr::new(address, port.unwrap_or(self.peer.port()));
+        self.handle.badge.set_peer(self.peer);
         let options = if self.guest.trusted { &self.ctx.options.trusted } else { &self.ctx.options.others };
         self.machine.set_options(options.clone());
         Ok(())
