@@ -1,9 +1,9 @@
 //! L5: what an operator does to all messages that a condition means: they are found, counted, and changed.
 //!
-//! The ids of what is found stay here until it is done, so that what is changed is what was counted: none that
-//! came, or came to suit, in between; those that have ended meanwhile are told. Cores look in slices and are
-//! asked one after the other; mail flows in between. At most [`FOUND_MAX`] messages, [`AT_ONCE`] conditions at
-//! a time.
+//! The ids of what is found stay here until it is done, so that what is changed is what was counted: none
+//! that came, or came to suit, in between; those that have ended meanwhile are told. Cores look in slices and
+//! are asked one after the other; mail flows in between. At most [`FOUND_MAX`] messages, [`AT_ONCE`]
+//! conditions at a time.
 
 use super::control::{Conversation, Queues};
 use super::holds::Hold;

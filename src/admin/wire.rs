@@ -1,8 +1,8 @@
 //! What goes over the admin socket: one request a connection, answered by lines of JSON.
 //!
 //! Owns the form of both, shared by the server and the command line. A request is one [`Command`]
-//! in a line; each line of the answer is one [`Line`]; behind a `Line::Matches` with `asks` the server waits for
-//! one more line, [`GO`], before it changes anything; a `Line::Bytes` is followed by that many raw
+//! in a line; each line of the answer is one [`Line`]; behind a `Line::Matches` with `asks` the server
+//! waits for one more line, [`GO`], before it changes anything; a `Line::Bytes` is followed by that many raw
 //! bytes; `Line::End` is the last.
 
 use crate::queue::pick::{Pick, Verb};

@@ -124,7 +124,7 @@ enum Command {
     /// The files of the queue: what there is, whether it is sound; the index made anew, or copied
     #[command(subcommand)]
     Storage(storage::StorageCommand),
-    /// Submit a message from standard input, as programs of a Unix host call it; also when called by that name
+    /// Submit a message from standard input, as programs of a Unix host do; also when called by that name
     #[command(disable_help_flag = true)]
     Sendmail(Words),
     /// The queue, as `sendmail -bp`; also when called by that name
@@ -145,8 +145,8 @@ enum Command {
 /// Arguments in the manner of sendmail.
 #[derive(clap::Args, Debug)]
 struct Words {
-    /// Options of sendmail and recipients: -t -i -f ADDRESS -F NAME -N WHEN -R full|hdrs -V ENVID -C FILE -bm -bs
-    /// -bp -bi -q -oi; others of its options are taken and change nothing
+    /// Options of sendmail and recipients: -t -i -f ADDRESS -F NAME -N WHEN -R full|hdrs -V ENVID -C FILE -bm
+    /// -bs -bp -bi -q -oi; others of its options are taken and change nothing
     #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "WORD")]
     words: Vec<OsString>,
 }

@@ -1,7 +1,8 @@
 //! `ringpost queue`: look at the queue of a running server and change it.
 //!
-//! Talks to the admin socket; reads no journal. Exit codes: 0 done, 64 wrong arguments, 65 no such message, 69 no server
-//! there, 73 a file cannot be made, 74 the connection broke, 75 the server could not do it now, 78 the configuration is wrong.
+//! Talks to the admin socket; reads no journal. Exit codes: 0 done, 64 wrong arguments, 65 no such message,
+//! 69 no server there, 73 a file cannot be made, 74 the connection broke, 75 the server could not do it now,
+//! 78 the configuration is wrong.
 
 #![allow(clippy::disallowed_methods, reason = "a program for operators: opens the admin socket")]
 

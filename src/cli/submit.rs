@@ -1,7 +1,7 @@
 //! A small SMTP client for programs of this host: one message over one connection, in clear text.
 //!
-//! Used by `sendmail` and `queue import`. Owns where the server is and what its replies mean for an exit code.
-//! Nothing is kept here: what cannot be submitted is said, and stays with whoever called.
+//! Used by `sendmail` and `queue import`. Owns where the server is and what its replies mean for an exit
+//! code. Nothing is kept here: what cannot be submitted is said, and stays with whoever called.
 
 #![allow(clippy::disallowed_methods, reason = "a program for operators and scripts speaks SMTP to this host")]
 

@@ -1,8 +1,8 @@
 //! `ringpost top`: what the running server does, on a terminal screen, once a second.
 //!
 //! Owns the screen and the sums. All figures are series of `/metrics` and `queue stats`, asked for over the
-//! admin socket; rates are what has been added since the frame before. Plain escape sequences: home and clear,
-//! nothing that must be undone at the end. Exit codes as those of `ringpost queue`.
+//! admin socket; rates are what has been added since the frame before. Plain escape sequences: home and
+//! clear, nothing that must be undone at the end. Exit codes as those of `ringpost queue`.
 
 #![allow(clippy::disallowed_methods, reason = "a program for operators looks at the clock, and waits")]
 
@@ -46,6 +46,8 @@ struct Sample {
     queues: Vec<Value>,
 }
 
+/// Open sessions, by protocol.
+const SESSIONS: [&str; 3] = ["ringpost_smtp_sessions", "ringpost_pop3_sessions", "ringpost_imap_sessions"];
 /// Shortest time between two frames.
 const SHORTEST: std::time::Duration = std::time::Duration::from_millis(100);
 
@@ -172,7 +174,8 @@ fn cores(before: &Sample, now: &Sample, seconds: f64) -> Vec<Value> {
         let mine = format!("core=\"{core}\"");
         let states = now.series.range("ringpost_core_state{".to_owned()..);
         let states = states.take_while(|(key, _)| key.starts_with("ringpost_core_state{"));
-        let state = states.filter(|(key, v)| **v == 1.0 && key.contains(&mine)).find_map(|(k, _)| label(k, "state"));
+        let mut states = states.filter(|(key, v)| **v == 1.0 && key.contains(&mine));
+        let state = states.find_map(|(key, _)| label(key, "state"));
         let used = value - before.series.get(key).copied().unwrap_or(*value);
         let per = |name: &str| sum(&now.series, name, &mine) as u64;
         json!({
@@ -180,7 +183,7 @@ fn cores(before: &Sample, now: &Sample, seconds: f64) -> Vec<Value> {
             "role": label(key, "role"),
             "state": state,
             "cpu_percent": (used / seconds * 1000.0).round() / 10.0,
-            "sessions": per("ringpost_smtp_sessions") + per("ringpost_pop3_sessions") + per("ringpost_imap_sessions"),
+            "sessions": SESSIONS.iter().map(|name| per(name)).sum::<u64>(),
         })
     })
     .collect()
@@ -201,7 +204,9 @@ fn destinations(now: &Sample, most: usize) -> Vec<Value> {
     }
     let mut all: Vec<_> = all.into_iter().collect();
     all.sort_by(|a, b| (b.1.0, b.1.1).cmp(&(a.1.0, a.1.1)).then_with(|| a.0.cmp(&b.0)));
-    let one = |(name, (ready, connections, failures, reason))| json!({"name": name, "ready": ready, "connections": connections, "failures": failures, "reason": reason});
+    let one = |(name, d): (String, (u64, u64, u64, String))| {
+        json!({"name": name, "ready": d.0, "connections": d.1, "failures": d.2, "reason": d.3})
+    };
     all.into_iter().take(most).map(one).collect()
 }
 
@@ -257,9 +262,11 @@ mod tests {
     use super::*;
 
     const BEFORE: &str = "# HELP x y\nringpost_messages_received_total{core=\"0\"} 10\n\
-        ringpost_messages_received_total{core=\"1\"} 5\nringpost_core_cpu_seconds_total{core=\"0\",role=\"mta\"} 1.0\n";
+        ringpost_messages_received_total{core=\"1\"} 5\n\
+        ringpost_core_cpu_seconds_total{core=\"0\",role=\"mta\"} 1.0\n";
     const AFTER: &str = "ringpost_messages_received_total{core=\"0\"} 30\n\
-        ringpost_messages_received_total{core=\"1\"} 5\nringpost_core_cpu_seconds_total{core=\"0\",role=\"mta\"} 2.0\n\
+        ringpost_messages_received_total{core=\"1\"} 5\n\
+        ringpost_core_cpu_seconds_total{core=\"0\",role=\"mta\"} 2.0\n\
         ringpost_core_state{core=\"0\",role=\"mta\",state=\"ready\"} 1\n\
         ringpost_core_state{core=\"0\",role=\"mta\",state=\"full\"} 0\n\
         ringpost_smtp_sessions{core=\"0\"} 7\nringpost_smtp_sessions_x{core=\"0\"} 100\n";

@@ -1,8 +1,9 @@
 //! `ringpost user`: the users of the password file.
 //!
 //! Owns arguments, prompts and print-out; `file` changes the file. A running server sees the change by
-//! itself within seconds. Who is disabled is the server's own affair: it is asked, the file stays as it is. Passwords come from a prompt without echo or from standard input, never from
-//! the command line, and are never printed.
+//! itself within seconds. Who is disabled is the server's own affair: it is asked, the file stays as it is.
+//! Passwords come from a prompt without echo or from standard input, never from the command line, and are
+//! never printed.
 #![allow(clippy::disallowed_methods, reason = "a program for operators reads and writes files")]
 
 mod file;

@@ -296,8 +296,8 @@ fn a_disabled_user_is_out_and_stays_out() {
     let (mut ann, code) = login(&server, "ann");
     assert_eq!(code, 235);
     let (mut bob, _) = login(&server, "bob");
-    let id = ann.mail("ann@one.test", &["x@first.test"], BODY);
-    server.listed(&id, |_| true).as_object().map(drop).unwrap_or_default();
+    ann.mail("ann@one.test", &["x@first.test"], BODY);
+    hop.one();
     let out = server.run(&["user", "disable", "ann", "--reason", "stolen"]);
     assert_eq!(text(&out), "1 sessions ended\n");
     ann.reply().expect("421");

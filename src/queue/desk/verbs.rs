@@ -46,8 +46,8 @@ impl<R: Runtime> Desk<R> {
         }
     }
 
-    /// The attempts of recipients of `key` that wait are forgotten, and they are due now. `after` follows when
-    /// that is on stable storage.
+    /// The attempts of recipients of `key` that wait are forgotten, and they are due now. `after` follows
+    /// when that is on stable storage.
     pub(crate) fn requeue(&self, s: &mut State, key: Key, note: &[u8], after: After) {
         let (now, wall) = (self.0.rt.now(), self.0.rt.wall());
         let text = [b"begun anew by ", note].concat();
