@@ -118,8 +118,9 @@ impl<S: Stream> Roll for Seen<'_, S> {
     fn expel(&self, place: usize, whom: &Whom) -> bool {
         let slots = self.0.slots.borrow();
         let Some(Some(handle)) = slots.all.get(place) else { return false };
-        let is = handle.badge.is(whom);
+        let is = !handle.badge.is_expelled() && handle.badge.is(whom);
         if is {
+            handle.badge.expel();
             // Nothing is promised to it that it has not been told.
             handle.stream.shutdown();
         }

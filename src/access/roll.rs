@@ -2,7 +2,8 @@
 //!
 //! Plain data and a badge that each session wears; used by all protocols. Knows no protocol. Cannot fail.
 
-use crate::base::time::Mono;
+use crate::base::time::{Mono, Wall};
+use crate::events::trace::{Line, Tracer, Way};
 use serde::Serialize;
 use std::cell::{Cell, RefCell};
 use std::net::{IpAddr, SocketAddr};
@@ -107,6 +108,8 @@ pub enum Question {
     Expel(Whom, Place),
     /// No new mail is taken any more; or it is again.
     Drain(bool),
+    /// What has passed since the question before with this number.
+    Trace(u64, Way, String),
 }
 
 /// A place among the sessions of a core: number of the protocol, number of the session.
@@ -119,6 +122,8 @@ pub enum Answer {
     Who(Vec<Present>, Option<Place>),
     /// So many were ended, and the place where to go on.
     Expelled(u64, Option<Place>),
+    /// Lines that have passed, and how many were not kept.
+    Traced(Vec<Line>, u64),
     /// So it is.
     Done,
 }
@@ -131,6 +136,14 @@ pub trait Roll {
     fn present(&self, place: usize) -> Option<Present>;
     /// Ends the one in this place if it is one of those.
     fn expel(&self, place: usize, whom: &Whom) -> bool;
+}
+
+/// Answers a question about lines that have passed.
+#[must_use]
+pub fn traced(tracer: &Tracer, question: &Question, now: Wall) -> Option<Answer> {
+    let Question::Trace(number, way, peer) = question else { return None };
+    let (lines, dropped) = tracer.ask(*number, *way, peer, now);
+    Some(Answer::Traced(lines, dropped))
 }
 
 /// Answers `question` for the sessions of several protocols.

@@ -149,6 +149,7 @@ impl<Q: Queues> Conversation<'_, Q> {
             Command::Disable { login, reason } => self.disable(&login, &reason).await,
             Command::Enable { login } => self.enable(&login).await,
             Command::Disabled => self.disabled().await,
+            Command::Trace { outwards, peer, seconds } => self.trace(outwards, &peer, seconds).await,
             Command::Metrics => {
                 let text = (self.office.metrics)();
                 self.out.line(&Line::Bytes(text.len() as u64)).await?;
@@ -290,7 +291,11 @@ impl<Q: Queues> Conversation<'_, Q> {
     }
 
     async fn change(&mut self, which: Which, make: impl Fn(control::Which) -> Request) -> io::Result<()> {
-        let what = format!("{which:?}");
+        let what = match &which {
+            Which::All => "all".to_owned(),
+            Which::Destination(name) => format!("destination {name}"),
+            Which::Ids(ids) => ids.join(" "),
+        };
         let mut targets = Vec::new();
         match which {
             Which::All => targets.push(control::Which::All),
@@ -320,7 +325,8 @@ impl<Q: Queues> Conversation<'_, Q> {
             }
         }
         let (word, note) = words(&make(control::Which::All));
-        self.office.tell(&self.who, word, changed, &what, &note);
+        let reason = note.strip_prefix(&self.who).unwrap_or(&note).trim_start_matches(": ");
+        self.office.tell(&self.who, word, changed, &what, reason);
         self.out.line(&Line::Done(changed)).await
     }
 

@@ -38,6 +38,8 @@ pub struct Office {
     pub events: Events,
     /// How many conditions are being looked for.
     pub busy: Cell<usize>,
+    /// How many traces there have been.
+    pub traces: Cell<u64>,
 }
 
 impl Office {
@@ -46,6 +48,13 @@ impl Office {
         let what: String = what.chars().take(1000).collect();
         let reason = if reason.is_empty() { String::new() } else { format!("; reason: {reason}") };
         self.events.info("operator", format!("{who}: {verb} {count}, of {what}{reason}"));
+    }
+
+    /// A number that no trace has had.
+    #[must_use]
+    pub fn next_number(&self) -> u64 {
+        self.traces.set(self.traces.get() + 1);
+        self.traces.get()
     }
 
     /// Lets go what was held, for as far as it is there and held; gives how many. `None`: a core does not

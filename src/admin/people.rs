@@ -7,14 +7,20 @@ use super::control::{Conversation, Queues};
 use super::wire::Line;
 use crate::access::roll::{Answer, Question, Whom};
 use crate::auth::prepare;
+use crate::events::trace::Way;
 use crate::queue::control::{Request, Which};
 use crate::runtime::uring::wall_now;
 use std::io;
 use std::net::IpAddr;
 use std::time::Duration;
+use tokio::time::Instant;
 
 /// How long a core may take for one answer.
 const ANSWER: Duration = Duration::from_secs(10);
+/// How often cores are asked what has passed.
+const FETCH: Duration = Duration::from_millis(200);
+/// How long a peer is watched at most.
+const WATCH_MAX: u64 = 86_400;
 /// Sessions may be on their way from one core to another.
 const AGAIN: Duration = Duration::from_millis(500);
 
@@ -89,6 +95,30 @@ impl<Q: Queues> Conversation<'_, Q> {
             }
         }
         self.out.line(&Line::Done(u64::from(on))).await
+    }
+
+    /// Tells what passes between us and a peer.
+    pub(super) async fn trace(&mut self, outwards: bool, peer: &str, seconds: u64) -> io::Result<()> {
+        let number = self.office.next_number();
+        let way = if outwards { Way::Out } else { Way::In };
+        self.office.tell(&self.who, "trace", 1, peer, "");
+        let until = Instant::now() + Duration::from_secs(seconds.min(WATCH_MAX));
+        while Instant::now() < until {
+            let mut lost = 0;
+            for core in 0..self.queues.cores() {
+                let question = Question::Trace(number, way, peer.to_owned());
+                let Some(Answer::Traced(lines, dropped)) = self.roll(core, question).await else { continue };
+                lost += dropped;
+                for line in lines {
+                    let value = serde_json::to_value(line).map_err(io::Error::other)?;
+                    self.out.line(&Line::Traced(value)).await?;
+                }
+            }
+            // Also so that it is noticed if nobody listens any more.
+            self.out.line(&Line::Progress { what: "lost".into(), done: lost, of: lost }).await?;
+            tokio::time::sleep(FETCH).await;
+        }
+        Ok(())
     }
 
     /// A user may not log in any more, and what is logged in ends.

@@ -155,6 +155,15 @@ pub enum Command {
     },
     /// Who may not log in.
     Disabled,
+    /// What passes between us and a peer, as it passes.
+    Trace {
+        /// We have connected to it.
+        outwards: bool,
+        /// An address, the name of a host or the end of one, or `*`.
+        peer: String,
+        /// For so long.
+        seconds: u64,
+    },
     /// The text of `/metrics`.
     Metrics,
     /// Counts of each queue.
@@ -204,6 +213,8 @@ pub enum Line {
     Hold(serde_json::Value),
     /// A session that is open.
     Session(serde_json::Value),
+    /// A line that has passed.
+    Traced(serde_json::Value),
     /// A user who may not log in.
     Locked(serde_json::Value),
     /// So many raw bytes follow.

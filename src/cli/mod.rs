@@ -19,6 +19,7 @@ pub mod serve;
 pub mod storage;
 pub mod submit;
 pub mod top;
+pub mod trace;
 pub mod user;
 pub mod why;
 
@@ -107,6 +108,8 @@ enum Command {
     Why(why::WhyArgs),
     /// A screen of what the server does: cores, queue, rates, destinations
     Top(top::TopArgs),
+    /// The lines of SMTP and LMTP that pass between the server and a peer, live; no passwords, no bodies
+    Trace(trace::TraceArgs),
     /// The sessions that are open, on all cores
     Who(people::Plain),
     /// End the sessions of a user, or from an address
@@ -163,6 +166,7 @@ impl Command {
             Command::Queue(args) => args.run(),
             Command::Why(args) => args.run(),
             Command::Top(args) => args.run(),
+            Command::Trace(args) => args.run(),
             Command::Who(args) => args.who(),
             Command::Kick(args) => args.run(),
             Command::Suspend(args) => args.run(),

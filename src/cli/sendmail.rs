@@ -21,7 +21,6 @@ use crate::message::{date, headers};
 use crate::runtime::uring;
 use std::ffi::OsString;
 use std::io::{self, BufRead, Read, Write};
-use std::net::Shutdown;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -201,23 +200,62 @@ fn aliases(config: &Path) -> Result<(), Trouble> {
     reload::router(&config).map(drop).map_err(wrong)
 }
 
-/// Carries bytes between standard input and output and the server.
+/// Carries commands and replies between standard input and output and the server, one after the other:
+/// programs that say everything at once would break the protocol.
 fn smtp(config: &Path) -> Result<(), Trouble> {
     let config = Config::load(config).ok().map(|loaded| loaded.0);
     let mut server = submit::connect(&submit::server(config.as_ref()))?;
-    let mut to = server.try_clone()?;
-    // It ends with the process if nothing comes any more.
-    std::thread::spawn(move || {
-        let copied = io::copy(&mut io::stdin().lock(), &mut to);
-        // The other direction sees the end, whatever comes of this.
-        let _ = copied.and_then(|_| to.shutdown(Shutdown::Write));
-    });
-    let mut out = io::stdout().lock();
-    let mut buf = [0; 4096];
+    let mut replies = io::BufReader::new(server.try_clone()?);
+    let (mut input, mut out) = (io::stdin().lock(), io::stdout().lock());
+    let mut code = carry_reply(&mut replies, &mut out)?;
+    let mut line = Vec::new();
+    while code.is_some() {
+        line.clear();
+        if (&mut input).take(COMMAND_MAX).read_until(b'\n', &mut line)? == 0 {
+            return Ok(());
+        }
+        server.write_all(&line)?;
+        // RFC 3030 §2: so many bytes follow.
+        if let Some(n) = chunk(&line) {
+            io::copy(&mut (&mut input).take(n), &mut server)?;
+        }
+        code = carry_reply(&mut replies, &mut out)?;
+        if code == Some(354) {
+            let mut content = Vec::new();
+            if !read_message(&mut input, false, &mut content)? {
+                // It breaks off in the middle: nobody has asked for half a message to be sent.
+                return Ok(());
+            }
+            server.write_all(&content)?;
+            server.write_all(b".\r\n")?;
+            code = carry_reply(&mut replies, &mut out)?;
+        }
+    }
+    Ok(())
+}
+
+/// Bytes of a line of SMTP.
+const COMMAND_MAX: u64 = 64 << 10;
+
+/// The bytes that follow a BDAT command.
+fn chunk(line: &[u8]) -> Option<u64> {
+    let text = std::str::from_utf8(line).ok()?;
+    let mut words = text.split_ascii_whitespace();
+    let is_chunk = words.next()?.eq_ignore_ascii_case("BDAT");
+    words.next()?.parse().ok().filter(|_| is_chunk)
+}
+
+/// Carries one reply; gives its code. `None`: the server has closed.
+fn carry_reply(replies: &mut impl BufRead, out: &mut impl Write) -> io::Result<Option<u16>> {
     loop {
-        match server.read(&mut buf)? {
-            0 => return Ok(()),
-            n => out.write_all(&buf[..n]).and_then(|()| out.flush())?,
+        let mut line = Vec::new();
+        if replies.take(COMMAND_MAX).read_until(b'\n', &mut line)? == 0 {
+            return Ok(None);
+        }
+        out.write_all(&line)?;
+        if line.get(3) != Some(&b'-') {
+            out.flush()?;
+            return Ok(line.get(..3).and_then(|c| std::str::from_utf8(c).ok()?.parse().ok()));
         }
     }
 }
@@ -266,16 +304,16 @@ fn message(options: &Options, config: &Path) -> Result<(), Trouble> {
     }
 }
 
-/// Reads to the end, or to a line with a dot alone.
-fn read_message(input: &mut impl BufRead, dots: bool, out: &mut Vec<u8>) -> io::Result<()> {
+/// Reads to the end, or to a line with a dot alone; true: that came.
+fn read_message(input: &mut impl BufRead, dots: bool, out: &mut Vec<u8>) -> io::Result<bool> {
     loop {
         let from = out.len();
         if input.read_until(b'\n', out)? == 0 {
-            return Ok(());
+            return Ok(false);
         }
         if !dots && matches!(&out[from..], b".\n" | b".\r\n" | b".") {
             out.truncate(from);
-            return Ok(());
+            return Ok(true);
         }
     }
 }
@@ -487,6 +525,18 @@ mod tests {
         let whole = "Date: x\r\nMessage-ID: y\r\nFrom: z\r\n\r\nbody\r\n";
         assert_eq!(done(whole, None), whole);
         assert!(done("just text\n", None).ends_with("From: me@here\r\n\r\njust text\r\n"));
+    }
+
+    #[test]
+    fn chunks_are_counted_and_replies_are_whole() {
+        assert_eq!(
+            (chunk(b"bdat 12 LAST\r\n"), chunk(b"MAIL 12\r\n"), chunk(b"BDAT\r\n")),
+            (Some(12), None, None)
+        );
+        let (mut replies, mut out) = (&b"250-a\r\n250 b\r\n354 go\r\n"[..], Vec::new());
+        let mut next = || carry_reply(&mut replies, &mut out).unwrap();
+        assert_eq!((next(), next(), next()), (Some(250), Some(354), None));
+        assert_eq!(out, b"250-a\r\n250 b\r\n354 go\r\n");
     }
 
     #[test]

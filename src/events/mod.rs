@@ -8,6 +8,7 @@
 
 pub mod login;
 pub mod mail;
+pub mod trace;
 mod writer;
 
 use crate::base::time::Wall;

@@ -225,8 +225,15 @@ async fn serve(control: Control) -> Result<(), Failure> {
     let state = http_state(recorder, shown);
     let lockout = Rc::new(lockout);
     let (shown, of_office, busy) = (state.metrics.clone(), events.clone(), Cell::new(0));
-    let office = Office { book, holds, lockout: lockout.clone(), metrics: shown, events: of_office, busy };
-    let office = Rc::new(office);
+    let office = Rc::new(Office {
+        book,
+        holds,
+        lockout: lockout.clone(),
+        metrics: shown,
+        events: of_office,
+        busy,
+        traces: Cell::new(0),
+    });
     if let Some(listener) = metrics {
         let listener = tokio::net::TcpListener::from_std(listener).map_err(failed)?;
         tokio::task::spawn_local(http::serve(listener, state, std::future::pending()));

@@ -26,6 +26,7 @@ use crate::delivery::logs::{self, Kept, Logs, News, Setup};
 use crate::delivery::post;
 use crate::delivery::trust::{self, Trust};
 use crate::events::mail::MailLog;
+use crate::events::trace::Tracer;
 use crate::events::{Events, Level};
 use crate::intake::Intake;
 use crate::metrics::{self, destinations::Registry};
@@ -324,13 +325,16 @@ pub async fn run(rt: Uring, mut seed: Seed) {
     rt.on_panic(move || panics.increment(1));
     rt.spawn(beat(rt.clone(), seed.health.clone(), seed.metrics.core_lag.clone()));
     let (wires, posting) = wires(&rt, &mut seed).unzip();
+    let tracer = Tracer::default();
     let tables = Tables::new(seed.config.clone(), seed.router.clone(), seed.guard.clone());
     wires.iter().for_each(|wires| tables.set_post(wires.clone()));
     let (names, trust) = match names(&rt, &seed).and_then(|names| Ok((names, trust(&seed)?))) {
         Ok(both) => both,
         Err(text) => return drop(seed.started.send(Err(text))),
     };
-    let (logs, told) = match Logs::open(setup(&rt, &seed, &tables, names, trust, wires.as_ref())).await {
+    let mut setup = setup(&rt, &seed, &tables, names, trust, wires.as_ref());
+    setup.agent.tracer = tracer.clone();
+    let (logs, told) = match Logs::open(setup).await {
         Ok((logs, recovery)) => {
             report(&seed.voice(), &recovery);
             (logs, recovery.index_lost)
@@ -344,6 +348,7 @@ pub async fn run(rt: Uring, mut seed: Seed) {
     let doors = settings::doors(&seed.config, seed.certificates.as_ref());
     let logins = logins(&rt, &seed);
     let ctx = context(&rt, &seed, (&tables, &logs), logins.as_ref(), wires);
+    ctx.set_tracer(tracer);
     let mail_log = record(&rt, &seed, &ctx, &logs);
     let listeners = match listen_at(&rt, &seed.sockets) {
         Ok(listeners) => listeners,
@@ -457,8 +462,9 @@ async fn obey(
                 if let roll::Question::Drain(on) = question {
                     if on { ctx.stop() } else { ctx.resume() }
                 }
+                let told = roll::traced(ctx.tracer(), &question, rt.wall());
                 // The asker may have gone.
-                let _ = answer.send(roll::answer(&[ctx], &question));
+                let _ = answer.send(told.unwrap_or_else(|| roll::answer(&[ctx], &question)));
             }
             Some(Note::Stop(grace)) => return grace,
             // The control thread has died; so do we, in order.

@@ -126,6 +126,9 @@ impl Front {
             if let Question::Drain(on) = question {
                 if *on { lmtp.stop() } else { lmtp.resume() }
             }
+            if let Some(traced) = roll::traced(lmtp.tracer(), question, access.rt.wall()) {
+                return traced;
+            }
             rolls.push(&**lmtp);
         }
         roll::answer(&rolls, question)

@@ -14,6 +14,7 @@ mod record;
 pub(crate) mod secure;
 pub(crate) mod session;
 mod short;
+mod trace;
 
 pub use arrive::Refused;
 
@@ -23,6 +24,7 @@ use crate::auth::service::Logins;
 use crate::base::time::Mono;
 use crate::delivery::post::Post;
 use crate::events::mail::MailLog;
+use crate::events::trace::Tracer;
 use crate::intake::Intake;
 use crate::message::date::DateCache;
 use crate::metrics;
@@ -237,6 +239,7 @@ pub struct Context<R: Runtime> {
     refusing: Cell<usize>,
     attempts: OnceCell<Attempts>,
     mail_log: OnceCell<MailLog>,
+    tracer: OnceCell<Tracer>,
     /// None: there are no mailboxes here.
     post: OnceCell<Rc<dyn Post>>,
     /// None: there are no users.
@@ -295,6 +298,7 @@ impl<R: Runtime> Context<R> {
             refusing: Cell::new(0),
             attempts: OnceCell::new(),
             mail_log: OnceCell::new(),
+            tracer: OnceCell::new(),
             post: OnceCell::new(),
             logins: OnceCell::new(),
             live,
@@ -320,6 +324,21 @@ impl<R: Runtime> Context<R> {
     pub fn set_mail_log(&self, log: MailLog) {
         // A second time is a bug that changes nothing.
         let _ = self.mail_log.set(log);
+    }
+
+    /// Operators may watch sessions there; to be said once, before the first session.
+    pub fn set_tracer(&self, tracer: Tracer) {
+        // A second time is a bug that changes nothing.
+        let _ = self.tracer.set(tracer);
+    }
+
+    /// Where operators watch sessions.
+    pub fn tracer(&self) -> &Tracer {
+        self.tracer.get_or_init(Tracer::default)
+    }
+
+    fn is_traced(&self) -> bool {
+        self.tracer.get().is_some_and(Tracer::is_on)
     }
 
     /// Mail for mailboxes may go there without being queued; to be said once, before the first session.
@@ -403,7 +422,7 @@ impl<R: Runtime> Roll for Context<R> {
     fn expel(&self, place: usize, whom: &Whom) -> bool {
         let live = self.live.borrow();
         let Some(Some(handle)) = live.slots.get(place) else { return false };
-        if !handle.badge.is(whom) {
+        if handle.badge.is_expelled() || !handle.badge.is(whom) {
             return false;
         }
         handle.badge.expel();

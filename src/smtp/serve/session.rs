@@ -171,6 +171,9 @@ impl<R: Runtime> Talk<'_, R> {
         let (from, in_message) = (self.out.len(), self.machine.in_message());
         let (used, step) = self.machine.receive(self.now, &self.buf[self.at..], &mut self.out);
         self.at += used;
+        if self.ctx.is_traced() {
+            self.trace_input(in_message, &step);
+        }
         if rejection(&self.ctx.metrics, &self.out[from..]).is_some() {
             self.record_refusal(if in_message { "DATA" } else { "MAIL" }, false, from);
         }
@@ -331,6 +334,9 @@ impl<R: Runtime> Talk<'_, R> {
 
     /// Counts the replies that are about to be sent.
     fn count_replies(&mut self) {
+        if self.ctx.is_traced() {
+            self.trace_replies();
+        }
         let m = &self.ctx.metrics;
         let mut line = &self.out[..];
         while let Some(end) = memchr::memchr(b'\n', line) {
