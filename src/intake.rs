@@ -276,6 +276,7 @@ fn from(envelope: &Envelope, sender: &[u8]) -> Envelope {
     let view = envelope.view();
     let mut out = Envelope::default();
     out.begin(sender, view.options(), view.envid());
+    out.set_login(view.login());
     view.recipients().for_each(|r| out.push(r.address, r.notify, r.orcpt));
     out
 }
@@ -331,6 +332,7 @@ fn prefix(envelope: &Envelope, count: usize) -> Envelope {
     let view = envelope.view();
     let mut out = Envelope::default();
     out.begin(view.sender(), view.options(), view.envid());
+    out.set_login(view.login());
     view.recipients().take(count).for_each(|r| out.push(r.address, r.notify, r.orcpt));
     out
 }

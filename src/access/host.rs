@@ -5,6 +5,7 @@
 
 use super::gate::{Door, Gate, Guest, Tls};
 use super::live::Live;
+use super::roll::Badge;
 use super::wire::Wire;
 use crate::attempts::Attempts;
 use crate::auth::service::Logins;
@@ -203,7 +204,8 @@ where
         }
         match host.gate.admit(&door.caller(peer.ip()), host.rt.now()) {
             Ok(guest) => {
-                let wire = Wire::new(host.clone(), host.live.enter(stream), Vec::new());
+                let badge = Badge::new(host.rt.now(), door.service, peer);
+                let wire = Wire::new(host.clone(), host.live.enter(stream, badge), Vec::new());
                 let arrival = Arrival { wire, peer, guest };
                 let (door, serve) = (door.clone(), serve.clone());
                 host.rt.spawn(async move {
@@ -248,7 +250,10 @@ async fn arrive<R: Runtime>(mut arrival: Arrival<R>, door: &Door, words: Words) 
     let announced = read_header(arrival.wire.stream(), until, &host.metrics, stopping).await;
     arrival.wire.seat.set_idle(false);
     let client = match announced {
-        Announced::Client(client) => client,
+        Announced::Client(client) => {
+            arrival.wire.seat.badge().set_peer(client);
+            client
+        }
         // What came in clear text is no beginning of TLS.
         Announced::Own(buf) if door.tls == Tls::Implicit && !buf.is_empty() => return None,
         Announced::Own(buf) => {

@@ -1,5 +1,6 @@
-//! The open sessions of one core and protocol, so that a stop can reach them.
+//! The open sessions of one core and protocol, so that a stop can reach them, and operators.
 
+use super::roll::{Badge, Present, Roll, Whom};
 use crate::base::time::Mono;
 use crate::metrics::Gauge;
 use crate::runtime::Stream;
@@ -25,6 +26,7 @@ struct Handle<S> {
     idle: Cell<bool>,
     /// It is to stop waiting.
     called: Cell<bool>,
+    badge: Badge,
 }
 
 /// Ends the waiting of one session, from within its own task.
@@ -61,8 +63,8 @@ impl<S: Stream> Live<S> {
 
     /// One more.
     #[must_use]
-    pub fn enter(self: &Rc<Self>, stream: S) -> Seat<S> {
-        let handle = Rc::new(Handle { stream, idle: Cell::new(false), called: Cell::new(false) });
+    pub fn enter(self: &Rc<Self>, stream: S, badge: Badge) -> Seat<S> {
+        let handle = Rc::new(Handle { stream, idle: Cell::new(false), called: Cell::new(false), badge });
         let mut slots = self.slots.borrow_mut();
         let place = slots.free.pop().unwrap_or_else(|| {
             slots.all.push(None);
@@ -100,11 +102,43 @@ impl<S: Stream> Live<S> {
     }
 }
 
+/// The sessions as others see them, at a moment.
+pub struct Seen<'a, S>(pub &'a Live<S>, pub Mono);
+
+impl<S: Stream> Roll for Seen<'_, S> {
+    fn places(&self) -> usize {
+        self.0.slots.borrow().all.len()
+    }
+
+    fn present(&self, place: usize) -> Option<Present> {
+        let slots = self.0.slots.borrow();
+        slots.all.get(place)?.as_ref().map(|h| h.badge.present(self.1, h.idle.get()))
+    }
+
+    fn expel(&self, place: usize, whom: &Whom) -> bool {
+        let slots = self.0.slots.borrow();
+        let Some(Some(handle)) = slots.all.get(place) else { return false };
+        let is = !handle.badge.is_expelled() && handle.badge.is(whom);
+        if is {
+            handle.badge.expel();
+            // Nothing is promised to it that it has not been told.
+            handle.stream.shutdown();
+        }
+        is
+    }
+}
+
 impl<S: Stream> Seat<S> {
     /// Its connection.
     #[must_use]
     pub fn stream(&self) -> &S {
         &self.handle.as_ref().expect("there until the seat is given up").stream
+    }
+
+    /// What others see of it.
+    #[must_use]
+    pub fn badge(&self) -> &Badge {
+        &self.handle.as_ref().expect("there until the seat is given up").badge
     }
 
     /// It waits for a command, or does no longer.

@@ -3,6 +3,7 @@
 //! * [`gate`]: who may come in, what is counted for it, and at which door.
 //! * [`host`]: what the sessions of one core and protocol share; accepting; PROXY headers.
 //! * [`live`]: the open sessions, so that a stop reaches them.
+//! * [`roll`]: who is here, and how a session is ended from outside; of all protocols.
 //! * [`wire`]: one connection: TLS or not, received bytes, replies that wait; [`outbox`]: these;
 //!   [`squeeze`]: the connection is compressed.
 //! * [`login`]: between a session machine and the core's desk for logins.
@@ -17,5 +18,6 @@ pub mod live;
 pub mod login;
 pub mod moving;
 pub mod outbox;
+pub mod roll;
 pub mod squeeze;
 pub mod wire;

@@ -8,6 +8,7 @@
 
 use super::gate::Permit;
 use super::host::Host;
+use super::roll::Badge;
 use super::squeeze::Squeeze;
 use super::wire::Wire;
 use crate::base::time::Mono;
@@ -51,6 +52,14 @@ pub struct Known {
     pub ends: Mono,
 }
 
+impl Known {
+    fn badge(&self, now: Mono) -> Badge {
+        let badge = Badge::new(now, self.service, self.peer);
+        badge.set_user(&self.login);
+        badge
+    }
+}
+
 /// The way to other cores, for sessions of one protocol.
 pub trait Roads<P, L> {
     /// Hands a session to core number `core`; waits while there is no room on the way.
@@ -88,7 +97,8 @@ impl<R: Moving> Wire<R> {
                 Ok(Box::new(Parcel { connection, channel, squeeze, input, output, session, luggage }))
             }
             Err((_, stream)) => {
-                let mut wire = Wire::new(host.clone(), host.live.enter(stream), input);
+                let badge = session.badge(host.rt.now());
+                let mut wire = Wire::new(host.clone(), host.live.enter(stream, badge), input);
                 (wire.channel, wire.counted, wire.outbox.out) = (channel, counted, output);
                 wire.set_squeeze(squeeze);
                 Err(Box::new(Stayed { wire, session, luggage }))
@@ -103,7 +113,8 @@ impl<R: Moving> Wire<R> {
         let stream = host.rt.unpack(connection).ok()?;
         host.meters.moved_in.increment(1);
         let counted = channel.tls().map(|_| Counted::again(&host.metrics));
-        let mut wire = Wire::new(host.clone(), host.live.enter(stream), input);
+        let badge = session.badge(host.rt.now());
+        let mut wire = Wire::new(host.clone(), host.live.enter(stream, badge), input);
         (wire.channel, wire.counted, wire.outbox.out) = (channel, counted, output);
         wire.set_squeeze(squeeze);
         Some((wire, session, luggage))

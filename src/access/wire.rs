@@ -55,6 +55,11 @@ pub struct Wire<R: Runtime> {
 }
 
 impl<R: Runtime> Wire<R> {
+    /// The client is this user, for others to see.
+    pub fn introduce(&self, login: &str) {
+        self.seat.badge().set_user(login);
+    }
+
     /// A connection that is here already, with what came of it.
     #[must_use]
     pub fn new(host: Rc<Host<R>>, seat: Seat<R::Stream>, buf: Vec<u8>) -> Self {

@@ -4,8 +4,11 @@
 //! may open the socket get in: mode 0600, owner the server's user. A bad request is answered and
 //! ends its connection; a core that does not answer in time is reported, others are not held up.
 
-use super::rules::{Book, New};
+use super::office::Office;
+use super::rules::New;
+use super::verbs::Wish;
 use super::wire::{Command, Line, REQUEST_MAX, Which};
+use crate::access::roll;
 use crate::queue::control;
 use crate::queue::control::{ControlError, Listed, PAGE_MAX, Request, Response};
 use crate::queue::rules::Rule;
@@ -31,10 +34,16 @@ pub trait Queues: 'static {
     fn count(&self) -> usize;
     /// Asks one; `None`: it does not answer.
     fn ask(&self, queue: usize, request: Request) -> impl Future<Output = Option<Response>>;
+    /// How many cores there are, of all kinds.
+    fn cores(&self) -> usize;
+    /// Asks a core about its sessions; `None`: it does not answer.
+    fn ask_roll(&self, core: usize, question: roll::Question) -> impl Future<Output = Option<roll::Answer>>;
+    /// Says whether new mail is taken.
+    fn set_draining(&self, on: bool);
 }
 
 /// Serves the socket for ever. To be run in a `LocalSet`.
-pub async fn serve(listener: UnixListener, queues: Rc<impl Queues>, book: Rc<Book>) {
+pub async fn serve(listener: UnixListener, queues: Rc<impl Queues>, office: Rc<Office>) {
     let places = std::sync::Arc::new(tokio::sync::Semaphore::new(CONNECTIONS));
     loop {
         let Ok(place) = places.clone().acquire_owned().await else { return };
@@ -42,53 +51,61 @@ pub async fn serve(listener: UnixListener, queues: Rc<impl Queues>, book: Rc<Boo
             tokio::time::sleep(Duration::from_millis(100)).await;
             continue;
         };
-        let (queues, book) = (queues.clone(), book.clone());
+        let (queues, office) = (queues.clone(), office.clone());
         tokio::task::spawn_local(async move {
             // The other end may go away at any time; that is its affair.
-            let _ = connection(stream, &*queues, &book).await;
+            let _ = connection(stream, &*queues, &office).await;
             drop(place);
         });
     }
 }
 
-async fn connection(stream: UnixStream, queues: &impl Queues, book: &Book) -> io::Result<()> {
+async fn connection(stream: UnixStream, queues: &impl Queues, office: &Office) -> io::Result<()> {
     let who = stream.peer_cred().map_or_else(|_| "unknown user".to_owned(), |c| format!("uid {}", c.uid()));
     let mut stream = BufReader::new(stream);
     let mut line = Vec::new();
     let mut bounded = (&mut stream).take(REQUEST_MAX as u64);
     let read = bounded.read_until(b'\n', &mut line);
     tokio::time::timeout(ANSWER, read).await??;
-    let mut out = Out(stream.into_inner());
+    let mut out = Out(stream);
     match serde_json::from_slice::<Command>(&line) {
-        Ok(command) => Conversation { queues, book, who, out: &mut out }.obey(command).await?,
+        Ok(command) => Conversation { queues, office, who, out: &mut out }.obey(command).await?,
         Err(e) => out.error(&format!("not a request: {e}"), 65).await?,
     }
     out.line(&Line::End).await
 }
 
-struct Out(UnixStream);
+pub(super) struct Out(BufReader<UnixStream>);
 
 impl Out {
-    async fn line(&mut self, line: &Line) -> io::Result<()> {
+    /// The next line of the client, without its end; empty: it has gone.
+    pub(super) async fn hear(&mut self, patience: Duration) -> io::Result<String> {
+        let mut line = String::new();
+        let mut bounded = (&mut self.0).take(REQUEST_MAX as u64);
+        tokio::time::timeout(patience, bounded.read_line(&mut line)).await??;
+        Ok(line.trim_end().to_owned())
+    }
+
+    pub(super) async fn line(&mut self, line: &Line) -> io::Result<()> {
         let mut text = serde_json::to_vec(line).map_err(io::Error::other)?;
         text.push(b'\n');
         self.bytes(&text).await
     }
 
-    async fn bytes(&mut self, bytes: &[u8]) -> io::Result<()> {
-        tokio::time::timeout(ANSWER, self.0.write_all(bytes)).await?
+    pub(super) async fn bytes(&mut self, bytes: &[u8]) -> io::Result<()> {
+        tokio::time::timeout(ANSWER, self.0.get_mut().write_all(bytes)).await?
     }
 
-    async fn error(&mut self, text: &str, code: u8) -> io::Result<()> {
+    pub(super) async fn error(&mut self, text: &str, code: u8) -> io::Result<()> {
         self.line(&Line::Error { text: text.to_owned(), code }).await
     }
 }
 
-struct Conversation<'a, Q> {
-    queues: &'a Q,
-    book: &'a Book,
-    who: String,
-    out: &'a mut Out,
+pub(super) struct Conversation<'a, Q> {
+    pub(super) queues: &'a Q,
+    pub(super) office: &'a Office,
+    pub(super) who: String,
+    pub(super) out: &'a mut Out,
 }
 
 impl<Q: Queues> Conversation<'_, Q> {
@@ -118,13 +135,30 @@ impl<Q: Queues> Conversation<'_, Q> {
                 self.suspend(&new).await
             }
             Command::Resume { which } => self.resume(&which).await,
-            Command::Rules => self.rules(self.book.rules(wall_now())).await,
+            Command::Rules => self.rules(self.office.book.rules(wall_now())).await,
             Command::Stats => self.stats().await,
             Command::CopyIndex { dir } => self.copy_index(dir).await,
+            Command::Pick { pick, verb, ids, reason, dry_run, ask, seconds } => {
+                self.pick(Wish { pick, verb, ids, reason, dry_run, ask, seconds }).await
+            }
+            Command::Undo { number } => self.undo(number).await,
+            Command::Holds => self.holds().await,
+            Command::Who => self.people().await,
+            Command::Kick { whom } => self.kick(&whom).await,
+            Command::Drain { on } => self.drain(on).await,
+            Command::Disable { login, reason } => self.disable(&login, &reason).await,
+            Command::Enable { login } => self.enable(&login).await,
+            Command::Disabled => self.disabled().await,
+            Command::Trace { outwards, peer, seconds } => self.trace(outwards, &peer, seconds).await,
+            Command::Metrics => {
+                let text = (self.office.metrics)();
+                self.out.line(&Line::Bytes(text.len() as u64)).await?;
+                self.out.bytes(text.as_bytes()).await
+            }
         }
     }
 
-    async fn ask(&self, queue: usize, request: Request) -> Response {
+    pub(super) async fn ask(&self, queue: usize, request: Request) -> Response {
         self.ask_within(ANSWER, queue, request).await
     }
 
@@ -157,7 +191,7 @@ impl<Q: Queues> Conversation<'_, Q> {
         Ok(())
     }
 
-    async fn message(&mut self, message: &Listed) -> io::Result<()> {
+    pub(super) async fn message(&mut self, message: &Listed) -> io::Result<()> {
         let value = serde_json::to_value(message).map_err(io::Error::other)?;
         self.out.line(&Line::Message(value)).await
     }
@@ -195,8 +229,9 @@ impl<Q: Queues> Conversation<'_, Q> {
     }
 
     async fn suspend(&mut self, new: &New<'_>) -> io::Result<()> {
-        match self.book.add(new, wall_now()) {
+        match self.office.book.add(new, wall_now()) {
             Ok(rule) => {
+                self.office.tell(&self.who, "suspend", rule.number.into(), &rule.what, &rule.reason);
                 self.hand_out().await?;
                 self.rules(vec![rule]).await
             }
@@ -205,9 +240,10 @@ impl<Q: Queues> Conversation<'_, Q> {
     }
 
     async fn resume(&mut self, which: &str) -> io::Result<()> {
-        match self.book.remove(which, wall_now()) {
+        match self.office.book.remove(which, wall_now()) {
             Ok(0) => self.out.error("no such rule", 65).await,
             Ok(n) => {
+                self.office.tell(&self.who, "resume", n as u64, which, "");
                 self.hand_out().await?;
                 self.out.line(&Line::Done(n as u64)).await
             }
@@ -218,7 +254,7 @@ impl<Q: Queues> Conversation<'_, Q> {
     /// All queues learn of the rules.
     async fn hand_out(&mut self) -> io::Result<()> {
         for queue in 0..self.queues.count() {
-            match self.ask(queue, Request::Rules(self.book.rules(wall_now()))).await {
+            match self.ask(queue, Request::Rules(self.office.book.rules(wall_now()))).await {
                 Response::Done(_) => {}
                 other => self.refuse(&other).await?,
             }
@@ -255,6 +291,11 @@ impl<Q: Queues> Conversation<'_, Q> {
     }
 
     async fn change(&mut self, which: Which, make: impl Fn(control::Which) -> Request) -> io::Result<()> {
+        let what = match &which {
+            Which::All => "all".to_owned(),
+            Which::Destination(name) => format!("destination {name}"),
+            Which::Ids(ids) => ids.join(" "),
+        };
         let mut targets = Vec::new();
         match which {
             Which::All => targets.push(control::Which::All),
@@ -283,6 +324,9 @@ impl<Q: Queues> Conversation<'_, Q> {
                 self.out.error(&format!("{id}: {}", ControlError::NotFound), 65).await?;
             }
         }
+        let (word, note) = words(&make(control::Which::All));
+        let reason = note.strip_prefix(&self.who).unwrap_or(&note).trim_start_matches(": ");
+        self.office.tell(&self.who, word, changed, &what, reason);
         self.out.line(&Line::Done(changed)).await
     }
 
@@ -316,12 +360,12 @@ impl<Q: Queues> Conversation<'_, Q> {
         Ok(())
     }
 
-    async fn bad_id(&mut self, id: &str) -> io::Result<()> {
+    pub(super) async fn bad_id(&mut self, id: &str) -> io::Result<()> {
         let id: String = id.chars().take(40).collect();
         self.out.error(&format!("{id:?}: {}", crate::base::ids::NotAQueueId), 65).await
     }
 
-    async fn refuse(&mut self, response: &Response) -> io::Result<()> {
+    pub(super) async fn refuse(&mut self, response: &Response) -> io::Result<()> {
         match response {
             Response::Error(ControlError::NotFound) => {
                 self.out.error("no such message in the queue", 65).await
@@ -330,5 +374,15 @@ impl<Q: Queues> Conversation<'_, Q> {
             Response::Error(e) => self.out.error(&e.to_string(), 75).await,
             _ => self.out.error("the queue gave an answer that does not fit the request", 70).await,
         }
+    }
+}
+
+/// The word for a change, and what is noted with it.
+fn words(request: &Request) -> (&'static str, String) {
+    match request {
+        Request::Hold { note, .. } => ("hold", note.clone()),
+        Request::Release { note, .. } => ("release", note.clone()),
+        Request::Delete { note, .. } => ("delete", note.clone()),
+        _ => ("flush", String::new()),
     }
 }

@@ -1,14 +1,19 @@
 //! What goes over the admin socket: one request a connection, answered by lines of JSON.
 //!
 //! Owns the form of both, shared by the server and the command line. A request is one [`Command`]
-//! in a line; each line of the answer is one [`Line`]; a `Line::Bytes` is followed by that many raw
+//! in a line; each line of the answer is one [`Line`]; behind a `Line::Matches` with `asks` the server
+//! waits for one more line, [`GO`], before it changes anything; a `Line::Bytes` is followed by that many raw
 //! bytes; `Line::End` is the last.
 
+use crate::queue::pick::{Pick, Verb};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
 /// Longest request line in bytes.
 pub const REQUEST_MAX: usize = 64 << 10;
+
+/// What a client says that wants a change to be made, once it has seen how much it is.
+pub const GO: &str = "go";
 
 /// Which messages a change is for.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -94,6 +99,73 @@ pub enum Command {
         #[serde(default)]
         reason: String,
     },
+    /// Does something to all messages that are meant.
+    Pick {
+        /// Which.
+        pick: Pick,
+        /// What.
+        verb: Verb,
+        /// These instead, whatever else is meant.
+        #[serde(default)]
+        ids: Vec<String>,
+        /// Why; kept with each message, and told to senders of what is given up.
+        #[serde(default)]
+        reason: String,
+        /// Says how many they are, and changes nothing.
+        #[serde(default)]
+        dry_run: bool,
+        /// Says how many they are, and waits for [`GO`].
+        #[serde(default)]
+        ask: bool,
+        /// Of a hold: seconds after which it ends by itself.
+        #[serde(default)]
+        seconds: Option<u64>,
+    },
+    /// Takes a hold back.
+    Undo {
+        /// Its number.
+        number: u32,
+    },
+    /// The holds that can be taken back.
+    Holds,
+    /// The sessions that are open.
+    Who,
+    /// Ends sessions.
+    Kick {
+        /// A login, or an address.
+        whom: String,
+    },
+    /// No new mail is taken any more; or it is again.
+    Drain {
+        /// Which of the two.
+        on: bool,
+    },
+    /// Keeps a user from logging in, and ends the sessions.
+    Disable {
+        /// The login.
+        login: String,
+        /// Why; for people.
+        #[serde(default)]
+        reason: String,
+    },
+    /// Lets a user log in again.
+    Enable {
+        /// The login.
+        login: String,
+    },
+    /// Who may not log in.
+    Disabled,
+    /// What passes between us and a peer, as it passes.
+    Trace {
+        /// We have connected to it.
+        outwards: bool,
+        /// An address, the name of a host or the end of one, or `*`.
+        peer: String,
+        /// For so long.
+        seconds: u64,
+    },
+    /// The text of `/metrics`.
+    Metrics,
     /// Counts of each queue.
     Stats,
     /// Copies the index of each log.
@@ -117,6 +189,34 @@ pub enum Line {
     Rule(serde_json::Value),
     /// An index has been copied: number of its log and the file.
     Copied(serde_json::Value),
+    /// So many messages are meant.
+    Matches {
+        /// How many.
+        messages: u64,
+        /// Bytes of their trace headers and bodies.
+        bytes: u64,
+        /// Messages that would have to be read to decide, and cannot be now: they are not among them.
+        unread: u64,
+        /// The server waits for [`GO`].
+        asks: bool,
+    },
+    /// So far it has come.
+    Progress {
+        /// What is being done.
+        what: String,
+        /// So much of it.
+        done: u64,
+        /// Of so much, about.
+        of: u64,
+    },
+    /// A hold that can be taken back.
+    Hold(serde_json::Value),
+    /// A session that is open.
+    Session(serde_json::Value),
+    /// A line that has passed.
+    Traced(serde_json::Value),
+    /// A user who may not log in.
+    Locked(serde_json::Value),
     /// So many raw bytes follow.
     Bytes(u64),
     /// So many messages were changed, and the change is on stable storage.

@@ -9,9 +9,11 @@ use super::mechanism::{Mechanism, Set};
 use super::prepare;
 use super::scheme::Credential;
 use super::store::{Account, Found, Serves, Store};
+use std::collections::BTreeSet;
 use std::future::{Future, ready};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::pin::Pin;
+use std::sync::{PoisonError, RwLock};
 
 /// Bytes of the block at most: places are 32 bits.
 const BLOCK_MAX: usize = u32::MAX as usize;
@@ -28,6 +30,8 @@ pub struct Users {
     serves: Serves,
     /// Where in the table a login is sought: nobody outside can tell.
     secret: [u8; 32],
+    /// Logins that may not log in, whatever the file says.
+    locked_out: RwLock<BTreeSet<Box<str>>>,
 }
 
 const FREE: u32 = u32::MAX;
@@ -87,6 +91,7 @@ impl Users {
             count: 0,
             serves: Serves { all: Mechanism::ALL.into_iter().collect(), some: Set::NONE },
             secret,
+            locked_out: RwLock::default(),
         };
         let mut bad = Vec::new();
         for (n, line) in text.split(|&b| b == b'\n').enumerate() {
@@ -202,10 +207,19 @@ impl Users {
         entries.into_iter().find(|c| !matches!(c, Credential::Locked))
     }
 
+    /// From now on these may not log in; prepared logins.
+    pub fn lock_out(&self, logins: BTreeSet<Box<str>>) {
+        *self.locked_out.write().unwrap_or_else(PoisonError::into_inner) = logins;
+    }
+
+    fn is_locked_out(&self, login: &str) -> bool {
+        self.locked_out.read().unwrap_or_else(PoisonError::into_inner).contains(login)
+    }
+
     /// The answer to a look-up. A user who is locked out does not exist.
     #[must_use]
     pub fn account(&self, login: &str) -> Account {
-        match self.get(login) {
+        match self.get(login).filter(|_| !self.is_locked_out(login)) {
             None | Some(Credential::Locked) => Account::Unknown(self.other(login)),
             Some(credential) => Account::Known(credential),
         }

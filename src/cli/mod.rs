@@ -4,20 +4,28 @@
 //! variant, a file, and a line in `Command::run`.
 
 pub mod check;
+pub mod config;
 pub mod demo;
 pub mod doctor;
 pub mod explain;
 pub mod load;
 pub mod mailbox;
+pub mod man;
+pub mod people;
+pub mod pick;
 pub mod queue;
+pub mod sendmail;
 pub mod serve;
 pub mod storage;
+pub mod submit;
+pub mod top;
+pub mod trace;
 pub mod user;
 pub mod why;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 /// Exit codes of sysexits.h that scripts and service managers understand.
@@ -86,15 +94,32 @@ enum Command {
     Serve(ConfigFile),
     /// Check the configuration and its map files
     Check(check::Args),
+    /// The configuration in force; a file with every key to begin with
+    #[command(subcommand)]
+    Config(config::ConfigCommand),
     /// Check this host: kernel, limits, disk, clock, name servers; say what to change and why
     Doctor(doctor::Args),
     /// Say what would become of mail to an address, and why
     #[command(subcommand)]
     Explain(explain::ExplainCommand),
     /// Look at the queue of a running server, and change it
-    Queue(queue::QueueArgs),
+    Queue(Box<queue::QueueArgs>),
     /// Why a message is still here: what each recipient waits for, and what has been tried
     Why(why::WhyArgs),
+    /// A screen of what the server does: cores, queue, rates, destinations
+    Top(top::TopArgs),
+    /// The lines of SMTP and LMTP that pass between the server and a peer, live; no passwords, no bodies
+    Trace(trace::TraceArgs),
+    /// The sessions that are open, on all cores
+    Who(people::Plain),
+    /// End the sessions of a user, or from an address
+    Kick(people::KickArgs),
+    /// Send nothing to a destination until it is resumed; its mail keeps its place
+    Suspend(people::SuspendArgs),
+    /// End a suspension
+    Resume(people::ResumeArgs),
+    /// Take no new mail, and empty the queue: before a node is moved
+    Drain(people::DrainArgs),
     /// Mailboxes: looked at, verified, mended, filled, emptied, carried away; the server must not run
     Mailbox(Box<mailbox::MailboxArgs>),
     /// Look at the users of the password file, and change them
@@ -102,9 +127,31 @@ enum Command {
     /// The files of the queue: what there is, whether it is sound; the index made anew, or copied
     #[command(subcommand)]
     Storage(storage::StorageCommand),
+    /// Submit a message from standard input, as programs of a Unix host do; also when called by that name
+    #[command(disable_help_flag = true)]
+    Sendmail(Words),
+    /// The queue, as `sendmail -bp`; also when called by that name
+    #[command(disable_help_flag = true)]
+    Mailq(Words),
+    /// Check the aliases, which are read again by themselves; also when called by that name
+    #[command(disable_help_flag = true)]
+    Newaliases(Words),
+    /// Write manual pages, one for each command
+    Man(man::ManArgs),
+    /// Print completions for a shell
+    Completions(man::CompletionArgs),
     /// Load a mail server, receive its mail, compare the two
     #[command(subcommand)]
     Load(Box<load::LoadCommand>),
+}
+
+/// Arguments in the manner of sendmail.
+#[derive(clap::Args, Debug)]
+struct Words {
+    /// Options of sendmail and recipients: -t -i -f ADDRESS -F NAME -N WHEN -R full|hdrs -V ENVID -C FILE -bm
+    /// -bs -bp -bi -q -oi; others of its options are taken and change nothing
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "WORD")]
+    words: Vec<OsString>,
 }
 
 impl Command {
@@ -113,20 +160,38 @@ impl Command {
             Command::Demo(args) => demo::run(&args),
             Command::Serve(args) => serve::run(&args),
             Command::Check(args) => check::run(&args, &mut std::io::stdout()).into(),
+            Command::Config(command) => command.run(&mut std::io::stdout()).into(),
             Command::Doctor(args) => doctor::run(&args, &mut std::io::stdout()).into(),
             Command::Explain(command) => command.run(&mut std::io::stdout()).into(),
             Command::Queue(args) => args.run(),
             Command::Why(args) => args.run(),
+            Command::Top(args) => args.run(),
+            Command::Trace(args) => args.run(),
+            Command::Who(args) => args.who(),
+            Command::Kick(args) => args.run(),
+            Command::Suspend(args) => args.run(),
+            Command::Resume(args) => args.run(),
+            Command::Drain(args) => args.run(),
             Command::Mailbox(args) => args.run().into(),
-            Command::User(args) => args.run().into(),
+            Command::User(args) => args.run(),
             Command::Storage(command) => command.run().into(),
+            Command::Sendmail(args) => sendmail::run("sendmail", &args.words),
+            Command::Mailq(args) => sendmail::run("mailq", &args.words),
+            Command::Newaliases(args) => sendmail::run("newaliases", &args.words),
+            Command::Man(args) => args.run(Line::command()).into(),
+            Command::Completions(args) => args.run(Line::command(), &mut std::io::stdout()).into(),
             Command::Load(command) => command.run(),
         }
     }
 }
 
-/// Runs the command in `args` (the first is the program's name).
+/// Runs the command in `args` (the first is the program's name, which may be a command by itself).
 pub fn run(args: impl Iterator<Item = OsString>) -> ExitCode {
+    let args: Vec<OsString> = args.collect();
+    let name = args.first().and_then(|name| Path::new(name).file_name()?.to_str());
+    if let Some(name) = name.filter(|name| sendmail::is_ours(name)) {
+        return sendmail::run(name, &args[1..]);
+    }
     match Line::try_parse_from(args) {
         Ok(line) => line.command.run(),
         Err(e) => {
@@ -140,7 +205,6 @@ pub fn run(args: impl Iterator<Item = OsString>) -> ExitCode {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     #[test]
     fn commands_are_sound_and_all_have_help() {

@@ -1,12 +1,17 @@
 //! `ringpost queue`: look at the queue of a running server and change it.
 //!
-//! Talks to the admin socket; reads no journal. Exit codes: 0 done, 65 no such message, 69 no server
-//! there, 74 the connection broke, 75 the server could not do it now, 78 the configuration is wrong.
+//! Talks to the admin socket; reads no journal. Exit codes: 0 done, 64 wrong arguments, 65 no such message,
+//! 69 no server there, 73 a file cannot be made, 74 the connection broke, 75 the server could not do it now,
+//! 78 the configuration is wrong.
 
 #![allow(clippy::disallowed_methods, reason = "a program for operators: opens the admin socket")]
 
+mod exchange;
+
+use super::pick::{Chosen, Picked, Teller};
 use crate::admin::wire::{Command, Line, Which};
 use crate::config::Config;
+use crate::queue::pick::{Pick, Verb};
 use clap::{Args, Subcommand};
 use serde_json::Value;
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -15,14 +20,14 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 /// How the server is found.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub struct Contact {
     /// Configuration file, for the place of the admin socket.
-    #[arg(short, long, global = true, default_value = "/etc/ringpost/ringpost.toml", value_name = "FILE")]
-    config: PathBuf,
+    #[arg(short, long, global = true, default_value = super::CONFIG_FILE, value_name = "FILE")]
+    pub(super) config: PathBuf,
     /// Admin socket, instead of asking the configuration file.
     #[arg(long, global = true, value_name = "PATH")]
-    socket: Option<PathBuf>,
+    pub(super) socket: Option<PathBuf>,
 }
 
 /// Look at the queue of a running server, and change it.
@@ -39,11 +44,16 @@ pub struct QueueArgs {
 
 #[derive(Debug, Subcommand)]
 enum QueueCommand {
-    /// All messages, oldest first within each core's queue.
+    /// Messages, oldest first within each core's queue: all, or those of which all conditions hold.
     List {
         /// Only those that may have been delivered twice: they were in flight when the last run ended.
         #[arg(long)]
         in_doubt: bool,
+        /// Say only how many they are.
+        #[arg(long, conflicts_with = "in_doubt")]
+        count: bool,
+        #[command(flatten)]
+        picked: Picked,
     },
     /// Everything that is known of a message.
     Show {
@@ -58,11 +68,46 @@ enum QueueCommand {
     /// Try what waits for a retry now. Limits of destinations hold.
     Flush(Chosen),
     /// Make no attempts until released.
-    Hold(Changed),
+    Hold {
+        #[command(flatten)]
+        changed: Changed,
+        /// Let go by itself after this time, such as 2h.
+        #[arg(long = "for", value_name = "TIME")]
+        time: Option<crate::config::units::Duration>,
+    },
     /// Let held messages go.
     Release(Changed),
+    /// Take a hold back: what it has held and is still held goes.
+    Undo {
+        /// Its number.
+        number: u32,
+    },
+    /// Holds that can be taken back.
+    Holds,
+    /// Route what waits anew, by today's routes and maps, forget its attempts so far, and try it now.
+    Requeue(Changed),
+    /// Give messages up. Their senders get a notification with the reason.
+    Bounce(Changed),
     /// Remove messages. Nobody is notified.
     Delete(Changed),
+    /// Copy messages into files: ID.eml has trace headers and body, ID.json sender and recipients.
+    Export {
+        /// Directory; made if it is not there.
+        dir: PathBuf,
+        /// All messages.
+        #[arg(long)]
+        all: bool,
+        #[command(flatten)]
+        picked: Picked,
+    },
+    /// Submit exported messages anew, over SMTP, to those recipients that were still to be served.
+    Import {
+        /// A directory of `queue export`.
+        dir: PathBuf,
+        /// Where SMTP is spoken, instead of asking the configuration file.
+        #[arg(long, value_name = "ADDRESS:PORT")]
+        smtp: Option<String>,
+    },
     /// Send nothing to some destinations until they are resumed; their mail keeps its place.
     Suspend {
         /// A destination, a site or a domain as `queue stats` and `why` name it; or `*.example.net`, or `*`.
@@ -85,31 +130,6 @@ enum QueueCommand {
     Stats,
 }
 
-/// Which messages.
-#[derive(Debug, Args)]
-#[group(required = true, multiple = false)]
-struct Chosen {
-    /// Queue ids.
-    #[arg(value_name = "ID")]
-    ids: Vec<String>,
-    /// Messages waiting for this destination (its name as `queue stats` shows it).
-    #[arg(long, value_name = "NAME")]
-    destination: Option<String>,
-    /// All messages.
-    #[arg(long)]
-    all: bool,
-}
-
-impl Chosen {
-    fn which(self) -> Which {
-        match self {
-            Chosen { destination: Some(name), .. } => Which::Destination(name),
-            Chosen { all: true, .. } => Which::All,
-            Chosen { ids, .. } => Which::Ids(ids),
-        }
-    }
-}
-
 #[derive(Debug, Args)]
 struct Changed {
     #[command(flatten)]
@@ -119,40 +139,133 @@ struct Changed {
     reason: String,
 }
 
-impl QueueArgs {
-    /// Runs the command.
-    pub fn run(self) -> ExitCode {
-        let command = match self.command {
-            QueueCommand::List { in_doubt } => Command::List { in_doubt },
+/// What one conversation is about.
+struct Task {
+    command: Command,
+    /// Of a change by condition.
+    verb: Verb,
+}
+
+impl Task {
+    fn of(command: Command) -> Result<Task, &'static str> {
+        let verb = if let Command::Pick { verb, .. } = command { verb } else { Verb::Look };
+        Ok(Task { command, verb })
+    }
+
+    /// A change of messages that are chosen. By ids, one destination or all it is made as it always was,
+    /// unless there is more to it.
+    fn change(verb: Verb, changed: Changed, seconds: Option<u64>) -> Result<Task, &'static str> {
+        let Changed { chosen, reason } = changed;
+        chosen.check()?;
+        let plain = !chosen.dry_run && seconds.is_none();
+        let which = match (&*chosen.ids, chosen.all, chosen.picked.only_destination()) {
+            ([_, ..], _, _) => Some(Which::Ids(chosen.ids.clone())),
+            (_, _, Some(name)) => Some(Which::Destination(name)),
+            (_, true, None) if chosen.picked.is_empty() => Some(Which::All),
+            _ => None,
+        };
+        Task::of(match (verb, which.filter(|_| plain)) {
+            (Verb::Flush, Some(which)) => Command::Flush { which },
+            (Verb::Hold, Some(which)) => Command::Hold { which, reason },
+            (Verb::Release, Some(which)) => Command::Release { which, reason },
+            (Verb::Delete, Some(which)) => Command::Delete { which, reason },
+            _ => chosen.command(verb, &reason, seconds)?,
+        })
+    }
+
+    fn look(pick: Pick, dry_run: bool) -> Command {
+        let (verb, ids, reason) = (Verb::Look, Vec::new(), String::new());
+        Command::Pick { pick, verb, ids, reason, dry_run, ask: false, seconds: None }
+    }
+}
+
+impl QueueCommand {
+    /// What to ask the server; not of export and import.
+    fn task(self) -> Result<Task, &'static str> {
+        let seconds = |time: Option<crate::config::units::Duration>| time.map(|t| t.0.as_secs());
+        Task::of(match self {
+            QueueCommand::List { count, picked, in_doubt } if count || !picked.is_empty() => {
+                if in_doubt {
+                    return Err("--in-doubt goes with no other condition");
+                }
+                Task::look(picked.pick(), count)
+            }
+            QueueCommand::List { in_doubt, .. } => Command::List { in_doubt },
             QueueCommand::Show { id } => Command::Show { id },
             QueueCommand::Cat { id } => Command::Cat { id },
-            QueueCommand::Flush(chosen) => Command::Flush { which: chosen.which() },
-            QueueCommand::Hold(c) => Command::Hold { which: c.chosen.which(), reason: c.reason },
-            QueueCommand::Release(c) => Command::Release { which: c.chosen.which(), reason: c.reason },
-            QueueCommand::Delete(c) => Command::Delete { which: c.chosen.which(), reason: c.reason },
+            QueueCommand::Flush(chosen) => {
+                return Task::change(Verb::Flush, Changed { chosen, reason: String::new() }, None);
+            }
+            QueueCommand::Hold { changed, time } => return Task::change(Verb::Hold, changed, seconds(time)),
+            QueueCommand::Release(c) => return Task::change(Verb::Release, c, None),
+            QueueCommand::Requeue(c) => return Task::change(Verb::Requeue, c, None),
+            QueueCommand::Bounce(c) => return Task::change(Verb::Bounce, c, None),
+            QueueCommand::Delete(c) => return Task::change(Verb::Delete, c, None),
+            QueueCommand::Undo { number } => Command::Undo { number },
+            QueueCommand::Holds => Command::Holds,
             QueueCommand::Suspend { what, reason, time } => {
-                Command::Suspend { what, reason, seconds: time.map(|t| t.0.as_secs()) }
+                Command::Suspend { what, reason, seconds: seconds(time) }
             }
             QueueCommand::Resume { which } => Command::Resume { which },
             QueueCommand::Rules => Command::Rules,
             QueueCommand::Stats => Command::Stats,
-        };
-        let mut printer = Printer {
-            json: self.json,
-            brief: matches!(command, Command::List { .. }),
-            rules: matches!(command, Command::Resume { .. }),
-            ..Printer::default()
-        };
-        let mut out = io::stdout().lock();
-        let code =
-            converse(&self.contact, &command, "queue", |line, input| printer.line(&mut out, line, input));
-        if code != ExitCode::SUCCESS {
-            return code;
+            QueueCommand::Export { .. } | QueueCommand::Import { .. } => {
+                return Err("export and import are more than one request");
+            }
+        })
+    }
+}
+
+impl QueueArgs {
+    /// Runs the command.
+    pub fn run(self) -> ExitCode {
+        let (contact, json) = (self.contact, self.json);
+        match self.command {
+            QueueCommand::Export { all, picked, .. } if !all && picked.is_empty() => {
+                fail("queue", 64, "say which messages: conditions, or --all")
+            }
+            QueueCommand::Export { dir, picked, .. } => {
+                exchange::export(&contact, Task::look(picked.pick(), false), &dir)
+            }
+            QueueCommand::Import { dir, smtp } => exchange::import(&contact, &dir, smtp.as_deref()),
+            command => match command.task() {
+                Ok(task) => ask(&contact, json, task, "queue"),
+                Err(text) => fail("queue", 64, text),
+            },
         }
-        match printer.end(&mut out) {
-            Ok(()) => code,
-            Err(e) => broken("queue", &e),
-        }
+    }
+}
+
+/// A request that is not of `ringpost queue`, answered in the same words.
+pub(super) fn simply(contact: &Contact, json: bool, command: Command, name: &str) -> ExitCode {
+    ask(contact, json, Task { command, verb: Verb::Look }, name)
+}
+
+fn ask(contact: &Contact, json: bool, task: Task, name: &str) -> ExitCode {
+    let Task { command, verb } = task;
+    let listing = matches!(command, Command::Pick { verb: Verb::Look, dry_run: false, .. });
+    let mut printer = Printer {
+        json,
+        brief: listing || matches!(command, Command::List { .. }),
+        noun: match command {
+            Command::Resume { .. } => "rules changed",
+            Command::Kick { .. } | Command::Disable { .. } => "sessions ended",
+            Command::Enable { .. } => "users changed",
+            _ => "messages changed",
+        },
+        ..Printer::default()
+    };
+    let mut teller = Teller::new(json, verb);
+    let mut out = io::stdout().lock();
+    let code = converse_both(contact, &command, name, |line, input, mut server| {
+        if teller.line(&mut out, &line, &mut server)? { Ok(()) } else { printer.line(&mut out, line, input) }
+    });
+    if code != ExitCode::SUCCESS {
+        return code;
+    }
+    match printer.end(&mut out) {
+        Ok(()) => code,
+        Err(e) => broken(name, &e),
     }
 }
 
@@ -163,6 +276,16 @@ pub(super) fn converse(
     command: &Command,
     name: &str,
     mut each: impl FnMut(Line, &mut dyn BufRead) -> io::Result<()>,
+) -> ExitCode {
+    converse_both(contact, command, name, |line, input, _| each(line, input))
+}
+
+/// As [`converse`]; `each` may say something to the server.
+pub(super) fn converse_both(
+    contact: &Contact,
+    command: &Command,
+    name: &str,
+    mut each: impl FnMut(Line, &mut dyn BufRead, &UnixStream) -> io::Result<()>,
 ) -> ExitCode {
     let socket = match &contact.socket {
         Some(path) => path.clone(),
@@ -200,11 +323,12 @@ fn talk(
     mut stream: UnixStream,
     command: &Command,
     name: &str,
-    each: &mut impl FnMut(Line, &mut dyn BufRead) -> io::Result<()>,
+    each: &mut impl FnMut(Line, &mut dyn BufRead, &UnixStream) -> io::Result<()>,
 ) -> io::Result<u8> {
     let mut text = serde_json::to_vec(command)?;
     text.push(b'\n');
     stream.write_all(&text)?;
+    let server = stream.try_clone()?;
     let mut input = BufReader::new(stream);
     let mut code = 0;
     loop {
@@ -218,12 +342,12 @@ fn talk(
                 code = c;
             }
             Line::End => return Ok(code),
-            line => each(line, &mut input)?,
+            line => each(line, &mut input, &server)?,
         }
     }
 }
 
-fn fail(name: &str, code: u8, text: &str) -> ExitCode {
+pub(super) fn fail(name: &str, code: u8, text: &str) -> ExitCode {
     eprintln!("ringpost {name}: {text}");
     ExitCode::from(code)
 }
@@ -233,8 +357,8 @@ struct Printer {
     json: bool,
     /// A line or two a message, and a sum at the end, as `mailq` does.
     brief: bool,
-    /// The command is about rules.
-    rules: bool,
+    /// What is changed.
+    noun: &'static str,
     messages: u64,
     bytes: u64,
 }
@@ -245,19 +369,15 @@ impl Printer {
             Line::Message(m) => self.message(out, &m),
             Line::Stats(s) if self.json => writeln!(out, "{s}"),
             Line::Stats(s) => stats(out, &s),
+            Line::Locked(l) => writeln!(out, "{l}"),
             Line::Rule(r) if self.json => writeln!(out, "{r}"),
             Line::Rule(r) => rule(out, &r),
             Line::Bytes(n) => io::copy(&mut input.take(n), out).map(|_| ()),
             Line::Done(n) if self.json => writeln!(out, "{{\"changed\":{n}}}"),
-            Line::Done(n) => writeln!(out, "{n} {} changed", self.changes()),
+            Line::Done(n) => writeln!(out, "{n} {}", self.noun),
             // Asked for by other commands only.
-            Line::Copied(_) | Line::Why(_) | Line::Error { .. } | Line::End => Ok(()),
+            _ => Ok(()),
         }
-    }
-
-    /// What the command changes.
-    fn changes(&self) -> &'static str {
-        if self.rules { "rules" } else { "messages" }
     }
 
     fn end(&self, out: &mut impl Write) -> io::Result<()> {

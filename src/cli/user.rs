@@ -1,15 +1,18 @@
 //! `ringpost user`: the users of the password file.
 //!
 //! Owns arguments, prompts and print-out; `file` changes the file. A running server sees the change by
-//! itself within seconds. Passwords come from a prompt without echo or from standard input, never from
-//! the command line, and are never printed.
+//! itself within seconds. Who is disabled is the server's own affair: it is asked, the file stays as it is.
+//! Passwords come from a prompt without echo or from standard input, never from the command line, and are
+//! never printed.
 #![allow(clippy::disallowed_methods, reason = "a program for operators reads and writes files")]
 
 mod file;
 #[cfg(test)]
 mod tests;
 
+use super::queue::{Contact, simply};
 use super::{CONFIG_FILE, Exit};
+use crate::admin::wire::Command as Request;
 use crate::auth::mechanism::Mechanism;
 use crate::auth::passwd;
 use crate::auth::prepare::{self, PASSWORD_MAX};
@@ -21,6 +24,7 @@ use clap::{Args, Subcommand};
 use file::{Change, UsersFile};
 use std::io::{self, Read, Write};
 use std::path::PathBuf;
+use std::process::ExitCode;
 
 /// `ringpost user`.
 #[derive(Debug, Args)]
@@ -53,6 +57,21 @@ enum UserCommand {
         /// The login
         login: String,
     },
+    /// Keep a user from logging in, and end the sessions; the server must run
+    Disable {
+        /// The login
+        login: String,
+        /// Why; for people
+        #[arg(long, default_value = "", value_name = "TEXT")]
+        reason: String,
+    },
+    /// Let a disabled user log in again; the server must run
+    Enable {
+        /// The login
+        login: String,
+    },
+    /// List the disabled users, a JSON object a line; the server must run
+    Disabled,
     /// Check a password; exit code 0: it is right, 77: it is wrong, 67: there is no such user
     Verify {
         /// The login
@@ -109,7 +128,20 @@ impl From<io::Error> for Failure {
 impl UserArgs {
     /// Runs the command.
     #[must_use]
-    pub fn run(&self) -> Exit {
+    pub fn run(&self) -> ExitCode {
+        let request = match &self.command {
+            UserCommand::Disable { login, reason } => {
+                Request::Disable { login: login.clone(), reason: reason.clone() }
+            }
+            UserCommand::Enable { login } => Request::Enable { login: login.clone() },
+            UserCommand::Disabled => Request::Disabled,
+            _ => return self.change_file().into(),
+        };
+        let contact = Contact { config: self.config.clone(), socket: None };
+        simply(&contact, false, request, "user")
+    }
+
+    fn change_file(&self) -> Exit {
         match self.obey(&mut io::stdout()) {
             Ok(()) => Exit::Ok,
             Err(Failure(exit, text)) => {
@@ -127,6 +159,9 @@ impl UserArgs {
             UserCommand::List { json } => list(&file, *json, out),
             UserCommand::Remove { login } => remove(&file, login),
             UserCommand::Verify { login, password_stdin } => verify(&file, login, *password_stdin),
+            UserCommand::Disable { .. } | UserCommand::Enable { .. } | UserCommand::Disabled => {
+                failed(Exit::Software, "that is asked of the server")
+            }
         }
     }
 

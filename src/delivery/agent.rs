@@ -14,6 +14,7 @@ use crate::delivery::relay::{self, ConnectionEnd, Habits, Job, Outcome, Phase, R
 use crate::delivery::side_cursor::SideCursor;
 use crate::delivery::stop::{Spot, Stop};
 use crate::delivery::trust::{self, News, Trust};
+use crate::events::trace::{Tap, Tracer};
 use crate::queue::desk::Desk;
 use crate::queue::desk::settle::Item;
 use crate::queue::index::DestId;
@@ -52,6 +53,8 @@ pub struct Options {
     pub trust: Option<Rc<Trust>>,
     /// The way to mailboxes here. None: there are none.
     pub post: Option<Rc<dyn Post>>,
+    /// Where operators watch connections.
+    pub tracer: Tracer,
 }
 
 impl Options {
@@ -60,7 +63,8 @@ impl Options {
     pub fn new(helo: &str) -> Self {
         let relay = relay::Options::new(helo);
         let family = Family::Any;
-        Options { relay, connect: Duration::from_secs(30), addresses: 5, family, trust: None, post: None }
+        let (connect, tracer) = (Duration::from_secs(30), Tracer::default());
+        Options { relay, connect, addresses: 5, family, trust: None, post: None, tracer }
     }
 }
 
@@ -353,6 +357,9 @@ impl Shared {
             n => n,
         };
         options.idle = limits.idle;
+        let address = stop.address().map(|a| a.ip().to_canonical());
+        let (tracer, name) = (self.options.tracer.clone(), stop.server.clone());
+        options.tap = Some(Tap { tracer, address, name });
         options.client.lmtp = stop.lmtp;
         let Some(trust) = &self.options.trust else {
             return (!terms.demand.is_strict() && !hop.security.login).then_some(options);

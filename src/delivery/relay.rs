@@ -13,6 +13,7 @@ mod session;
 use crate::base::aligned::{AlignedBuf, SharedBytes};
 use crate::base::ids::QueueId;
 use crate::base::time::Mono;
+use crate::events::trace::Tap;
 use crate::message::body::BodyFlags;
 use crate::message::envelope::EnvelopeView;
 use crate::route::tls_policy::{Demand, Terms};
@@ -132,13 +133,15 @@ pub struct Options {
     pub idle: Duration,
     /// TLS. None: clear text, whatever the server offers.
     pub tls: Option<Rc<Tls>>,
+    /// Where operators watch this connection. None: nowhere.
+    pub tap: Option<Tap>,
 }
 
 impl Options {
     /// The usual values, with the name for EHLO.
     #[must_use]
     pub fn new(helo: &str) -> Self {
-        Options { client: outbound::Options::new(helo), idle: Duration::from_secs(60), tls: None }
+        Options { client: outbound::Options::new(helo), idle: Duration::from_secs(60), tls: None, tap: None }
     }
 }
 

@@ -9,6 +9,7 @@
 pub mod file;
 pub mod login;
 pub mod mail;
+pub mod trace;
 mod writer;
 
 use crate::base::time::Wall;

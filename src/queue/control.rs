@@ -6,6 +6,7 @@
 //! `postqueue -j`. Answers are bounded: lists come in pages, messages in pieces.
 
 use crate::base::ids::QueueId;
+use crate::queue::pick::{Pick, Verb};
 use crate::queue::rules::Rule;
 use serde::Serialize;
 use std::fmt;
@@ -24,6 +25,8 @@ pub enum Which {
     All,
     /// One.
     One(QueueId),
+    /// These, as far as they are there.
+    Some(Vec<QueueId>),
     /// Those with recipients at a destination that are not done.
     Destination(String),
 }
@@ -40,8 +43,19 @@ pub enum Request {
         /// Only those that may have been in flight when the last run ended.
         in_doubt: bool,
     },
+    /// The next slice of the messages that are meant.
+    Select {
+        /// Which.
+        pick: Box<Pick>,
+        /// Those that this would not change do not count.
+        verb: Verb,
+        /// The end of the slice before.
+        after: Option<QueueId>,
+    },
     /// One message.
     Show(QueueId),
+    /// Some messages, [`PAGE_MAX`] at most, as far as they are there.
+    ShowSome(Vec<QueueId>),
     /// What one message waits for, and what has been tried.
     Why(QueueId),
     /// Bytes of a message (trace headers and body) from `offset`.
@@ -74,6 +88,22 @@ pub enum Request {
         /// Who and why.
         note: String,
     },
+    /// Gives up what waits; the senders are told.
+    Bounce {
+        /// Which.
+        which: Which,
+        /// Who and why, for the journal.
+        note: String,
+        /// Why, for the senders; may be empty.
+        reason: String,
+    },
+    /// Routes what waits anew, forgets its attempts and tries it now.
+    Requeue {
+        /// Which.
+        which: Which,
+        /// Who and why.
+        note: String,
+    },
     /// Counts.
     Stats,
     /// From now on these rules, and no others.
@@ -90,6 +120,19 @@ pub enum Response {
         /// In order of id.
         messages: Vec<Listed>,
         /// Give this as `after` for the next page; none: this was the last.
+        next: Option<QueueId>,
+    },
+    /// A slice of messages that are meant.
+    Selected {
+        /// In order of id.
+        ids: Vec<QueueId>,
+        /// Bytes of their trace headers and bodies.
+        bytes: u64,
+        /// Messages looked at.
+        looked: u64,
+        /// Messages that would have to be read, and cannot be now.
+        unread: u64,
+        /// Give this as `after` for the next slice; none: this was the last.
         next: Option<QueueId>,
     },
     /// What a message waits for.

@@ -3,9 +3,10 @@
 //! Owns the journal (through its keeper), the index and the schedule; runs the tasks that follow
 //! commits, time, notifications and the copying forward. Knows no SMTP: what to send is taken by
 //! `delivery` and settled here (`settle`). Its parts: `recover` reads a log back, `settle` takes and
-//! settles work, `pulse` is the clockwork, `operate` serves operators. What waits for long leaves the
-//! journal (`archiving`) for archive and index (`indexing`), is read back when it is due (`recall`),
-//! and takes its place again after a start (`joining`, `loading`).
+//! settles work, `pulse` is the clockwork, `operate` serves operators (`select` finds the messages that they
+//! mean, `verbs` gives up and begins anew). What waits for long leaves the journal (`archiving`) for archive
+//! and index (`indexing`), is read back when it is due (`recall`), and takes its place again after a start
+//! (`joining`, `loading`).
 //!
 //! A journal error is for ever: nothing is accepted, no attempt is started, who waits is told.
 //! State that does not add up is a bug and panics.
@@ -24,9 +25,11 @@ mod pulse;
 mod reach;
 pub(crate) mod recall;
 mod recording;
+mod select;
 pub mod settle;
 mod tidying;
 mod touring;
+mod verbs;
 mod why;
 
 #[cfg(test)]

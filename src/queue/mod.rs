@@ -7,7 +7,7 @@
 //!   resident of each message) with [`entry`] (of those at work), [`stub`] (of those that wait long) and
 //!   [`order`] (their ids), [`bodies`] (which are in memory), [`schedule`] with [`pace`] (who goes next),
 //!   [`shares`] (limits that several queues have together) and [`common`] (that all cores have), [`tour`]
-//!   (which destinations are forgotten), [`rules`] (of operators), [`limits`] (when to take more),
+//!   (which destinations are forgotten), [`rules`] and [`pick`] (of operators), [`limits`] (when to take more),
 //!   [`routing`] (what is asked of routes), [`bell`] and [`state`] (what the desk's tasks share).
 //! * L4 [`desk`] drives them over a journal; [`control`]: what operators ask of it.
 
@@ -25,6 +25,7 @@ pub mod limits;
 pub mod names;
 pub mod order;
 pub mod pace;
+pub mod pick;
 pub mod record;
 pub mod recover;
 pub mod routing;

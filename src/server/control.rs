@@ -7,7 +7,10 @@ use super::Failure;
 use super::accounts::tell_problems;
 use super::core::{Health, Note, State};
 use super::watchdog;
-use crate::admin::{self, control::Queues, http, rules::Book};
+use crate::access::roll::{Answer, Question};
+use crate::admin::{
+    self, control::Queues, holds::Holds, http, lockout::Lockout, office::Office, rules::Book,
+};
 use crate::config::certificates::Keeper;
 use crate::config::reload::Reloader;
 use crate::config::users::{self, Watch};
@@ -21,7 +24,7 @@ use crate::runtime::privileges::User;
 use crate::runtime::signals::{self, Signals};
 use crate::runtime::uring;
 use metrics_exporter_prometheus::PrometheusHandle;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::io::{self, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::PermissionsExt;
@@ -73,6 +76,10 @@ pub struct Control {
     pub admin: Option<UnixListener>,
     /// Rules of operators.
     pub book: Book,
+    /// What operators have held.
+    pub holds: Holds,
+    /// Who may not log in.
+    pub lockout: Lockout,
     /// Completed by [`super::Running::stop`].
     pub stopped: oneshot::Receiver<()>,
     /// Said once signals stop the server in order: who waits for it may send one.
@@ -178,11 +185,28 @@ impl Queues for Cores {
         }
         answered.await.ok()
     }
+
+    fn cores(&self) -> usize {
+        self.all()
+    }
+
+    async fn ask_roll(&self, core: usize, question: Question) -> Option<Answer> {
+        let (answer, answered) = oneshot::channel();
+        if !self.tell(core, Note::Roll(question, answer)) {
+            return None;
+        }
+        answered.await.ok()
+    }
+
+    fn set_draining(&self, on: bool) {
+        self.lines.borrow().iter().for_each(|line| line.health.set_draining(on));
+    }
 }
 
 async fn serve(control: Control) -> Result<(), Failure> {
     let Control { lines, reloader, users, keeper, recorder, process, events, grace, .. } = control;
-    let Control { access, metrics, admin, book, mut stopped, started, data_dir, .. } = control;
+    let Control { access, metrics, admin, book, holds, lockout, mut stopped, started, data_dir, .. } =
+        control;
     let failed = |e: io::Error| Failure::new(71, format!("control thread: {e}"));
     let mut signals = Signals::take().map_err(failed)?;
     let mail = lines.len();
@@ -195,17 +219,30 @@ async fn serve(control: Control) -> Result<(), Failure> {
     }
     events.info("started", started);
     let cores = Rc::new(Cores { lines: RefCell::new(lines), mail });
+    let shown = Shown { health: health.clone(), mail, process, data_dir, events: events.clone() };
+    let state = http_state(recorder, shown);
+    let lockout = Rc::new(lockout);
+    let (shown, of_office, busy) = (state.metrics.clone(), events.clone(), Cell::new(0));
+    let office = Rc::new(Office {
+        book,
+        holds,
+        lockout: lockout.clone(),
+        metrics: shown,
+        events: of_office,
+        busy,
+        traces: Cell::new(0),
+    });
     if let Some(listener) = metrics {
         let listener = tokio::net::TcpListener::from_std(listener).map_err(failed)?;
-        let shown = Shown { health: health.clone(), mail, process, data_dir, events: events.clone() };
-        let state = http_state(recorder, shown);
         tokio::task::spawn_local(http::serve(listener, state, std::future::pending()));
     }
+    tokio::task::spawn_local(office.clone().end_holds(cores.clone(), uring::wall_now));
     if let Some(listener) = admin {
         let listener = tokio::net::UnixListener::from_std(listener).map_err(failed)?;
-        tokio::task::spawn_local(admin::control::serve(listener, cores.clone(), Rc::new(book)));
+        tokio::task::spawn_local(admin::control::serve(listener, cores.clone(), office));
     }
-    let mut reload = Reload { reloader, users, keeper, cores: cores.clone(), events: events.clone() };
+    let mut reload =
+        Reload { reloader, users, lockout, keeper, cores: cores.clone(), events: events.clone() };
     let mut tick = tokio::time::interval(RELOAD);
     loop {
         let request = tokio::select! {
@@ -256,6 +293,7 @@ async fn stop_again(signals: &mut Signals) {
 struct Reload {
     reloader: Reloader,
     users: Option<(Watch, [u8; 32])>,
+    lockout: Rc<Lockout>,
     keeper: Option<Keeper>,
     cores: Rc<Cores>,
     events: Events,
@@ -317,7 +355,7 @@ impl Reload {
             return;
         }
         let (path, secret) = (watch.path().to_owned(), *secret);
-        let (cores, events) = (self.cores.clone(), self.events.clone());
+        let (cores, events, lockout) = (self.cores.clone(), self.events.clone(), self.lockout.clone());
         tokio::task::spawn_local(async move {
             let loaded = tokio::task::spawn_blocking(move || users::load(&path, secret)).await;
             let Ok(loaded) = loaded else { return events.alarm("users", "reading the users has failed") };
@@ -327,6 +365,7 @@ impl Reload {
                 }
                 Ok((users, problems)) => {
                     tell_problems(&problems, &events);
+                    lockout.adopt(users.clone());
                     for core in 0..cores.all() {
                         if !cores.tell(core, Note::Users(users.clone())) {
                             events.warn("reload", format!("core {core} is too busy to take new users"));
@@ -396,6 +435,9 @@ fn http_state(recorder: PrometheusHandle, shown: Shown) -> http::HttpState {
     let health = shown.health.clone();
     let ready = move || {
         for (n, core) in health.iter().enumerate() {
+            if core.is_draining() {
+                return Err(format!("core {n} takes no mail: an operator is emptying the server"));
+            }
             let why = match core.state() {
                 State::Ready => continue,
                 State::Starting => "is starting",

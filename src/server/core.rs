@@ -12,6 +12,7 @@ use super::names::Names;
 use super::residents::Residents;
 use super::settings;
 use super::tables::Tables;
+use crate::access::roll;
 use crate::attempts::Attempts;
 use crate::auth::client::Account;
 use crate::auth::passwd::Users;
@@ -25,6 +26,7 @@ use crate::delivery::logs::{self, Kept, Logs, News, Setup};
 use crate::delivery::post;
 use crate::delivery::trust::{self, Trust};
 use crate::events::mail::MailLog;
+use crate::events::trace::Tracer;
 use crate::events::{Events, Level};
 use crate::intake::Intake;
 use crate::metrics::{self, destinations::Registry};
@@ -51,7 +53,7 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::sync::oneshot;
 
@@ -66,6 +68,8 @@ pub enum Note {
     Users(Arc<Users>),
     /// A request of an operator, and where the answer goes.
     Control(Request, oneshot::Sender<Response>),
+    /// A question about its sessions, and where the answer goes.
+    Roll(roll::Question, oneshot::Sender<roll::Answer>),
     /// Finish what is in hand within this time, and end.
     Stop(Duration),
 }
@@ -76,6 +80,8 @@ pub struct Health {
     state: AtomicU8,
     /// When it last went round; 0: it has not yet.
     beat: AtomicU64,
+    /// An operator wants no new mail to be taken.
+    draining: AtomicBool,
 }
 
 /// Values of [`Health`].
@@ -100,6 +106,16 @@ impl Health {
     /// From now on so.
     pub fn set(&self, state: State) {
         self.state.store(state as u8, Ordering::Relaxed);
+    }
+
+    /// From now on no new mail is wanted; or it is again.
+    pub fn set_draining(&self, on: bool) {
+        self.draining.store(on, Ordering::Relaxed);
+    }
+
+    /// True if an operator wants no new mail to be taken.
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
     }
 
     /// It goes round.
@@ -309,13 +325,16 @@ pub async fn run(rt: Uring, mut seed: Seed) {
     rt.on_panic(move || panics.increment(1));
     rt.spawn(beat(rt.clone(), seed.health.clone(), seed.metrics.core_lag.clone()));
     let (wires, posting) = wires(&rt, &mut seed).unzip();
+    let tracer = Tracer::default();
     let tables = Tables::new(seed.config.clone(), seed.router.clone(), seed.guard.clone());
     wires.iter().for_each(|wires| tables.set_post(wires.clone()));
     let (names, trust) = match names(&rt, &seed).and_then(|names| Ok((names, trust(&seed)?))) {
         Ok(both) => both,
         Err(text) => return drop(seed.started.send(Err(text))),
     };
-    let (logs, told) = match Logs::open(setup(&rt, &seed, &tables, names, trust, wires.as_ref())).await {
+    let mut setup = setup(&rt, &seed, &tables, names, trust, wires.as_ref());
+    setup.agent.tracer = tracer.clone();
+    let (logs, told) = match Logs::open(setup).await {
         Ok((logs, recovery)) => {
             report(&seed.voice(), &recovery);
             (logs, recovery.index_lost)
@@ -329,6 +348,7 @@ pub async fn run(rt: Uring, mut seed: Seed) {
     let doors = settings::doors(&seed.config, seed.certificates.as_ref());
     let logins = logins(&rt, &seed);
     let ctx = context(&rt, &seed, (&tables, &logs), logins.as_ref(), wires);
+    ctx.set_tracer(tracer);
     let mail_log = record(&rt, &seed, &ctx, &logs);
     let listeners = match listen_at(&rt, &seed.sockets) {
         Ok(listeners) => listeners,
@@ -349,7 +369,7 @@ pub async fn run(rt: Uring, mut seed: Seed) {
     logs.adopt();
     rt.spawn(give_back(rt.clone()));
     rt.spawn(watch(rt.clone(), logs.clone(), health.clone(), listeners.clone(), voice));
-    let grace = obey(&rt, notes, &logs, &tables, logins.as_ref()).await;
+    let grace = obey(&rt, notes, (&logs, &ctx), &tables, logins.as_ref()).await;
     health.set(State::Stopping);
     let until = rt.now().after(grace);
     listeners.iter().for_each(|l| l.close());
@@ -415,7 +435,7 @@ pub async fn give_back(rt: Uring) {
 async fn obey(
     rt: &Uring,
     notes: Receiver<Note>,
-    logs: &Logs<Uring>,
+    (logs, ctx): (&Logs<Uring>, &Context<Uring>),
     tables: &Rc<Tables>,
     logins: Option<&Rc<Logins<Uring>>>,
 ) -> Duration {
@@ -437,6 +457,14 @@ async fn obey(
                     // The asker may have gone.
                     let _ = answer.send(logs.control(&request).await);
                 });
+            }
+            Some(Note::Roll(question, answer)) => {
+                if let roll::Question::Drain(on) = question {
+                    if on { ctx.stop() } else { ctx.resume() }
+                }
+                let told = roll::traced(ctx.tracer(), &question, rt.wall());
+                // The asker may have gone.
+                let _ = answer.send(told.unwrap_or_else(|| roll::answer(&[ctx], &question)));
             }
             Some(Note::Stop(grace)) => return grace,
             // The control thread has died; so do we, in order.

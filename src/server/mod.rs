@@ -17,6 +17,8 @@ pub mod settings;
 pub mod tables;
 mod watchdog;
 
+use crate::admin::holds::Holds;
+use crate::admin::lockout::Lockout;
 use crate::admin::rules::Book;
 use crate::config::Config;
 use crate::config::certificates::Keeper;
@@ -122,7 +124,7 @@ pub fn start(config: Arc<Config>) -> Result<Running, Failure> {
     let recorder = Arc::new(metrics::exporter());
     let accounts = Accounts::open(&config, places.count(), &events.0, uring::fill_random)?;
     let (accounts, users) = accounts.unzip();
-    let book = Book::open(&config.data_dir).map_err(|e| Failure::new(74, e))?;
+    let (book, holds, lockout) = of_operators(&config, accounts.as_ref(), &events.0)?;
     let rules = book.rules(uring::wall_now());
     let (recording, users_of) = (recorder.clone(), accounts.clone());
     let destinations = Registry::default();
@@ -161,6 +163,8 @@ pub fn start(config: Arc<Config>) -> Result<Running, Failure> {
         metrics,
         admin,
         book,
+        holds,
+        lockout,
         stopped,
         started,
     };
@@ -169,6 +173,24 @@ pub fn start(config: Arc<Config>) -> Result<Running, Failure> {
         .spawn(move || control::run(control))
         .map_err(|e| Failure::new(71, e))?;
     Ok(Running { smtp, metrics: metrics_address, stop: Some(stop), control, cores, events, _lock: lock })
+}
+
+/// What operators have said in earlier runs. From here on the users know who may not log in.
+fn of_operators(
+    config: &Config,
+    accounts: Option<&Accounts>,
+    events: &Events,
+) -> Result<(Book, Holds, Lockout), Failure> {
+    let failed = |e| Failure::new(74, e);
+    let book = Book::open(&config.data_dir).map_err(failed)?;
+    let (holds, bad) = Holds::open(&config.data_dir).map_err(failed)?;
+    for path in bad {
+        let text = format!("{} cannot be read: this hold neither ends nor can be undone", path.display());
+        events.alarm("hold_unreadable", text);
+    }
+    let lockout = Lockout::open(&config.data_dir).map_err(failed)?;
+    accounts.iter().for_each(|accounts| lockout.adopt(accounts.users()));
+    Ok((book, holds, lockout))
 }
 
 /// What is said once all serve.

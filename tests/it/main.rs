@@ -40,6 +40,7 @@ mod three_servers;
 mod tidy;
 mod tls;
 mod tls_entry;
+mod verbs;
 mod watched;
 mod xclient;
 

@@ -7,6 +7,7 @@ use super::Logs;
 use crate::base::ids::{MessageId, QueueId};
 use crate::queue::control::{ControlError, Request, Response, Which};
 use crate::queue::desk::Desk;
+use crate::queue::pick::{Pick, Verb};
 use crate::runtime::Runtime;
 
 impl<R: Runtime> Logs<R> {
@@ -14,12 +15,18 @@ impl<R: Runtime> Logs<R> {
     pub async fn control(&self, request: &Request) -> Response {
         match request {
             Request::List { after, limit, in_doubt } => self.list(*after, *limit, *in_doubt).await,
+            Request::Select { pick, verb, after } => self.select(pick, *verb, *after).await,
+            Request::ShowSome(_) => self.some(request).await,
             Request::Show(id) | Request::Why(id) | Request::Cat { id, .. } => self.one(*id, request).await,
             Request::Flush(which)
             | Request::Hold { which, .. }
             | Request::Release { which, .. }
-            | Request::Delete { which, .. } => match which {
+            | Request::Delete { which, .. }
+            | Request::Bounce { which, .. }
+            | Request::Requeue { which, .. } => match which {
                 Which::One(id) => self.one(*id, request).await,
+                // Each takes what is its own.
+                Which::Some(_) => self.all(request).await,
                 Which::All | Which::Destination(_) => self.all(request).await,
             },
             Request::Rules(rules) => {
@@ -29,6 +36,34 @@ impl<R: Runtime> Logs<R> {
             }
             Request::Stats => Response::Stats(self.desks().iter().map(Desk::stats).collect()),
             Request::CopyIndex(_) => self.copy(request).await,
+        }
+    }
+
+    async fn some(&self, request: &Request) -> Response {
+        let mut messages = Vec::new();
+        for desk in self.desks() {
+            match desk.control(request).await {
+                Response::Page { messages: more, .. } => messages.extend(more),
+                Response::Error(ControlError::Closed) if desk.is_spent() && !desk.is_dead() => {}
+                other => return other,
+            }
+        }
+        Response::Page { messages, next: None }
+    }
+
+    /// Log after log, as in [`Self::list`].
+    async fn select(&self, pick: &Pick, verb: Verb, after: Option<QueueId>) -> Response {
+        let mut desks = self.desks().into_iter().skip_while(|d| after.is_some_and(|a| d.log() < a.log));
+        let Some(desk) = desks.next() else {
+            return Response::Selected { ids: Vec::new(), bytes: 0, looked: 0, unread: 0, next: None };
+        };
+        let after = after.filter(|a| a.log == desk.log());
+        match desk.control(&Request::Select { pick: Box::new(pick.clone()), verb, after }).await {
+            Response::Selected { ids, bytes, looked, unread, next: None } => {
+                let next = desks.next().map(|d| QueueId { message: MessageId(0), log: d.log() });
+                Response::Selected { ids, bytes, looked, unread, next }
+            }
+            other => other,
         }
     }
 

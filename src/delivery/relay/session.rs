@@ -107,7 +107,10 @@ impl<'a, R: Runtime, S: Source> Session<'a, R, S> {
     pub async fn drive(mut self) -> ConnectionEnd {
         loop {
             let now = self.rt.now();
+            let from = self.out.len();
             let (n, step) = self.client.receive(now, &self.input[self.taken..], &mut self.out);
+            self.tell(false, &self.input[self.taken..self.taken + n]);
+            self.tell(true, &self.out[from..]);
             self.taken += n;
             let end = match step {
                 Step::NeedInput => self.exchange().await,
@@ -286,7 +289,10 @@ impl<'a, R: Runtime, S: Source> Session<'a, R, S> {
             size: job.size(),
             at_once: job.side.is_none() && self.source.may_leave(&item),
         };
-        match self.client.begin(self.rt.now(), &request, &mut self.out) {
+        let from = self.out.len();
+        let begun = self.client.begin(self.rt.now(), &request, &mut self.out);
+        self.tell(true, &self.out[from..]);
+        match begun {
             Begun::Sent => {}
             Begun::Whole => {
                 let body = job.body.clone();
@@ -299,6 +305,13 @@ impl<'a, R: Runtime, S: Source> Session<'a, R, S> {
         }
         self.flight.push_back(item);
         true
+    }
+
+    /// An operator may watch what passes; no bodies.
+    fn tell(&self, client: bool, said: &[u8]) {
+        if let Some(tap) = &self.options.tap {
+            tap.told(client, said, || self.rt.wall());
+        }
     }
 
     /// RFC 2920 §3.1: the next transactions' commands go out behind this message.

@@ -43,6 +43,7 @@ impl<R: Moving, M: Mailboxes> Talk<R, M> {
                 Answer::Challenge(&challenge)
             }
             Verdict::Success(login, permit) => {
+                self.wire.introduce(&login);
                 self.known.login = login;
                 self.known.permits.push(permit);
                 Answer::Accept

@@ -11,9 +11,12 @@ use crate::queue::control::{
     Stats, Which,
 };
 use crate::queue::desk::archiving::together;
+use crate::queue::desk::select::standing;
 use crate::queue::desk::touring::rule_reason;
+use crate::queue::desk::verbs::waits;
 use crate::queue::desk::{DOUBTED_MAX, Desk};
 use crate::queue::index::{Class, DestId, Entry, Key, Phase, Presence, Recipient};
+use crate::queue::pick::Standing;
 use crate::queue::record::{self, MessageView, TEXT_MAX};
 use crate::queue::row::RowView;
 use crate::queue::state::{self, After, Answer, OwnedReply, State};
@@ -40,6 +43,9 @@ enum Change<'a> {
     Hold(&'a str),
     Release(&'a str),
     Delete(&'a str),
+    /// Note, and reason for senders.
+    Bounce(&'a str, &'a str),
+    Requeue(&'a str),
 }
 
 impl<R: Runtime> Desk<R> {
@@ -51,13 +57,17 @@ impl<R: Runtime> Desk<R> {
         }
         let result = match request {
             Request::List { after, limit, in_doubt } => self.list(*after, *limit, *in_doubt).await,
+            Request::Select { pick, verb, after } => self.select(pick, *verb, *after).await,
             Request::Show(id) => self.show(*id).await,
+            Request::ShowSome(ids) => self.show_some(ids).await,
             Request::Why(id) => self.why(*id).await,
             Request::Cat { id, offset } => self.cat(*id, *offset).await,
             Request::Flush(which) => self.change(which, Change::Flush).await,
             Request::Hold { which, note } => self.change(which, Change::Hold(note)).await,
             Request::Release { which, note } => self.change(which, Change::Release(note)).await,
             Request::Delete { which, note } => self.change(which, Change::Delete(note)).await,
+            Request::Bounce { which, note, reason } => self.change(which, Change::Bounce(note, reason)).await,
+            Request::Requeue { which, note } => self.change(which, Change::Requeue(note)).await,
             Request::Stats => Ok(Response::Stats(vec![self.stats()])),
             Request::CopyIndex(dir) => self.copy_index(dir).await,
             Request::Rules(rules) => {
@@ -131,6 +141,15 @@ impl<R: Runtime> Desk<R> {
         Ok(Response::Page { messages: vec![listed], next: None })
     }
 
+    async fn show_some(&self, ids: &[QueueId]) -> Result<Response, ControlError> {
+        let keys: Vec<Key> = ids.iter().take(PAGE_MAX).filter_map(|id| self.key_of(*id).ok()).collect();
+        let mut messages = Vec::with_capacity(keys.len());
+        for some in keys.chunks(TOGETHER) {
+            messages.extend(together(some.iter().map(|k| self.listed(*k))).await.into_iter().flatten());
+        }
+        Ok(Response::Page { messages, next: None })
+    }
+
     async fn listed(&self, key: Key) -> Option<Listed> {
         for _ in 0..3 {
             let presence = self.0.state.borrow().index.presence(key);
@@ -197,17 +216,11 @@ impl<R: Runtime> Desk<R> {
     ) -> Listed {
         let view = payload.and_then(|p| MessageView::parse(p).ok());
         let now = self.0.rt.now();
-        let busy = |r: &Recipient| match r.phase {
-            // What waits for a destination that cannot be reached is deferred, as in the metrics.
-            Phase::Ready => paused_reason(s, r, now).is_none(),
-            Phase::Flight => true,
-            phase => phase.is_owed() && r.due == Mono(0),
-        };
         let mut listed = Listed {
-            queue_name: match e.switches.held {
-                true => "hold",
-                false if e.recipients.iter().any(busy) => "active",
-                false => "deferred",
+            queue_name: match standing(s, e, now) {
+                Standing::Hold => "hold",
+                Standing::Active => "active",
+                Standing::Deferred => "deferred",
             },
             queue_id: self.queue_id(e.id).to_string(),
             arrival_time: view.map_or(e.id.arrival(), |v| v.head.arrival).seconds(),
@@ -274,10 +287,16 @@ impl<R: Runtime> Desk<R> {
     async fn change(&self, which: &Which, change: Change<'_>) -> Result<Response, ControlError> {
         if let Which::One(id) = which {
             let key = self.key_of(*id)?;
-            let buried = self.make_rich(&[key], change).await?;
-            let changed = self.change_all(&[key], change).await;
-            self.settle_down(&[key]);
-            return changed.map(|changed| Response::Done(buried + changed));
+            return self.change_these(&[key], change, &Which::All).await.map(Response::Done);
+        }
+        if let Which::Some(ids) = which {
+            let keys: Vec<Key> = ids.iter().filter_map(|id| self.key_of(*id).ok()).collect();
+            let mut count = 0;
+            for keys in keys.chunks(TOGETHER) {
+                count += self.change_these(keys, change, &Which::All).await?;
+                yield_now().await;
+            }
+            return Ok(Response::Done(count));
         }
         let mut after = MessageId(0);
         let mut count = 0;
@@ -294,18 +313,35 @@ impl<R: Runtime> Desk<R> {
                 page.iter().map(|p| p.1).filter(|k| matches(&s, *k, which)).collect()
             };
             for keys in keys.chunks(TOGETHER) {
-                count += self.make_rich(keys, change).await?;
-                // Of those that were read back it is known now where they go.
-                let meant: Vec<Key> = {
-                    let s = self.0.state.borrow();
-                    keys.iter().copied().filter(|k| matches(&s, *k, which)).collect()
-                };
-                let changed = self.change_all(&meant, change).await;
-                self.settle_down(keys);
-                count += changed?;
+                count += self.change_these(keys, change, which).await?;
             }
             yield_now().await;
         }
+    }
+
+    /// Changes those of `keys` that are `which`; gives how many, once that is on stable storage.
+    async fn change_these(
+        &self,
+        keys: &[Key],
+        change: Change<'_>,
+        which: &Which,
+    ) -> Result<u64, ControlError> {
+        let buried = self.make_rich(keys, change).await?;
+        if let Change::Requeue(_) = change {
+            let read = together(keys.iter().map(|key| self.read_back(*key))).await;
+            let mut s = self.0.state.borrow_mut();
+            for (key, payload) in keys.iter().zip(read) {
+                payload.iter().for_each(|payload| self.route_anew(&mut s, *key, payload));
+            }
+        }
+        // Of those that were read back it is known now where they go.
+        let meant: Vec<Key> = {
+            let s = self.0.state.borrow();
+            keys.iter().copied().filter(|k| matches(&s, *k, which)).collect()
+        };
+        let changed = self.change_all(&meant, change).await;
+        self.settle_down(keys);
+        Ok(buried + changed?)
     }
 
     /// Reads parked messages back that `change` is about; a flush needs only their stubs. Gives how many
@@ -392,6 +428,8 @@ impl<R: Runtime> Desk<R> {
             Change::Hold(_) => !e.switches.held,
             Change::Release(_) => e.switches.held,
             Change::Delete(_) => true,
+            Change::Bounce(..) => e.recipients.iter().any(waits),
+            Change::Requeue(_) => !e.switches.held && e.recipients.iter().any(waits),
         }
     }
 
@@ -416,6 +454,8 @@ impl<R: Runtime> Desk<R> {
                 s.arm(key);
                 self.tell(s, key, Vec::new(), None);
             }
+            Change::Bounce(note, reason) => self.bounce(s, key, (cut(note), reason), after()),
+            Change::Requeue(note) => self.requeue(s, key, cut(note), after()),
             Change::Delete(note) => {
                 self.record_removal(id, cut(note));
                 self.release(s, key, record::REMOVED, cut(note), slip);
@@ -441,7 +481,7 @@ impl<R: Runtime> Desk<R> {
     }
 
     /// Makes what waits due now; destinations that were left alone are tried.
-    fn flush(&self, s: &mut State, key: Key, now: Mono) {
+    pub(crate) fn flush(&self, s: &mut State, key: Key, now: Mono) {
         let destinations = s.index.change(key, |e| {
             let mut destinations = Vec::new();
             let mut ready = false;
@@ -539,7 +579,7 @@ fn matches(s: &State, key: Key, which: &Which) -> bool {
     };
     match which {
         Which::All => true,
-        Which::One(_) => false,
+        Which::One(_) | Which::Some(_) => false,
         Which::Destination(name) => match s.index.stub(key) {
             // Which they are is seen when it has been read back.
             Some(stub) => stub.destination == SEVERAL || named(stub.destination, name),
@@ -551,7 +591,7 @@ fn matches(s: &State, key: Key, which: &Which) -> bool {
 }
 
 /// True if a message is on stable storage.
-fn is_known(s: &State, key: Key) -> bool {
+pub(crate) fn is_known(s: &State, key: Key) -> bool {
     s.index.get(key).map_or(s.index.stub(key).is_some(), |e| !e.switches.committing)
 }
 
@@ -562,7 +602,7 @@ fn is_in_doubt(s: &State, key: Key) -> bool {
     s.index.get(key).is_some_and(|e| e.recipients.iter().any(Recipient::is_in_doubt))
 }
 
-fn paused_reason(s: &State, r: &Recipient, now: Mono) -> Option<OwnedReply> {
+pub(crate) fn paused_reason(s: &State, r: &Recipient, now: Mono) -> Option<OwnedReply> {
     if r.phase != Phase::Ready || r.destination >= state::LOCAL {
         return None;
     }

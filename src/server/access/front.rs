@@ -8,7 +8,9 @@ use super::Access;
 use super::wires::{Traveller, Wires};
 use crate::access::gate::{Door, Gate, Guest, Permit, Tls};
 use crate::access::host::{Host, Meters};
+use crate::access::live::Seen;
 use crate::access::moving::{Parcel, Roads, Sending};
+use crate::access::roll::{self, Answer, Question, Roll};
 use crate::attempts::Attempts;
 use crate::base::time::Mono;
 use crate::config::raw::{OverQuota, Protocol};
@@ -23,7 +25,7 @@ use crate::pop3::inbound::Luggage;
 use crate::pop3::serve::{self as pop3, Found, Home, Homes};
 use crate::runtime::pool::Pool;
 use crate::runtime::uring::Uring;
-use crate::runtime::{Listener as _, Net, Runtime};
+use crate::runtime::{Clock, Listener as _, Net, Runtime};
 use crate::server::guard::Guard;
 use crate::server::mail_log;
 use crate::server::settings;
@@ -112,6 +114,24 @@ impl Front {
                 self.0.access.rt.spawn(imap::adopt(self.0.imap.clone(), parcel));
             }
         }
+    }
+
+    /// Answers a question about the sessions of this core.
+    pub fn answer(&self, question: &Question) -> Answer {
+        let Shells { access, pop3, imap, lmtp } = &*self.0;
+        let now = access.rt.now();
+        let (pop3, imap) = (Seen(&pop3.host().live, now), Seen(&imap.host().live, now));
+        let mut rolls: Vec<&dyn Roll> = vec![&pop3, &imap];
+        if let Some(lmtp) = lmtp {
+            if let Question::Drain(on) = question {
+                if *on { lmtp.stop() } else { lmtp.resume() }
+            }
+            if let Some(traced) = roll::traced(lmtp.tracer(), question, access.rt.wall()) {
+                return traced;
+            }
+            rolls.push(&**lmtp);
+        }
+        roll::answer(&rolls, question)
     }
 
     /// Ends sessions that wait for a command, and the others at their next one.

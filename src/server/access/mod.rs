@@ -177,7 +177,7 @@ pub async fn run(rt: Uring, seed: Seed) {
     let _ = seed.started.send(Ok(()));
     rt.spawn(give_back(rt.clone()));
     rt.spawn(watch(access.clone(), seed.health.clone(), listeners.clone()));
-    let grace = obey(&access, seed.notes).await;
+    let grace = obey(&access, &front, seed.notes).await;
     seed.health.set(State::Stopping);
     let until = rt.now().after(grace);
     listeners.iter().for_each(|l| l.close());
@@ -220,13 +220,17 @@ fn open_doors(access: &Access, front: &Front, sockets: &[OwnedFd]) -> Result<Vec
 }
 
 /// Does what the control thread says, until it says stop; gives the time for that.
-async fn obey(access: &Access, notes: Receiver<Note>) -> Duration {
+async fn obey(access: &Access, front: &Front, notes: Receiver<Note>) -> Duration {
     let mut notes = notes.on_ring();
     loop {
         match notes.recv().await {
             Some(Note::Users(users)) => {
                 access.logins.set_store(Rc::new(users.clone()));
                 access.wires.residents().set_users(users);
+            }
+            Some(Note::Roll(question, answer)) => {
+                // The asker may have gone.
+                let _ = answer.send(front.answer(&question));
             }
             // Maps and queues are the mail cores'.
             Some(Note::Router(_) | Note::Control(..)) => {}

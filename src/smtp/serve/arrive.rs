@@ -176,7 +176,10 @@ async fn announced<R: Runtime>(
             arrival.buf = buf;
             return Some(arrival);
         }
-        Announced::Client(client) => arrival.peer = client,
+        Announced::Client(client) => {
+            arrival.peer = client;
+            handle.badge.set_peer(client);
+        }
     }
     let client = arrival.peer.ip();
     arrival.forwarder = door.forwarders.contains(client);

@@ -97,9 +97,11 @@ impl<R: Runtime> Talk<'_, R> {
     /// The login is the one that a forwarder names (XCLIENT), or nobody's any more.
     pub(super) fn claim_login(&mut self) -> Result<(), Reply> {
         self.login = Login::default();
+        self.handle.badge.set_user("");
         let Some(login) = self.machine.claimed_login() else { return Ok(()) };
         let name = String::from_utf8_lossy(login).into_owned();
         let permit = self.ctx.gate.login(&name).map_err(|_| Reply::TOO_MANY_SESSIONS)?;
+        self.handle.badge.set_user(&name);
         self.login = Login { name, permit: Some(permit), ..Login::default() };
         Ok(())
     }
@@ -148,6 +150,7 @@ impl<R: Runtime> Talk<'_, R> {
         if outcome == Outcome::Success {
             *permit = Some(self.ctx.gate.login(&login)?);
             exchange.login().clone_into(name);
+            self.handle.badge.set_user(name);
         }
         Ok(outcome)
     }

@@ -14,14 +14,17 @@ mod record;
 pub(crate) mod secure;
 pub(crate) mod session;
 mod short;
+mod trace;
 
 pub use arrive::Refused;
 
+use crate::access::roll::{Badge, Present, Roll, Whom};
 use crate::attempts::Attempts;
 use crate::auth::service::Logins;
 use crate::base::time::Mono;
 use crate::delivery::post::Post;
 use crate::events::mail::MailLog;
+use crate::events::trace::Tracer;
 use crate::intake::Intake;
 use crate::message::date::DateCache;
 use crate::metrics;
@@ -236,6 +239,7 @@ pub struct Context<R: Runtime> {
     refusing: Cell<usize>,
     attempts: OnceCell<Attempts>,
     mail_log: OnceCell<MailLog>,
+    tracer: OnceCell<Tracer>,
     /// None: there are no mailboxes here.
     post: OnceCell<Rc<dyn Post>>,
     /// None: there are no users.
@@ -254,6 +258,8 @@ struct Handle<S> {
     stream: S,
     /// It waits for a command, outside of a transaction.
     idle: Cell<bool>,
+    /// What others see of it.
+    badge: Badge,
 }
 
 impl<R: Runtime> Context<R> {
@@ -292,6 +298,7 @@ impl<R: Runtime> Context<R> {
             refusing: Cell::new(0),
             attempts: OnceCell::new(),
             mail_log: OnceCell::new(),
+            tracer: OnceCell::new(),
             post: OnceCell::new(),
             logins: OnceCell::new(),
             live,
@@ -317,6 +324,21 @@ impl<R: Runtime> Context<R> {
     pub fn set_mail_log(&self, log: MailLog) {
         // A second time is a bug that changes nothing.
         let _ = self.mail_log.set(log);
+    }
+
+    /// Operators may watch sessions there; to be said once, before the first session.
+    pub fn set_tracer(&self, tracer: Tracer) {
+        // A second time is a bug that changes nothing.
+        let _ = self.tracer.set(tracer);
+    }
+
+    /// Where operators watch sessions.
+    pub fn tracer(&self) -> &Tracer {
+        self.tracer.get_or_init(Tracer::default)
+    }
+
+    fn is_traced(&self) -> bool {
+        self.tracer.get().is_some_and(Tracer::is_on)
     }
 
     /// Mail for mailboxes may go there without being queued; to be said once, before the first session.
@@ -349,6 +371,11 @@ impl<R: Runtime> Context<R> {
         }
     }
 
+    /// After [`Self::stop`]: new sessions are taken again.
+    pub fn resume(&self) {
+        self.stopping.set(false);
+    }
+
     /// Waits until all sessions have ended, at most until `until`; then cuts the rest off.
     pub async fn drained(&self, until: Mono) {
         while self.sessions() > 0 && self.rt.now() < until {
@@ -360,8 +387,8 @@ impl<R: Runtime> Context<R> {
         }
     }
 
-    fn enter(&self, stream: R::Stream) -> (usize, Rc<Handle<R::Stream>>) {
-        let handle = Rc::new(Handle { stream, idle: Cell::new(false) });
+    fn enter(&self, stream: R::Stream, badge: Badge) -> (usize, Rc<Handle<R::Stream>>) {
+        let handle = Rc::new(Handle { stream, idle: Cell::new(false), badge });
         let mut live = self.live.borrow_mut();
         let place = live.free.pop().unwrap_or_else(|| {
             live.slots.push(None);
@@ -377,6 +404,33 @@ impl<R: Runtime> Context<R> {
         live.slots[place] = None;
         live.free.push(place);
         self.metrics.smtp_sessions.decrement(1.0);
+    }
+}
+
+impl<R: Runtime> Roll for Context<R> {
+    fn places(&self) -> usize {
+        self.live.borrow().slots.len()
+    }
+
+    fn present(&self, place: usize) -> Option<Present> {
+        let live = self.live.borrow();
+        live.slots.get(place)?.as_ref().map(|h| h.badge.present(self.rt.now(), h.idle.get()))
+    }
+
+    /// One that waits for a command is told that it is over; the others are cut off: nothing is promised to
+    /// them that they have not been told.
+    fn expel(&self, place: usize, whom: &Whom) -> bool {
+        let live = self.live.borrow();
+        let Some(Some(handle)) = live.slots.get(place) else { return false };
+        if handle.badge.is_expelled() || !handle.badge.is(whom) {
+            return false;
+        }
+        handle.badge.expel();
+        match handle.idle.get() {
+            true => handle.stream.set_deadline(Some(self.rt.now())),
+            false => handle.stream.shutdown(),
+        }
+        true
     }
 }
 
@@ -437,7 +491,8 @@ async fn serve<R: Runtime>(
     peer: SocketAddr,
     guest: Guest,
 ) {
-    let (place, handle) = ctx.enter(stream);
+    let badge = Badge::new(ctx.rt.now(), door.service(), peer);
+    let (place, handle) = ctx.enter(stream, badge);
     // On drop, so that a session that panics leaves, too.
     let _place = Place { ctx: ctx.clone(), place };
     if let Some(arrival) = arrive::arrive(&ctx, &handle, peer, guest, &door).await {

@@ -171,6 +171,9 @@ impl<R: Runtime> Talk<'_, R> {
         let (from, in_message) = (self.out.len(), self.machine.in_message());
         let (used, step) = self.machine.receive(self.now, &self.buf[self.at..], &mut self.out);
         self.at += used;
+        if self.ctx.is_traced() {
+            self.trace_input(in_message, &step);
+        }
         if rejection(&self.ctx.metrics, &self.out[from..]).is_some() {
             self.record_refusal(if in_message { "DATA" } else { "MAIL" }, false, from);
         }
@@ -263,7 +266,8 @@ impl<R: Runtime> Talk<'_, R> {
 
     /// True if the session is to be ended, and can be without harm.
     fn is_over(&self, now: Mono) -> bool {
-        (self.ctx.stopping.get() || now >= self.ends) && self.machine.is_idle()
+        let ends = self.ctx.stopping.get() || now >= self.ends || self.handle.badge.is_expelled();
+        ends && self.machine.is_idle()
     }
 
     /// Has a buffer to receive into: a small one for commands, so that many sessions that wake at
@@ -330,6 +334,9 @@ impl<R: Runtime> Talk<'_, R> {
 
     /// Counts the replies that are about to be sent.
     fn count_replies(&mut self) {
+        if self.ctx.is_traced() {
+            self.trace_replies();
+        }
         let m = &self.ctx.metrics;
         let mut line = &self.out[..];
         while let Some(end) = memchr::memchr(b'\n', line) {
@@ -360,7 +367,12 @@ impl<R: Runtime> Talk<'_, R> {
                     };
                     self.now = self.ctx.rt.now();
                     match room {
-                        Ok(()) => Answer::Accept,
+                        Ok(()) => {
+                            if let Some(login) = self.login.name() {
+                                self.machine.sent_by(login.as_bytes());
+                            }
+                            Answer::Accept
+                        }
                         Err(e) => Answer::Refuse(refusal(e).into()),
                     }
                 }
@@ -440,6 +452,7 @@ impl<R: Runtime> Talk<'_, R> {
         };
         self.claimed = known;
         self.peer = SocketAddr::new(address, port.unwrap_or(self.peer.port()));
+        self.handle.badge.set_peer(self.peer);
         let options = if self.guest.trusted { &self.ctx.options.trusted } else { &self.ctx.options.others };
         self.machine.set_options(options.clone());
         Ok(())
