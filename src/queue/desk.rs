@@ -197,8 +197,10 @@ pub(crate) struct NewMessage<'a> {
     pub origin: MessageId,
     pub effect: Effect,
     pub reported: &'a [u32],
-    /// [`record::DOUBLE_BOUNCE`] or 0.
+    /// [`record::DOUBLE_BOUNCE`], [`record::HELD`].
     pub marks: u8,
+    /// The login under which it was sent, or nothing.
+    pub user: &'a [u8],
 }
 
 impl<R: Runtime> Desk<R> {
@@ -342,21 +344,23 @@ impl<R: Runtime> Desk<R> {
             trace_len,
         };
         let inline = if m.side == 0 { m.len as usize } else { 0 };
-        let fixed = record::HEAD_LEN + 4 * m.reported.len() + m.envelope.len() + m.trace.len();
+        let addressed = m.envelope.len() + m.user.len();
+        let fixed = record::HEAD_LEN + 4 * m.reported.len() + addressed + m.trace.len();
         if fixed + inline + state_room(envelope.count()) > self.0.payload_max {
             return Err(StageError::TooLarge);
         }
-        let head = head.encode(4 * m.reported.len(), 0, m.envelope.len());
+        let head = head.encode(4 * m.reported.len(), 0, addressed);
         let mut reported = SmallVec::<[u8; 16]>::new();
         m.reported.iter().for_each(|r| reported.extend_from_slice(&r.to_le_bytes()));
         let mut parts: SmallVec<[&[u8]; 16]> = SmallVec::new();
-        parts.extend([&head[..], &reported, m.envelope, m.trace]);
+        parts.extend([&head[..], &reported, m.envelope, m.user, m.trace]);
         parts.extend(m.body.iter().copied());
         let record = RecordHead { kind: record::MESSAGE, version: record::VERSION, flags: 0, id: m.id.0 };
         let staged = self.0.keeper.stage(record, &parts, None, urgency)?;
         let mut entry = Entry::new(m.id, m.trace.len() as u64 + m.len, m.flags);
         entry.side = m.side;
         entry.switches.committing = true;
+        entry.switches.held = m.marks & record::HELD != 0;
         entry.switches.null_sender = envelope.sender().is_empty();
         entry.switches.double_bounce = m.marks & record::DOUBLE_BOUNCE != 0;
         for r in envelope.recipients() {
@@ -595,9 +599,9 @@ impl<R: Runtime> Desk<R> {
         let taken = s.index.change(key, |e| {
             e.at = durable.location;
             e.switches.committing = false;
-            (e.switches.withdrawn, e.size)
+            (e.switches.withdrawn, e.switches.held, e.size)
         });
-        let (withdrawn, size) = taken.expect("nothing removes a message that is being committed");
+        let (withdrawn, held, size) = taken.expect("nothing removes a message that is being committed");
         if withdrawn {
             return self.withdraw(s, key);
         }
@@ -606,6 +610,9 @@ impl<R: Runtime> Desk<R> {
         }
         self.0.metrics.received.increment(1);
         self.0.metrics.received_bytes.increment(size);
+        if held {
+            return;
+        }
         if s.may_leave_soon(key, now) {
             s.keep_body(key, durable.payload, now);
         }
