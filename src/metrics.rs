@@ -177,6 +177,15 @@ series! {
     rejected_content: Counter "ringpost_rejections_total" {"reason" = "content"} "Recipients and messages refused";
     rejected_quota: Counter "ringpost_rejections_total" {"reason" = "quota"} "Recipients and messages refused";
     rejected_storage: Counter "ringpost_rejections_total" {"reason" = "storage"} "Recipients and messages refused";
+    braked_tempfail: Counter "ringpost_braked_total" {"action" = "tempfail"} "Messages and recipients above the limit of a brake, by what was done";
+    braked_hold: Counter "ringpost_braked_total" {"action" = "hold"} "Messages and recipients above the limit of a brake, by what was done";
+    braked_reject: Counter "ringpost_braked_total" {"action" = "reject"} "Messages and recipients above the limit of a brake, by what was done";
+    access_permit: Counter "ringpost_access_total" {"action" = "permit"} "Entries of access maps that applied, by what was done";
+    access_reject: Counter "ringpost_access_total" {"action" = "reject"} "Entries of access maps that applied, by what was done";
+    access_defer: Counter "ringpost_access_total" {"action" = "defer"} "Entries of access maps that applied, by what was done";
+    access_hold: Counter "ringpost_access_total" {"action" = "hold"} "Entries of access maps that applied, by what was done";
+    access_discard: Counter "ringpost_access_total" {"action" = "discard"} "Entries of access maps that applied, by what was done";
+    access_redirect: Counter "ringpost_access_total" {"action" = "redirect"} "Entries of access maps that applied, by what was done";
     auth_ok_plain: Counter "ringpost_auth_success_total" {"mechanism" = "PLAIN"} "Logins that succeeded, by SASL mechanism";
     auth_ok_login: Counter "ringpost_auth_success_total" {"mechanism" = "LOGIN"} "Logins that succeeded, by SASL mechanism";
     auth_ok_cram_md5: Counter "ringpost_auth_success_total" {"mechanism" = "CRAM-MD5"} "Logins that succeeded, by SASL mechanism";

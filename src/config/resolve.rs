@@ -4,12 +4,15 @@
 //! here and that would change who may read or send mail is an error; other such keys are warnings:
 //! none is ignored in silence. Imports the modules' types, never the other way round.
 
+use super::access::{self, Access};
+use super::brakes;
 use super::diagnose::{Problem, Problems, Report, Severity};
 use super::raw::{self, AuthMode, Protocol, Raw, RouteTls};
 use super::tls;
 use super::units::{Cores, Listen, Network, Rate};
 use super::users::{self, Auth};
 use crate::mailbox::spread::SHARDS_MAX;
+use crate::policy::brakes::Rule;
 use crate::route::destination::{NextHop, Target, TlsPolicy, host_name};
 use crate::smtp::inbound;
 use ipnet::IpNet;
@@ -62,6 +65,10 @@ pub struct Config {
     pub destination: Destination,
     /// `[submission]`.
     pub submission: Submission,
+    /// `[[brake]]`.
+    pub brakes: Vec<Rule>,
+    /// `[access]`.
+    pub access: Access,
     /// `[limits]`.
     pub limits: Limits,
     /// `[timeouts]`.
@@ -339,6 +346,8 @@ fn resolve(raw: Raw, text: &str, report: &mut Report<'_>) -> Option<Config> {
             message_rate: raw.submission.message_rate,
             recipient_rate: raw.submission.recipient_rate,
         },
+        brakes: brakes::resolve(&raw.brake, report),
+        access: access::resolve(&raw.access, report),
         limits: raw.limits,
         timeouts: raw.timeouts,
         memory: raw.memory,

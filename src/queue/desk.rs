@@ -40,6 +40,7 @@ use crate::events::mail::MailLog;
 use crate::message::body::BodyFlags;
 use crate::message::envelope::{EnvelopeView, Notify};
 use crate::metrics;
+use crate::policy::brakes::Brakes;
 use crate::queue::bodies::Bodies;
 use crate::queue::desk::open::Parts;
 use crate::queue::index::{Cover, DestId, Entry, Key, Phase, Recipient, SOME_DAY};
@@ -52,6 +53,7 @@ use crate::queue::schedule::{Rules, Schedule};
 use crate::queue::state::{
     self, About, After, Answer, Door, Notice, OwnedReply, Pending, Report, State, Unsettled,
 };
+use crate::queue::whose::Whose;
 use crate::runtime::Runtime;
 use crate::runtime::table::{Table, TableOptions};
 use crate::storage::archive::{self, Archive};
@@ -112,6 +114,8 @@ pub struct Options {
     pub archive: archive::Options,
     /// How the index is kept.
     pub table: TableOptions,
+    /// What holds logins back hears of mail that waits and that fails.
+    pub brakes: Option<Brakes>,
     /// How long mail waits for an index that takes long to open; [`Duration::MAX`]: until it is open.
     pub patience: Duration,
 }
@@ -136,6 +140,7 @@ impl Options {
             limits: Limits::default(),
             archive: archive::Options::production(64 << 20),
             table: TableOptions::default(),
+            brakes: None,
             patience: Duration::from_millis(250),
         }
     }
@@ -211,6 +216,7 @@ impl<R: Runtime> Desk<R> {
         let schedule = Schedule::new(options.rules, shares);
         let mut state = State::new(schedule, Bodies::new(options.limits.body_bytes), now, wall);
         state.places = options.limits.places;
+        state.whose = Whose::new(options.brakes.as_ref().and_then(|b| b.waiting().cloned()));
         Desk(Rc::new(Inner {
             rt,
             keeper,
@@ -373,6 +379,7 @@ impl<R: Runtime> Desk<R> {
             });
         }
         let key = s.index.insert(entry);
+        s.whose.enter(m.id, Whose::key(m.user));
         self.follow(s, staged, After::Message { key, slip });
         let bytes = fixed + inline;
         s.staged_bytes += bytes;
@@ -618,31 +625,6 @@ impl<R: Runtime> Desk<R> {
         }
         self.line_up(s, key, now);
         self.tell(s, key, Vec::new(), None);
-    }
-
-    /// A record about an archived message is on stable storage: the index is to learn of it.
-    fn tell_index(&self, s: &mut State, about: About, at: Location) {
-        match about {
-            About::Others => {}
-            About::Archived(key, id) => {
-                let there = s.index.change(key, |e| {
-                    let archived = e.archived.as_mut().expect("an archived message stays one");
-                    archived.unsaid -= 1;
-                });
-                match there {
-                    Some(()) => self.enter_row(s, key, Some(at), Change::default()),
-                    // It has ended since: that record follows.
-                    None => s.orphans.entry(id).or_default().push(at),
-                }
-            }
-            About::Gone(id, place) => {
-                let mut outcomes = s.orphans.remove(&id).unwrap_or_default();
-                outcomes.push(at);
-                let dead = [place].into_iter().collect();
-                s.ledger.enter(id, Change { outcomes, dead, ..Change::default() });
-                s.index_bell.ring();
-            }
-        }
     }
 
     /// Ready recipients of `key` go into the lists of their destinations; those without one are

@@ -30,9 +30,9 @@ use crate::intake::Intake;
 use crate::metrics::{self, destinations::Registry};
 use crate::queue::common::Commons;
 use crate::queue::control::{Request, Response};
-use crate::queue::desk::Desk;
 use crate::queue::desk::loading::Loaded;
 use crate::queue::desk::open::{Parts, Recovery};
+use crate::queue::desk::{Desk, Options as DeskOptions};
 use crate::queue::limits::Admission;
 use crate::queue::routing::Routing;
 use crate::queue::rules::Rule;
@@ -41,6 +41,7 @@ use crate::route::tables::Router;
 use crate::runtime::cross::Receiver;
 use crate::runtime::uring::Uring;
 use crate::runtime::{Clock, Listener, Net, Runtime, listen, memory};
+use crate::smtp::serve::checks::Policy;
 use crate::smtp::serve::{self, Context};
 use crate::storage::options::Poison;
 use crate::tls::Certificates;
@@ -251,7 +252,10 @@ fn setup(
         poison: seed.poison.clone(),
         log: LogNumber(seed.number),
         after: MessageId::default(),
-        options: settings::desk(&seed.config, seed.cores),
+        options: DeskOptions {
+            brakes: seed.guard.brakes.clone(),
+            ..settings::desk(&seed.config, seed.cores)
+        },
         metrics: seed.metrics.clone(),
         routing: tables.clone(),
         shares: Rc::new(Shares::new(seed.commons.clone(), seed.number)),
@@ -378,7 +382,16 @@ fn context(
     ctx.set_attempts(Attempts::new(failures, seed.metrics.clone(), seed.events.clone(), seed.number));
     logins.into_iter().for_each(|logins| ctx.set_logins(logins.clone()));
     wires.into_iter().for_each(|wires| ctx.set_post(Rc::new(wires)));
+    policy(seed).into_iter().for_each(|policy| ctx.set_policy(policy));
     ctx
+}
+
+/// What holds clients back, if anything does.
+fn policy(seed: &Seed) -> Option<Policy> {
+    let brakes = seed.guard.brakes.clone()?;
+    let voice = seed.voice();
+    let tell = move |text| voice.say(Level::Warn, "brake", text);
+    Some(Policy { brakes: Some(brakes), tell: Box::new(tell) })
 }
 
 /// The core's mail log, which sessions and queues have from now on.
