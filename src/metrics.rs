@@ -186,6 +186,10 @@ series! {
     access_hold: Counter "ringpost_access_total" {"action" = "hold"} "Entries of access maps that applied, by what was done";
     access_discard: Counter "ringpost_access_total" {"action" = "discard"} "Entries of access maps that applied, by what was done";
     access_redirect: Counter "ringpost_access_total" {"action" = "redirect"} "Entries of access maps that applied, by what was done";
+    dnsbl_listed: Counter "ringpost_dnsbl_total" {"result" = "listed"} "Clients asked about at DNS lists, by what was found (cached: known already); failed: lists that did not answer";
+    dnsbl_clean: Counter "ringpost_dnsbl_total" {"result" = "clean"} "Clients asked about at DNS lists, by what was found (cached: known already); failed: lists that did not answer";
+    dnsbl_cached: Counter "ringpost_dnsbl_total" {"result" = "cached"} "Clients asked about at DNS lists, by what was found (cached: known already); failed: lists that did not answer";
+    dnsbl_failed: Counter "ringpost_dnsbl_total" {"result" = "failed"} "Clients asked about at DNS lists, by what was found (cached: known already); failed: lists that did not answer";
     auth_ok_plain: Counter "ringpost_auth_success_total" {"mechanism" = "PLAIN"} "Logins that succeeded, by SASL mechanism";
     auth_ok_login: Counter "ringpost_auth_success_total" {"mechanism" = "LOGIN"} "Logins that succeeded, by SASL mechanism";
     auth_ok_cram_md5: Counter "ringpost_auth_success_total" {"mechanism" = "CRAM-MD5"} "Logins that succeeded, by SASL mechanism";

@@ -46,11 +46,16 @@ fn rule(n: usize, b: &raw::Brake, report: &mut Report<'_>) -> Rule {
         failing,
         queue: b.waiting,
         trusted: b.trusted,
-        action: match b.action {
-            raw::BrakeAction::Tempfail => Action::Tempfail,
-            raw::BrakeAction::Hold => Action::Hold,
-            raw::BrakeAction::Reject => Action::Reject,
-        },
+        action: action(b.action),
+    }
+}
+
+/// What is done.
+pub fn action(written: raw::BrakeAction) -> Action {
+    match written {
+        raw::BrakeAction::Tempfail => Action::Tempfail,
+        raw::BrakeAction::Hold => Action::Hold,
+        raw::BrakeAction::Reject => Action::Reject,
     }
 }
 

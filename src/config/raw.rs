@@ -64,6 +64,8 @@ section! {
         brake: Vec<Brake> = Vec::new(),
         /// `[access]`
         access: Access = Access::default(),
+        /// `[[dnsbl]]`
+        dnsbl: Vec<Dnsbl> = Vec::new(),
         /// `[limits]`
         limits: Limits = Limits::default(),
         /// `[timeouts]`
@@ -382,6 +384,24 @@ section! {
         sender: String = String::new(),
         /// Of recipients: addresses, domains.
         recipient: String = String::new(),
+        /// Sum of the scores of DNS lists from which on a client is listed.
+        dnsbl_threshold: i32 = 1,
+        /// What is done with its mail.
+        dnsbl_action: BrakeAction = BrakeAction::Reject,
+        /// Text of the refusal.
+        dnsbl_text: String = "%a is listed by %z".into(),
+        /// How long all lists together may take.
+        dnsbl_time: Duration = Duration::s(5),
+    }
+
+    /// `[[dnsbl]]`: a DNS list of clients (RFC 5782).
+    Dnsbl {
+        /// Required.
+        zone: String = String::new(),
+        /// Answers that count; empty: all.
+        codes: Vec<Network> = Vec::new(),
+        /// What it counts.
+        score: i32 = 1,
     }
 
     /// `[limits]`: 0 turns a limit off.
@@ -759,6 +779,7 @@ impl Raw {
         raw.tls.sni.push(Sni::default());
         raw.destination.narrowed.push(one);
         raw.brake.push(Brake::default());
+        raw.dnsbl.push(Dnsbl::default());
         raw
     }
 }

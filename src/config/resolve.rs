@@ -15,6 +15,7 @@ use crate::mailbox::spread::SHARDS_MAX;
 use crate::policy::brakes::Rule;
 use crate::route::destination::{NextHop, Target, TlsPolicy, host_name};
 use crate::smtp::inbound;
+use crate::smtp::serve::lists::Options as ListOptions;
 use ipnet::IpNet;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
@@ -69,6 +70,8 @@ pub struct Config {
     pub brakes: Vec<Rule>,
     /// `[access]`.
     pub access: Access,
+    /// `[[dnsbl]]`, and how they are used.
+    pub lists: ListOptions,
     /// `[limits]`.
     pub limits: Limits,
     /// `[timeouts]`.
@@ -348,6 +351,7 @@ fn resolve(raw: Raw, text: &str, report: &mut Report<'_>) -> Option<Config> {
         },
         brakes: brakes::resolve(&raw.brake, report),
         access: access::resolve(&raw.access, report),
+        lists: access::lists(&raw.dnsbl, &raw.access, report),
         limits: raw.limits,
         timeouts: raw.timeouts,
         memory: raw.memory,

@@ -227,7 +227,7 @@ fn action(text: &[u8]) -> Result<Action, String> {
             // RFC 5321 §3.8: 421 says that the connection is closed, which is not for a map to do.
             Ok(code @ (400..=420 | 422..=599)) => Ok(refuse(code, &or("Access denied"))),
             _ => Err(format!(
-                "{word:?} is no action: permit, reject, defer, hold, discard, redirect, or a code (400 to 599)"
+                "{word:?} is no action: permit, reject, defer, hold, discard, redirect, or 400 to 599"
             )),
         },
     }
@@ -311,7 +311,8 @@ mod tests {
     #[test]
     fn addresses_domains_and_the_null_sender() {
         let sender = map(
-            "ann@a.example permit\na.example discard\n.a.example hold\n<> hold null\nb.example redirect x@y.example\n",
+            "ann@a.example permit\na.example discard\n.a.example hold\n<> hold null\n\
+             b.example redirect x@y.example\n",
             Kind::Mail,
         );
         let access = Access { sender, helo: map("[192.0.2.1] reject\n", Kind::Helo), ..Access::default() };
@@ -363,7 +364,8 @@ mod tests {
 
     #[test]
     fn bad_lines_have_their_number() {
-        let text = b"a@b hold\n192.0.2.1/24 hold\n192.0.2.0/33 hold\n1::2::3 hold\nok.example permit\nok.example hold\n\nx\n";
+        let text = b"a@b hold\n192.0.2.1/24 hold\n192.0.2.0/33 hold\n1::2::3 hold\n\
+                     ok.example permit\nok.example hold\n\nx\n";
         let (map, bad) = parse(text, Kind::Client);
         assert_eq!((map.len(), bad.iter().map(|b| b.line).collect::<Vec<_>>()), (1, vec![1, 2, 3, 4, 6, 8]));
         assert_eq!(parse(b"@a.example hold\n. hold\n", Kind::Mail).1.len(), 2);

@@ -42,6 +42,7 @@ use crate::runtime::cross::Receiver;
 use crate::runtime::uring::Uring;
 use crate::runtime::{Clock, Listener, Net, Runtime, listen, memory};
 use crate::smtp::serve::checks::Policy;
+use crate::smtp::serve::lists::Lists;
 use crate::smtp::serve::{self, Context};
 use crate::storage::options::Poison;
 use crate::tls::Certificates;
@@ -319,6 +320,7 @@ pub async fn run(rt: Uring, mut seed: Seed) {
         Ok(both) => both,
         Err(text) => return drop(seed.started.send(Err(text))),
     };
+    let policy = policy(&rt, &seed, &names);
     let (logs, told) = match Logs::open(setup(&rt, &seed, &tables, names, trust, wires.as_ref())).await {
         Ok((logs, recovery)) => {
             report(&seed.voice(), &recovery);
@@ -333,6 +335,7 @@ pub async fn run(rt: Uring, mut seed: Seed) {
     let doors = settings::doors(&seed.config, seed.certificates.as_ref());
     let logins = logins(&rt, &seed);
     let ctx = context(&rt, &seed, (&tables, &logs), logins.as_ref(), wires);
+    policy.into_iter().for_each(|policy| ctx.set_policy(policy));
     let mail_log = record(&rt, &seed, &ctx, &logs);
     let listeners = match listen_at(&rt, &seed.sockets) {
         Ok(listeners) => listeners,
@@ -382,16 +385,20 @@ fn context(
     ctx.set_attempts(Attempts::new(failures, seed.metrics.clone(), seed.events.clone(), seed.number));
     logins.into_iter().for_each(|logins| ctx.set_logins(logins.clone()));
     wires.into_iter().for_each(|wires| ctx.set_post(Rc::new(wires)));
-    policy(seed).into_iter().for_each(|policy| ctx.set_policy(policy));
     ctx
 }
 
 /// What holds clients back, if anything does.
-fn policy(seed: &Seed) -> Option<Policy> {
-    let brakes = seed.guard.brakes.clone()?;
+fn policy(rt: &Uring, seed: &Seed, names: &Rc<Names<Uring>>) -> Option<Policy<Uring>> {
+    let brakes = seed.guard.brakes.clone();
+    let lists = (!seed.config.lists.lists.is_empty())
+        .then(|| Lists::new(rt.clone(), names.clone(), seed.metrics.clone(), seed.config.lists.clone()));
+    if brakes.is_none() && lists.is_none() {
+        return None;
+    }
     let voice = seed.voice();
     let tell = move |text| voice.say(Level::Warn, "brake", text);
-    Some(Policy { brakes: Some(brakes), tell: Box::new(tell) })
+    Some(Policy { brakes, lists, tell: Box::new(tell) })
 }
 
 /// The core's mail log, which sessions and queues have from now on.

@@ -13,6 +13,7 @@ mod deploy;
 mod destinations;
 mod disk;
 mod dns_faults;
+mod dnsbl;
 mod doctor;
 mod dsn;
 mod harness;

@@ -1,24 +1,30 @@
 //! L4: what policy says of a transaction beyond yes and no: brakes and access maps.
 //!
-//! Asks, remembers for the transaction what is to become of its message (held, dropped, sent elsewhere), tells
-//! operators. Without rules it costs the test of an option. Knows no map and no counter.
+//! Asks, remembers for the transaction what is to become of its message (held, dropped, sent elsewhere),
+//! tells operators. Without rules it costs the test of an option. Knows no map and no counter.
 
+use super::lists::Lists;
 use super::session::Talk;
 use crate::base::time::Mono;
 use crate::message::envelope::{Envelope, Notify};
 use crate::metrics::Counter;
 use crate::policy::brakes::{self, Brakes, Over, Who};
+use crate::policy::lists;
 use crate::route::access::{Action, Question};
 use crate::runtime::Runtime;
+use crate::smtp::inbound::AuthMode;
 use crate::smtp::reply::{Refusal, Reply};
 use std::ops::ControlFlow;
+use std::rc::Rc;
 
 /// What the sessions of a core are held back by.
-pub struct Policy {
+pub struct Policy<R: Runtime> {
     /// The brakes.
     pub brakes: Option<Brakes>,
     /// Tells operators that a brake has taken hold.
     pub tell: Box<dyn Fn(String)>,
+    /// DNS lists of clients.
+    pub lists: Option<Rc<Lists<R>>>,
 }
 
 /// What was decided on the transaction.
@@ -86,8 +92,8 @@ impl<R: Runtime> Talk<'_, R> {
     pub(super) fn check_sender(&mut self) -> Result<(), No> {
         self.checks = Checks::default();
         self.brake(Brakes::message)?;
-        let of_ours = self.guest.trusted || self.login.name().is_some();
-        if !of_ours {
+        if !self.is_ours() {
+            self.begin_lists();
             let name = self.machine.claim().and_then(|c| c.name.known().map(|n| n.to_vec()));
             self.look_up(|talk| talk.ctx.gate.listed(Question::Client(talk.peer.ip(), name.as_deref())))?;
             self.look_up(|talk| talk.ctx.gate.listed(Question::Helo(talk.machine.helo())))?;
@@ -125,6 +131,50 @@ impl<R: Runtime> Talk<'_, R> {
         // What is put off is asked again, and counts then.
         if failed || no.is_none() {
             brakes.answered(login.as_bytes(), 1, u32::from(failed), self.now);
+        }
+    }
+
+    /// DNS lists, access maps of clients and the like are not for it.
+    fn is_ours(&self) -> bool {
+        self.guest.trusted || self.login.name().is_some()
+    }
+
+    /// A client has connected, or is somebody else now: lists are asked at once, if it will not log in.
+    pub(super) fn meet(&mut self) {
+        self.listed = None;
+        if self.door.auth == AuthMode::Off && !self.guest.trusted {
+            self.begin_lists();
+        }
+    }
+
+    fn begin_lists(&mut self) {
+        if self.listed.is_none()
+            && !self.door.lmtp
+            && let Some(lists) = self.ctx.policy.get().and_then(|p| p.lists.as_ref())
+        {
+            self.listed = Some(lists.begin(self.peer.ip()));
+        }
+    }
+
+    /// What DNS lists say of the client, before the first recipient.
+    pub(super) async fn check_lists(&mut self) -> Result<(), No> {
+        let Some(question) = self.listed.clone() else { return Ok(()) };
+        if self.checks.permitted || self.is_ours() {
+            return Ok(());
+        }
+        let verdict = question.verdict().await;
+        self.now = self.ctx.rt.now();
+        let options = &self.ctx.policy.get().and_then(|p| p.lists.as_ref()).expect("it was asked").options;
+        let Some(zone) = verdict.listed(options.threshold) else { return Ok(()) };
+        let text = lists::text(&options.text, self.peer.ip(), zone);
+        let no = |code| No::Said { code, enhanced: (7, 1), text: text.as_str().into() };
+        match options.action {
+            brakes::Action::Hold => {
+                self.checks.hold.get_or_insert(text);
+                Ok(())
+            }
+            brakes::Action::Tempfail => Err(no(450)),
+            brakes::Action::Reject => Err(no(554)),
         }
     }
 

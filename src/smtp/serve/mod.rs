@@ -10,6 +10,7 @@ mod auth;
 pub mod checks;
 mod collect;
 mod gather;
+pub mod lists;
 pub mod local;
 mod record;
 pub(crate) mod secure;
@@ -245,7 +246,7 @@ pub struct Context<R: Runtime> {
     attempts: OnceCell<Attempts>,
     mail_log: OnceCell<MailLog>,
     /// None: nothing holds anybody back.
-    policy: OnceCell<Policy>,
+    policy: OnceCell<Policy<R>>,
     /// None: there are no mailboxes here.
     post: OnceCell<Rc<dyn Post>>,
     /// None: there are no users.
@@ -331,7 +332,7 @@ impl<R: Runtime> Context<R> {
     }
 
     /// Clients are held back by this; to be said once, before the first session.
-    pub fn set_policy(&self, policy: Policy) {
+    pub fn set_policy(&self, policy: Policy<R>) {
         // A second time is a bug that changes nothing.
         let _ = self.policy.set(policy);
     }

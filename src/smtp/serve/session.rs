@@ -4,6 +4,7 @@ use super::arrive::Arrival;
 use super::auth::Login;
 use super::checks::{Checks, No};
 use super::collect::Collector;
+use super::lists;
 use super::secure::Counted;
 use super::{Caller, Context, Door, Goal, Guest, Handle, Refused, Sender};
 use crate::base::ids::QueueId;
@@ -54,6 +55,7 @@ pub(super) async fn run<R: Runtime>(
         },
         login: Login::default(),
         checks: Checks::default(),
+        listed: None,
         guest,
         body: Collector::new(ctx.clone()),
         seen: FieldsSeen::default(),
@@ -67,6 +69,7 @@ pub(super) async fn run<R: Runtime>(
     talk.machine.set_tls(door.tls);
     talk.machine.set_auth(door.auth);
     talk.offer_auth();
+    talk.meet();
     if forwarder {
         talk.machine.allow_forwarding();
     }
@@ -103,6 +106,8 @@ pub(super) struct Talk<'a, R: Runtime> {
     pub(super) login: Login,
     /// What was decided on the transaction.
     pub(super) checks: Checks,
+    /// What DNS lists are asked about the client.
+    pub(super) listed: Option<Rc<lists::Question>>,
     pub(super) machine: Session,
     /// The header of a submitted message.
     seen: FieldsSeen,
@@ -416,6 +421,7 @@ impl<R: Runtime> Talk<'_, R> {
     /// Is the recipient that came last taken?
     async fn may_send_to(&mut self) -> Result<(), No> {
         self.check_recipient()?;
+        self.check_lists().await?;
         let answer = self.is_taken().await.map_err(No::from);
         self.count_answer(answer.as_ref().err());
         answer?;
@@ -463,6 +469,7 @@ impl<R: Runtime> Talk<'_, R> {
         self.peer = SocketAddr::new(address, port.unwrap_or(self.peer.port()));
         let options = if self.guest.trusted { &self.ctx.options.trusted } else { &self.ctx.options.others };
         self.machine.set_options(options.clone());
+        self.meet();
         Ok(())
     }
 
