@@ -13,9 +13,9 @@ use crate::message::envelope::{Envelope, Notify, Recipient};
 use crate::queue::desk::{Desk, NewMessage};
 use crate::queue::index::Key;
 use crate::queue::limits::Admission;
-use crate::queue::record::Effect;
+use crate::queue::record::{self, Effect, TEXT_MAX, USER_MAX};
 use crate::queue::routing::{Plan, Routing, Target};
-use crate::queue::state::Answer;
+use crate::queue::state::{After, Answer};
 use crate::runtime::Runtime;
 use crate::storage::journal::StageError;
 use crate::storage::options::Urgency;
@@ -54,6 +54,16 @@ pub struct Submission<'a> {
     pub body: Body<'a>,
     /// Facts about the body (without the trace headers).
     pub facts: BodyFacts,
+}
+
+/// What else the queue is to know of a message that comes in.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Terms<'a> {
+    /// The login under which it was sent; empty: without one. At most [`USER_MAX`] bytes are kept.
+    pub user: &'a [u8],
+    /// It is taken and not sent before an operator releases it, also after a restart; and why. At most
+    /// [`TEXT_MAX`] bytes of that are kept.
+    pub hold: Option<&'a str>,
 }
 
 /// A message that is safe.
@@ -137,7 +147,7 @@ impl<R: Runtime> Intake<R> {
     /// record; a longer body belongs into a side file.
     #[must_use]
     pub fn inline_max(&self, recipients: u32) -> usize {
-        let reserved = crate::queue::record::HEAD_LEN + crate::queue::desk::state_room(recipients);
+        let reserved = record::HEAD_LEN + USER_MAX + crate::queue::desk::state_room(recipients);
         self.desk.0.payload_max.saturating_sub(reserved)
     }
 
@@ -196,6 +206,11 @@ impl<R: Runtime> Intake<R> {
     /// Stages a message now; the answer comes from what is returned. One copy of the body, no
     /// allocation in steady state. Dropping the answer takes the message back.
     pub fn stage(&self, m: &Submission<'_>) -> Result<Submitted<R>, IntakeError> {
+        self.stage_on(m, Terms::default())
+    }
+
+    /// As [`Self::stage`], on these terms.
+    pub fn stage_on(&self, m: &Submission<'_>, terms: Terms<'_>) -> Result<Submitted<R>, IntakeError> {
         if self.verdict()? == Admission::Full {
             return Err(IntakeError::Full);
         }
@@ -223,13 +238,21 @@ impl<R: Runtime> Intake<R> {
             origin: MessageId(0),
             effect: Effect::None,
             reported: &[],
-            marks: 0,
+            marks: terms.hold.map_or(0, |_| record::HELD),
+            user: &terms.user[..terms.user.len().min(USER_MAX)],
         };
         let mut s = self.desk.0.state.borrow_mut();
         let s = &mut *s;
         let slip = s.slips.take();
         match self.desk.stage_message(s, &new, Urgency::NewMail, Some(slip)) {
-            Ok(key) => Ok(Submitted { desk: self.desk.clone(), id: m.id, key, slip: Some(slip) }),
+            Ok(key) => {
+                if let Some(why) = terms.hold {
+                    // That it is held is in its own record; this one says why, and may come later.
+                    let why = &why.as_bytes()[..why.len().min(TEXT_MAX)];
+                    self.desk.note(s, record::HOLD, m.id.message, why, None, After::Nothing);
+                }
+                Ok(Submitted { desk: self.desk.clone(), id: m.id, key, slip: Some(slip) })
+            }
             Err(e) => {
                 s.slips.drop_slip(slip);
                 Err(e.into())

@@ -60,6 +60,12 @@ section! {
         destination: Destination = Destination::default(),
         /// `[submission]`
         submission: Submission = Submission::default(),
+        /// `[[brake]]`
+        brake: Vec<Brake> = Vec::new(),
+        /// `[access]`
+        access: Access = Access::default(),
+        /// `[[dnsbl]]`
+        dnsbl: Vec<Dnsbl> = Vec::new(),
         /// `[limits]`
         limits: Limits = Limits::default(),
         /// `[timeouts]`
@@ -344,6 +350,60 @@ section! {
         recipient_rate: Rate = Rate(None),
     }
 
+    /// `[[brake]]`: how much mail of one may come in; all that apply count.
+    Brake {
+        /// Whose mail is counted together.
+        by: BrakeScope = BrakeScope::Login,
+        /// Messages per time.
+        messages: Rate = Rate(None),
+        /// Recipients per time.
+        recipients: Rate = Rate(None),
+        /// Bytes of messages per time, each rounded up to KiB.
+        bytes: ByteRate = ByteRate(None),
+        /// Share of recipients that may be refused, here or by next hops, in percent; 0: any.
+        failed_percent: u32 = 0,
+        /// From so many recipients on.
+        failed_least: u32 = 50,
+        /// Within this time.
+        failed_window: Duration = Duration::s(3600),
+        /// Messages that wait in the queue; 0: any.
+        waiting: u32 = 0,
+        /// Clients that may relay by their address are counted by address and network, too.
+        trusted: bool = false,
+        /// What is done with what is above a limit.
+        action: BrakeAction = BrakeAction::Tempfail,
+    }
+
+    /// `[access]`: maps "key action".
+    Access {
+        /// Of clients: addresses, networks, names.
+        client: String = String::new(),
+        /// Of names in EHLO and HELO.
+        helo: String = String::new(),
+        /// Of senders: addresses, domains.
+        sender: String = String::new(),
+        /// Of recipients: addresses, domains.
+        recipient: String = String::new(),
+        /// Sum of the scores of DNS lists from which on a client is listed.
+        dnsbl_threshold: i32 = 1,
+        /// What is done with its mail.
+        dnsbl_action: BrakeAction = BrakeAction::Reject,
+        /// Text of the refusal.
+        dnsbl_text: String = "%a is listed by %z".into(),
+        /// How long all lists together may take.
+        dnsbl_time: Duration = Duration::s(5),
+    }
+
+    /// `[[dnsbl]]`: a DNS list of clients (RFC 5782).
+    Dnsbl {
+        /// Required.
+        zone: String = String::new(),
+        /// Answers that count; empty: all.
+        codes: Vec<Network> = Vec::new(),
+        /// What it counts.
+        score: i32 = 1,
+    }
+
     /// `[limits]`: 0 turns a limit off.
     Limits {
         /// Bytes of a message; announced as SIZE.
@@ -534,6 +594,26 @@ choice! {
         /// Nothing.
         Off,
     }
+    /// Whose mail a brake counts together.
+    BrakeScope {
+        /// That of a login.
+        Login,
+        /// That of an IPv4 address or IPv6 /64.
+        Address,
+        /// That of an IPv4 /24 or IPv6 /48.
+        Network,
+        /// That with senders of one domain.
+        SenderDomain,
+    }
+    /// What a brake does.
+    BrakeAction {
+        /// 450 4.7.1.
+        Tempfail,
+        /// The message is taken and held in the queue.
+        Hold,
+        /// 550 5.7.1.
+        Reject,
+    }
     /// Bind threads to CPUs?
     Pin {
         /// From 4 usable CPUs on.
@@ -698,6 +778,8 @@ impl Raw {
             Raw { listener: vec![Listener::default()], route: vec![Route::default()], ..Raw::default() };
         raw.tls.sni.push(Sni::default());
         raw.destination.narrowed.push(one);
+        raw.brake.push(Brake::default());
+        raw.dnsbl.push(Dnsbl::default());
         raw
     }
 }

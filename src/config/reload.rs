@@ -3,8 +3,10 @@
 //! Owns reading of maps. A map that cannot be read at the start is an error; later, the old router
 //! stays in use and the problem is reported, so that a slip in a file never stops mail.
 
+use super::access::Access as AccessFiles;
 use super::diagnose::{Problem, Problems, Severity};
 use super::resolve::Config;
+use crate::route::access::{self, Access};
 use crate::route::map::{self, Kind, Parsed, Table, Targets};
 use crate::route::rewrite::{self, Rules};
 use crate::route::tables::{Bounds, Router, split};
@@ -95,6 +97,7 @@ fn read(config: &Config, lists: &mut Lists) -> Result<(Router, Problems), Proble
     let (of_senders, of_recipients) = (rules(&d.rewrite_senders), rules(&d.rewrite_recipients));
     r.set_expressions(of_senders.unwrap_or_default(), of_recipients.unwrap_or_default());
     r.set_senders(config.submission.senders.is_some().then_some(senders));
+    r.set_access(access(&config.access, &mut problems));
     check_domains(&r, d.rewrites.as_deref(), &addresses, &mut problems);
     check_postmaster(&r, config, &mut problems);
     if problems.fatal() { Err(problems) } else { Ok((r, problems)) }
@@ -114,6 +117,24 @@ fn load(
     let Parsed { table, keys, bad } = map::parse_with(&text, kind, &mut include);
     tell_lines(path, bad, problems);
     (table, keys)
+}
+
+/// The access maps; none if no file is named.
+fn access(files: &AccessFiles, problems: &mut Problems) -> Option<Access> {
+    let AccessFiles { client, helo, sender, recipient } = files;
+    [client, helo, sender, recipient].into_iter().flatten().next()?;
+    let mut load = |path: &Option<PathBuf>, kind| {
+        let Some(path) = path else { return access::Map::default() };
+        let (map, bad) = access::parse(&content(path, problems), kind);
+        tell_lines(path, bad, problems);
+        map
+    };
+    Some(Access {
+        client: load(client, access::Kind::Client),
+        helo: load(helo, access::Kind::Helo),
+        sender: load(sender, access::Kind::Mail),
+        recipient: load(recipient, access::Kind::Mail),
+    })
 }
 
 fn expressions(path: &Path, problems: &mut Problems) -> Rules {
@@ -199,6 +220,10 @@ fn stamps(config: &Config, lists: &Lists) -> Stamps {
         &d.rewrite_senders,
         &d.rewrite_recipients,
         &config.submission.senders,
+        &config.access.client,
+        &config.access.helo,
+        &config.access.sender,
+        &config.access.recipient,
     ];
     stamps_of(maps.into_iter().flatten().chain(lists))
 }

@@ -4,14 +4,18 @@
 //! here and that would change who may read or send mail is an error; other such keys are warnings:
 //! none is ignored in silence. Imports the modules' types, never the other way round.
 
+use super::access::{self, Access};
+use super::brakes;
 use super::diagnose::{Problem, Problems, Report, Severity};
 use super::raw::{self, AuthMode, Protocol, Raw, RouteTls};
 use super::tls;
 use super::units::{Cores, Listen, Network, Rate};
 use super::users::{self, Auth};
 use crate::mailbox::spread::SHARDS_MAX;
+use crate::policy::brakes::Rule;
 use crate::route::destination::{NextHop, Target, TlsPolicy, host_name};
 use crate::smtp::inbound;
+use crate::smtp::serve::lists::Options as ListOptions;
 use ipnet::IpNet;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
@@ -62,6 +66,12 @@ pub struct Config {
     pub destination: Destination,
     /// `[submission]`.
     pub submission: Submission,
+    /// `[[brake]]`.
+    pub brakes: Vec<Rule>,
+    /// `[access]`.
+    pub access: Access,
+    /// `[[dnsbl]]`, and how they are used.
+    pub lists: ListOptions,
     /// `[limits]`.
     pub limits: Limits,
     /// `[timeouts]`.
@@ -339,6 +349,9 @@ fn resolve(raw: Raw, text: &str, report: &mut Report<'_>) -> Option<Config> {
             message_rate: raw.submission.message_rate,
             recipient_rate: raw.submission.recipient_rate,
         },
+        brakes: brakes::resolve(&raw.brake, report),
+        access: access::resolve(&raw.access, report),
+        lists: access::lists(&raw.dnsbl, &raw.access, report),
         limits: raw.limits,
         timeouts: raw.timeouts,
         memory: raw.memory,

@@ -275,6 +275,7 @@ impl<R: Runtime> Facts<'_, R> {
             reported: &reported,
             // What the postmaster does not get is told to nobody.
             marks: if *to == view.envelope.sender() { 0 } else { record::DOUBLE_BOUNCE },
+            user: b"",
         };
         desk.submit_notification(&message)?;
         desk.record_report(&message);

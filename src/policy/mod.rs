@@ -1,8 +1,12 @@
 //! L2: who may do what, and how much of it.
 
 pub mod access;
+pub mod brakes;
 pub mod failures;
+pub mod lists;
 pub mod logins;
 pub mod place;
 pub mod rates;
+pub mod ratio;
 pub mod sessions;
+pub mod waiting;

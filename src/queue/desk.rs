@@ -43,6 +43,7 @@ use crate::events::mail::MailLog;
 use crate::message::body::BodyFlags;
 use crate::message::envelope::{EnvelopeView, Notify};
 use crate::metrics;
+use crate::policy::brakes::Brakes;
 use crate::queue::bodies::Bodies;
 use crate::queue::desk::open::Parts;
 use crate::queue::index::{Cover, DestId, Entry, Key, Phase, Recipient, SOME_DAY};
@@ -55,6 +56,7 @@ use crate::queue::schedule::{Rules, Schedule};
 use crate::queue::state::{
     self, About, After, Answer, Door, Notice, OwnedReply, Pending, Report, State, Unsettled,
 };
+use crate::queue::whose::Whose;
 use crate::runtime::Runtime;
 use crate::runtime::table::{Table, TableOptions};
 use crate::storage::archive::{self, Archive};
@@ -115,6 +117,8 @@ pub struct Options {
     pub archive: archive::Options,
     /// How the index is kept.
     pub table: TableOptions,
+    /// What holds logins back hears of mail that waits and that fails.
+    pub brakes: Option<Brakes>,
     /// How long mail waits for an index that takes long to open; [`Duration::MAX`]: until it is open.
     pub patience: Duration,
 }
@@ -139,6 +143,7 @@ impl Options {
             limits: Limits::default(),
             archive: archive::Options::production(64 << 20),
             table: TableOptions::default(),
+            brakes: None,
             patience: Duration::from_millis(250),
         }
     }
@@ -200,8 +205,10 @@ pub(crate) struct NewMessage<'a> {
     pub origin: MessageId,
     pub effect: Effect,
     pub reported: &'a [u32],
-    /// [`record::DOUBLE_BOUNCE`] or 0.
+    /// [`record::DOUBLE_BOUNCE`], [`record::HELD`].
     pub marks: u8,
+    /// The login under which it was sent, or nothing.
+    pub user: &'a [u8],
 }
 
 impl<R: Runtime> Desk<R> {
@@ -212,6 +219,7 @@ impl<R: Runtime> Desk<R> {
         let schedule = Schedule::new(options.rules, shares);
         let mut state = State::new(schedule, Bodies::new(options.limits.body_bytes), now, wall);
         state.places = options.limits.places;
+        state.whose = Whose::new(options.brakes.as_ref().and_then(|b| b.waiting().cloned()));
         Desk(Rc::new(Inner {
             rt,
             keeper,
@@ -345,21 +353,23 @@ impl<R: Runtime> Desk<R> {
             trace_len,
         };
         let inline = if m.side == 0 { m.len as usize } else { 0 };
-        let fixed = record::HEAD_LEN + 4 * m.reported.len() + m.envelope.len() + m.trace.len();
+        let addressed = m.envelope.len() + m.user.len();
+        let fixed = record::HEAD_LEN + 4 * m.reported.len() + addressed + m.trace.len();
         if fixed + inline + state_room(envelope.count()) > self.0.payload_max {
             return Err(StageError::TooLarge);
         }
-        let head = head.encode(4 * m.reported.len(), 0, m.envelope.len());
+        let head = head.encode(4 * m.reported.len(), 0, addressed);
         let mut reported = SmallVec::<[u8; 16]>::new();
         m.reported.iter().for_each(|r| reported.extend_from_slice(&r.to_le_bytes()));
         let mut parts: SmallVec<[&[u8]; 16]> = SmallVec::new();
-        parts.extend([&head[..], &reported, m.envelope, m.trace]);
+        parts.extend([&head[..], &reported, m.envelope, m.user, m.trace]);
         parts.extend(m.body.iter().copied());
         let record = RecordHead { kind: record::MESSAGE, version: record::VERSION, flags: 0, id: m.id.0 };
         let staged = self.0.keeper.stage(record, &parts, None, urgency)?;
         let mut entry = Entry::new(m.id, m.trace.len() as u64 + m.len, m.flags);
         entry.side = m.side;
         entry.switches.committing = true;
+        entry.switches.held = m.marks & record::HELD != 0;
         entry.switches.null_sender = envelope.sender().is_empty();
         entry.switches.double_bounce = m.marks & record::DOUBLE_BOUNCE != 0;
         for r in envelope.recipients() {
@@ -372,6 +382,7 @@ impl<R: Runtime> Desk<R> {
             });
         }
         let key = s.index.insert(entry);
+        s.whose.enter(m.id, Whose::key(m.user));
         self.follow(s, staged, After::Message { key, slip });
         let bytes = fixed + inline;
         s.staged_bytes += bytes;
@@ -598,9 +609,9 @@ impl<R: Runtime> Desk<R> {
         let taken = s.index.change(key, |e| {
             e.at = durable.location;
             e.switches.committing = false;
-            (e.switches.withdrawn, e.size)
+            (e.switches.withdrawn, e.switches.held, e.size)
         });
-        let (withdrawn, size) = taken.expect("nothing removes a message that is being committed");
+        let (withdrawn, held, size) = taken.expect("nothing removes a message that is being committed");
         if withdrawn {
             return self.withdraw(s, key);
         }
@@ -609,36 +620,14 @@ impl<R: Runtime> Desk<R> {
         }
         self.0.metrics.received.increment(1);
         self.0.metrics.received_bytes.increment(size);
+        if held {
+            return;
+        }
         if s.may_leave_soon(key, now) {
             s.keep_body(key, durable.payload, now);
         }
         self.line_up(s, key, now);
         self.tell(s, key, Vec::new(), None);
-    }
-
-    /// A record about an archived message is on stable storage: the index is to learn of it.
-    fn tell_index(&self, s: &mut State, about: About, at: Location) {
-        match about {
-            About::Others => {}
-            About::Archived(key, id) => {
-                let there = s.index.change(key, |e| {
-                    let archived = e.archived.as_mut().expect("an archived message stays one");
-                    archived.unsaid -= 1;
-                });
-                match there {
-                    Some(()) => self.enter_row(s, key, Some(at), Change::default()),
-                    // It has ended since: that record follows.
-                    None => s.orphans.entry(id).or_default().push(at),
-                }
-            }
-            About::Gone(id, place) => {
-                let mut outcomes = s.orphans.remove(&id).unwrap_or_default();
-                outcomes.push(at);
-                let dead = [place].into_iter().collect();
-                s.ledger.enter(id, Change { outcomes, dead, ..Change::default() });
-                s.index_bell.ring();
-            }
-        }
     }
 
     /// Ready recipients of `key` go into the lists of their destinations; those without one are

@@ -5,7 +5,8 @@
 //! All numbers are little endian; the id of the message is in the journal's record head.
 //!
 //! * [`MESSAGE`]: fixed head of [`HEAD_LEN`] bytes, indexes reported (`u32` each), recipient states
-//!   (as in an outcome), envelope, then trace headers and body; a body in a side file is named in the
+//!   (as in an outcome), envelope and the login of its sender (at most [`USER_MAX`] bytes; none: nobody
+//!   authenticated), then trace headers and body; a body in a side file is named in the
 //!   head and only the trace headers are here. A message that was moved within the journal carries
 //!   its states; it replaces all that was said of it before.
 //! * [`OUTCOME`]: `flags u8, 0 u8 x3, count u32`, then the states of some recipients. With
@@ -53,7 +54,7 @@ pub const ARCHIVED: u16 = 1;
 /// Version of all kinds; a reader refuses others.
 pub const VERSION: u8 = 1;
 
-/// Flag of a message: held by an operator.
+/// Flag of a message: held, by an operator or from its beginning.
 pub const HELD: u8 = 1;
 /// Flag of a message: its sender has had a delay warning.
 pub const WARNED: u8 = 2;
@@ -70,6 +71,8 @@ pub const STATES_HEAD_LEN: usize = 8;
 pub const TEXT_MAX: usize = 512;
 /// The greatest length of the name of the server that replied.
 pub const SERVER_MAX: usize = 255;
+/// The greatest length of a login that is kept.
+pub const USER_MAX: usize = 255;
 /// Bit of a stored fate: the name of the server that replied follows the text.
 const NAMED: u8 = 0x80;
 
@@ -309,7 +312,9 @@ pub struct MessageView<'a> {
     pub states: Option<StatesView<'a>>,
     /// The envelope.
     pub envelope: EnvelopeView<'a>,
-    /// Where the envelope lies in the payload.
+    /// The login under which it was sent; empty: without one.
+    pub user: &'a [u8],
+    /// Where the envelope and the login behind it lie in the payload.
     pub envelope_at: (usize, usize),
     /// Where trace headers and body (or the trace headers alone) lie in the payload.
     pub content_at: (usize, usize),
@@ -352,15 +357,17 @@ impl<'a> MessageView<'a> {
         let start = payload.len() - rest.len();
         let bytes = take(&mut rest, envelope)?;
         let (envelope, used) = EnvelopeView::parse(bytes).ok_or(Malformed)?;
+        let user = &bytes[used..];
         let held = if head.side == 0 { head.size } else { u64::from(head.trace_len) };
-        if used != bytes.len() || rest.len() as u64 != held || u64::from(head.trace_len) > head.size {
+        if user.len() > USER_MAX || rest.len() as u64 != held || u64::from(head.trace_len) > head.size {
             return Err(Malformed);
         }
-        let at = start + used;
+        let at = start + bytes.len();
         Ok(MessageView {
             head,
             states,
             envelope,
+            user,
             envelope_at: (start, at),
             content_at: (at, payload.len()),
             reported,
@@ -444,11 +451,11 @@ mod tests {
             trace_len: 4,
             side: 0,
         };
-        let mut out = head.encode(8, states.len(), e.bytes().len()).to_vec();
+        let mut out = head.encode(8, states.len(), e.bytes().len() + 2).to_vec();
         out.extend([1u32, 3].iter().flat_map(|n| n.to_le_bytes()));
         out.extend(&states);
         out.extend(e.bytes());
-        out.extend(b"T: xbody\n");
+        out.extend(b"meT: xbody\n");
         out
     }
 
@@ -463,7 +470,7 @@ mod tests {
         let m = MessageView::parse(&bytes).unwrap();
         assert_eq!((m.head.arrival, m.head.size, m.head.origin), (Wall(77), 9, MessageId(5)));
         assert_eq!(m.reported().collect::<Vec<_>>(), [1, 3]);
-        assert_eq!(m.envelope.sender(), b"a@b.example");
+        assert_eq!((m.envelope.sender(), m.user), (&b"a@b.example"[..], &b"me"[..]));
         assert_eq!(&bytes[m.content_at.0..m.content_at.1], b"T: xbody\n");
         let states = m.states.unwrap();
         assert!(states.snapshot && states.flags == HELD);

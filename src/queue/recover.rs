@@ -11,6 +11,7 @@ use crate::message::envelope::Notify;
 use crate::queue::index::NOWHERE;
 use crate::queue::record::{self, Effect, Fate, Malformed, MessageView, State, StatesView};
 use crate::queue::routing::{Hop, Plan};
+use crate::queue::whose::Whose;
 use crate::storage::record::{Location, Recovered};
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
@@ -58,6 +59,8 @@ pub struct Found {
     pub marks: u8,
     /// The sender is null.
     pub null_sender: bool,
+    /// Number of its login, as [`Whose::key`] gives it.
+    pub user: u64,
     /// In the order of the envelope.
     pub recipients: Vec<Recipient>,
 }
@@ -71,6 +74,7 @@ impl Default for Found {
             body: BodyFlags(0),
             marks: 0,
             null_sender: false,
+            user: 0,
             recipients: Vec::new(),
         }
     }
@@ -94,6 +98,7 @@ impl Found {
             body: view.head.body,
             marks: view.head.flags,
             null_sender: view.envelope.sender().is_empty(),
+            user: Whose::key(view.user),
             recipients: view.envelope.recipients().map(fresh).collect(),
         }
     }

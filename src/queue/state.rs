@@ -18,6 +18,7 @@ use crate::queue::routing::Hop;
 use crate::queue::rules::Rules;
 use crate::queue::schedule::{PoolId, Schedule};
 use crate::queue::tour::Tour;
+use crate::queue::whose::Whose;
 use crate::storage::archive::Place;
 use crate::storage::group::Staged;
 use crate::storage::record::Location;
@@ -217,6 +218,8 @@ pub(crate) struct State {
     porches: Vec<Porch>,
     /// Rules of operators, as they were last given.
     pub rules: Rules,
+    /// Whose mail it is.
+    pub whose: Whose,
     pub tour: Tour,
     pub commits: VecDeque<Pending>,
     /// Batches that have become known to be on stable storage, more or less.
@@ -319,6 +322,7 @@ impl State {
             doors: Vec::new(),
             porches: Vec::new(),
             rules: Rules::default(),
+            whose: Whose::default(),
             tour: Tour::default(),
             commits: Default::default(),
             batches: 0,
@@ -534,6 +538,7 @@ impl State {
         self.drop_body(key);
         self.index.get(key)?;
         let Some(Resident::Rich(mut entry)) = self.index.remove(key) else { return None };
+        self.whose.leave(entry.id);
         self.archived -= usize::from(entry.archived.is_some());
         if let Some(timer) = entry.timer.take() {
             self.timers.cancel(timer);

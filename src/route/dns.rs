@@ -127,7 +127,7 @@ async fn addresses(lookup: &dyn Lookup, host: &str) -> Addresses {
 }
 
 /// Waits for all, at the same time; results in their order. For a few.
-async fn all<F: Future>(futures: Vec<F>) -> Vec<F::Output> {
+pub(crate) async fn all<F: Future>(futures: Vec<F>) -> Vec<F::Output> {
     let mut waiting: Vec<_> = futures.into_iter().map(|f| (Box::pin(f), None)).collect();
     poll_fn(|cx| {
         let mut ready = true;
@@ -266,6 +266,12 @@ impl<R: Runtime> Planner<R> {
         })
     }
 
+    /// A records of a name. Whoever asks bounds how many, and for how long it waits: mail does not wait
+    /// behind such questions for its own.
+    pub async fn ipv4(&self, name: &str) -> Answer<IpAddr> {
+        self.0.lookup.ipv4(name).await
+    }
+
     /// The addresses of a host that is not found by MX.
     pub async fn addresses(&self, host: &str) -> Addresses {
         let inner = &*self.0;
@@ -326,7 +332,11 @@ impl<R: Runtime> Drop for Landing<'_, R> {
 }
 
 /// The result of `future`; `None` at `deadline`.
-async fn within<R: Runtime, T>(rt: &R, deadline: Mono, future: impl Future<Output = T>) -> Option<T> {
+pub(crate) async fn within<R: Runtime, T>(
+    rt: &R,
+    deadline: Mono,
+    future: impl Future<Output = T>,
+) -> Option<T> {
     let mut future = pin!(future);
     let mut sleep = pin!(rt.sleep_until(deadline));
     poll_fn(|cx| match future.as_mut().poll(cx) {

@@ -120,7 +120,7 @@ pub fn parse_with(text: &[u8], kind: Kind, include: Include<'_>) -> Parsed {
 }
 
 /// Lines without comments and empty ones; a line that begins with white space continues the last.
-fn logical_lines(text: &[u8]) -> Vec<(usize, Vec<u8>)> {
+pub(super) fn logical_lines(text: &[u8]) -> Vec<(usize, Vec<u8>)> {
     let mut lines: Vec<(usize, Vec<u8>)> = Vec::new();
     for (n, line) in text.split(|b| *b == b'\n').enumerate() {
         let content = line.trim_ascii();

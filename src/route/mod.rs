@@ -2,6 +2,7 @@
 //!
 //! L2 but for `dns`, which asks name servers (L4).
 
+pub mod access;
 pub mod destination;
 pub mod dns;
 pub mod expand;

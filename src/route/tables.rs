@@ -3,6 +3,7 @@
 //! Owns the precedence of routes. Look-ups are synchronous, in memory, and allocate nothing when
 //! nothing is rewritten. A router never changes: a reload makes a new one.
 
+use super::access::Access;
 use super::destination::NextHop;
 use super::map::{Table, Targets};
 use super::mx;
@@ -52,6 +53,7 @@ pub struct Router {
     pub(super) rewrites: Table<Targets>,
     relay_recipients: Option<Table<Targets>>,
     pub(super) senders: Option<Table<Targets>>,
+    pub(super) access: Option<Access>,
     pub(super) rewrite_recipients: Rules,
     rewrite_senders: Rules,
     pub(super) postmaster: Option<Box<[u8]>>,

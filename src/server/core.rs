@@ -32,9 +32,9 @@ use crate::intake::Intake;
 use crate::metrics::{self, destinations::Registry};
 use crate::queue::common::Commons;
 use crate::queue::control::{Request, Response};
-use crate::queue::desk::Desk;
 use crate::queue::desk::loading::Loaded;
 use crate::queue::desk::open::{Parts, Recovery};
+use crate::queue::desk::{Desk, Options as DeskOptions};
 use crate::queue::limits::Admission;
 use crate::queue::routing::Routing;
 use crate::queue::rules::Rule;
@@ -43,6 +43,8 @@ use crate::route::tables::Router;
 use crate::runtime::cross::Receiver;
 use crate::runtime::uring::Uring;
 use crate::runtime::{Clock, Listener, Net, Runtime, listen, memory};
+use crate::smtp::serve::checks::Policy;
+use crate::smtp::serve::lists::Lists;
 use crate::smtp::serve::{self, Context};
 use crate::storage::options::Poison;
 use crate::tls::Certificates;
@@ -267,7 +269,10 @@ fn setup(
         poison: seed.poison.clone(),
         log: LogNumber(seed.number),
         after: MessageId::default(),
-        options: settings::desk(&seed.config, seed.cores),
+        options: DeskOptions {
+            brakes: seed.guard.brakes.clone(),
+            ..settings::desk(&seed.config, seed.cores)
+        },
         metrics: seed.metrics.clone(),
         routing: tables.clone(),
         shares: Rc::new(Shares::new(seed.commons.clone(), seed.number)),
@@ -332,6 +337,7 @@ pub async fn run(rt: Uring, mut seed: Seed) {
         Ok(both) => both,
         Err(text) => return drop(seed.started.send(Err(text))),
     };
+    let policy = policy(&rt, &seed, &names);
     let mut setup = setup(&rt, &seed, &tables, names, trust, wires.as_ref());
     setup.agent.tracer = tracer.clone();
     let (logs, told) = match Logs::open(setup).await {
@@ -349,6 +355,7 @@ pub async fn run(rt: Uring, mut seed: Seed) {
     let logins = logins(&rt, &seed);
     let ctx = context(&rt, &seed, (&tables, &logs), logins.as_ref(), wires);
     ctx.set_tracer(tracer);
+    policy.into_iter().for_each(|policy| ctx.set_policy(policy));
     let mail_log = record(&rt, &seed, &ctx, &logs);
     let listeners = match listen_at(&rt, &seed.sockets) {
         Ok(listeners) => listeners,
@@ -399,6 +406,19 @@ fn context(
     logins.into_iter().for_each(|logins| ctx.set_logins(logins.clone()));
     wires.into_iter().for_each(|wires| ctx.set_post(Rc::new(wires)));
     ctx
+}
+
+/// What holds clients back, if anything does.
+fn policy(rt: &Uring, seed: &Seed, names: &Rc<Names<Uring>>) -> Option<Policy<Uring>> {
+    let brakes = seed.guard.brakes.clone();
+    let lists = (!seed.config.lists.lists.is_empty())
+        .then(|| Lists::new(rt.clone(), names.clone(), seed.metrics.clone(), seed.config.lists.clone()));
+    if brakes.is_none() && lists.is_none() {
+        return None;
+    }
+    let voice = seed.voice();
+    let tell = move |text| voice.say(Level::Warn, "brake", text);
+    Some(Policy { brakes, lists, tell: Box::new(tell) })
 }
 
 /// The core's mail log, which sessions and queues have from now on.

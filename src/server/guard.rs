@@ -5,6 +5,7 @@
 use crate::base::time::Mono;
 use crate::config::Config;
 use crate::config::units::Rate;
+use crate::policy::brakes::Brakes;
 use crate::policy::failures::{self, Failures};
 use crate::policy::logins::UserSessions;
 use crate::policy::place;
@@ -32,6 +33,8 @@ pub struct Guard {
     pub user_sessions: UserSessions,
     /// Failed logins.
     pub failures: Failures,
+    /// Brakes, if there are any.
+    pub brakes: Option<Brakes>,
 }
 
 impl Guard {
@@ -53,6 +56,7 @@ impl Guard {
             recipients: user_rate(c.submission.recipient_rate, seed()),
             user_sessions: UserSessions::new(l.sessions_per_user, seed()),
             failures: Failures::new(failures(c), &seed),
+            brakes: Brakes::new(&c.brakes, &seed),
         }
     }
 

@@ -14,6 +14,7 @@ use crate::route::dns::{self, Asked, Known, Planner};
 use crate::route::mx::{Addresses, Why};
 use crate::route::tlsa::Record;
 use crate::runtime::{Clock, Runtime, listen};
+use crate::smtp::serve::lists::Ask;
 use std::future::Future;
 use std::io;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
@@ -112,6 +113,12 @@ impl<R: Runtime> Resolve for Names<R> {
 
     fn tlsa<'a>(&'a self, name: &'a str, port: u16) -> Asked<'a, Record> {
         Box::pin(self.planner.tlsa(name, port))
+    }
+}
+
+impl<R: Runtime> Ask for Names<R> {
+    fn ipv4<'a>(&'a self, name: &'a str) -> Asked<'a, IpAddr> {
+        Box::pin(self.planner.ipv4(name))
     }
 }
 

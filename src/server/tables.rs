@@ -17,6 +17,7 @@ use crate::policy::sessions::Full;
 use crate::queue::pace::Rate;
 use crate::queue::routing::{Encryption, Hop, LmtpServer, Plan, Routing, Security, Site, Target};
 use crate::queue::schedule::Limits;
+use crate::route::access::{Action, Question as Listed};
 use crate::route::destination::{self, Host, NextHop, TlsPolicy};
 use crate::route::expand::Expansion;
 use crate::route::rewrite::Rewritten;
@@ -294,6 +295,10 @@ impl Gate for Tables {
             return Err(refusal(access::NOT_YOUR_ADDRESS));
         }
         if self.guard.may_send(login, now) { Ok(()) } else { Err(refusal(access::TOO_MUCH_MAIL)) }
+    }
+
+    fn listed(&self, question: Listed<'_>) -> Option<Action> {
+        self.router.borrow().access()?.find(question).cloned()
     }
 
     fn recipient(&self, who: Sender<'_>, address: &[u8], now: Mono) -> Result<(), Refusal<'static>> {

@@ -68,6 +68,8 @@ replies! {
     RECIPIENT_OK = "250 2.1.5 Recipient ok";
     /// A message that is in a mailbox now; of LMTP, for one recipient (RFC 2033 §4.2).
     DELIVERED = "250 2.0.0 Delivered";
+    /// A message that an access map has thrown away.
+    DISCARDED = "250 2.0.0 Ok: discarded";
     /// VRFY (RFC 5321 §3.5.3).
     CANNOT_VERIFY = "252 2.5.2 Cannot verify, send mail to find out";
     /// DATA (RFC 2034 §4: intermediate replies have no enhanced code).
@@ -90,6 +92,8 @@ replies! {
     TOO_MANY_FAILURES = "421 4.7.0 Too many failed logins, try again later";
     /// New mail cannot be taken for the life of this process.
     STORAGE_FAILED = "421 4.3.0 Mail storage is not available, try again later";
+    /// Above a limit of policy.
+    BRAKED = "450 4.7.1 Too much mail, try again later";
     /// Something of ours failed.
     LOCAL_ERROR = "451 4.3.0 Local error, try again later";
     /// The commit took too long; the message was withdrawn.
@@ -182,6 +186,8 @@ replies! {
     NEEDS_TLS = "530 5.7.0 Must issue a STARTTLS command first";
     /// The recipient does not exist.
     NO_SUCH_USER = "550 5.1.1 No such user here";
+    /// Above a limit of policy, for good.
+    BRAKED_FOR_GOOD = "550 5.7.1 Too much mail";
     /// The client may not send to that domain through us.
     RELAY_DENIED = "554 5.7.1 Relay access denied";
     /// No next hop for the domain.

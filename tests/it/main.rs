@@ -1,8 +1,10 @@
 //! Tests of the whole: the rules of the source tree, and black-box tests of the real binary.
 
+mod access_maps;
 mod auth;
 mod backlog;
 mod bounces;
+mod brakes;
 mod cores;
 mod crash;
 mod dane;
@@ -11,6 +13,7 @@ mod deploy;
 mod destinations;
 mod disk;
 mod dns_faults;
+mod dnsbl;
 mod doctor;
 mod dsn;
 mod harness;

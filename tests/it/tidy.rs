@@ -29,6 +29,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("imap/session", &["base", "message", "imap", "mailbox"]),
     ("imap", &["base", "message", "imap"]),
     ("storage", &["base", "storage"]),
+    ("queue/whose.rs", &["base", "policy", "queue"]),
     ("queue", &["base", "message", "storage", "queue"]),
     ("mailbox", &["base", "message", "storage", "mailbox"]),
     ("route", &["base", "message", "route"]),

@@ -51,6 +51,7 @@ impl<R: Runtime> Desk<R> {
     ) -> Option<usize> {
         let timer = s.index.stub(key).filter(|stub| !stub.marks.has(Marks::RECALLING))?.timer;
         s.index.remove(key);
+        s.whose.leave(id);
         if let Some(timer) = timer {
             s.timers.cancel(timer);
         }

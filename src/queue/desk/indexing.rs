@@ -11,7 +11,7 @@ use crate::queue::index::{Cover, Entry, Key, NOWHERE, Phase, Recipient};
 use crate::queue::ledger::Change;
 use crate::queue::record::{self, Fate};
 use crate::queue::row::{self, Meta, RowHead, RowRecipient};
-use crate::queue::state::{self, After, OwnedReply, State};
+use crate::queue::state::{self, About, After, OwnedReply, State};
 use crate::runtime::Runtime;
 use crate::runtime::table::{Changes, Table};
 use crate::storage::record::Location;
@@ -37,6 +37,31 @@ impl<R: Runtime> Desk<R> {
         let mut s = self.0.state.borrow_mut();
         s.index_ended = true;
         s.crowd.wake_all();
+    }
+
+    /// A record about an archived message is on stable storage: the index is to learn of it.
+    pub(super) fn tell_index(&self, s: &mut State, about: About, at: Location) {
+        match about {
+            About::Others => {}
+            About::Archived(key, id) => {
+                let there = s.index.change(key, |e| {
+                    let archived = e.archived.as_mut().expect("an archived message stays one");
+                    archived.unsaid -= 1;
+                });
+                match there {
+                    Some(()) => self.enter_row(s, key, Some(at), Change::default()),
+                    // It has ended since: that record follows.
+                    None => s.orphans.entry(id).or_default().push(at),
+                }
+            }
+            About::Gone(id, place) => {
+                let mut outcomes = s.orphans.remove(&id).unwrap_or_default();
+                outcomes.push(at);
+                let dead = [place].into_iter().collect();
+                s.ledger.enter(id, Change { outcomes, dead, ..Change::default() });
+                s.index_bell.ring();
+            }
+        }
     }
 
     async fn write_changes(&self) {

@@ -295,6 +295,7 @@ impl<R: Runtime> Desk<R> {
         let mut e = Entry::new(id, found.size, found.body);
         e.at = found.at;
         e.side = found.side;
+        s.whose.enter(id, found.user);
         e.switches.held = found.marks & record::HELD != 0;
         e.switches.warned = found.marks & record::WARNED != 0;
         e.switches.double_bounce = found.marks & record::DOUBLE_BOUNCE != 0;

@@ -79,6 +79,13 @@ impl<R: Runtime> Item<R> {
         EnvelopeView::parse(&self.payload[self.envelope.clone()]).expect("read before").0
     }
 
+    /// The login under which it was sent; empty: without one.
+    #[must_use]
+    pub fn user(&self) -> &[u8] {
+        let addressed = &self.payload[self.envelope.clone()];
+        &addressed[EnvelopeView::parse(addressed).expect("read before").1..]
+    }
+
     /// Bytes of the body that are in a side file.
     #[must_use]
     pub fn side_len(&self) -> Option<u64> {
@@ -556,6 +563,12 @@ impl<R: Runtime> Desk<R> {
             one[provider].increment(sum);
         }
         self.0.destinations.borrow_mut().count(s.schedule.name(item.destination), sums);
+        if let Some(brakes) = self.0.options.brakes.as_ref().filter(|_| sums[2] > 0) {
+            // Refused by the next hop: what only took too long says nothing of the sender's addresses.
+            let refused = |r: &&RecipientResult<'_>| r.outcome == Outcome::Failed && r.code >= 500;
+            let refused = results.iter().filter(refused).count() as u32;
+            brakes.answered(item.user(), 0, refused, self.0.rt.now());
+        }
     }
 }
 

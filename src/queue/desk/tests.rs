@@ -7,6 +7,7 @@ mod archived;
 mod backlog;
 mod clock;
 mod crash;
+mod held;
 mod joining;
 mod returned;
 mod told;

@@ -354,6 +354,14 @@ impl Session {
         put_queued(out, id);
     }
 
+    /// The message of [`Step::EndOfMessage`] is thrown away, because an operator has said so: the one case in
+    /// which a positive reply promises nothing.
+    pub fn discarded(&mut self, now: Mono, out: &mut Vec<u8>) {
+        assert!(!self.is_lmtp, "with LMTP there is a reply for each recipient");
+        self.end_message(now);
+        Reply::DISCARDED.put(out);
+    }
+
     /// The message of [`Step::EndOfMessage`] is not taken.
     pub fn refused(&mut self, now: Mono, refusal: Refusal<'_>, out: &mut Vec<u8>) {
         assert!(!self.is_lmtp, "with LMTP there is a reply for each recipient");

@@ -7,8 +7,10 @@
 
 pub(crate) mod arrive;
 mod auth;
+pub mod checks;
 mod collect;
 mod gather;
+pub mod lists;
 pub mod local;
 mod record;
 pub(crate) mod secure;
@@ -29,12 +31,14 @@ use crate::intake::Intake;
 use crate::message::date::DateCache;
 use crate::metrics;
 use crate::policy::access::Networks;
+use crate::route::access::{Action, Question as Listed};
 use crate::runtime::pool::Pool;
 use crate::runtime::{Listener, Runtime, Stream};
 use crate::smtp::inbound;
 use crate::smtp::reply::{Refusal, Reply};
 use crate::storage::side::{SideError, SideWriter};
 use crate::tls::{Certificates, Connection};
+use checks::Policy;
 use local::Local;
 use std::cell::{Cell, OnceCell, RefCell};
 use std::future::Future;
@@ -57,6 +61,11 @@ pub trait Gate {
 
     /// May it send one more message, with this sender?
     fn sender(&self, who: Sender<'_>, address: &[u8], now: Mono) -> Result<(), Refusal<'static>>;
+
+    /// What the access maps say.
+    fn listed(&self, _question: Listed<'_>) -> Option<Action> {
+        None
+    }
 
     /// May it send to this recipient through us?
     fn recipient(&self, who: Sender<'_>, address: &[u8], now: Mono) -> Result<(), Refusal<'static>>;
@@ -240,6 +249,8 @@ pub struct Context<R: Runtime> {
     attempts: OnceCell<Attempts>,
     mail_log: OnceCell<MailLog>,
     tracer: OnceCell<Tracer>,
+    /// None: nothing holds anybody back.
+    policy: OnceCell<Policy<R>>,
     /// None: there are no mailboxes here.
     post: OnceCell<Rc<dyn Post>>,
     /// None: there are no users.
@@ -299,6 +310,7 @@ impl<R: Runtime> Context<R> {
             attempts: OnceCell::new(),
             mail_log: OnceCell::new(),
             tracer: OnceCell::new(),
+            policy: OnceCell::new(),
             post: OnceCell::new(),
             logins: OnceCell::new(),
             live,
@@ -339,6 +351,12 @@ impl<R: Runtime> Context<R> {
 
     fn is_traced(&self) -> bool {
         self.tracer.get().is_some_and(Tracer::is_on)
+    }
+
+    /// Clients are held back by this; to be said once, before the first session.
+    pub fn set_policy(&self, policy: Policy<R>) {
+        // A second time is a bug that changes nothing.
+        let _ = self.policy.set(policy);
     }
 
     /// Mail for mailboxes may go there without being queued; to be said once, before the first session.

@@ -2,14 +2,16 @@
 
 use super::arrive::Arrival;
 use super::auth::Login;
+use super::checks::{Checks, No};
 use super::collect::Collector;
+use super::lists;
 use super::secure::Counted;
 use super::{Caller, Context, Door, Goal, Guest, Handle, Refused, Sender};
 use crate::base::ids::QueueId;
 use crate::base::time::{Mono, Wall};
 use crate::channel::Channel;
 use crate::delivery::direct::Handed;
-use crate::intake::{Accepted, Body, Intake, IntakeError, Submission};
+use crate::intake::{Accepted, Body, Intake, IntakeError, Submission, Terms};
 use crate::message::received::{self, Trace};
 use crate::message::submitted::FieldsSeen;
 use crate::metrics;
@@ -52,6 +54,8 @@ pub(super) async fn run<R: Runtime>(
             Session::new(options.clone(), now)
         },
         login: Login::default(),
+        checks: Checks::default(),
+        listed: None,
         guest,
         body: Collector::new(ctx.clone()),
         seen: FieldsSeen::default(),
@@ -65,6 +69,7 @@ pub(super) async fn run<R: Runtime>(
     talk.machine.set_tls(door.tls);
     talk.machine.set_auth(door.auth);
     talk.offer_auth();
+    talk.meet();
     if forwarder {
         talk.machine.allow_forwarding();
     }
@@ -99,6 +104,10 @@ pub(super) struct Talk<'a, R: Runtime> {
     /// What the client may do, and its place.
     pub(super) guest: Guest,
     pub(super) login: Login,
+    /// What was decided on the transaction.
+    pub(super) checks: Checks,
+    /// What DNS lists are asked about the client.
+    pub(super) listed: Option<Rc<lists::Question>>,
     pub(super) machine: Session,
     /// The header of a submitted message.
     seen: FieldsSeen,
@@ -356,6 +365,7 @@ impl<R: Runtime> Talk<'_, R> {
     }
 
     async fn ask(&mut self, question: Question) {
+        let no;
         let answer = match question {
             Question::Auth => return self.ask_auth().await,
             Question::Sender => match self.may_send() {
@@ -376,11 +386,17 @@ impl<R: Runtime> Talk<'_, R> {
                         Err(e) => Answer::Refuse(refusal(e).into()),
                     }
                 }
-                Err(refusal) => Answer::Refuse(refusal),
+                Err(said) => {
+                    no = said;
+                    Answer::Refuse(no.refusal())
+                }
             },
             Question::Recipient => match self.may_send_to().await {
                 Ok(()) => Answer::Accept,
-                Err(refusal) => Answer::Refuse(refusal),
+                Err(said) => {
+                    no = said;
+                    Answer::Refuse(no.refusal())
+                }
             },
             Question::Client => match self.admit_claimed() {
                 Ok(()) => match self.claim_login() {
@@ -409,12 +425,23 @@ impl<R: Runtime> Talk<'_, R> {
     }
 
     /// May the client send a message with the sender of the transaction?
-    fn may_send(&self) -> Result<(), Refusal<'static>> {
-        self.ctx.gate.sender(self.sender(), self.machine.envelope().view().sender(), self.now)
+    fn may_send(&mut self) -> Result<(), No> {
+        self.ctx.gate.sender(self.sender(), self.machine.envelope().view().sender(), self.now)?;
+        self.check_sender()
     }
 
     /// Is the recipient that came last taken?
-    async fn may_send_to(&mut self) -> Result<(), Refusal<'static>> {
+    async fn may_send_to(&mut self) -> Result<(), No> {
+        self.check_recipient()?;
+        self.check_lists().await?;
+        let answer = self.is_taken().await.map_err(No::from);
+        self.count_answer(answer.as_ref().err());
+        answer?;
+        self.brake_recipient()
+    }
+
+    /// Is there such a recipient, for this client?
+    async fn is_taken(&mut self) -> Result<(), Refusal<'static>> {
         let address = self.machine.envelope().last().expect("the question is about a recipient").address;
         self.ctx.gate.recipient(self.sender(), address, self.now)?;
         let size = self.machine.declared_size().unwrap_or(0);
@@ -455,11 +482,19 @@ impl<R: Runtime> Talk<'_, R> {
         self.handle.badge.set_peer(self.peer);
         let options = if self.guest.trusted { &self.ctx.options.trusted } else { &self.ctx.options.others };
         self.machine.set_options(options.clone());
+        self.meet();
         Ok(())
     }
 
     /// Makes the message safe and answers for it.
     async fn end_of_message(&mut self) {
+        if self.checks.discard {
+            let from = self.out.len();
+            let kept = self.keep_for_record();
+            self.machine.discarded(self.now, &mut self.out);
+            self.record_refused(kept, from);
+            return self.forget_message();
+        }
         self.bulk = self.machine.body_facts().len > (pool::LARGE / 2) as u64;
         let ctx = self.ctx;
         let result = match &ctx.goal {
@@ -541,10 +576,12 @@ impl<R: Runtime> Talk<'_, R> {
     async fn store(&mut self, intake: &Intake<R>) -> Result<Accepted, Reply> {
         let ctx = self.ctx;
         let facts = self.machine.body_facts();
+        self.brake_bytes(facts.len)?;
         let arrival = ctx.rt.wall();
         let id = intake.next_id(arrival);
         self.put_trace(id, arrival);
-        let envelope = self.machine.envelope();
+        let redirected = self.checks.redirected(self.machine.envelope());
+        let envelope = redirected.as_ref().unwrap_or(self.machine.envelope());
         let needed = envelope.bytes().len() + self.trace.len() + self.body.in_memory();
         let too_long = needed > intake.inline_max(envelope.count());
         let mut side = None;
@@ -557,8 +594,8 @@ impl<R: Runtime> Talk<'_, R> {
         let mut patience = None;
         let trace = &self.trace[..];
         let handed = match side {
-            None => self.short_way(intake, (id, arrival), needed).await,
-            Some(_) => Handed::None,
+            None if !self.checks.is_special() => self.short_way(intake, (id, arrival), needed).await,
+            _ => Handed::None,
         };
         let (envelope, whole) = match &handed {
             Handed::Some(rest) => (rest, false),
@@ -567,13 +604,15 @@ impl<R: Runtime> Talk<'_, R> {
         if let Handed::All(ticket) = handed {
             return Ok(Accepted { id, ticket });
         }
+        let user = self.login.name().unwrap_or_default().as_bytes();
+        let terms = Terms { user, hold: self.checks.hold.as_deref() };
         loop {
             let of = |body| Submission { id, arrival, envelope, trace, body, facts };
             let submitted = match side {
-                Some(side) => intake.stage(&of(Body::Side(side))),
+                Some(side) => intake.stage_on(&of(Body::Side(side)), terms),
                 None => {
                     let slices = self.body.slices(&self.buf);
-                    intake.stage(&of(Body::Slices(&slices)))
+                    intake.stage_on(&of(Body::Slices(&slices)), terms)
                 }
             };
             match submitted {

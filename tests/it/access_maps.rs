@@ -1,0 +1,138 @@
+//! Access maps: what operators have decided about clients, names, senders and recipients.
+#![allow(clippy::disallowed_methods, reason = "writes maps")]
+
+use crate::harness::{Client, Config, Hop, Server, client, server, until};
+use crate::hostile::still_serves;
+use std::path::Path;
+use std::sync::Arc;
+
+const KINDS: [&str; 4] = ["client", "helo", "sender", "recipient"];
+
+fn write(dir: &Path, kind: &str, text: &str) {
+    std::fs::write(dir.join(kind), text).expect("a map");
+}
+
+/// Relays for `cust.test`; with these maps.
+fn start(hop: &Hop, maps: [&str; 4]) -> Server {
+    let dir = Arc::new(server::directory());
+    let mut config = Config::new(hop.address)
+        .set("relay", "networks", "[\"127.0.0.1\"]")
+        .set("domains", "relay", "[\"cust.test\"]")
+        .set("domains", "postmaster", "\"p@next.test\"")
+        .set("limits", "errors_soft", "0");
+    for (kind, text) in KINDS.into_iter().zip(maps) {
+        write(dir.path(), kind, text);
+        config = config.set("access", kind, format!("\"{}\"", dir.path().join(kind).display()));
+    }
+    Server::start_in(dir, &config)
+}
+
+/// A client that may not relay.
+#[track_caller]
+fn stranger(server: &Server, last: u8, helo: &str) -> Client {
+    let mut client = Client::from([127, 0, 2, last], server.smtp);
+    client.reply().expect("220 ");
+    client.say(&format!("EHLO {helo}")).expect("250-");
+    client
+}
+
+const TEXT: &[u8] = b"Subject: x\r\n\r\n";
+
+#[test]
+fn clients_and_their_names() {
+    let hop = Hop::start();
+    let server = start(
+        &hop,
+        [
+            "127.0.2.0/28 554 5.7.25 Not from there\n127.0.2.1 permit\n127.0.0.1 reject\n127.0.2.2 451 Later\n",
+            "bad.test reject\n.dyn.test defer Use your provider\n",
+            "spam.test reject\n",
+            "",
+        ],
+    );
+    let mail = |client: &mut Client| client.say("MAIL FROM:<a@spam.test>");
+    mail(&mut stranger(&server, 3, "x.test")).expect("554 5.7.25 Not from there\r\n");
+    mail(&mut stranger(&server, 2, "x.test")).expect("451 4.7.1 Later\r\n");
+    mail(&mut stranger(&server, 99, "BAD.test")).expect("554 5.7.1 Access denied\r\n");
+    mail(&mut stranger(&server, 99, "a.b.dyn.test")).expect("450 4.7.1 Use your provider\r\n");
+    mail(&mut stranger(&server, 99, "x.test")).expect("554 5.7.1 Access denied\r\n");
+    // A permit ends the questions, and gives no right to relay.
+    let mut client = stranger(&server, 1, "bad.test");
+    client.mail("a@spam.test", &["r@cust.test"], TEXT);
+    client.say("MAIL FROM:<a@spam.test>").expect("250 ");
+    client.say("RCPT TO:<x@else.test>").expect("554 5.7.1 Relay access denied");
+    // Clients that may relay are not asked who they are; what they send is looked at.
+    let mut relay = server.client();
+    relay.mail("a@good.test", &["r@else.test"], TEXT);
+    relay.say("MAIL FROM:<a@spam.test>").expect("554 5.7.1 Access denied");
+    hop.wait(2);
+    assert_eq!(server.metric("ringpost_access_total", "action=\"reject\""), 4.0);
+    assert_eq!(server.metric("ringpost_access_total", "action=\"defer\""), 2.0);
+    assert_eq!(server.metric("ringpost_access_total", "action=\"permit\""), 2.0);
+    still_serves(&server, &hop);
+}
+
+#[test]
+fn what_becomes_of_messages() {
+    let hop = Hop::start();
+    let server = start(
+        &hop,
+        [
+            "",
+            "",
+            "drop@a.test discard\nhold@a.test hold suspicious\n<> redirect null@next.test\n",
+            "gone@cust.test 550 5.1.6 Has moved\nlook@cust.test hold\n.cust.test reject\n",
+        ],
+    );
+    let mut client = stranger(&server, 1, "x.test");
+    client.envelope("drop@a.test", &["r@cust.test"]);
+    client.data(client::stuffed(TEXT)).expect("250 2.0.0 Ok: discarded\r\n");
+    // What was decided on one message is not for the next.
+    client.mail("a@a.test", &["r@cust.test"], TEXT);
+    client.say("RSET").expect("250 ");
+    let held = client.mail("hold@a.test", &["r@cust.test"], TEXT);
+    client.mail("", &["r@cust.test", "s@cust.test"], b"Subject: bounce\r\n\r\n");
+    client.say("MAIL FROM:<a@a.test>").expect("250 ");
+    client.say("RCPT TO:<Gone@cust.test>").expect("550 5.1.6 Has moved\r\n");
+    client.say("RCPT TO:<look@cust.test>").expect("250 ");
+    client.say("RCPT TO:<r@cust.test>").expect("250 ");
+    let looked_at = client.data(client::stuffed(TEXT)).id();
+    let mails = hop.wait(2);
+    assert_eq!(mails.len(), 2, "{mails:?}");
+    let bounce = mails.iter().find(|m| m.text().contains("Subject: bounce")).expect("it came");
+    assert!(bounce.to.len() == 1 && bounce.to[0].starts_with("<null@next.test>"), "{bounce:?}");
+    for (id, reason) in [(&held, "access map: suspicious"), (&looked_at, "access map: access map")] {
+        server.listed(id, |m| m["queue_name"] == "hold");
+        let why = String::from_utf8(server.run(&["why", id]).stdout).expect("text");
+        assert!(why.contains(reason), "{why}");
+    }
+    server.queue(&["release", &looked_at]);
+    assert_eq!(hop.wait(3)[2].to.len(), 2);
+    assert_eq!(server.metric("ringpost_access_total", "action=\"discard\""), 1.0);
+    // The hop got what was not held, redirected or discarded.
+    assert_eq!(server.queue(&["list"]).len(), 1);
+}
+
+#[test]
+fn maps_are_read_again_and_broken_ones_are_not_taken() {
+    let hop = Hop::start();
+    let server = start(&hop, ["", "", "", ""]);
+    let dir = server.dir();
+    let mut client = stranger(&server, 1, "x.test");
+    let mut ask = || {
+        client.say("RSET").expect("250 ");
+        client.say("MAIL FROM:<a@spam.test>").code()
+    };
+    assert_eq!(ask(), 250);
+    write(dir.path(), "sender", "spam.test 451 5.7.1 Later\n");
+    server.signal("HUP");
+    until("the new map", || (ask() == 451).then_some(()));
+    write(dir.path(), "sender", "good.test permit\nspam.test allow\n");
+    server.signal("HUP");
+    let told = server.event_with("reload", "the maps are wrong");
+    assert!(told.contains("\"allow\" is no action"), "{told}");
+    assert_eq!(ask(), 451, "the old ones stay in use");
+    // A server is not started with it.
+    let out = server.run(&["check"]);
+    assert_ne!(out.status.code(), Some(0), "{out:?}");
+}
