@@ -13,13 +13,14 @@ use crate::message::envelope::{Envelope, Notify, Recipient};
 use crate::queue::desk::{Desk, NewMessage};
 use crate::queue::index::Key;
 use crate::queue::limits::Admission;
-use crate::queue::record::Effect;
+use crate::queue::record::{self, Effect};
 use crate::queue::routing::{Plan, Routing, Target};
 use crate::queue::state::Answer;
 use crate::runtime::Runtime;
 use crate::storage::journal::StageError;
+use crate::storage::keeper::ReadError;
 use crate::storage::options::Urgency;
-use crate::storage::side::{SideError, SideFile, SideWriter};
+use crate::storage::side::{SideError, SideFile, SideReader, SideWriter};
 use crate::storage::ticket::Committed;
 use std::fmt;
 use std::future::{Future, poll_fn};
@@ -193,9 +194,24 @@ impl<R: Runtime> Intake<R> {
         if self.desk.is_closed() { Err(IntakeError::Closed) } else { Ok(self.desk.admission()) }
     }
 
+    /// Opens a side file that was finished, to read it from its start.
+    pub async fn open_side(&self, side: SideFile) -> Result<SideReader<R>, ReadError> {
+        self.desk.0.keeper.open_side(side).await
+    }
+
+    /// Removes a side file that was finished and that no submission will name.
+    pub fn discard_side(&self, side: SideFile) {
+        self.desk.0.keeper.discard_side(side);
+    }
+
     /// Stages a message now; the answer comes from what is returned. One copy of the body, no
     /// allocation in steady state. Dropping the answer takes the message back.
     pub fn stage(&self, m: &Submission<'_>) -> Result<Submitted<R>, IntakeError> {
+        self.stage_held(m, None)
+    }
+
+    /// The same; with a reason the message is held from its beginning, until an operator releases it.
+    pub fn stage_held(&self, m: &Submission<'_>, hold: Option<&[u8]>) -> Result<Submitted<R>, IntakeError> {
         if self.verdict()? == Admission::Full {
             return Err(IntakeError::Full);
         }
@@ -223,13 +239,18 @@ impl<R: Runtime> Intake<R> {
             origin: MessageId(0),
             effect: Effect::None,
             reported: &[],
-            marks: 0,
+            marks: if hold.is_some() { record::HELD } else { 0 },
         };
         let mut s = self.desk.0.state.borrow_mut();
         let s = &mut *s;
         let slip = s.slips.take();
         match self.desk.stage_message(s, &new, Urgency::NewMail, Some(slip)) {
-            Ok(key) => Ok(Submitted { desk: self.desk.clone(), id: m.id, key, slip: Some(slip) }),
+            Ok(key) => {
+                if let Some(reason) = hold {
+                    self.desk.say_held(s, m.id.message, reason);
+                }
+                Ok(Submitted { desk: self.desk.clone(), id: m.id, key, slip: Some(slip) })
+            }
             Err(e) => {
                 s.slips.drop_slip(slip);
                 Err(e.into())

@@ -1,6 +1,7 @@
 //! L2: who may do what, and how much of it.
 
 pub mod access;
+pub mod delegation;
 pub mod failures;
 pub mod logins;
 pub mod place;

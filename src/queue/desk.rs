@@ -197,7 +197,7 @@ pub(crate) struct NewMessage<'a> {
     pub origin: MessageId,
     pub effect: Effect,
     pub reported: &'a [u32],
-    /// [`record::DOUBLE_BOUNCE`] or 0.
+    /// [`record::DOUBLE_BOUNCE`], [`record::HELD`] or 0.
     pub marks: u8,
 }
 
@@ -359,6 +359,7 @@ impl<R: Runtime> Desk<R> {
         entry.switches.committing = true;
         entry.switches.null_sender = envelope.sender().is_empty();
         entry.switches.double_bounce = m.marks & record::DOUBLE_BOUNCE != 0;
+        entry.switches.held = m.marks & record::HELD != 0;
         for r in envelope.recipients() {
             let destination = self.destination(s, r.address);
             entry.recipients.push(match r.notify.has(Notify::EXPANDED) {
@@ -606,6 +607,9 @@ impl<R: Runtime> Desk<R> {
         }
         self.0.metrics.received.increment(1);
         self.0.metrics.received_bytes.increment(size);
+        if s.index.get(key).is_some_and(|e| e.switches.held) {
+            return; // until it is released
+        }
         if s.may_leave_soon(key, now) {
             s.keep_body(key, durable.payload, now);
         }

@@ -13,6 +13,7 @@ mod disk;
 mod dns_faults;
 mod doctor;
 mod dsn;
+mod filters;
 mod harness;
 mod hostile;
 mod hostile_hops;

@@ -15,6 +15,7 @@
 
 mod auth;
 mod commands;
+mod filtered;
 mod forward;
 mod lmtp;
 mod options;

@@ -8,6 +8,7 @@
 pub(crate) mod arrive;
 mod auth;
 mod collect;
+pub mod filter;
 mod gather;
 pub mod local;
 mod record;
@@ -123,6 +124,8 @@ pub struct Door {
     pub lmtp: bool,
     /// It is for our own users (RFC 6409); then how.
     pub submission: Option<Submission>,
+    /// What is asked about its sessions' mail, in this order.
+    pub filters: Rc<[Rc<filter::Filter>]>,
 }
 
 impl Door {

@@ -3,6 +3,7 @@
 use super::arrive::Arrival;
 use super::auth::Login;
 use super::collect::Collector;
+use super::filter::{About, Filtered, Guards, Stop};
 use super::secure::Counted;
 use super::{Caller, Context, Door, Goal, Guest, Handle, Refused, Sender};
 use crate::base::ids::QueueId;
@@ -18,6 +19,7 @@ use crate::smtp::inbound::{Answer, Question, Said, Session, Step};
 use crate::smtp::reply::{Refusal, Reply};
 use crate::storage::side::SideError;
 use crate::tls;
+use smallvec::SmallVec;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
@@ -61,6 +63,7 @@ pub(super) async fn run<R: Runtime>(
         bulk: false,
         out: Vec::new(),
         trace: Vec::new(),
+        filters: Guards::new(&door.filters),
     };
     talk.machine.set_tls(door.tls);
     talk.machine.set_auth(door.auth);
@@ -75,6 +78,10 @@ pub(super) async fn run<R: Runtime>(
     };
     while let Some(next) = talk.obey(step).await {
         step = next;
+    }
+    if talk.filters.is_some() {
+        // Apart from the session's own state, which sessions without filters have, too.
+        Box::pin(talk.leave_filters()).await;
     }
     ctx.pool.give(std::mem::take(&mut talk.buf));
 }
@@ -113,6 +120,8 @@ pub(super) struct Talk<'a, R: Runtime> {
     /// Replies not yet sent.
     pub(super) out: Vec<u8>,
     trace: Vec<u8>,
+    /// Those of others that are asked.
+    pub(super) filters: Option<Box<Guards<R>>>,
 }
 
 impl<R: Runtime> Talk<'_, R> {
@@ -372,7 +381,10 @@ impl<R: Runtime> Talk<'_, R> {
             },
             Question::Client => match self.admit_claimed() {
                 Ok(()) => match self.claim_login() {
-                    Ok(()) => Answer::Accept,
+                    Ok(()) => {
+                        self.filters.iter_mut().for_each(|filters| filters.forget());
+                        Answer::Accept
+                    }
                     Err(refusal) => Answer::Refuse(refusal.into()),
                 },
                 Err(refused) => {
@@ -382,6 +394,16 @@ impl<R: Runtime> Talk<'_, R> {
             },
             Question::Tls => self.promise_tls(),
         };
+        let about = match question {
+            Question::Sender => Some(About::Sender),
+            Question::Recipient => Some(About::Recipient),
+            _ => None,
+        };
+        let mut rejection = None;
+        if let Some(about) = about.filter(|_| answer == Answer::Accept && self.filters.is_some()) {
+            rejection = Box::pin(self.ask_filters(about)).await;
+        }
+        let answer = rejection.as_ref().map_or(answer, |r| Answer::Refuse(r.refusal()));
         let from = self.out.len();
         self.machine.answer(self.now, answer, &mut self.out);
         match question {
@@ -464,9 +486,14 @@ impl<R: Runtime> Talk<'_, R> {
                 self.tell_taken(&accepted.id.text());
                 self.machine.accepted(now, &accepted.id.text(), accepted.ticket, &mut self.out);
             }
-            Err(reply) => {
+            Err(Stop::Discarded(id, by)) => {
+                self.record_discarded(id, &by);
+                self.machine.discarded(now, &id.text(), &mut self.out);
+            }
+            Err(stop) => {
                 let kept = self.keep_for_record();
-                self.machine.refused(now, Refusal::Fixed(reply), &mut self.out);
+                let refusal = stop.refusal().unwrap_or(Reply::LOCAL_ERROR.into());
+                self.machine.refused(now, refusal, &mut self.out);
                 self.record_refused(kept, from);
             }
         }
@@ -476,6 +503,10 @@ impl<R: Runtime> Talk<'_, R> {
     /// Trace headers of the message that has ended.
     pub(super) fn trace(&self) -> &[u8] {
         &self.trace
+    }
+
+    pub(super) fn set_trace(&mut self, trace: Vec<u8>) {
+        self.trace = trace;
     }
 
     pub(super) fn forget_message(&mut self) {
@@ -525,17 +556,29 @@ impl<R: Runtime> Talk<'_, R> {
         self.trace = trace;
     }
 
-    async fn store(&mut self, intake: &Intake<R>) -> Result<Accepted, Reply> {
+    /// The message in memory, as it is after the filters.
+    fn slices<'a>(&'a self, filtered: Option<&'a Filtered>) -> SmallVec<[&'a [u8]; 10]> {
+        let received = self.body.slices(&self.buf);
+        filtered.map_or_else(|| received.clone(), |filtered| filtered.slices(received.clone()))
+    }
+
+    async fn store(&mut self, intake: &Intake<R>) -> Result<Accepted, Stop> {
         let ctx = self.ctx;
-        let facts = self.machine.body_facts();
+        let mut facts = self.machine.body_facts();
         let arrival = ctx.rt.wall();
         let id = intake.next_id(arrival);
         self.put_trace(id, arrival);
+        let filtered = if self.filters.is_some() { Box::pin(self.filter(intake, id)).await? } else { None };
+        let filtered = filtered.as_ref();
+        let mut len = self.body.in_memory();
+        if let Some(filtered) = filtered {
+            (facts, len) = (filtered.facts, filtered.facts.len as usize);
+        }
         let envelope = self.machine.envelope();
-        let needed = envelope.bytes().len() + self.trace.len() + self.body.in_memory();
+        let needed = envelope.bytes().len() + self.trace.len() + len;
         let too_long = needed > intake.inline_max(envelope.count());
-        let mut side = None;
-        if self.body.has_side() || too_long {
+        let mut side = filtered.and_then(Filtered::side);
+        if side.is_none() && (self.body.has_side() || too_long) {
             side = Some(self.body.finish_side(&self.buf).await.map_err(|e| match e {
                 SideError::Full => Reply::NO_SPACE,
                 SideError::Poisoned => Reply::STORAGE_FAILED,
@@ -543,9 +586,13 @@ impl<R: Runtime> Talk<'_, R> {
         }
         let mut patience = None;
         let trace = &self.trace[..];
+        let hold = filtered.and_then(|f| f.hold.as_deref());
         let handed = match side {
-            None => self.short_way(intake, (id, arrival), needed).await,
-            Some(_) => Handed::None,
+            None if hold.is_none() => {
+                let (slices, at) = (self.slices(filtered), (id, arrival));
+                self.short_way(intake, at, needed, (&slices, facts)).await
+            }
+            _ => Handed::None,
         };
         let (envelope, whole) = match &handed {
             Handed::Some(rest) => (rest, false),
@@ -557,10 +604,10 @@ impl<R: Runtime> Talk<'_, R> {
         loop {
             let of = |body| Submission { id, arrival, envelope, trace, body, facts };
             let submitted = match side {
-                Some(side) => intake.stage(&of(Body::Side(side))),
+                Some(side) => intake.stage_held(&of(Body::Side(side)), hold),
                 None => {
-                    let slices = self.body.slices(&self.buf);
-                    intake.stage(&of(Body::Slices(&slices)))
+                    let slices = self.slices(filtered);
+                    intake.stage_held(&of(Body::Slices(&slices)), hold)
                 }
             };
             match submitted {

@@ -7,29 +7,28 @@ use crate::base::ids::QueueId;
 use crate::base::time::Wall;
 use crate::delivery::direct::{self, Handed};
 use crate::intake::{Body, Intake, Submission};
+use crate::message::body::BodyFacts;
 use crate::runtime::Runtime;
 
 impl<R: Runtime> Talk<'_, R> {
     /// Hands the message, which is in memory, over to its shard, if there is one.
-    /// `len`: bytes of all of it.
+    /// `len`: bytes of all of it; `slices`: the body, and what is known of it.
     pub(super) async fn short_way(
         &self,
         intake: &Intake<R>,
         (id, arrival): (QueueId, Wall),
         len: usize,
+        (slices, facts): (&[&[u8]], BodyFacts),
     ) -> Handed {
         let (ctx, envelope) = (self.ctx, self.machine.envelope());
         let Some(post) = ctx.post.get().filter(|_| len <= direct::SIZE_MAX) else { return Handed::None };
         if intake.shard_of_all(envelope).is_none() {
             return Handed::None;
         }
-        let (facts, trace) = (self.machine.body_facts(), self.trace());
+        let (trace, body) = (self.trace(), Body::Slices(slices));
         let begun = ctx.rt.now();
-        let handed = {
-            let slices = self.body.slices(&self.buf);
-            let body = Body::Slices(&slices);
-            direct::deliver(&**post, &Submission { id, arrival, envelope, trace, body, facts }).await
-        };
+        let message = Submission { id, arrival, envelope, trace, body, facts };
+        let handed = direct::deliver(&**post, &message).await;
         let left = match &handed {
             Handed::None => return handed,
             Handed::Some(rest) => Some(rest),
