@@ -373,7 +373,7 @@ mod tests {
         let (mut c, mut out) = (agreed(0x1ff & action::OFFERED, 0), Vec::new());
         let from = ("192.0.2.1".parse().unwrap(), 0x1234);
         assert!(c.connect(&[("j", b"mx")], None, from, &mut out));
-        assert_eq!(out, b"\0\0\0\x07DCj\0mx\0\0\0\0\x1bC[192.0.2.1]\x004\x124192.0.2.1\0");
+        assert_eq!(out, b"\0\0\0\x07DCj\0mx\0\0\0\0\x1aC[192.0.2.1]\x004\x124192.0.2.1\0");
         assert_eq!(answer(&mut c, b'c', b""), Ok(Answer::Continue));
         assert!(c.helo(&[], b"me", &mut out));
         assert_eq!(answer(&mut c, b'c', b""), Ok(Answer::Continue));

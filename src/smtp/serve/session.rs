@@ -557,9 +557,12 @@ impl<R: Runtime> Talk<'_, R> {
     }
 
     /// The message in memory, as it is after the filters.
-    fn slices<'a>(&'a self, filtered: Option<&'a Filtered>) -> SmallVec<[&'a [u8]; 10]> {
+    pub(super) fn slices<'a>(&'a self, filtered: Option<&'a Filtered>) -> SmallVec<[&'a [u8]; 10]> {
         let received = self.body.slices(&self.buf);
-        filtered.map_or_else(|| received.clone(), |filtered| filtered.slices(received.clone()))
+        match filtered {
+            None => received,
+            Some(filtered) => filtered.slices(received),
+        }
     }
 
     async fn store(&mut self, intake: &Intake<R>) -> Result<Accepted, Stop> {
@@ -588,10 +591,7 @@ impl<R: Runtime> Talk<'_, R> {
         let trace = &self.trace[..];
         let hold = filtered.and_then(|f| f.hold.as_deref());
         let handed = match side {
-            None if hold.is_none() => {
-                let (slices, at) = (self.slices(filtered), (id, arrival));
-                self.short_way(intake, at, needed, (&slices, facts)).await
-            }
+            None if hold.is_none() => self.short_way(intake, (id, arrival), needed, filtered).await,
             _ => Handed::None,
         };
         let (envelope, whole) = match &handed {

@@ -2,30 +2,32 @@
 //!
 //! Only where all recipients live in one shard. What does not get there is for the queue.
 
+use super::filter::Filtered;
 use super::session::Talk;
 use crate::base::ids::QueueId;
 use crate::base::time::Wall;
 use crate::delivery::direct::{self, Handed};
 use crate::intake::{Body, Intake, Submission};
-use crate::message::body::BodyFacts;
 use crate::runtime::Runtime;
 
 impl<R: Runtime> Talk<'_, R> {
     /// Hands the message, which is in memory, over to its shard, if there is one.
-    /// `len`: bytes of all of it; `slices`: the body, and what is known of it.
+    /// `len`: bytes of all of it; `filtered`: what filters have made of it.
     pub(super) async fn short_way(
         &self,
         intake: &Intake<R>,
         (id, arrival): (QueueId, Wall),
         len: usize,
-        (slices, facts): (&[&[u8]], BodyFacts),
+        filtered: Option<&Filtered>,
     ) -> Handed {
         let (ctx, envelope) = (self.ctx, self.machine.envelope());
         let Some(post) = ctx.post.get().filter(|_| len <= direct::SIZE_MAX) else { return Handed::None };
         if intake.shard_of_all(envelope).is_none() {
             return Handed::None;
         }
-        let (trace, body) = (self.trace(), Body::Slices(slices));
+        let facts = filtered.map_or_else(|| self.machine.body_facts(), |f| f.facts);
+        let slices = self.slices(filtered);
+        let (trace, body) = (self.trace(), Body::Slices(&slices));
         let begun = ctx.rt.now();
         let message = Submission { id, arrival, envelope, trace, body, facts };
         let handed = direct::deliver(&**post, &message).await;
