@@ -283,7 +283,7 @@ def dkim(folder, sink):
     with open(os.path.join(folder, "s1.txt"), encoding="utf-8") as f:
         record = "".join(part for part in f.read().split('"')[1::2])
     keys = write(os.path.join(folder, "keys"), f"s1._domainkey.client.test {record}\n")
-    ports, common = (free_port(), free_port()), "Syslog no\nUserID root\nBackground no\nCanonicalization simple/simple\n"
+    ports, common = (free_port(), free_port()), "Syslog no\nUserID root\nBackground no\nRequireSafeKeys no\nCanonicalization simple/simple\n"
     signing = write(os.path.join(folder, "sign.conf"), common + f"""Mode s
 Domain client.test
 Selector s1
@@ -381,7 +381,8 @@ upstream "local" {{ default = yes; self_scan = yes; }}
     write(os.path.join(etc, "local.d", "options.inc"),
           'filters = "";\ndns { nameserver = ["127.0.0.1:9"]; timeout = 0.1s; retransmits = 1; }\n')
     write(os.path.join(etc, "local.d", "milter_headers.conf"), 'use = ["x-spam-status"];\nextended_spam_headers = true;\n')
-    write(os.path.join(etc, "local.d", "actions.conf"), "greylist = null;\n")
+    write(os.path.join(etc, "local.d", "actions.conf"),
+          'greylist = null;\nquarantine = { flags = ["no_threshold"]; };\n')
     for path in [folder, *glob.glob(f"{folder}/*")]:
         os.chmod(path, 0o777)
     variables = {"CONFDIR": etc, "LOCAL_CONFDIR": etc, "DBDIR": f"{folder}/db", "RUNDIR": f"{folder}/run",

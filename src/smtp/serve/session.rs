@@ -572,7 +572,7 @@ impl<R: Runtime> Talk<'_, R> {
         let id = intake.next_id(arrival);
         self.put_trace(id, arrival);
         let filtered = if self.filters.is_some() { Box::pin(self.filter(intake, id)).await? } else { None };
-        let filtered = filtered.as_ref();
+        let filtered = filtered.as_deref();
         let mut len = self.body.in_memory();
         if let Some(filtered) = filtered {
             (facts, len) = (filtered.facts, filtered.facts.len as usize);

@@ -181,7 +181,7 @@ impl<R: Runtime> Talk<'_, R> {
         &mut self,
         intake: &Intake<R>,
         id: QueueId,
-    ) -> Result<Option<Filtered>, Stop> {
+    ) -> Result<Option<Box<Filtered>>, Stop> {
         let Some(mut guards) = self.filters.take() else { return Ok(None) };
         let begun = self.ctx.rt.now();
         let result = self.filter_with(&mut guards, intake, id).await;
@@ -208,7 +208,7 @@ impl<R: Runtime> Talk<'_, R> {
         guards: &mut Guards<R>,
         intake: &Intake<R>,
         id: QueueId,
-    ) -> Result<Option<Filtered>, Stop> {
+    ) -> Result<Option<Box<Filtered>>, Stop> {
         if let Some(by) = &guards.discard {
             return Err(Stop::Discarded(id, by.options.name.clone()));
         }
@@ -251,7 +251,7 @@ impl<R: Runtime> Talk<'_, R> {
         let mut trace = self.trace().to_vec();
         let filtered = draft.finish(self, intake, &mut trace, &mut guards.waste).await.map_err(ours)?;
         self.set_trace(trace);
-        Ok(Some(filtered))
+        Ok(Some(Box::new(filtered)))
     }
 }
 
