@@ -48,6 +48,7 @@ pub(super) fn resolve(written: &[raw::Filter], report: &mut Report<'_>) -> Vec<F
             kind: match f.kind {
                 FilterKind::Milter => Kind::Milter,
                 FilterKind::Policy => Kind::Policy,
+                FilterKind::Rspamd => Kind::Rspamd,
             },
             place,
             connect: f.connect_timeout.0,

@@ -566,6 +566,8 @@ choice! {
         Milter,
         /// The policy delegation protocol of Postfix.
         Policy,
+        /// Rspamd's own protocol.
+        Rspamd,
     }
     /// What is done with mail whose filter cannot be asked.
     WhenDown {

@@ -85,12 +85,27 @@ impl Header {
 
     /// The fields as a filter sees them: name, and all that stands behind the colon up to the last line end.
     pub fn seen(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
-        self.fields.iter().filter(|f| !f.hidden && !f.gone).map(|f| {
+        self.seen_fields().map(|f| {
             let raw = &self.arena[f.raw.clone()];
             let colon = memchr::memchr(b':', raw).map_or(raw.len(), |at| at + 1);
             let value = raw[colon..].strip_suffix(b"\r\n").unwrap_or(&raw[colon..]);
             (&raw[..f.name], value)
         })
+    }
+
+    /// Appends the fields as a filter sees them, as they stand.
+    pub fn put_seen(&self, out: &mut Vec<u8>) {
+        self.seen_fields().for_each(|f| out.extend_from_slice(&self.arena[f.raw.clone()]));
+    }
+
+    /// Bytes of the fields as a filter sees them.
+    #[must_use]
+    pub fn seen_len(&self) -> usize {
+        self.seen_fields().map(|f| f.raw.len()).sum()
+    }
+
+    fn seen_fields(&self) -> impl Iterator<Item = &Field> {
+        self.fields.iter().filter(|f| !f.hidden && !f.gone)
     }
 
     /// The fields of the message as they came.
@@ -135,8 +150,8 @@ impl Header {
 
     /// Where the place with this number is: 0 is above everything, also above our own trace header.
     fn place(&self, number: u32) -> usize {
-        let there = self.fields.iter().enumerate().filter(|(_, f)| !f.gone).map(|(at, _)| at);
-        there.skip(number as usize).next().unwrap_or(self.fields.len())
+        let mut there = self.fields.iter().enumerate().filter(|(_, f)| !f.gone).map(|(at, _)| at);
+        there.nth(number as usize).unwrap_or(self.fields.len())
     }
 
     fn find(&self, number: u32, name: &[u8]) -> Result<Option<usize>, Fault> {
@@ -256,6 +271,10 @@ mod tests {
             (b"X", b"\xff3"),
         ];
         assert_eq!(seen, expected);
+        let mut text = Vec::new();
+        h.put_seen(&mut text);
+        assert_eq!(text, [b"Date: now\r\n", OWN].concat());
+        assert_eq!(h.seen_len(), text.len());
         assert_eq!(h.finish(), None);
     }
 

@@ -6,4 +6,5 @@ pub mod failures;
 pub mod logins;
 pub mod place;
 pub mod rates;
+pub mod rspamd;
 pub mod sessions;

@@ -366,7 +366,7 @@ def rspamd(folder, sink):
     if not got("rspamd"):
         print("rspamd is not installed and cannot be: left out")
         return
-    port, etc = free_port(), os.path.join(folder, "rspamd")
+    port, own, etc = free_port(), free_port(), os.path.join(folder, "rspamd")
     shutil.copytree("/etc/rspamd", etc)
     for name in ("db", "run", "rlog"):
         os.mkdir(os.path.join(folder, name))
@@ -376,7 +376,8 @@ milter = yes;
 timeout = 30s;
 upstream "local" {{ default = yes; self_scan = yes; }}
 """)
-    for name in ("normal", "controller", "fuzzy"):
+    write(os.path.join(etc, "local.d", "worker-normal.inc"), f'bind_socket = "127.0.0.1:{own}";\ncount = 1;\n')
+    for name in ("controller", "fuzzy"):
         write(os.path.join(etc, "local.d", f"worker-{name}.inc"), "enabled = false;\n")
     write(os.path.join(etc, "local.d", "options.inc"),
           'filters = "";\ndns { nameserver = ["127.0.0.1:9"]; timeout = 0.1s; retransmits = 1; }\n')
@@ -389,35 +390,39 @@ upstream "local" {{ default = yes; self_scan = yes; }}
                  "LOGDIR": f"{folder}/rlog"}
     words = ["rspamd", "-f", "-u", "_rspamd", "-g", "_rspamd", "-c", os.path.join(etc, "rspamd.conf")]
     process = start(words + [f"--var={k}={v}" for k, v in variables.items()], port, "rspamd", 90)
-    relay = None
     try:
-        if not process:
-            return
-        relay = Ringpost(os.path.join(folder, "relay"), sink.port, block(port, "rspamd"))
+        if process and wait_for("rspamd's own port", lambda: listens(own)):
+            through_rspamd("rspamd as a milter", os.path.join(folder, "relay"), sink, block(port, "rspamd"), "r-")
+            through_rspamd("rspamd by HTTP", os.path.join(folder, "http"), sink,
+                           block(own, "rspamd", 'kind = "rspamd"'), "h-")
+    finally:
+        end(process)
+
+
+def through_rspamd(way, folder, sink, filters, mark):
+    relay = Ringpost(folder, sink.port, filters)
+    try:
         for name, body in messages():
-            data = content("r-" + name, body)
+            data = content(mark + name, body)
             said = relay.send(data)
-            check(f"rspamd, accept: {name}", said[0] == 250, said)
-            found = arrived(sink, "r-" + name)
+            check(f"{way}, accept: {name}", said[0] == 250, said)
+            found = arrived(sink, mark + name)
             check(f"... octet for octet: {name}", found and found.endswith(data.split(b"\r\n\r\n", 1)[1]),
                   found and found[:600])
         gtube = b"XJS*C4JDBQADN1.NSBN3*2IDNEN*GTUBE-STANDARD-ANTI-UBE-TEST-EMAIL*C.34X\r\n"
-        said = relay.send(text("", "r-gtube", gtube))
-        check("rspamd, reject", said[0] in (550, 554) and b"Gtube" in said[1], said)
-        said = relay.send(text("soft", "r-soft"))
-        check("rspamd, soft reject", said[0] == 451 and b"rspamd" in said[1], said)
-        said = relay.send(text("spam", "r-spam"))
-        check("rspamd, add header", said[0] == 250, said)
-        found = arrived(sink, "r-spam")
+        said = relay.send(text("", mark + "gtube", gtube))
+        check(f"{way}, reject", said[0] in (550, 554) and b"Gtube" in said[1], said)
+        said = relay.send(text("soft", mark + "soft"))
+        check(f"{way}, soft reject", said[0] == 451 and b"rspamd" in said[1], said)
+        said = relay.send(text("spam", mark + "spam"))
+        check(f"{way}, add header", said[0] == 250, said)
+        found = arrived(sink, mark + "spam")
         check("... X-Spam", found and b"\r\nX-Spam: Yes\r\n" in found, found)
-        said = relay.send(text("quarantine", "r-held"))
-        check("rspamd, quarantine", said[0] == 250, said)
-        check("... it is held", wait_for("r-held", lambda: [
-            m for m in relay.queue("list") if m["queue_name"] == "hold"]))
+        said = relay.send(text("quarantine", mark + "held"))
+        check(f"{way}, quarantine", said[0] == 250, said)
+        check("... it is held", wait_for("it", lambda: [m for m in relay.queue("list") if m["queue_name"] == "hold"]))
     finally:
-        if relay:
-            relay.stop()
-        end(process)
+        relay.stop()
 
 
 def main():

@@ -5,8 +5,9 @@ use crate::harness::client::stuffed;
 use crate::harness::milter::{Milter, Say, all, packet, say};
 use crate::harness::{Config, Hop, Server, until};
 use std::fmt::Write as _;
-use std::io::{BufRead, BufReader, Write as _};
+use std::io::{BufRead, BufReader, Read as _, Write as _};
 use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
 
 const BODY: &[u8] = b"From: a@b.test\r\nSubject:  odd\r\n\tfold\r\nX : \xe9\r\n\r\n.dot\r\nhello\r\n";
 
@@ -401,4 +402,83 @@ fn policy_servers() {
     client.mail("a@b.test", &["gone@d.test"], BODY);
     assert_eq!(server.metric("ringpost_filter_messages_total", "verdict=\"discard\""), 1.0);
     assert_eq!(server.metric("ringpost_filter_failures_total", ""), 2.0);
+}
+
+/// Rspamd as far as a test needs it: one request a connection, an answer by the subject; what it was sent.
+fn rspamd(answer: fn(&str) -> String) -> (SocketAddr, Arc<Mutex<Vec<Vec<u8>>>>) {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = listener.local_addr().expect("bound");
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let notes = seen.clone();
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().map_while(Result::ok) {
+            let mut reader = BufReader::new(stream.try_clone().expect("a socket"));
+            let (mut head, mut len) = (String::new(), 0);
+            while !head.ends_with("\r\n\r\n") && reader.read_line(&mut head).is_ok_and(|n| n > 0) {}
+            for line in head.lines().filter_map(|l| l.strip_prefix("Content-Length: ")) {
+                len = line.parse().expect("a number");
+            }
+            let mut message = vec![0; len];
+            reader.read_exact(&mut message).expect("a whole message");
+            let text = String::from_utf8_lossy(&message).into_owned();
+            let subject =
+                text.split_once("Subject: ").and_then(|(_, s)| s.split("\r\n").next()).unwrap_or("");
+            let json = answer(subject);
+            notes.lock().expect("no panic").push([head.as_bytes(), &message].concat());
+            let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", json.len());
+            drop(stream.write_all((head + &json).as_bytes()));
+        }
+    });
+    (address, seen)
+}
+
+#[test]
+fn rspamd_in_its_own_protocol() {
+    let hop = Hop::start();
+    let (address, seen) = rspamd(|subject| match subject {
+        "bad" => r#"{"action":"reject","messages":{"smtp_message":"says rspamd"}}"#.into(),
+        "later" => r#"{"action":"soft reject"}"#.into(),
+        "gone" => r#"{"action":"discard"}"#.into(),
+        "held" => r#"{"action":"quarantine"}"#.into(),
+        "spam" => r#"{"action":"add header","milter":{"remove_headers":{"X-Two":0},
+            "add_headers":{"X-Score":{"value":"7","order":0}}}}"#
+            .into(),
+        "junk" => r#"{"action":"rewrite subject","subject":"*** junk"}"#.into(),
+        "broken" => "[".into(),
+        _ => r#"{"action":"no action"}"#.into(),
+    });
+    let server = server(&hop, &[block(address, "kind = \"rspamd\"\nname = \"r\"")]);
+    let mut client = server.client();
+    let mut send = |subject: &str| {
+        let body = format!("X-Two: 2\r\nSubject: {subject}\r\nX-Two: 3\r\n\r\n.text\r\n");
+        client.envelope("a@b.test", &["c@d.test", "e@d.test"]);
+        client.data(stuffed(body.as_bytes()))
+    };
+    send("bad").expect("550 5.7.1 says rspamd");
+    send("later").expect("451 4.7.1");
+    send("broken").expect("451 4.7.1");
+    send("gone").id();
+    let held = send("held").id();
+    send("spam").id();
+    send("junk").id();
+    server.listed(&held, |m| m["queue_name"] == "hold");
+    let large = large();
+    server.client().mail("a@b.test", &["c@d.test"], &large);
+    let mails = hop.wait(3);
+    let with = |part: &str| mails.iter().find(|m| m.text().contains(part)).expect("it has come").text();
+    let spam = with("Subject: spam");
+    assert!(spam.starts_with("X-Score: 7\r\nReceived: "), "{spam}");
+    assert!(spam.ends_with("Subject: spam\r\nX-Spam: Yes\r\n\r\n.text\r\n"), "{spam}");
+    assert!(with("*** junk").ends_with("X-Two: 2\r\nSubject: *** junk\r\nX-Two: 3\r\n\r\n.text\r\n"));
+    assert!(mails.iter().any(|m| m.split().1 == large), "a message has changed");
+    let seen = seen.lock().expect("no panic");
+    assert!(seen.last().is_some_and(|last| last.ends_with(&large)), "it has not seen all of it");
+    let first = String::from_utf8_lossy(&seen[0]).into_owned();
+    for field in
+        ["IP: 127.0.0.1", "From: a@b.test", "Rcpt: c@d.test", "Rcpt: e@d.test", "MTA-Name: mx.test.example"]
+    {
+        assert!(first.contains(&format!("\r\n{field}\r\n")), "{field}: {first}");
+    }
+    assert!(!first.contains("Received:"), "our trace header is not shown");
+    assert_eq!(server.metric("ringpost_filter_failures_total", "reason=\"protocol\""), 1.0);
 }

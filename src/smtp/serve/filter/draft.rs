@@ -143,6 +143,15 @@ impl Draft {
         pieces(talk, intake, &self.text, skip).await
     }
 
+    /// Bytes of the message as a filter sees it.
+    pub fn seen_len(&self) -> u64 {
+        let body = match &self.text {
+            Text::Replaced(replaced) => replaced.facts.len,
+            Text::Received | Text::Side(_) => self.facts.len - self.head as u64,
+        };
+        self.header.seen_len() as u64 + 2 + body
+    }
+
     /// Another body; the side file of the one before, if it had one of its own.
     pub fn replace(&mut self, replaced: Replaced) -> Option<SideFile> {
         match std::mem::replace(&mut self.text, Text::Replaced(replaced)) {

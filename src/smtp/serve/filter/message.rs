@@ -98,7 +98,7 @@ impl Filtered {
 
 /// What a filter wants to be changed.
 #[derive(Default)]
-struct Changes {
+pub(super) struct Changes {
     header: Vec<Change>,
     sender: Option<Vec<u8>>,
     added: Vec<Vec<u8>>,
@@ -109,7 +109,7 @@ struct Changes {
 }
 
 impl Changes {
-    fn note(&mut self, step: Step<'_>) -> Result<(), Fault> {
+    pub(super) fn note(&mut self, step: Step<'_>) -> Result<(), Fault> {
         self.count += 1;
         self.bytes += match &step {
             Step::Header(Change::Add(n, v) | Change::Insert(_, n, v) | Change::Set(_, n, v)) => {
@@ -212,7 +212,7 @@ impl<R: Runtime> Talk<'_, R> {
         if let Some(by) = &guards.discard {
             return Err(Stop::Discarded(id, by.options.name.clone()));
         }
-        let asked = guards.each.iter().any(|g| g.asks && g.filter.options.kind == Kind::Milter);
+        let asked = guards.each.iter().any(|g| g.asks);
         if !asked && guards.prepend.is_empty() && guards.hold.is_none() {
             return Ok(None);
         }
@@ -266,10 +266,14 @@ impl<R: Runtime> Guard<R> {
         waste: &mut Vec<SideFile>,
     ) -> Answer {
         let until = talk.ctx.rt.now().after(self.filter.options.message);
-        let shown = self.show(talk, (intake, id), draft, until).await;
-        let result = match shown {
-            Ok(Answer::Continue) => self.end(talk, id, size, until).await,
-            other => other.map(|answer| (answer, Changes::default(), None)),
+        let result = if self.filter.options.kind == Kind::Rspamd {
+            let asked = self.ask_rspamd(talk, (intake, id), draft, until).await;
+            asked.map(|(answer, changes)| (answer, changes, None))
+        } else {
+            match self.show(talk, (intake, id), draft, until).await {
+                Ok(Answer::Continue) => self.end(talk, id, size, until).await,
+                other => other.map(|answer| (answer, Changes::default(), None)),
+            }
         };
         let made = result.and_then(|(answer, changes, body)| {
             let side = body.as_ref().and_then(|b| b.side);

@@ -1,4 +1,4 @@
-//! L4: filters of others that sessions ask: milters, and policy servers in the protocol of Postfix.
+//! L4: filters of others that sessions ask: milters, policy servers in the protocol of Postfix, Rspamd.
 //!
 //! Owns what a session knows of its filters. They are asked in the order of the configuration, at MAIL, at
 //! RCPT and at the end of a message; a connection belongs to one session and is opened at its first MAIL.
@@ -12,6 +12,7 @@ mod line;
 mod message;
 mod milter;
 mod replacement;
+mod rspamd;
 
 pub(super) use message::{Filtered, Stop};
 
@@ -38,6 +39,8 @@ pub enum Kind {
     Milter,
     /// The policy delegation protocol of Postfix; asked at RCPT.
     Policy,
+    /// Rspamd's own protocol; asked about whole messages.
+    Rspamd,
 }
 
 /// Where a filter is.
@@ -171,6 +174,12 @@ impl From<protocol::Fault> for Trouble {
     }
 }
 
+impl From<crate::policy::rspamd::Fault> for Trouble {
+    fn from(fault: crate::policy::rspamd::Fault) -> Self {
+        Trouble::Fault(fault.text())
+    }
+}
+
 impl Trouble {
     fn counter<'a>(&self, m: &'a metrics::Core) -> &'a metrics::Counter {
         match self {
@@ -294,7 +303,11 @@ impl<R: Runtime> Talk<'_, R> {
             let answer = match (guards.each[at].filter.options.kind, about) {
                 (Kind::Milter, About::Sender) => guards.each[at].sender(self).await,
                 (Kind::Milter, About::Recipient) => guards.each[at].recipient(self).await,
-                (Kind::Policy, About::Sender) => Answer::Continue,
+                (Kind::Rspamd, About::Sender) => {
+                    guards.each[at].asks = guards.each[at].is_for(self);
+                    Answer::Continue
+                }
+                (Kind::Policy, About::Sender) | (Kind::Rspamd, About::Recipient) => Answer::Continue,
                 (Kind::Policy, About::Recipient) => self.ask_policy(&mut guards, at).await,
             };
             match answer {
