@@ -18,8 +18,9 @@ use crate::queue::routing::{Plan, Routing, Target};
 use crate::queue::state::{After, Answer};
 use crate::runtime::Runtime;
 use crate::storage::journal::StageError;
+use crate::storage::keeper::ReadError;
 use crate::storage::options::Urgency;
-use crate::storage::side::{SideError, SideFile, SideWriter};
+use crate::storage::side::{SideError, SideFile, SideReader, SideWriter};
 use crate::storage::ticket::Committed;
 use std::fmt;
 use std::future::{Future, poll_fn};
@@ -63,7 +64,7 @@ pub struct Terms<'a> {
     pub user: &'a [u8],
     /// It is taken and not sent before an operator releases it, also after a restart; and why. At most
     /// [`TEXT_MAX`] bytes of that are kept.
-    pub hold: Option<&'a str>,
+    pub hold: Option<&'a [u8]>,
 }
 
 /// A message that is safe.
@@ -203,6 +204,16 @@ impl<R: Runtime> Intake<R> {
         if self.desk.is_closed() { Err(IntakeError::Closed) } else { Ok(self.desk.admission()) }
     }
 
+    /// Opens a side file that was finished, to read it from its start.
+    pub async fn open_side(&self, side: SideFile) -> Result<SideReader<R>, ReadError> {
+        self.desk.0.keeper.open_side(side).await
+    }
+
+    /// Removes a side file that was finished and that no submission will name.
+    pub fn discard_side(&self, side: SideFile) {
+        self.desk.0.keeper.discard_side(side);
+    }
+
     /// Stages a message now; the answer comes from what is returned. One copy of the body, no
     /// allocation in steady state. Dropping the answer takes the message back.
     pub fn stage(&self, m: &Submission<'_>) -> Result<Submitted<R>, IntakeError> {
@@ -248,7 +259,7 @@ impl<R: Runtime> Intake<R> {
             Ok(key) => {
                 if let Some(why) = terms.hold {
                     // That it is held is in its own record; this one says why, and may come later.
-                    let why = &why.as_bytes()[..why.len().min(TEXT_MAX)];
+                    let why = &why[..why.len().min(TEXT_MAX)];
                     self.desk.note(s, record::HOLD, m.id.message, why, None, After::Nothing);
                 }
                 Ok(Submitted { desk: self.desk.clone(), id: m.id, key, slip: Some(slip) })

@@ -13,6 +13,7 @@
 //! * L2/L4 [`queue`]: what is known of each waiting message; when it is due; `desk` is one core's queue.
 //! * L1/L2/L4 [`mailbox`]: the mail of our own users: accounts, mailboxes, messages.
 //! * L2/L4 [`auth`]: who it is: SASL, users, passwords, and the threads that check them.
+//! * L2 [`milter`]: the client side of the milter protocol.
 //! * L2 [`route`]: which next hop a recipient has, where a domain's mail goes (L4 `dns` asks servers).
 //! * L2 [`policy`]: who may do what; how many sessions.
 //! * L3 [`runtime`]: the traits Disk, Net, Clock, Entropy, and the io_uring that implements them.
@@ -40,6 +41,7 @@ pub mod load;
 pub mod mailbox;
 pub mod message;
 pub mod metrics;
+pub mod milter;
 pub mod policy;
 pub mod pop3;
 pub mod queue;

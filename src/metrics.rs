@@ -190,6 +190,18 @@ series! {
     dnsbl_clean: Counter "ringpost_dnsbl_total" {"result" = "clean"} "Clients asked about at DNS lists, by what was found (cached: known already); failed: lists that did not answer";
     dnsbl_cached: Counter "ringpost_dnsbl_total" {"result" = "cached"} "Clients asked about at DNS lists, by what was found (cached: known already); failed: lists that did not answer";
     dnsbl_failed: Counter "ringpost_dnsbl_total" {"result" = "failed"} "Clients asked about at DNS lists, by what was found (cached: known already); failed: lists that did not answer";
+    filter_passed: Counter "ringpost_filter_messages_total" {"verdict" = "accept"} "Messages, and commands that were refused, by what filters said of them";
+    filter_held: Counter "ringpost_filter_messages_total" {"verdict" = "hold"} "Messages, and commands that were refused, by what filters said of them";
+    filter_discarded: Counter "ringpost_filter_messages_total" {"verdict" = "discard"} "Messages, and commands that were refused, by what filters said of them";
+    filter_refused: Counter "ringpost_filter_messages_total" {"verdict" = "refuse"} "Messages, and commands that were refused, by what filters said of them";
+    filter_changed: Counter "ringpost_filter_changes_total" {} "Messages that a filter has changed, once for each filter";
+    filter_connections: Counter "ringpost_filter_connections_total" {} "Connections opened to filters";
+    filter_failed_connect: Counter "ringpost_filter_failures_total" {"reason" = "connect"} "Questions that a filter could not be asked, or has not answered as it should";
+    filter_failed_time: Counter "ringpost_filter_failures_total" {"reason" = "timeout"} "Questions that a filter could not be asked, or has not answered as it should";
+    filter_failed_closed: Counter "ringpost_filter_failures_total" {"reason" = "closed"} "Questions that a filter could not be asked, or has not answered as it should";
+    filter_failed_protocol: Counter "ringpost_filter_failures_total" {"reason" = "protocol"} "Questions that a filter could not be asked, or has not answered as it should";
+    filter_failed_storage: Counter "ringpost_filter_failures_total" {"reason" = "storage"} "Questions that a filter could not be asked, or has not answered as it should";
+    filter_seconds: Histogram "ringpost_filter_seconds" {} "From the end of a message to the verdict of its filters";
     auth_ok_plain: Counter "ringpost_auth_success_total" {"mechanism" = "PLAIN"} "Logins that succeeded, by SASL mechanism";
     auth_ok_login: Counter "ringpost_auth_success_total" {"mechanism" = "LOGIN"} "Logins that succeeded, by SASL mechanism";
     auth_ok_cram_md5: Counter "ringpost_auth_success_total" {"mechanism" = "CRAM-MD5"} "Logins that succeeded, by SASL mechanism";
@@ -288,6 +300,10 @@ const COMMAND_SECONDS: &[f64] = &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.0
 
 /// Upper bounds of the buckets of every histogram.
 pub const BUCKETS: &[(&str, &[f64])] = &[
+    (
+        "ringpost_filter_seconds",
+        &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 300.0],
+    ),
     (
         "ringpost_core_lag_seconds",
         &[0.001, 0.002, 0.003, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0],

@@ -1,7 +1,7 @@
 //! L5: the configuration file, from text to a typed [`Config`], with every problem named.
 //!
 //! `raw` has the keys and their defaults, `units` the forms of values, `diagnose` the places of
-//! problems, `resolve`, `tls`, `brakes` and `access` the rules, `reload` the maps, `users` the password file,
+//! problems, `resolve`, `tls`, `brakes`, `access` and `filters` the rules, `reload` the maps, `users` the password file,
 //! `certificates` those of TLS. `examples/ringpost.toml` documents each key;
 //! the tests here hold file, defaults and `docs/configuration.md` together.
 
@@ -9,6 +9,7 @@ pub mod access;
 mod brakes;
 pub mod certificates;
 pub mod diagnose;
+pub mod filters;
 pub mod outgoing;
 pub mod raw;
 pub mod reload;

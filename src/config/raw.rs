@@ -54,6 +54,8 @@ section! {
         relay: Relay = Relay::default(),
         /// `[[route]]`
         route: Vec<Route> = Vec::new(),
+        /// `[[filter]]`
+        filter: Vec<Filter> = Vec::new(),
         /// `[queue]`
         queue: Queue = Queue::default(),
         /// `[destination]`
@@ -247,6 +249,30 @@ section! {
         next_hop: String = String::new(),
         /// Encryption.
         tls: RouteTls = RouteTls::Opportunistic,
+    }
+
+    /// `[[filter]]`: a program that is asked about mail that comes in.
+    Filter {
+        /// For logs; empty: its address.
+        name: String = String::new(),
+        /// What it speaks.
+        kind: FilterKind = FilterKind::Milter,
+        /// Required.
+        address: String = String::new(),
+        /// Protocols of the listeners whose mail it sees.
+        listeners: Vec<Protocol> = vec![Protocol::Smtp, Protocol::Submission, Protocol::Submissions],
+        /// What is done when it cannot be asked.
+        when_down: WhenDown = WhenDown::Tempfail,
+        /// For the connection.
+        connect_timeout: Duration = Duration::s(5),
+        /// For each answer before the end of the message.
+        command_timeout: Duration = Duration::s(30),
+        /// For a message as a whole.
+        message_timeout: Duration = Duration::s(300),
+        /// Not for clients in `relay.networks`.
+        skip_trusted: bool = false,
+        /// Not for clients that have logged in.
+        skip_authenticated: bool = false,
     }
 
     /// `[queue]`: retries.
@@ -614,6 +640,24 @@ choice! {
         /// 550 5.7.1.
         Reject,
     }
+    /// What a filter speaks.
+    FilterKind {
+        /// The milter protocol, version 6.
+        Milter,
+        /// The policy delegation protocol of Postfix.
+        Policy,
+        /// Rspamd's own protocol.
+        Rspamd,
+    }
+    /// What is done with mail whose filter cannot be asked.
+    WhenDown {
+        /// 451 4.7.1.
+        Tempfail,
+        /// It is taken without.
+        Accept,
+        /// 550 5.7.1.
+        Reject,
+    }
     /// Bind threads to CPUs?
     Pin {
         /// From 4 usable CPUs on.
@@ -777,6 +821,7 @@ impl Raw {
         let mut raw =
             Raw { listener: vec![Listener::default()], route: vec![Route::default()], ..Raw::default() };
         raw.tls.sni.push(Sni::default());
+        raw.filter.push(Filter::default());
         raw.destination.narrowed.push(one);
         raw.brake.push(Brake::default());
         raw.dnsbl.push(Dnsbl::default());

@@ -7,6 +7,7 @@
 use super::access::{self, Access};
 use super::brakes;
 use super::diagnose::{Problem, Problems, Report, Severity};
+use super::filters;
 use super::raw::{self, AuthMode, Protocol, Raw, RouteTls};
 use super::tls;
 use super::units::{Cores, Listen, Network, Rate};
@@ -60,6 +61,8 @@ pub struct Config {
     pub dns: Dns,
     /// `[[route]]`: domain (`example.net`, `.example.net`, `*`) and next hop.
     pub routes: Vec<(String, NextHop)>,
+    /// `[[filter]]`, in the order in which they are asked.
+    pub filters: Vec<filters::Filter>,
     /// `[queue]`.
     pub queue: Queue,
     /// `[destination]` and its `[[destination.for]]`.
@@ -341,6 +344,7 @@ fn resolve(raw: Raw, text: &str, report: &mut Report<'_>) -> Option<Config> {
         relay,
         dns: dns(&raw.dns, report),
         routes,
+        filters: filters::resolve(&raw.filter, report),
         queue: raw.queue,
         destination: raw.destination,
         submission: Submission {

@@ -59,7 +59,7 @@ fn documented_is_implemented_is_default() {
     // Keys without a default: the example has a sample value for them.
     let sample = |k: &str| {
         k == "server.hostname"
-            || ["listener.", "route.", "tls.sni.", "destination.for.", "brake.", "dnsbl."]
+            || ["listener.", "route.", "filter.", "tls.sni.", "destination.for.", "brake.", "dnsbl."]
                 .iter()
                 .any(|p| k.starts_with(p))
     };

@@ -2,11 +2,13 @@
 
 pub mod access;
 pub mod brakes;
+pub mod delegation;
 pub mod failures;
 pub mod lists;
 pub mod logins;
 pub mod place;
 pub mod rates;
 pub mod ratio;
+pub mod rspamd;
 pub mod sessions;
 pub mod waiting;

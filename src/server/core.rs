@@ -45,7 +45,7 @@ use crate::runtime::uring::Uring;
 use crate::runtime::{Clock, Listener, Net, Runtime, listen, memory};
 use crate::smtp::serve::checks::Policy;
 use crate::smtp::serve::lists::Lists;
-use crate::smtp::serve::{self, Context};
+use crate::smtp::serve::{self, Context, filter};
 use crate::storage::options::Poison;
 use crate::tls::Certificates;
 use crate::tls::client::Rules;
@@ -222,6 +222,27 @@ impl Voice {
     }
 }
 
+/// How a filter is told of that cannot be asked, or can be again.
+fn filter_voice(voice: Voice) -> filter::Tell {
+    Box::new(move |options, trouble| {
+        let (name, place) = (&options.name, &options.place);
+        match trouble {
+            None => voice.say(Level::Info, "filter_works", format!("filter {name} answers again")),
+            Some(why) => {
+                let text = format!(
+                    "filter {name} at {place}: {why}; mail without its verdict: {}",
+                    match options.when_down {
+                        filter::WhenDown::TempFail => "451, the client tries again",
+                        filter::WhenDown::Accept => "taken",
+                        filter::WhenDown::Reject => "refused",
+                    }
+                );
+                voice.say(Level::Warn, "filter_failed", text);
+            }
+        }
+    })
+}
+
 /// How the core finds hosts.
 fn names(rt: &Uring, seed: &Seed) -> Result<Rc<Names<Uring>>, String> {
     let bound = seed.sockets.iter().filter_map(|s| listen::address(s).ok()).collect();
@@ -351,7 +372,8 @@ pub async fn run(rt: Uring, mut seed: Seed) {
             return;
         }
     };
-    let doors = settings::doors(&seed.config, seed.certificates.as_ref());
+    let filters = settings::filters(&seed.config, || filter_voice(seed.voice()));
+    let doors = settings::doors(&seed.config, seed.certificates.as_ref(), &filters);
     let logins = logins(&rt, &seed);
     let ctx = context(&rt, &seed, (&tables, &logs), logins.as_ref(), wires);
     ctx.set_tracer(tracer);

@@ -4,6 +4,7 @@
 
 use crate::access::host;
 use crate::config::Config;
+use crate::config::filters;
 use crate::config::raw::{self, Protocol};
 use crate::config::resolve::Listener;
 use crate::config::units::{Duration as Span, PerTime, Size};
@@ -20,6 +21,7 @@ use crate::route::mx::Family;
 use crate::runtime::table::TableOptions;
 use crate::smtp::data::{self, BareNewline, NulBytes};
 use crate::smtp::inbound::AuthMode;
+use crate::smtp::serve::filter::{self, Filter};
 use crate::smtp::{inbound, outbound, serve};
 use crate::storage::{self, archive};
 use crate::tls::Certificates;
@@ -133,9 +135,20 @@ pub fn sessions(c: &Config, cores: usize) -> serve::Options {
     }
 }
 
+/// The filters of one core, each with the protocols of its listeners. `tell`: how each is told of.
+pub fn filters(c: &Config, tell: impl Fn() -> filter::Tell) -> Vec<(Vec<Protocol>, Rc<Filter>)> {
+    let new = |f: &filters::Filter| (f.listeners.clone(), Filter::new(f.options.clone(), tell()));
+    c.filters.iter().map(new).collect()
+}
+
 /// How each listening socket lets clients in, in the order of the sockets of a core.
-pub fn doors(c: &Config, certificates: Option<&Certificates>) -> Vec<Rc<serve::Door>> {
+pub fn doors(
+    c: &Config,
+    certificates: Option<&Certificates>,
+    filters: &[(Vec<Protocol>, Rc<Filter>)],
+) -> Vec<Rc<serve::Door>> {
     let door = |l: &Listener| {
+        let asked = filters.iter().filter(|(protocols, _)| protocols.contains(&l.protocol));
         let (proxies, forwarders) = (l.proxies.iter().copied(), l.forwarders.iter().copied());
         let for_users = matches!(l.protocol, Protocol::Submission | Protocol::Submissions);
         let submission = serve::Submission { hide_client: c.submission.hide_client };
@@ -148,6 +161,7 @@ pub fn doors(c: &Config, certificates: Option<&Certificates>) -> Vec<Rc<serve::D
             forwarders: Networks::new(forwarders),
             submission: for_users.then_some(submission),
             lmtp: false,
+            filters: asked.map(|(_, filter)| filter.clone()).collect(),
             auth: match l.auth {
                 raw::AuthMode::Offered => AuthMode::Offered,
                 raw::AuthMode::Required => AuthMode::Required,

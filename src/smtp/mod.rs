@@ -7,6 +7,7 @@ pub mod inbound;
 pub mod outbound;
 pub mod parameter;
 pub mod proxy;
+pub mod rejection;
 pub mod reply;
 pub mod reply_in;
 pub mod serve;

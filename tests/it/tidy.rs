@@ -24,6 +24,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("message", &["base", "message"]),
     ("smtp/outbound", &["auth", "base", "message", "smtp"]),
     ("smtp", &["base", "message", "smtp"]),
+    ("milter", &["base", "message", "smtp", "milter"]),
     ("pop3", &["base", "message", "pop3"]),
     ("lmtp", &["base", "message", "smtp", "lmtp"]),
     ("imap/session", &["base", "message", "imap", "mailbox"]),
@@ -177,7 +178,7 @@ fn state_machines_do_not_wait() {
         let path = source.path.strip_prefix("src/").expect("below src");
         let pure = [
             "base", "message", "smtp", "pop3", "lmtp", "imap", "storage", "queue", "mailbox", "route",
-            "policy",
+            "policy", "milter",
         ];
         if is_shell(path) || !pure.iter().any(|p| is_below(path, p)) || excused(&source.path, "async") {
             continue;

@@ -15,6 +15,7 @@
 
 mod auth;
 mod commands;
+mod filtered;
 mod forward;
 mod lmtp;
 mod options;
@@ -356,7 +357,7 @@ impl Session {
 
     /// The message of [`Step::EndOfMessage`] is thrown away, because an operator has said so: the one case in
     /// which a positive reply promises nothing.
-    pub fn discarded(&mut self, now: Mono, out: &mut Vec<u8>) {
+    pub fn discarded_by_rule(&mut self, now: Mono, out: &mut Vec<u8>) {
         assert!(!self.is_lmtp, "with LMTP there is a reply for each recipient");
         self.end_message(now);
         Reply::DISCARDED.put(out);

@@ -23,6 +23,8 @@ pub(super) struct Login {
     waited: Duration,
     /// Empty: nobody yet.
     name: String,
+    /// The mechanism by which it was proved; empty: another one says so, or nobody yet.
+    mechanism: &'static str,
     /// What was counted for the user; given back on drop.
     permit: Option<Box<dyn Any>>,
 }
@@ -31,6 +33,11 @@ impl Login {
     /// The login, prepared; `None`: nobody yet.
     pub fn name(&self) -> Option<&str> {
         (!self.name.is_empty()).then_some(&self.name)
+    }
+
+    /// By which mechanism, in its registered name; `unknown` if a forwarder says who it is.
+    pub fn mechanism(&self) -> &'static str {
+        if self.name.is_empty() || !self.mechanism.is_empty() { self.mechanism } else { "unknown" }
     }
 }
 
@@ -111,7 +118,7 @@ impl<R: Runtime> Talk<'_, R> {
         let channel = self.bindings();
         let (attempts, rt) = (self.ctx.attempts(), &self.ctx.rt);
         let (client, counted, service) = (self.peer, !self.guest.trusted, self.door.service());
-        let Login { exchange, waited, name, permit } = &mut self.login;
+        let Login { exchange, waited, name, permit, mechanism: proved_by } = &mut self.login;
         let refused = |TooManyFailures| Reply::TOO_MANY_FAILURES;
         let mut guess = None;
         let turn = match self.machine.auth_said() {
@@ -151,6 +158,7 @@ impl<R: Runtime> Talk<'_, R> {
             *permit = Some(self.ctx.gate.login(&login)?);
             exchange.login().clone_into(name);
             self.handle.badge.set_user(name);
+            *proved_by = mechanism;
         }
         Ok(outcome)
     }

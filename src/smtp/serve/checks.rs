@@ -31,7 +31,7 @@ pub struct Policy<R: Runtime> {
 #[derive(Default)]
 pub(super) struct Checks {
     /// The message is held in the queue, and why.
-    pub hold: Option<String>,
+    pub hold: Option<Vec<u8>>,
     /// The message goes nowhere.
     pub discard: bool,
     /// The message goes there, and to nobody else.
@@ -79,11 +79,6 @@ impl Checks {
         out.begin(view.sender(), view.options(), view.envid());
         out.push(to, Notify::DEFAULT, b"");
         Some(out)
-    }
-
-    /// The message goes into the queue, whoever its recipients are.
-    pub fn is_special(&self) -> bool {
-        self.hold.is_some() || self.redirect.is_some()
     }
 }
 
@@ -170,7 +165,7 @@ impl<R: Runtime> Talk<'_, R> {
         let no = |code| No::Said { code, enhanced: (7, 1), text: text.as_str().into() };
         match options.action {
             brakes::Action::Hold => {
-                self.checks.hold.get_or_insert(text);
+                self.checks.hold.get_or_insert(text.into_bytes());
                 Ok(())
             }
             brakes::Action::Tempfail => Err(no(450)),
@@ -205,7 +200,7 @@ impl<R: Runtime> Talk<'_, R> {
         }
         match over.action {
             brakes::Action::Hold => {
-                self.checks.hold.get_or_insert_with(|| format!("brake: {text}"));
+                self.checks.hold.get_or_insert_with(|| format!("brake: {text}").into_bytes());
                 Ok(())
             }
             brakes::Action::Tempfail => Err(Reply::BRAKED),
@@ -226,7 +221,7 @@ impl<R: Runtime> Talk<'_, R> {
                 (&m.access_permit, ControlFlow::Continue(()))
             }
             Action::Hold(why) => {
-                self.checks.hold.get_or_insert_with(|| format!("access map: {why}"));
+                self.checks.hold.get_or_insert_with(|| format!("access map: {why}").into_bytes());
                 (&m.access_hold, ControlFlow::Continue(()))
             }
             Action::Discard => {

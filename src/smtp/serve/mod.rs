@@ -9,6 +9,7 @@ pub(crate) mod arrive;
 mod auth;
 pub mod checks;
 mod collect;
+pub mod filter;
 mod gather;
 pub mod lists;
 pub mod local;
@@ -135,6 +136,8 @@ pub struct Door {
     pub lmtp: bool,
     /// It is for our own users (RFC 6409); then how.
     pub submission: Option<Submission>,
+    /// What is asked about its sessions' mail, in this order.
+    pub filters: Rc<[Rc<filter::Filter>]>,
 }
 
 impl Door {

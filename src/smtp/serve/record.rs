@@ -61,6 +61,13 @@ impl<R: Runtime> Talk<'_, R> {
         })
     }
 
+    /// The message was taken and is thrown away, for `by` says so.
+    pub(super) fn record_discarded(&self, id: QueueId, by: &str) {
+        let Some(log) = self.mail_log() else { return };
+        self.record_taken(Some(id));
+        log.removal(self.ctx.rt.wall(), id, format!("discarded: {by}").as_bytes());
+    }
+
     /// The message was refused; the replies from `from` on say so.
     pub(super) fn record_refused(&self, kept: Option<Kept>, from: usize) {
         let (Some(kept), reply) = (kept, line(&self.out[from..])) else { return };

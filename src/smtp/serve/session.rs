@@ -4,6 +4,7 @@ use super::arrive::Arrival;
 use super::auth::Login;
 use super::checks::{Checks, No};
 use super::collect::Collector;
+use super::filter::{About, Filtered, Guards, Stop};
 use super::lists;
 use super::secure::Counted;
 use super::{Caller, Context, Door, Goal, Guest, Handle, Refused, Sender};
@@ -20,6 +21,7 @@ use crate::smtp::inbound::{Answer, Question, Said, Session, Step};
 use crate::smtp::reply::{Refusal, Reply};
 use crate::storage::side::SideError;
 use crate::tls;
+use smallvec::SmallVec;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
@@ -65,6 +67,7 @@ pub(super) async fn run<R: Runtime>(
         bulk: false,
         out: Vec::new(),
         trace: Vec::new(),
+        filters: Guards::new(&door.filters),
     };
     talk.machine.set_tls(door.tls);
     talk.machine.set_auth(door.auth);
@@ -80,6 +83,10 @@ pub(super) async fn run<R: Runtime>(
     };
     while let Some(next) = talk.obey(step).await {
         step = next;
+    }
+    if talk.filters.is_some() {
+        // Apart from the session's own state, which sessions without filters have, too.
+        Box::pin(talk.leave_filters()).await;
     }
     ctx.pool.give(std::mem::take(&mut talk.buf));
 }
@@ -122,6 +129,8 @@ pub(super) struct Talk<'a, R: Runtime> {
     /// Replies not yet sent.
     pub(super) out: Vec<u8>,
     trace: Vec<u8>,
+    /// Those of others that are asked.
+    pub(super) filters: Option<Box<Guards<R>>>,
 }
 
 impl<R: Runtime> Talk<'_, R> {
@@ -400,7 +409,10 @@ impl<R: Runtime> Talk<'_, R> {
             },
             Question::Client => match self.admit_claimed() {
                 Ok(()) => match self.claim_login() {
-                    Ok(()) => Answer::Accept,
+                    Ok(()) => {
+                        self.filters.iter_mut().for_each(|filters| filters.forget());
+                        Answer::Accept
+                    }
                     Err(refusal) => Answer::Refuse(refusal.into()),
                 },
                 Err(refused) => {
@@ -410,6 +422,16 @@ impl<R: Runtime> Talk<'_, R> {
             },
             Question::Tls => self.promise_tls(),
         };
+        let about = match question {
+            Question::Sender => Some(About::Sender),
+            Question::Recipient => Some(About::Recipient),
+            _ => None,
+        };
+        let mut rejection = None;
+        if let Some(about) = about.filter(|_| answer == Answer::Accept && self.filters.is_some()) {
+            rejection = Box::pin(self.ask_filters(about)).await;
+        }
+        let answer = rejection.as_ref().map_or(answer, |r| Answer::Refuse(r.refusal()));
         let from = self.out.len();
         self.machine.answer(self.now, answer, &mut self.out);
         match question {
@@ -491,7 +513,7 @@ impl<R: Runtime> Talk<'_, R> {
         if self.checks.discard {
             let from = self.out.len();
             let kept = self.keep_for_record();
-            self.machine.discarded(self.now, &mut self.out);
+            self.machine.discarded_by_rule(self.now, &mut self.out);
             self.record_refused(kept, from);
             return self.forget_message();
         }
@@ -512,9 +534,14 @@ impl<R: Runtime> Talk<'_, R> {
                 self.tell_taken(&accepted.id.text());
                 self.machine.accepted(now, &accepted.id.text(), accepted.ticket, &mut self.out);
             }
-            Err(reply) => {
+            Err(Stop::Discarded(id, by)) => {
+                self.record_discarded(id, &by);
+                self.machine.discarded(now, &id.text(), &mut self.out);
+            }
+            Err(stop) => {
                 let kept = self.keep_for_record();
-                self.machine.refused(now, Refusal::Fixed(reply), &mut self.out);
+                let refusal = stop.refusal().unwrap_or(Reply::LOCAL_ERROR.into());
+                self.machine.refused(now, refusal, &mut self.out);
                 self.record_refused(kept, from);
             }
         }
@@ -524,6 +551,10 @@ impl<R: Runtime> Talk<'_, R> {
     /// Trace headers of the message that has ended.
     pub(super) fn trace(&self) -> &[u8] {
         &self.trace
+    }
+
+    pub(super) fn set_trace(&mut self, trace: Vec<u8>) {
+        self.trace = trace;
     }
 
     pub(super) fn forget_message(&mut self) {
@@ -573,28 +604,44 @@ impl<R: Runtime> Talk<'_, R> {
         self.trace = trace;
     }
 
-    async fn store(&mut self, intake: &Intake<R>) -> Result<Accepted, Reply> {
+    /// The message in memory, as it is after the filters.
+    pub(super) fn slices<'a>(&'a self, filtered: Option<&'a Filtered>) -> SmallVec<[&'a [u8]; 10]> {
+        let received = self.body.slices(&self.buf);
+        match filtered {
+            None => received,
+            Some(filtered) => filtered.slices(received),
+        }
+    }
+
+    async fn store(&mut self, intake: &Intake<R>) -> Result<Accepted, Stop> {
         let ctx = self.ctx;
-        let facts = self.machine.body_facts();
+        let mut facts = self.machine.body_facts();
         self.brake_bytes(facts.len)?;
         let arrival = ctx.rt.wall();
         let id = intake.next_id(arrival);
         self.put_trace(id, arrival);
+        let filtered = if self.filters.is_some() { Box::pin(self.filter(intake, id)).await? } else { None };
+        let filtered = filtered.as_deref();
+        let mut len = self.body.in_memory();
+        if let Some(filtered) = filtered {
+            (facts, len) = (filtered.facts, filtered.facts.len as usize);
+        }
         let redirected = self.checks.redirected(self.machine.envelope());
         let envelope = redirected.as_ref().unwrap_or(self.machine.envelope());
-        let needed = envelope.bytes().len() + self.trace.len() + self.body.in_memory();
+        let needed = envelope.bytes().len() + self.trace.len() + len;
         let too_long = needed > intake.inline_max(envelope.count());
-        let mut side = None;
-        if self.body.has_side() || too_long {
+        let mut side = filtered.and_then(Filtered::side);
+        if side.is_none() && (self.body.has_side() || too_long) {
             side = Some(self.body.finish_side(&self.buf).await.map_err(|e| match e {
                 SideError::Full => Reply::NO_SPACE,
                 SideError::Poisoned => Reply::STORAGE_FAILED,
             })?);
         }
-        let mut patience = None;
-        let trace = &self.trace[..];
+        let hold = self.checks.hold.as_deref().or(filtered.and_then(|f| f.hold.as_deref()));
         let handed = match side {
-            None if !self.checks.is_special() => self.short_way(intake, (id, arrival), needed).await,
+            None if hold.is_none() && redirected.is_none() => {
+                self.short_way(intake, (id, arrival), needed, filtered).await
+            }
             _ => Handed::None,
         };
         let (envelope, whole) = match &handed {
@@ -605,30 +652,33 @@ impl<R: Runtime> Talk<'_, R> {
             return Ok(Accepted { id, ticket });
         }
         let user = self.login.name().unwrap_or_default().as_bytes();
-        let terms = Terms { user, hold: self.checks.hold.as_deref() };
+        let slices = if side.is_none() { self.slices(filtered) } else { SmallVec::new() };
+        let body = side.map_or(Body::Slices(&slices), Body::Side);
+        let message = Submission { id, arrival, envelope, trace: &self.trace, body, facts };
+        let accepted = self.stage(intake, &message, Terms { user, hold }).await?;
+        if whole {
+            self.record_taken(Some(id));
+        }
+        Ok(accepted)
+    }
+
+    async fn stage(
+        &self,
+        intake: &Intake<R>,
+        message: &Submission<'_>,
+        terms: Terms<'_>,
+    ) -> Result<Accepted, Reply> {
+        let ctx = self.ctx;
+        let mut patience = None;
         loop {
-            let of = |body| Submission { id, arrival, envelope, trace, body, facts };
-            let submitted = match side {
-                Some(side) => intake.stage_on(&of(Body::Side(side)), terms),
-                None => {
-                    let slices = self.body.slices(&self.buf);
-                    intake.stage_on(&of(Body::Slices(&slices)), terms)
-                }
-            };
-            match submitted {
+            match intake.stage_on(message, terms) {
                 // The client has sent the whole message: better a wait than to have it sent again.
                 Err(IntakeError::Busy)
                     if ctx.rt.now() < *patience.get_or_insert(self.now.after(ctx.options.busy)) =>
                 {
                     intake.progress().await;
                 }
-                submitted => {
-                    let accepted = submitted.map_err(refusal)?.await.map_err(refusal)?;
-                    if whole {
-                        self.record_taken(Some(id));
-                    }
-                    return Ok(accepted);
-                }
+                submitted => return submitted.map_err(refusal)?.await.map_err(refusal),
             }
         }
     }

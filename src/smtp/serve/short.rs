@@ -2,6 +2,7 @@
 //!
 //! Only where all recipients live in one shard. What does not get there is for the queue.
 
+use super::filter::Filtered;
 use super::session::Talk;
 use crate::base::ids::QueueId;
 use crate::base::time::Wall;
@@ -11,25 +12,25 @@ use crate::runtime::Runtime;
 
 impl<R: Runtime> Talk<'_, R> {
     /// Hands the message, which is in memory, over to its shard, if there is one.
-    /// `len`: bytes of all of it.
+    /// `len`: bytes of all of it; `filtered`: what filters have made of it.
     pub(super) async fn short_way(
         &self,
         intake: &Intake<R>,
         (id, arrival): (QueueId, Wall),
         len: usize,
+        filtered: Option<&Filtered>,
     ) -> Handed {
         let (ctx, envelope) = (self.ctx, self.machine.envelope());
         let Some(post) = ctx.post.get().filter(|_| len <= direct::SIZE_MAX) else { return Handed::None };
         if intake.shard_of_all(envelope).is_none() {
             return Handed::None;
         }
-        let (facts, trace) = (self.machine.body_facts(), self.trace());
+        let facts = filtered.map_or_else(|| self.machine.body_facts(), |f| f.facts);
+        let slices = self.slices(filtered);
+        let (trace, body) = (self.trace(), Body::Slices(&slices));
         let begun = ctx.rt.now();
-        let handed = {
-            let slices = self.body.slices(&self.buf);
-            let body = Body::Slices(&slices);
-            direct::deliver(&**post, &Submission { id, arrival, envelope, trace, body, facts }).await
-        };
+        let message = Submission { id, arrival, envelope, trace, body, facts };
+        let handed = direct::deliver(&**post, &message).await;
         let left = match &handed {
             Handed::None => return handed,
             Handed::Some(rest) => Some(rest),

@@ -8,6 +8,7 @@ pub mod dns;
 pub mod hop;
 pub mod http;
 pub mod lmtp;
+pub mod milter;
 pub mod pki;
 pub mod secure;
 pub mod server;
