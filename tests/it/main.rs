@@ -1,6 +1,7 @@
 //! Tests of the whole: the rules of the source tree, and black-box tests of the real binary.
 
 mod auth;
+mod authenticity;
 mod backlog;
 mod bounces;
 mod cores;
@@ -31,7 +32,9 @@ mod queue;
 mod rates;
 mod relay;
 mod rewriting;
+mod senders;
 mod source;
+mod spf;
 mod starttls_out;
 mod storage;
 mod submission;

@@ -9,6 +9,7 @@ pub(crate) mod arrive;
 mod auth;
 mod collect;
 mod gather;
+mod genuine;
 pub mod local;
 mod record;
 pub(crate) mod secure;
@@ -19,6 +20,9 @@ pub use arrive::Refused;
 
 use crate::attempts::Attempts;
 use crate::auth::service::Logins;
+use crate::authenticity::check::Check;
+use crate::authenticity::keys::Signers;
+use crate::authenticity::rules::Rules;
 use crate::base::time::Mono;
 use crate::delivery::post::Post;
 use crate::events::mail::MailLog;
@@ -123,6 +127,8 @@ pub struct Door {
     pub lmtp: bool,
     /// It is for our own users (RFC 6409); then how.
     pub submission: Option<Submission>,
+    /// Mail of clients that are neither trusted nor logged in is looked at by these rules.
+    pub authenticity: Option<Rc<Rules>>,
 }
 
 impl Door {
@@ -176,6 +182,8 @@ pub struct Options {
     /// How long the greeting of clients that may not relay is held back, to see whether they speak
     /// first; zero: nobody looks.
     pub greeting_delay: Duration,
+    /// How long all look-ups together may take that say where a message comes from.
+    pub check: Duration,
 }
 
 impl Options {
@@ -198,6 +206,7 @@ impl Options {
             busy: Duration::from_secs(60),
             proxy_header: Duration::from_secs(5),
             greeting_delay: Duration::from_millis(100),
+            check: Duration::from_secs(20),
         }
     }
 }
@@ -240,6 +249,10 @@ pub struct Context<R: Runtime> {
     post: OnceCell<Rc<dyn Post>>,
     /// None: there are no users.
     logins: OnceCell<Rc<Logins<R>>>,
+    /// None: nobody asks.
+    checker: OnceCell<Rc<dyn Check>>,
+    /// None: nothing is signed.
+    signers: OnceCell<Signers>,
     live: RefCell<Live<R::Stream>>,
 }
 
@@ -294,6 +307,8 @@ impl<R: Runtime> Context<R> {
             mail_log: OnceCell::new(),
             post: OnceCell::new(),
             logins: OnceCell::new(),
+            checker: OnceCell::new(),
+            signers: OnceCell::new(),
             live,
         })
     }
@@ -323,6 +338,20 @@ impl<R: Runtime> Context<R> {
     pub fn set_post(&self, post: Rc<dyn Post>) {
         // A second time is a bug that changes nothing.
         let _ = self.post.set(post);
+    }
+
+    /// Where listeners have rules about it, this says where mail comes from; to be said once, before the
+    /// first session.
+    pub fn set_checker(&self, checker: Rc<dyn Check>) {
+        // A second time is a bug that changes nothing.
+        let _ = self.checker.set(checker);
+    }
+
+    /// Mail of trusted and logged-in clients is signed with these keys; to be said once, before the first
+    /// session.
+    pub fn set_signers(&self, signers: Signers) {
+        // A second time is a bug that changes nothing.
+        let _ = self.signers.set(signers);
     }
 
     /// The rules by which logins are let in; without, everybody may try at once.

@@ -23,7 +23,7 @@ impl<R: Runtime> Talk<'_, R> {
         if intake.shard_of_all(envelope).is_none() {
             return Handed::None;
         }
-        let (facts, trace) = (self.machine.body_facts(), self.trace());
+        let (facts, trace) = (self.facts(), self.trace());
         let begun = ctx.rt.now();
         let handed = {
             let slices = self.body.slices(&self.buf);
