@@ -358,8 +358,9 @@ impl Checker {
 
     async fn arc(&self, time: &Time<'_>, message: &AuthenticatedMessage<'_>, count: &Count) -> Chain {
         let chain = |outcome| Chain { outcome, sealer: String::new() };
-        let sets = message.as_headers.len().max(message.ams_headers.len());
-        if message.has_arc_errors {
+        let sets = message.as_headers.len();
+        let whole = message.ams_headers.len() == sets && message.aar_headers.len() == sets;
+        if message.has_arc_errors || !whole {
             // RFC 8617 §5.2: a chain that is not in order has failed.
             return chain(Outcome::Fail);
         }
@@ -465,9 +466,30 @@ fn terms_are_known(record: &[u8]) -> bool {
         let (name, behind) = bare.split_at(end);
         match behind.first() {
             Some(b'=') => !name.is_empty() && bare.len() == term.len(),
-            _ => MECHANISMS.iter().any(|m| name.eq_ignore_ascii_case(m)),
+            _ => MECHANISMS.iter().any(|m| name.eq_ignore_ascii_case(m)) && lengths_fit(name, behind),
         }
     })
+}
+
+/// Whether the lengths of prefixes behind a mechanism are possible (RFC 7208 §5.6).
+fn lengths_fit(name: &[u8], behind: &[u8]) -> bool {
+    let fits = |digits: &[u8], most: u8| {
+        let number = std::str::from_utf8(digits).ok().filter(|d| d.bytes().all(|b| b.is_ascii_digit()));
+        number.and_then(|d| d.parse::<u8>().ok()).is_some_and(|n| n <= most)
+    };
+    // Macros may have slashes of their own.
+    let slash = memchr::memchr(b'/', behind).filter(|_| !behind.contains(&b'%'));
+    let Some(slash) = slash else { return true };
+    let lengths = &behind[slash + 1..];
+    if name.eq_ignore_ascii_case(b"ip6") {
+        return fits(lengths, 128);
+    }
+    match memchr::memmem::find(&behind[slash..], b"//") {
+        Some(at) => {
+            (at == 0 || fits(&behind[slash + 1..slash + at], 32)) && fits(&behind[slash + at + 2..], 128)
+        }
+        None => fits(lengths, 32),
+    }
 }
 
 fn outcome_of_spf(result: SpfResult) -> Outcome {

@@ -2,8 +2,8 @@
 //!
 //! `raw` has the keys and their defaults, `units` the forms of values, `diagnose` the places of
 //! problems, `resolve`, `tls` and `authenticity` the rules, `reload` the maps, `users` the password
-//! file, `certificates` those of TLS, `signing` the keys that sign mail. `examples/ringpost.toml` documents each key;
-//! the tests here hold file, defaults and `docs/configuration.md` together.
+//! file, `certificates` those of TLS, `signing` the keys that sign mail. `examples/ringpost.toml` documents
+//! each key; the tests here hold file, defaults and `docs/configuration.md` together.
 
 pub mod authenticity;
 pub mod certificates;

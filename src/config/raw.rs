@@ -35,6 +35,9 @@ macro_rules! choice {
     )* };
 }
 
+mod authenticity;
+pub use authenticity::{Authenticity, AuthenticityFor, Check, Dkim, DkimKey, ListenerCheck};
+
 section! {
     /// The whole file.
     Raw {
@@ -484,58 +487,6 @@ section! {
         trust_anchors: String = String::new(),
     }
 
-    /// `[authenticity]`: whether mail of strangers comes from whom it says.
-    Authenticity {
-        /// SPF (RFC 7208).
-        spf: Check = Check::Off,
-        /// DKIM (RFC 6376).
-        dkim: Check = Check::Off,
-        /// DMARC (RFC 9989).
-        dmarc: Check = Check::Off,
-        /// ARC (RFC 8617).
-        arc: Check = Check::Off,
-        /// Patterns of domains whose seals make up for a failure of DMARC.
-        arc_trusted: Vec<String> = Vec::new(),
-        /// In whose name results are written; empty: server.hostname.
-        authserv_id: String = String::new(),
-        /// For all look-ups of a message together.
-        timeout: Duration = Duration::s(20),
-        /// `[[authenticity.for]]`
-        #[serde(rename = "for")]
-        narrowed: Vec<AuthenticityFor> = Vec::new(),
-    }
-
-    /// `[[authenticity.for]]`: other values for some domains.
-    AuthenticityFor {
-        /// Pattern. Required.
-        domain: String = String::new(),
-        /// As in [`Authenticity`], for senders (MAIL) of the domain.
-        #[serde(skip_serializing_if = "Option::is_none")]
-        spf: Option<Check> = None,
-        /// As in [`Authenticity`], for authors (From) of the domain.
-        #[serde(skip_serializing_if = "Option::is_none")]
-        dkim: Option<Check> = None,
-        /// As in [`Authenticity`], for authors (From) of the domain.
-        #[serde(skip_serializing_if = "Option::is_none")]
-        dmarc: Option<Check> = None,
-    }
-
-    /// `[dkim]`: signatures of mail of our own clients.
-    Dkim {
-        /// `[[dkim.key]]`
-        key: Vec<DkimKey> = Vec::new(),
-    }
-
-    /// `[[dkim.key]]`: a key.
-    DkimKey {
-        /// Whose authors' mail it signs. Required.
-        domain: String = String::new(),
-        /// Its name in DNS. Required.
-        selector: String = String::new(),
-        /// PEM file. Required.
-        file: String = String::new(),
-    }
-
     /// `[mailbox]`
     Mailbox {
         /// Bytes per account; 0: none.
@@ -639,24 +590,6 @@ choice! {
         Offered,
         /// Needed.
         Required,
-    }
-    /// What is done with a method that says where mail comes from.
-    Check {
-        /// Nothing.
-        Off,
-        /// The message is told what was found.
-        Tag,
-        /// What fails is refused.
-        Enforce,
-    }
-    /// The same at a listener.
-    ListenerCheck {
-        /// As `[authenticity]` says.
-        Auto,
-        /// Nothing.
-        Off,
-        /// Nothing is refused.
-        Tag,
     }
     /// Encryption at a listener.
     ListenerTls {
@@ -774,10 +707,7 @@ impl Raw {
             Raw { listener: vec![Listener::default()], route: vec![Route::default()], ..Raw::default() };
         raw.tls.sni.push(Sni::default());
         raw.destination.narrowed.push(one);
-        raw.dkim.key.push(DkimKey::default());
-        let off = Some(Check::Off);
-        let other = AuthenticityFor { spf: off, dkim: off, dmarc: off, ..AuthenticityFor::default() };
-        raw.authenticity.narrowed.push(other);
+        authenticity::shape(&mut raw);
         raw
     }
 }
