@@ -16,6 +16,7 @@
 //! * L2 [`milter`]: the client side of the milter protocol.
 //! * L2 [`route`]: which next hop a recipient has, where a domain's mail goes (L4 `dns` asks servers).
 //! * L2 [`policy`]: who may do what; how many sessions.
+//! * L2/L4 [`authenticity`]: SPF, DKIM, DMARC, ARC of mail that comes in; signatures of mail that leaves.
 //! * L3 [`runtime`]: the traits Disk, Net, Clock, Entropy, and the io_uring that implements them.
 //! * L3 [`tls`]: TLS on buffers of the caller; certificates.
 //! * L3 [`events`], [`metrics`]: alarms and series.
@@ -28,6 +29,7 @@ pub mod access;
 pub mod admin;
 pub mod attempts;
 pub mod auth;
+pub mod authenticity;
 pub mod base;
 pub mod channel;
 pub mod cli;

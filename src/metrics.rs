@@ -176,6 +176,7 @@ series! {
     rejected_size: Counter "ringpost_rejections_total" {"reason" = "size"} "Recipients and messages refused";
     rejected_content: Counter "ringpost_rejections_total" {"reason" = "content"} "Recipients and messages refused";
     rejected_quota: Counter "ringpost_rejections_total" {"reason" = "quota"} "Recipients and messages refused";
+    rejected_authenticity: Counter "ringpost_rejections_total" {"reason" = "authenticity"} "Recipients and messages refused";
     rejected_storage: Counter "ringpost_rejections_total" {"reason" = "storage"} "Recipients and messages refused";
     braked_tempfail: Counter "ringpost_braked_total" {"action" = "tempfail"} "Messages and recipients above the limit of a brake, by what was done";
     braked_hold: Counter "ringpost_braked_total" {"action" = "hold"} "Messages and recipients above the limit of a brake, by what was done";
@@ -292,6 +293,9 @@ series! {
     dns_failed: Counter "ringpost_dns_lookups_total" {"result" = "failed"} "Questions put to name servers";
     dns_cache_hits: Counter "ringpost_dns_cache_hits_total" {} "Domains whose mail exchangers were known already";
     dns_seconds: Histogram "ringpost_dns_seconds" {} "Duration of one question to name servers";
+    authenticity_seconds: Histogram "ringpost_authenticity_seconds" {} "From the end of a message to the results of SPF, DKIM, DMARC and ARC";
+    dkim_signatures: Counter "ringpost_dkim_signatures_total" {} "Signatures made";
+    dkim_unsigned: Counter "ringpost_dkim_unsigned_total" {} "Messages of our own clients whose author's domain has no key, or not for this client";
     dnssec_off: Gauge "ringpost_dnssec_off" {} "1 while DNSSEC is off because the name servers strip signatures";
     acked_unsynced: Counter "ringpost_acked_unsynced_total" {} "Messages acknowledged before they were on stable storage; 0 by construction";
 }
@@ -347,6 +351,10 @@ pub const BUCKETS: &[(&str, &[f64])] = &[
     ),
     (
         "ringpost_dns_seconds",
+        &[0.0001, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0],
+    ),
+    (
+        "ringpost_authenticity_seconds",
         &[0.0001, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0],
     ),
     // One for each provider or command: fewer.

@@ -4,7 +4,7 @@
 
 use super::{ConfigFile, Exit};
 use crate::config::resolve::EventTarget;
-use crate::config::{Config, Problem, Problems, Severity, certificates, outgoing, reload, users};
+use crate::config::{Config, Problem, Problems, Severity, certificates, outgoing, reload, signing, users};
 use crate::runtime::{privileges, uring};
 use std::io::Write;
 
@@ -37,6 +37,9 @@ fn run_as(args: &Args, out: &mut impl Write, become_user: fn(&Config) -> Vec<Pro
                 read.map(|r| r.map_or_else(|errors| errors.0, |read| read.problems.0)).unwrap_or_default(),
             );
             all.extend(outgoing::read(&config).map_or_else(|errors| errors.0, |(_, warnings)| warnings.0));
+            all.extend(
+                signing::read(&config.dkim).map_or_else(|errors| errors.0, |(_, warnings)| warnings.0),
+            );
             all.extend(mail_log(&config));
             Problems(all)
         }

@@ -6,6 +6,7 @@
 pub mod check;
 pub mod config;
 pub mod demo;
+pub mod dkim;
 pub mod doctor;
 pub mod explain;
 pub mod load;
@@ -122,6 +123,9 @@ enum Command {
     Drain(people::DrainArgs),
     /// Mailboxes: looked at, verified, mended, filled, emptied, carried away; the server must not run
     Mailbox(Box<mailbox::MailboxArgs>),
+    /// Keys that sign mail: make one, show what belongs into DNS and whether it is there
+    #[command(subcommand)]
+    Dkim(dkim::DkimCommand),
     /// Look at the users of the password file, and change them
     User(user::UserArgs),
     /// The files of the queue: what there is, whether it is sound; the index made anew, or copied
@@ -173,6 +177,7 @@ impl Command {
             Command::Resume(args) => args.run(),
             Command::Drain(args) => args.run(),
             Command::Mailbox(args) => args.run().into(),
+            Command::Dkim(command) => command.run(&mut std::io::stdout()).into(),
             Command::User(args) => args.run(),
             Command::Storage(command) => command.run().into(),
             Command::Sendmail(args) => sendmail::run("sendmail", &args.words),

@@ -1,11 +1,12 @@
 //! L5: the configuration file, from text to a typed [`Config`], with every problem named.
 //!
 //! `raw` has the keys and their defaults, `units` the forms of values, `diagnose` the places of
-//! problems, `resolve`, `tls`, `brakes`, `access` and `filters` the rules, `reload` the maps, `users` the password file,
-//! `certificates` those of TLS. `examples/ringpost.toml` documents each key;
-//! the tests here hold file, defaults and `docs/configuration.md` together.
+//! problems, `resolve`, `tls`, `brakes`, `access`, `filters` and `authenticity` the rules, `reload` the maps, `users` the
+//! password file, `certificates` those of TLS, `signing` the keys that sign mail. `examples/ringpost.toml` documents
+//! each key; the tests here hold file, defaults and `docs/configuration.md` together.
 
 pub mod access;
+pub mod authenticity;
 mod brakes;
 pub mod certificates;
 pub mod diagnose;
@@ -14,6 +15,7 @@ pub mod outgoing;
 pub mod raw;
 pub mod reload;
 pub mod resolve;
+pub mod signing;
 pub mod tls;
 pub mod units;
 pub mod users;

@@ -35,6 +35,9 @@ macro_rules! choice {
     )* };
 }
 
+mod authenticity;
+pub use authenticity::{Authenticity, AuthenticityFor, Check, Dkim, DkimKey, ListenerCheck};
+
 section! {
     /// The whole file.
     Raw {
@@ -78,6 +81,10 @@ section! {
         auth: Auth = Auth::default(),
         /// `[dns]`
         dns: Dns = Dns::default(),
+        /// `[authenticity]`
+        authenticity: Authenticity = Authenticity::default(),
+        /// `[dkim]`
+        dkim: Dkim = Dkim::default(),
         /// `[mailbox]`
         mailbox: Mailbox = Mailbox::default(),
         /// `[pop3]`
@@ -142,6 +149,8 @@ section! {
         proxy_protocol_from: Vec<Network> = Vec::new(),
         /// Networks that may use XCLIENT.
         xclient_from: Vec<Network> = Vec::new(),
+        /// What is done here of what `[authenticity]` says.
+        authenticity: ListenerCheck = ListenerCheck::Auto,
     }
 
     /// `[tls]`: certificates.
@@ -825,6 +834,7 @@ impl Raw {
         raw.destination.narrowed.push(one);
         raw.brake.push(Brake::default());
         raw.dnsbl.push(Dnsbl::default());
+        authenticity::shape(&mut raw);
         raw
     }
 }

@@ -5,6 +5,7 @@
 //! none is ignored in silence. Imports the modules' types, never the other way round.
 
 use super::access::{self, Access};
+use super::authenticity::{self, Authenticity, KeyFile};
 use super::brakes;
 use super::diagnose::{Problem, Problems, Report, Severity};
 use super::filters;
@@ -83,6 +84,10 @@ pub struct Config {
     pub memory: Memory,
     /// `[auth]`.
     pub auth: Auth,
+    /// `[authenticity]`.
+    pub authenticity: Authenticity,
+    /// `[[dkim.key]]`.
+    pub dkim: Vec<KeyFile>,
     /// `[mailbox]`.
     pub mailbox: Mailbox,
     /// `[pop3]`.
@@ -118,6 +123,8 @@ pub struct Listener {
     pub auth: AuthMode,
     /// What it does with TLS.
     pub tls: inbound::Tls,
+    /// What it does of `[authenticity]`.
+    pub authenticity: raw::ListenerCheck,
 }
 
 /// `[domains]`.
@@ -306,6 +313,7 @@ fn whole_file(name: &str, message: String, help: &str) -> Problems {
 fn resolve(raw: Raw, text: &str, report: &mut Report<'_>) -> Option<Config> {
     let hostname = hostname(&raw.server.hostname, report);
     unavailable_at_listeners(&raw.listener, report);
+    authenticity::of_listeners(&raw.listener, report);
     numbers(&raw, report);
     let tls = tls::resolve(&raw.tls, report);
     let have = tls.is_some() || !raw.tls.certificate.is_empty();
@@ -321,6 +329,7 @@ fn resolve(raw: Raw, text: &str, report: &mut Report<'_>) -> Option<Config> {
     let relay = relay(raw.relay, hostname.as_deref().unwrap_or(""), roots, report);
     let routes = routes(&raw.route, report);
     narrowed(&raw.destination, report);
+    let authenticity = authenticity::resolve(&raw.authenticity, hostname.as_deref().unwrap_or(""), report);
     let data_dir = absolute(&raw.server.data_dir, "server.data_dir", report).unwrap_or_default();
     let event_target = match raw.events.target.as_str() {
         "stderr" => EventTarget::Stderr,
@@ -360,6 +369,8 @@ fn resolve(raw: Raw, text: &str, report: &mut Report<'_>) -> Option<Config> {
         timeouts: raw.timeouts,
         memory: raw.memory,
         auth,
+        authenticity,
+        dkim: authenticity::keys(&raw.dkim, report),
         mailbox: raw.mailbox,
         pop3: raw.pop3,
         metrics: raw.metrics.address.0,
@@ -505,7 +516,8 @@ fn listeners(written: &[raw::Listener], have: bool, users: bool, report: &mut Re
         let tls = tls::of_listener(&raw::Listener::default(), 0, have, report);
         let (protocol, auth) = (Protocol::Smtp, AuthMode::Off);
         let (paths, proxies, forwarders) = (vec![], vec![], vec![]);
-        return vec![Listener { protocol, addresses, paths, auth, tls, proxies, forwarders }];
+        let authenticity = raw::ListenerCheck::Auto;
+        return vec![Listener { protocol, addresses, paths, auth, tls, proxies, forwarders, authenticity }];
     }
     for (n, l) in written.iter().enumerate() {
         let at = |key: &str| format!("listener.{n}.{key}");
@@ -554,6 +566,7 @@ fn listeners(written: &[raw::Listener], have: bool, users: bool, report: &mut Re
             tls: tls::of_listener(l, n, have, report),
             proxies: l.proxy_protocol_from.iter().map(|n| n.0).collect(),
             forwarders: l.xclient_from.iter().map(|n| n.0).collect(),
+            authenticity: l.authenticity,
         });
     }
     all

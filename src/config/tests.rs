@@ -62,6 +62,7 @@ fn documented_is_implemented_is_default() {
             || ["listener.", "route.", "filter.", "tls.sni.", "destination.for.", "brake.", "dnsbl."]
                 .iter()
                 .any(|p| k.starts_with(p))
+            || ["authenticity.for.", "dkim.key."].iter().any(|p| k.starts_with(p))
     };
     let names = |all: &[(String, toml::Value)]| {
         let mut names: Vec<String> = all.iter().map(|(k, _)| k.clone()).collect();

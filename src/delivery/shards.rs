@@ -4,6 +4,7 @@
 //! Delivered-To in front, works out the summary, sees mail that runs in a circle. Knows no thread but its
 //! own. A shard that cannot be opened refuses ([`Refusal::Damaged`]) and stops nobody else.
 
+use crate::authenticity::results::is_put_aside;
 use crate::delivery::post::{Letter, Outcomes, Parcel, Unable};
 use crate::mailbox::api::{self, Content, Incoming, Mailboxes, Refusal, Target, Willing};
 use crate::mailbox::spread;
@@ -27,11 +28,14 @@ use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
 
+/// Where mail goes that is put aside.
+const JUNK: &str = "Junk";
+
 /// What every account has from the start, besides INBOX (RFC 6154).
 pub const MAILBOXES: [(&str, Option<SpecialUse>); 5] = [
     ("Archive", Some(SpecialUse::Archive)),
     ("Drafts", Some(SpecialUse::Drafts)),
-    ("Junk", Some(SpecialUse::Junk)),
+    (JUNK, Some(SpecialUse::Junk)),
     ("Sent", Some(SpecialUse::Sent)),
     ("Trash", Some(SpecialUse::Trash)),
 ];
@@ -222,13 +226,16 @@ impl<R: Runtime> Shards<R> {
         if let Err(refusal) = self.find_loops(parcel, &mut accounts).await {
             return all(parcel, refusal);
         }
+        let aside = match &parcel.letter {
+            Letter::Memory(bytes) | Letter::Side { head: bytes, .. } => is_put_aside(bytes),
+        };
         let targets: Vec<Target<'_>> = accounts
             .iter()
             .zip(&parcel.to)
             .filter_map(|(account, to)| Some((*account.as_ref().ok()?, to)))
             .map(|(account, to)| Target {
                 account,
-                mailbox: &to.resident.mailbox,
+                mailbox: if aside { JUNK } else { &to.resident.mailbox },
                 flags: Flags::default(),
                 id: to.id,
                 promised: to.promised,

@@ -46,7 +46,19 @@ families! {
         "From the arrival of a POP3 command to its whole reply";
     imap_command: Histogram "ringpost_imap_command_seconds" "verb" IMAP_VERBS
         "From the arrival of an IMAP command (APPEND: of its last byte) to its whole response";
+    spf: Counter "ringpost_spf_results_total" "result" OUTCOMES
+        "Messages of strangers by the result of SPF for the sender (without one, for the name in EHLO)";
+    dkim: Counter "ringpost_dkim_results_total" "result" OUTCOMES
+        "Messages of strangers by the best result of their DKIM signatures";
+    arc: Counter "ringpost_arc_results_total" "result" OUTCOMES
+        "Messages of strangers by the result of ARC";
+    dmarc: Counter "ringpost_dmarc_results_total" "result" OUTCOMES
+        "Messages of strangers by the result of DMARC";
 }
+
+/// Results of SPF, DKIM, ARC and DMARC, in the order of `authenticity::results`.
+pub const OUTCOMES: &[&str] =
+    &["none", "pass", "fail", "softfail", "neutral", "policy", "temperror", "permerror"];
 
 /// Providers, told by the names of their mail exchangers; the last one is everybody else.
 pub const PROVIDERS: &[&str] =

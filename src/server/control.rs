@@ -13,6 +13,7 @@ use crate::admin::{
 };
 use crate::config::certificates::Keeper;
 use crate::config::reload::Reloader;
+use crate::config::signing;
 use crate::config::users::{self, Watch};
 use crate::events::Events;
 use crate::events::file::LogFile;
@@ -60,6 +61,8 @@ pub struct Control {
     pub users: Option<(Watch, [u8; 32])>,
     /// Files of certificates.
     pub keeper: Option<Keeper>,
+    /// Files of keys that sign.
+    pub signing: Option<signing::Watch>,
     /// Series of the cores.
     pub recorder: PrometheusHandle,
     /// Series of the process.
@@ -205,8 +208,9 @@ impl Queues for Cores {
 
 async fn serve(control: Control) -> Result<(), Failure> {
     let Control { lines, reloader, users, keeper, recorder, process, events, grace, .. } = control;
-    let Control { access, metrics, admin, book, holds, lockout, mut stopped, started, data_dir, .. } =
-        control;
+    let Control {
+        signing, access, metrics, admin, book, holds, lockout, mut stopped, started, data_dir, ..
+    } = control;
     let failed = |e: io::Error| Failure::new(71, format!("control thread: {e}"));
     let mut signals = Signals::take().map_err(failed)?;
     let mail = lines.len();
@@ -241,8 +245,8 @@ async fn serve(control: Control) -> Result<(), Failure> {
         let listener = tokio::net::UnixListener::from_std(listener).map_err(failed)?;
         tokio::task::spawn_local(admin::control::serve(listener, cores.clone(), office));
     }
-    let mut reload =
-        Reload { reloader, users, lockout, keeper, cores: cores.clone(), events: events.clone() };
+    let (telling, told) = (cores.clone(), events.clone());
+    let mut reload = Reload { reloader, users, lockout, keeper, signing, cores: telling, events: told };
     let mut tick = tokio::time::interval(RELOAD);
     loop {
         let request = tokio::select! {
@@ -295,6 +299,7 @@ struct Reload {
     users: Option<(Watch, [u8; 32])>,
     lockout: Rc<Lockout>,
     keeper: Option<Keeper>,
+    signing: Option<signing::Watch>,
     cores: Rc<Cores>,
     events: Events,
 }
@@ -304,6 +309,23 @@ impl Reload {
         self.look_at_maps();
         self.look_at_users();
         self.look_at_certificates();
+        self.look_at_keys();
+    }
+
+    fn look_at_keys(&mut self) {
+        match self.signing.as_mut().and_then(signing::Watch::poll) {
+            None => {}
+            Some(Ok(problems)) => {
+                for problem in &problems.0 {
+                    self.events.warn("dkim", problem.to_string());
+                }
+                self.events.info("dkim", "new keys sign from now on");
+            }
+            Some(Err(problems)) => {
+                let text = format!("the keys are wrong, the old ones stay in use: {problems}");
+                self.events.alarm("dkim", text);
+            }
+        }
     }
 
     fn look_at_certificates(&mut self) {

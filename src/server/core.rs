@@ -8,7 +8,7 @@ use super::access::wires::{Near, Wires};
 use super::accounts::Accounts;
 use super::guard::Guard;
 use super::mail_log;
-use super::names::Names;
+use super::names::{self, Names};
 use super::residents::Residents;
 use super::settings;
 use super::tables::Tables;
@@ -17,6 +17,8 @@ use crate::attempts::Attempts;
 use crate::auth::client::Account;
 use crate::auth::passwd::Users;
 use crate::auth::service::Logins;
+use crate::authenticity::check::Checker;
+use crate::authenticity::keys::Signers;
 use crate::base::ids::{LogNumber, MessageId};
 use crate::base::time::Mono;
 use crate::config::Config;
@@ -162,6 +164,8 @@ pub struct Seed {
     pub certificates: Option<Certificates>,
     /// For mail that leaves.
     pub outgoing: Outgoing,
+    /// Keys of mail of our own clients, if there are any.
+    pub signers: Option<Signers>,
     /// Users, if there are any.
     pub accounts: Option<Accounts>,
     /// Limits of destinations, of all cores.
@@ -354,8 +358,12 @@ pub async fn run(rt: Uring, mut seed: Seed) {
     let tracer = Tracer::default();
     let tables = Tables::new(seed.config.clone(), seed.router.clone(), seed.guard.clone());
     wires.iter().for_each(|wires| tables.set_post(wires.clone()));
-    let (names, trust) = match names(&rt, &seed).and_then(|names| Ok((names, trust(&seed)?))) {
-        Ok(both) => both,
+    let filters = settings::filters(&seed.config, || filter_voice(seed.voice()));
+    let doors = settings::doors(&seed.config, seed.certificates.as_ref(), &filters);
+    let checker = doors.iter().any(|d| d.authenticity.is_some()).then(|| names::plain(&seed.config));
+    let found = names(&rt, &seed).and_then(|names| Ok((names, trust(&seed)?, checker.transpose()?)));
+    let (names, trust, checker) = match found {
+        Ok(all) => all,
         Err(text) => return drop(seed.started.send(Err(text))),
     };
     let policy = policy(&rt, &seed, &names);
@@ -372,12 +380,11 @@ pub async fn run(rt: Uring, mut seed: Seed) {
             return;
         }
     };
-    let filters = settings::filters(&seed.config, || filter_voice(seed.voice()));
-    let doors = settings::doors(&seed.config, seed.certificates.as_ref(), &filters);
     let logins = logins(&rt, &seed);
     let ctx = context(&rt, &seed, (&tables, &logs), logins.as_ref(), wires);
     ctx.set_tracer(tracer);
     policy.into_iter().for_each(|policy| ctx.set_policy(policy));
+    checker.into_iter().for_each(|resolver| ctx.set_checker(Rc::new(Checker::new(resolver))));
     let mail_log = record(&rt, &seed, &ctx, &logs);
     let listeners = match listen_at(&rt, &seed.sockets) {
         Ok(listeners) => listeners,
@@ -427,6 +434,7 @@ fn context(
     ctx.set_attempts(Attempts::new(failures, seed.metrics.clone(), seed.events.clone(), seed.number));
     logins.into_iter().for_each(|logins| ctx.set_logins(logins.clone()));
     wires.into_iter().for_each(|wires| ctx.set_post(Rc::new(wires)));
+    seed.signers.iter().for_each(|signers| ctx.set_signers(signers.clone()));
     ctx
 }
 

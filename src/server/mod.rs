@@ -20,12 +20,14 @@ mod watchdog;
 use crate::admin::holds::Holds;
 use crate::admin::lockout::Lockout;
 use crate::admin::rules::Book;
-use crate::config::Config;
+use crate::authenticity::keys::Signers;
 use crate::config::certificates::Keeper;
 use crate::config::outgoing::{self, Outgoing};
 use crate::config::reload::Reloader;
 use crate::config::resolve::Listener;
+use crate::config::signing;
 use crate::config::units::Cores;
+use crate::config::{Config, Problems};
 use crate::events::{self, Events};
 use crate::metrics::{self, destinations::Registry};
 use crate::queue::common::Commons;
@@ -108,17 +110,10 @@ pub fn start(config: Arc<Config>) -> Result<Running, Failure> {
     checks::raise_limits().map_err(refuse)?;
     let reserved = Reserved::take(&config)?;
     checks::ring(&uring::Options::production()).map_err(refuse)?;
-    let (reloader, router, warnings) =
-        Reloader::start(config.clone()).map_err(|problems| Failure::new(78, problems))?;
     let status = Arc::<metrics::CertificateStatus>::default();
-    let keeper = Keeper::start(config.clone(), status.clone(), uring::wall_now())
-        .map_err(|problems| Failure::new(78, problems))?;
-    let (keeper, of_certificates) = keeper.unzip();
-    let (outgoing, of_outgoing) = outgoing::read(&config).map_err(|problems| Failure::new(78, problems))?;
-    let of_files = of_certificates.iter().chain([&of_outgoing]).flat_map(|p| &p.0);
-    for problem in warnings.0.iter().chain(of_files) {
-        reserved.events.0.warn("configuration", problem.to_string());
-    }
+    let files = Files::read(&config, &status, &reserved.events.0);
+    let Files { reloader, router, keeper, outgoing, signing } =
+        files.map_err(|problems| Failure::new(78, problems))?;
     let certificates = keeper.as_ref().map(Keeper::certificates);
     let Reserved { lock, places, smtp, sockets, access, metrics, admin, events } = reserved;
     let recorder = Arc::new(metrics::exporter());
@@ -135,6 +130,7 @@ pub fn start(config: Arc<Config>) -> Result<Running, Failure> {
         recorder: recording,
         accounts: users_of,
         outgoing,
+        signers: signing.as_ref().map(signing::Watch::signers),
         destinations,
     };
     let Access { at: access_at, sockets: access_sockets } = access;
@@ -149,6 +145,7 @@ pub fn start(config: Arc<Config>) -> Result<Running, Failure> {
         reloader,
         users: users.zip(accounts.map(|a| a.secret)),
         keeper,
+        signing,
         recorder: recorder.handle(),
         process: metrics::Process {
             started: uring::wall_now(),
@@ -193,6 +190,35 @@ fn of_operators(
     Ok((book, holds, lockout))
 }
 
+/// What the files say that the configuration names.
+struct Files {
+    reloader: Reloader,
+    router: Arc<Router>,
+    keeper: Option<Keeper>,
+    outgoing: Outgoing,
+    signing: Option<signing::Watch>,
+}
+
+impl Files {
+    /// Reads all of them; what is not quite right is told.
+    fn read(
+        config: &Arc<Config>,
+        status: &Arc<metrics::CertificateStatus>,
+        events: &Events,
+    ) -> Result<Self, Problems> {
+        let (reloader, router, of_maps) = Reloader::start(config.clone())?;
+        let keeper = Keeper::start(config.clone(), status.clone(), uring::wall_now())?;
+        let (keeper, of_certificates) = keeper.unzip();
+        let (outgoing, of_outgoing) = outgoing::read(config)?;
+        let (signing, of_keys) = signing::Watch::start(config)?.unzip();
+        let all = [Some(of_maps), of_certificates, Some(of_outgoing), of_keys];
+        for problem in all.iter().flatten().flat_map(|p| &p.0) {
+            events.warn("configuration", problem.to_string());
+        }
+        Ok(Files { reloader, router, keeper, outgoing, signing })
+    }
+}
+
 /// What is said once all serve.
 fn told(smtp: &[SocketAddr], access: &[SocketAddr], places: &Places, metrics: Option<SocketAddr>) -> String {
     let metrics_at = metrics.map_or(String::new(), |a| format!(", metrics on {a}"));
@@ -211,6 +237,7 @@ struct First {
     certificates: Option<Certificates>,
     accounts: Option<Accounts>,
     outgoing: Outgoing,
+    signers: Option<Signers>,
     recorder: Arc<PrometheusRecorder>,
     destinations: Registry,
 }
@@ -334,6 +361,7 @@ fn start_cores(
             commons: commons.clone(),
             rules: first.rules.clone(),
             outgoing: first.outgoing.clone(),
+            signers: first.signers.clone(),
             poison: poison.clone(),
             metrics: metrics::Core::new(&*first.recorder, number).counted_in(&first.destinations),
             recorder: first.recorder.clone(),

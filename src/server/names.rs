@@ -15,6 +15,7 @@ use crate::route::mx::{Addresses, Why};
 use crate::route::tlsa::Record;
 use crate::runtime::{Clock, Runtime, listen};
 use crate::smtp::serve::lists::Ask;
+use hickory_resolver::TokioResolver;
 use std::future::Future;
 use std::io;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
@@ -46,6 +47,14 @@ pub fn servers<C: Clock>(clock: C, config: &Config, tell: Tell) -> Result<Server
     let believed = config.dns.dnssec == Dnssec::TrustAd;
     let options = wire::Options { servers: config.dns.servers.clone(), anchors, believed };
     Servers::new(clock, &options, tell)
+}
+
+/// The same name servers, for who asks in the terms of the resolver; DNSSEC is not checked.
+///
+/// # Errors
+/// With a sentence for people.
+pub fn plain(config: &Config) -> Result<TokioResolver, String> {
+    wire::plain(&wire::Options { servers: config.dns.servers.clone(), ..wire::Options::default() })
 }
 
 #[allow(clippy::disallowed_methods)] // read once, at the start, by the composition

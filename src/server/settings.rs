@@ -131,6 +131,7 @@ pub fn sessions(c: &Config, cores: usize) -> serve::Options {
         proxy_header: time(c.timeouts.proxy_header),
         // Zero means what it says: nobody looks.
         greeting_delay: c.timeouts.greeting_delay.0,
+        check: c.authenticity.timeout,
         ..serve::Options::new(&c.hostname)
     }
 }
@@ -160,6 +161,7 @@ pub fn doors(
             proxies: Networks::new(proxies),
             forwarders: Networks::new(forwarders),
             submission: for_users.then_some(submission),
+            authenticity: c.authenticity.at(l).map(Rc::new),
             lmtp: false,
             filters: asked.map(|(_, filter)| filter.clone()).collect(),
             auth: match l.auth {

@@ -104,6 +104,14 @@ replies! {
     BUSY = "452 4.3.1 Too busy, try again later";
     /// RCPT above the limit (RFC 5321 §4.5.3.1.10).
     TOO_MANY_RECIPIENTS = "452 4.5.3 Too many recipients";
+    /// Nobody could say where the message comes from: SPF (RFC 7372 §3.2).
+    SPF_LATER = "451 4.7.24 SPF validation error, try again later";
+    /// The same: DKIM.
+    DKIM_LATER = "451 4.7.1 DKIM keys cannot be looked up, try again later";
+    /// The same: ARC.
+    ARC_LATER = "451 4.7.1 ARC keys cannot be looked up, try again later";
+    /// The same: DMARC.
+    DMARC_LATER = "451 4.7.1 DMARC policy cannot be looked up, try again later";
     /// Passwords cannot be checked for the moment (RFC 4954 §6).
     AUTH_BUSY = "454 4.7.0 Temporary authentication failure, try again later";
     /// The limit of sessions of one user is reached.
@@ -194,6 +202,16 @@ replies! {
     NO_ROUTE = "550 5.4.4 No route to that domain";
     /// Bare CR or LF in a message (smuggling).
     BARE_NEWLINE = "550 5.5.2 Message contains a bare carriage return or line feed";
+    /// The sender's domain says that it does not send from this client (RFC 7372 §3.2).
+    SPF_FAILED = "550 5.7.23 SPF validation failed";
+    /// No signature holds (RFC 7372 §3.1).
+    DKIM_FAILED = "550 5.7.20 No passing DKIM signature found";
+    /// The seals of those who passed it on do not hold (RFC 8617 §5.2.2).
+    ARC_FAILED = "550 5.7.29 ARC validation failure";
+    /// As the author's domain wishes.
+    DMARC_FAILED = "550 5.7.1 Refused by the DMARC policy of the author's domain";
+    /// DMARC is about one domain (RFC 5322 §3.6.2 wants an author).
+    NOT_ONE_AUTHOR = "550 5.7.1 From must name authors of exactly one domain";
     /// NUL in a message.
     NUL_IN_MESSAGE = "550 5.6.0 Message contains a NUL byte";
     /// SIZE= or the message itself exceeds the limit (RFC 1870 §6).

@@ -3,6 +3,7 @@
 #![allow(clippy::disallowed_methods, reason = "tests write files of users")]
 
 use crate::harness::client::stuffed;
+use crate::harness::dns::NameServer;
 use crate::harness::{Client, Config, Hop, Server, server, until};
 use ringpost::mailbox::api::{Mailboxes, Reader, Selected};
 use ringpost::mailbox::spread;
@@ -364,4 +365,29 @@ fn a_damaged_shard_stops_nobody_else() {
     server.drained();
     server.stop();
     assert_eq!((site.mailbox("ann", "INBOX").len(), site.mailbox("bob", "INBOX").len()), (1, 1));
+}
+
+#[test]
+fn what_its_author_disowns_goes_into_junk() {
+    let names = NameServer::start("_dmarc.a.test. IN TXT \"v=DMARC1; p=quarantine\"\n");
+    let site = Site::new()
+        .set("relay", "networks", "[\"127.0.0.9/32\"]")
+        .set("dns", "servers", &format!("[\"{}\"]", names.address))
+        .set("dns", "dnssec", "\"off\"")
+        .set("authenticity", "dmarc", "\"enforce\"");
+    let server = site.start();
+    let long = "a line of a message\r\n".repeat(100_000);
+    for (from, body) in [("joe@a.test", "short\r\n"), ("joe@a.test", &long), ("joe@b.test", "short\r\n")] {
+        let message = format!("From: {from}\r\nSubject: x\r\n\r\n{body}");
+        server.client().mail(FROM, &["ann+list@here.test", "bob@here.test"], message.as_bytes());
+    }
+    server.drained();
+    server.stop();
+    for account in ["ann", "bob"] {
+        let junk = site.mailbox(account, "Junk");
+        assert_eq!(junk.len(), 2, "{account}");
+        assert!(junk.iter().all(|(_, m)| m.contains("From: joe@a.test") && m.contains("put aside)")));
+        let inbox = site.mailbox(account, "INBOX");
+        assert!(inbox.len() == 1 && inbox[0].1.contains("dmarc=none header.from=b.test"), "{inbox:?}");
+    }
 }

@@ -2,6 +2,7 @@
 
 mod access_maps;
 mod auth;
+mod authenticity;
 mod backlog;
 mod bounces;
 mod brakes;
@@ -35,7 +36,9 @@ mod queue;
 mod rates;
 mod relay;
 mod rewriting;
+mod senders;
 mod source;
+mod spf;
 mod starttls_out;
 mod storage;
 mod submission;

@@ -35,6 +35,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("mailbox", &["base", "message", "storage", "mailbox"]),
     ("route", &["base", "message", "route"]),
     ("policy", &["base", "message", "route", "policy"]),
+    ("authenticity", &["base", "message", "authenticity"]),
     ("auth", &["base", "auth"]),
     ("runtime", &["base", "runtime"]),
     ("tls/client.rs", &["base", "route", "tls"]),
@@ -56,6 +57,7 @@ const SHELLS: &[&str] = &[
     "mailbox/store",
     "auth/hashing",
     "auth/service",
+    "authenticity/check",
     "route/dns",
     "channel",
     "intake",
@@ -177,8 +179,19 @@ fn state_machines_do_not_wait() {
     for source in sources(&["src"]).iter().filter(|s| !is_test_file(&s.path)) {
         let path = source.path.strip_prefix("src/").expect("below src");
         let pure = [
-            "base", "message", "smtp", "pop3", "lmtp", "imap", "storage", "queue", "mailbox", "route",
-            "policy", "milter",
+            "base",
+            "message",
+            "smtp",
+            "pop3",
+            "lmtp",
+            "imap",
+            "storage",
+            "queue",
+            "mailbox",
+            "route",
+            "policy",
+            "milter",
+            "authenticity",
         ];
         if is_shell(path) || !pure.iter().any(|p| is_below(path, p)) || excused(&source.path, "async") {
             continue;

@@ -17,11 +17,12 @@ use asking::Careful;
 use hickory_resolver::config::{
     ConnectionConfig, NameServerConfig, ResolveHosts, ResolverConfig, ResolverOpts,
 };
+use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::net::{DnsError, NetError};
 use hickory_resolver::proto::dnssec::{Proof, TrustAnchors};
 use hickory_resolver::proto::op::ResponseCode;
 use hickory_resolver::proto::rr::{Name, RData, Record as Entry, RecordType};
-use hickory_resolver::{Resolver, system_conf};
+use hickory_resolver::{Resolver, TokioResolver, system_conf};
 use std::cell::Cell;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -49,6 +50,16 @@ pub struct Options {
     pub anchors: Option<String>,
     /// What the name servers say of signatures is believed; nothing is checked here then.
     pub believed: bool,
+}
+
+/// A resolver for who asks in hickory's own terms: its answers are not looked at for signatures.
+///
+/// # Errors
+/// With a sentence for people.
+pub fn plain(options: &Options) -> Result<TokioResolver, String> {
+    let mut builder = Resolver::builder_with_config(config(options), TokioRuntimeProvider::default());
+    *builder.options_mut() = resolver_options();
+    builder.build().map_err(|e| format!("no resolver: {e}"))
 }
 
 /// Is told whether DNSSEC is in use.

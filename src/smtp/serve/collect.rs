@@ -39,6 +39,11 @@ impl<R: Runtime> Collector<R> {
         self.memory.inserted(bytes, buf, &self.ctx.pool);
     }
 
+    /// Notes bytes that lie elsewhere: they are copied.
+    pub fn copied(&mut self, bytes: &[u8], buf: &[u8]) {
+        self.memory.copied(bytes, buf, &self.ctx.pool);
+    }
+
     /// Before more is received: keeps within memory. False if something noted lies in the receive
     /// buffer `buf`, whose contents must then stay where they are, or go to [`Self::keep`].
     pub async fn settle(&mut self, buf: &[u8]) -> bool {

@@ -75,6 +75,16 @@ impl Gathered {
         self.note(Piece::Static(bytes), buf, pool);
     }
 
+    /// Notes bytes that lie elsewhere: they are copied.
+    pub fn copied(&mut self, bytes: &[u8], buf: &[u8], pool: &Pool) {
+        self.len += bytes.len();
+        self.join(buf, pool);
+        let into = self.joined(bytes.len(), pool);
+        into.buf.extend_from_slice(bytes);
+        into.pieces.clear();
+        into.pieces.push(Piece::Here(0..into.buf.len()));
+    }
+
     fn note(&mut self, piece: Piece, buf: &[u8], pool: &Pool) {
         if self.pieces.len() == PIECES {
             self.join(buf, pool);
@@ -84,17 +94,26 @@ impl Gathered {
 
     /// Puts the pieces in the receive buffer together in memory of their own.
     fn join(&mut self, buf: &[u8], pool: &Pool) {
-        let len: usize = self.pieces.iter().map(|p| p.bytes(buf).len()).sum();
+        if self.pieces.is_empty() {
+            return;
+        }
+        let pieces = std::mem::take(&mut self.pieces);
+        let len = pieces.iter().map(|p| p.bytes(buf).len()).sum();
+        let into = self.joined(len, pool);
+        pieces.iter().for_each(|p| into.buf.extend_from_slice(p.bytes(buf)));
+        into.pieces.clear();
+        into.pieces.push(Piece::Here(0..into.buf.len()));
+    }
+
+    /// Memory of our own to which `len` bytes can be added, behind all that has been kept.
+    fn joined(&mut self, len: usize, pool: &Pool) -> &mut Kept {
         let fits = |k: &Kept| k.joined && k.buf.capacity() - k.buf.len() >= len;
         if !self.kept.last().is_some_and(fits) {
             let mut buf = pool.large();
             buf.reserve(len);
             self.kept.push(Kept { buf, pieces: SmallVec::new(), joined: true });
         }
-        let into = self.kept.last_mut().expect("just seen to");
-        self.pieces.drain(..).for_each(|p| into.buf.extend_from_slice(p.bytes(buf)));
-        into.pieces.clear();
-        into.pieces.push(Piece::Here(0..into.buf.len()));
+        self.kept.last_mut().expect("just seen to")
     }
 
     /// Keeps a receive buffer; what is noted from now on lies in the next one.
@@ -128,6 +147,7 @@ mod tests {
     enum Event {
         Arrive { skip: usize, len: usize },
         Insert,
+        Copy,
         Keep,
     }
 
@@ -135,6 +155,7 @@ mod tests {
         prop_oneof![
             6 => (0usize..2, 0usize..600).prop_map(|(skip, len)| Event::Arrive { skip, len }),
             3 => Just(Event::Insert),
+            2 => Just(Event::Copy),
             1 => Just(Event::Keep),
         ]
     }
@@ -158,6 +179,10 @@ mod tests {
                     Event::Insert => {
                         expect.extend_from_slice(b"\r\n");
                         body.inserted(b"\r\n", &buf, &pool);
+                    }
+                    Event::Copy => {
+                        expect.extend_from_slice(b"elsewhere");
+                        body.copied(b"elsewhere", &buf, &pool);
                     }
                     Event::Keep => body.keep(std::mem::take(&mut buf)),
                 }

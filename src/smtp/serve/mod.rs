@@ -11,6 +11,7 @@ pub mod checks;
 mod collect;
 pub mod filter;
 mod gather;
+mod genuine;
 pub mod lists;
 pub mod local;
 mod record;
@@ -24,6 +25,9 @@ pub use arrive::Refused;
 use crate::access::roll::{Badge, Present, Roll, Whom};
 use crate::attempts::Attempts;
 use crate::auth::service::Logins;
+use crate::authenticity::check::Check;
+use crate::authenticity::keys::Signers;
+use crate::authenticity::rules::Rules;
 use crate::base::time::Mono;
 use crate::delivery::post::Post;
 use crate::events::mail::MailLog;
@@ -138,6 +142,8 @@ pub struct Door {
     pub submission: Option<Submission>,
     /// What is asked about its sessions' mail, in this order.
     pub filters: Rc<[Rc<filter::Filter>]>,
+    /// Mail of clients that are neither trusted nor logged in is looked at by these rules.
+    pub authenticity: Option<Rc<Rules>>,
 }
 
 impl Door {
@@ -191,6 +197,8 @@ pub struct Options {
     /// How long the greeting of clients that may not relay is held back, to see whether they speak
     /// first; zero: nobody looks.
     pub greeting_delay: Duration,
+    /// How long all look-ups together may take that say where a message comes from.
+    pub check: Duration,
 }
 
 impl Options {
@@ -213,6 +221,7 @@ impl Options {
             busy: Duration::from_secs(60),
             proxy_header: Duration::from_secs(5),
             greeting_delay: Duration::from_millis(100),
+            check: Duration::from_secs(20),
         }
     }
 }
@@ -258,6 +267,10 @@ pub struct Context<R: Runtime> {
     post: OnceCell<Rc<dyn Post>>,
     /// None: there are no users.
     logins: OnceCell<Rc<Logins<R>>>,
+    /// None: nobody asks.
+    checker: OnceCell<Rc<dyn Check>>,
+    /// None: nothing is signed.
+    signers: OnceCell<Signers>,
     live: RefCell<Live<R::Stream>>,
 }
 
@@ -316,6 +329,8 @@ impl<R: Runtime> Context<R> {
             policy: OnceCell::new(),
             post: OnceCell::new(),
             logins: OnceCell::new(),
+            checker: OnceCell::new(),
+            signers: OnceCell::new(),
             live,
         })
     }
@@ -366,6 +381,20 @@ impl<R: Runtime> Context<R> {
     pub fn set_post(&self, post: Rc<dyn Post>) {
         // A second time is a bug that changes nothing.
         let _ = self.post.set(post);
+    }
+
+    /// Where listeners have rules about it, this says where mail comes from; to be said once, before the
+    /// first session.
+    pub fn set_checker(&self, checker: Rc<dyn Check>) {
+        // A second time is a bug that changes nothing.
+        let _ = self.checker.set(checker);
+    }
+
+    /// Mail of trusted and logged-in clients is signed with these keys; to be said once, before the first
+    /// session.
+    pub fn set_signers(&self, signers: Signers) {
+        // A second time is a bug that changes nothing.
+        let _ = self.signers.set(signers);
     }
 
     /// The rules by which logins are let in; without, everybody may try at once.

@@ -31,7 +31,7 @@ impl<R: Runtime> Talk<'_, R> {
     /// The message of the transaction is safe.
     pub(super) fn record_taken(&self, id: Option<QueueId>) {
         let Some(log) = self.mail_log() else { return };
-        let (envelope, size) = (self.machine.envelope().view(), self.machine.body_facts().len);
+        let (envelope, size) = (self.machine.envelope().view(), self.facts().len);
         let client = Some(self.recorded_client());
         log.reception(self.ctx.rt.wall(), &Reception { id, client, envelope, size, about: None });
     }
@@ -39,7 +39,7 @@ impl<R: Runtime> Talk<'_, R> {
     /// The message is in the mailboxes of all recipients but those of `left`, without having been queued.
     pub(super) fn record_short(&self, id: QueueId, arrival: Wall, took: Duration, left: Option<&Envelope>) {
         let Some(log) = self.mail_log() else { return };
-        let (wall, size) = (self.ctx.rt.wall(), self.machine.body_facts().len);
+        let (wall, size) = (self.ctx.rt.wall(), self.facts().len);
         let view = self.machine.envelope().view();
         let is_left =
             |address: &[u8]| left.is_some_and(|l| l.view().recipients().any(|r| r.address == address));
@@ -57,7 +57,7 @@ impl<R: Runtime> Talk<'_, R> {
             log: log.clone(),
             wall,
             envelope: self.machine.envelope().clone(),
-            size: self.machine.body_facts().len,
+            size: self.facts().len,
         })
     }
 

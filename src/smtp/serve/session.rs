@@ -5,6 +5,7 @@ use super::auth::Login;
 use super::checks::{Checks, No};
 use super::collect::Collector;
 use super::filter::{About, Filtered, Guards, Stop};
+use super::genuine::Looked;
 use super::lists;
 use super::secure::Counted;
 use super::{Caller, Context, Door, Goal, Guest, Handle, Refused, Sender};
@@ -61,6 +62,7 @@ pub(super) async fn run<R: Runtime>(
         guest,
         body: Collector::new(ctx.clone()),
         seen: FieldsSeen::default(),
+        looked: None,
         buf,
         at: 0,
         shown: 0,
@@ -118,6 +120,8 @@ pub(super) struct Talk<'a, R: Runtime> {
     pub(super) machine: Session,
     /// The header of a submitted message.
     seen: FieldsSeen,
+    /// What is found out about the message, or signed with.
+    pub(super) looked: Option<Box<Looked>>,
     pub(super) body: Collector<R>,
     /// What has been received; consumed up to `at`.
     pub(super) buf: Vec<u8>,
@@ -152,13 +156,19 @@ impl<R: Runtime> Talk<'_, R> {
                 if self.door.submission.is_some() {
                     self.seen.feed(&self.buf[range.clone()]);
                 }
-                self.body.here(range, &self.buf);
+                match self.looked {
+                    None => self.body.here(range, &self.buf),
+                    Some(_) => self.look_at(range),
+                }
             }
             Step::BodyStatic(bytes) => {
                 if self.door.submission.is_some() {
                     self.seen.feed(bytes);
                 }
-                self.body.inserted(bytes, &self.buf);
+                match self.looked {
+                    None => self.body.inserted(bytes, &self.buf),
+                    Some(_) => self.look_at_inserted(bytes),
+                }
             }
             Step::EndOfMessage => self.end_of_message().await,
             Step::Abandoned => self.forget_message(),
@@ -385,6 +395,7 @@ impl<R: Runtime> Talk<'_, R> {
                         Goal::Mailboxes(_) => Ok(()),
                     };
                     self.now = self.ctx.rt.now();
+                    self.begin_look();
                     match room {
                         Ok(()) => {
                             if let Some(login) = self.login.name() {
@@ -520,7 +531,13 @@ impl<R: Runtime> Talk<'_, R> {
         self.bulk = self.machine.body_facts().len > (pool::LARGE / 2) as u64;
         let ctx = self.ctx;
         let result = match &ctx.goal {
-            Goal::Queue(intake) => self.store(intake).await,
+            Goal::Queue(intake) => match self.looked {
+                None => self.store(intake).await,
+                Some(_) => match self.finish_look().await {
+                    Ok(()) => self.store(intake).await,
+                    Err(reply) => Err(reply.into()),
+                },
+            },
             Goal::Mailboxes(local) => {
                 self.deliver(local).await;
                 return self.forget_message();
@@ -560,6 +577,7 @@ impl<R: Runtime> Talk<'_, R> {
     pub(super) fn forget_message(&mut self) {
         self.body.clear();
         self.seen = FieldsSeen::default();
+        self.looked = None;
     }
 
     /// The client of the message, as the trace header names it: what XFORWARD says of it, else what
@@ -581,6 +599,10 @@ impl<R: Runtime> Talk<'_, R> {
         let envelope = self.machine.envelope();
         let mut trace = std::mem::take(&mut self.trace);
         trace.clear();
+        if let Some(looked) = &self.looked {
+            // RFC 8601 §4: above our own trace header.
+            trace.extend_from_slice(looked.front());
+        }
         let client = self.client();
         let date = *ctx.date.borrow_mut().at(arrival);
         received::put(
@@ -615,13 +637,16 @@ impl<R: Runtime> Talk<'_, R> {
 
     async fn store(&mut self, intake: &Intake<R>) -> Result<Accepted, Stop> {
         let ctx = self.ctx;
-        let mut facts = self.machine.body_facts();
+        let mut facts = self.facts();
         self.brake_bytes(facts.len)?;
         let arrival = ctx.rt.wall();
         let id = intake.next_id(arrival);
         self.put_trace(id, arrival);
         let filtered = if self.filters.is_some() { Box::pin(self.filter(intake, id)).await? } else { None };
         let filtered = filtered.as_deref();
+        if self.looked.is_some() {
+            self.sign(intake, filtered, arrival).await?;
+        }
         let mut len = self.body.in_memory();
         if let Some(filtered) = filtered {
             (facts, len) = (filtered.facts, filtered.facts.len as usize);
@@ -731,6 +756,8 @@ fn rejection<'a>(m: &'a metrics::Core, line: &[u8]) -> Option<&'a metrics::Count
         b"552 5.3.4" => &m.rejected_size,
         b"550 5.5.2" | b"550 5.6.0" | b"554 5.4.6" => &m.rejected_content,
         b"552 5.2.2" | b"452 4.2.2" => &m.rejected_quota,
+        // Those of SPF, DKIM and ARC are 20 to 29 (RFC 7372), that of DMARC is 1.
+        b"550 5.7.1" | b"550 5.7.2" | b"451 4.7.1" | b"451 4.7.2" => &m.rejected_authenticity,
         b"452 4.3.1" | b"451 4.3.0" | b"421 4.3.0" => &m.rejected_storage,
         _ => return None,
     })

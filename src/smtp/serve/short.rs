@@ -25,7 +25,7 @@ impl<R: Runtime> Talk<'_, R> {
         if intake.shard_of_all(envelope).is_none() {
             return Handed::None;
         }
-        let facts = filtered.map_or_else(|| self.machine.body_facts(), |f| f.facts);
+        let facts = filtered.map_or_else(|| self.facts(), |f| f.facts);
         let slices = self.slices(filtered);
         let (trace, body) = (self.trace(), Body::Slices(&slices));
         let begun = ctx.rt.now();

@@ -129,7 +129,7 @@ impl Draft {
         let len: usize = headers::fields(&front).map(|f| f.raw.len()).sum();
         let blank = if front[len..].starts_with(b"\r\n") { 2 } else { 0 };
         let header = Header::new(talk.trace(), &front[..len]);
-        let facts = talk.machine.body_facts();
+        let facts = talk.facts();
         Ok(Draft { header, envelope: None, hold: None, text, head: len + blank, blank, facts })
     }
 

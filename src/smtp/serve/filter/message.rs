@@ -68,6 +68,11 @@ pub(in crate::smtp::serve) struct Filtered {
 }
 
 impl Filtered {
+    /// Header or body are not as they were received.
+    pub fn is_changed(&self) -> bool {
+        !self.head.is_empty() || !matches!(self.rest, Rest::Received)
+    }
+
     /// The side file that it is in.
     pub fn side(&self) -> Option<SideFile> {
         match self.rest {

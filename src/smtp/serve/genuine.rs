@@ -1,0 +1,309 @@
+//! L4: where a message comes from, found out while it comes in; and the signatures of mail of our own users.
+//!
+//! Only where a listener has rules about it, or there are keys: else a session has no [`Looked`] and costs
+//! nothing. The header is kept back until it has ended, so that what others say in our name can be left
+//! out; the body goes on its usual way and is hashed in passing. Knows no policy: `authenticity` decides.
+
+use super::filter::Filtered;
+use super::session::Talk;
+use crate::authenticity::check::Mail;
+use crate::authenticity::fields::{self, author_domains};
+use crate::authenticity::keys::Keys;
+use crate::authenticity::results::Results;
+use crate::authenticity::rules::{Refused, Rules};
+use crate::authenticity::sign;
+use crate::authenticity::watch::{Fed, Watch};
+use crate::base::time::Wall;
+use crate::intake::Intake;
+use crate::message::body::BodyFacts;
+use crate::runtime::Runtime;
+use crate::smtp::reply::Reply;
+use mail_auth::AuthenticatedMessage;
+use mail_auth::common::crypto::HashAlgorithm;
+use mail_auth::dkim::Canonicalization;
+use std::ops::Range;
+use std::rc::Rc;
+use std::sync::Arc;
+
+/// A message that is looked at.
+pub(super) struct Looked {
+    watch: Watch,
+    purpose: Purpose,
+    /// Bytes of the header that were left out.
+    removed: u64,
+    /// The field that says what was found.
+    front: Vec<u8>,
+}
+
+/// What for.
+enum Purpose {
+    /// A stranger's: where does it come from?
+    Check(Rc<Rules>),
+    /// One of our own users': it is signed. The domain of its author, once it is known.
+    Sign(Arc<Keys>, Option<String>),
+}
+
+impl Looked {
+    /// What is put before the trace header.
+    pub fn front(&self) -> &[u8] {
+        &self.front
+    }
+}
+
+impl<R: Runtime> Talk<'_, R> {
+    /// A message may follow: is it looked at?
+    pub(super) fn begin_look(&mut self) {
+        let ours = self.guest.trusted || self.login.name().is_some();
+        let purpose = if ours {
+            self.ctx.signers.get().map(|signers| Purpose::Sign(signers.keys(), None))
+        } else {
+            self.door.authenticity.clone().map(Purpose::Check)
+        };
+        self.looked = purpose.map(|purpose| {
+            Box::new(Looked { watch: Watch::default(), purpose, removed: 0, front: Vec::new() })
+        });
+    }
+
+    /// What is known of the message as it is stored.
+    pub(super) fn facts(&self) -> BodyFacts {
+        let mut facts = self.machine.body_facts();
+        facts.len -= self.looked.as_ref().map_or(0, |l| l.removed);
+        facts
+    }
+
+    /// A piece of it lies here in the receive buffer.
+    pub(super) fn look_at(&mut self, range: Range<usize>) {
+        let Some(looked) = &mut self.looked else { return };
+        let from = match looked.watch.feed(&self.buf[range.clone()]) {
+            Fed::Header => return,
+            Fed::Body => range.start,
+            Fed::Ended(at) => {
+                self.pass_header();
+                range.start + at
+            }
+        };
+        if from < range.end {
+            self.hash(from..range.end);
+            self.body.here(from..range.end, &self.buf);
+        }
+    }
+
+    fn hash(&mut self, range: Range<usize>) {
+        if let Some(looked) = &mut self.looked {
+            looked.watch.hash(&self.buf[range]);
+        }
+    }
+
+    /// A piece of it was inserted.
+    pub(super) fn look_at_inserted(&mut self, bytes: &'static [u8]) {
+        let Some(looked) = &mut self.looked else { return };
+        let bytes = match looked.watch.feed(bytes) {
+            Fed::Header => return,
+            Fed::Body => bytes,
+            Fed::Ended(at) => {
+                self.pass_header();
+                &bytes[at..]
+            }
+        };
+        if let Some(looked) = &mut self.looked
+            && !bytes.is_empty()
+        {
+            looked.watch.hash(bytes);
+            self.body.inserted(bytes, &self.buf);
+        }
+    }
+
+    /// The header has ended: what is wanted of the body is known, and the header goes on its way.
+    fn pass_header(&mut self) {
+        let sender = self.machine.envelope().view().sender();
+        let trusted = self.guest.trusted;
+        let Some(looked) = &mut self.looked else { return };
+        let left_out = match &mut looked.purpose {
+            Purpose::Check(rules) => {
+                looked.watch.want_for_signatures();
+                fields::in_our_name(looked.watch.header(), &rules.id)
+            }
+            Purpose::Sign(keys, author) => {
+                *author = signer(keys, looked.watch.header(), (!trusted).then_some(sender));
+                if author.is_some() {
+                    looked.watch.want(Canonicalization::Relaxed, HashAlgorithm::Sha256);
+                }
+                Vec::new()
+            }
+        };
+        looked.removed = left_out.iter().map(|r| r.len() as u64).sum();
+        for piece in fields::without(looked.watch.header(), &left_out) {
+            self.body.copied(piece, &self.buf);
+        }
+    }
+
+    /// The message has ended. `Err`: it is refused.
+    pub(super) async fn finish_look(&mut self) -> Result<(), Reply> {
+        if self.looked.as_mut().is_some_and(|l| l.watch.end()) {
+            self.pass_header();
+        }
+        let Some(mut looked) = self.looked.take() else { return Ok(()) };
+        let result = if looked.watch.is_too_long() {
+            Err(Reply::HEADER_TOO_BIG)
+        } else if let Purpose::Check(rules) = &looked.purpose {
+            let rules = rules.clone();
+            self.check(&rules, &mut looked).await
+        } else {
+            Ok(())
+        };
+        self.looked = Some(looked);
+        result
+    }
+
+    async fn check(&self, rules: &Rules, looked: &mut Looked) -> Result<(), Reply> {
+        let ctx = self.ctx;
+        let Some(checker) = ctx.checker.get() else { return Err(Reply::LOCAL_ERROR) };
+        let begun = ctx.rt.now();
+        let expired = Box::pin(ctx.rt.sleep_until(begun.after(ctx.options.check)));
+        let helo = String::from_utf8_lossy(self.machine.helo());
+        let sender = String::from_utf8_lossy(self.machine.envelope().view().sender());
+        let sums = looked.watch.sums();
+        let mail = Mail {
+            client: self.peer.ip(),
+            helo: &helo,
+            sender: &sender,
+            header: looked.watch.header(),
+            sums,
+            host: &ctx.options.hostname,
+        };
+        let mut results = checker.check(mail, rules.wanted(), expired).await;
+        ctx.metrics.authenticity_seconds.record(ctx.rt.now().since(begun).as_secs_f64());
+        let refused = rules.refuses(&results);
+        let treatment = rules.treatment(&results);
+        rules.reduce(&mut results);
+        self.count_results(&results);
+        results.put(&mut looked.front, &rules.id, treatment);
+        refused.map_or(Ok(()), |refused| Err(reply(refused)))
+    }
+
+    fn count_results(&self, results: &Results) {
+        let families = &self.ctx.metrics.families;
+        if let Some((outcome, _)) = &results.spf {
+            families.spf[*outcome as usize].increment(1);
+        }
+        if results.dkim.is_some() {
+            families.dkim[results.best_signature() as usize].increment(1);
+        }
+        if let Some(chain) = &results.arc {
+            families.arc[chain.outcome as usize].increment(1);
+        }
+        if let Some(dmarc) = &results.dmarc {
+            families.dmarc[dmarc.outcome as usize].increment(1);
+        }
+    }
+
+    /// Puts the signatures of the message before its trace headers. What filters have changed is what is
+    /// signed.
+    pub(super) async fn sign(
+        &mut self,
+        intake: &Intake<R>,
+        filtered: Option<&Filtered>,
+        now: Wall,
+    ) -> Result<(), Reply> {
+        let Some(mut looked) = self.looked.take_if(|l| matches!(l.purpose, Purpose::Sign(..))) else {
+            return Ok(());
+        };
+        if let Some(filtered) = filtered.filter(|f| f.is_changed()) {
+            self.look_again(&mut looked, intake, filtered).await?;
+        }
+        let m = &self.ctx.metrics;
+        let mut trace = self.trace().to_vec();
+        if let Purpose::Sign(keys, author) = &looked.purpose {
+            let sums = looked.watch.sums();
+            let mut signatures = Vec::new();
+            if let (Some(author), Some((.., body))) = (author, sums.first()) {
+                let header = looked.watch.header();
+                let mail = sign::Mail { front: &trace, header, body, now: now.0 / 1000 };
+                for key in keys.of(author) {
+                    if sign::put(&mut signatures, key, &mail) {
+                        m.dkim_signatures.increment(1);
+                    }
+                }
+            } else {
+                m.dkim_unsigned.increment(1);
+            }
+            trace.splice(..0, signatures);
+        }
+        self.set_trace(trace);
+        self.looked = Some(looked);
+        Ok(())
+    }
+
+    /// Reads the message as filters have left it.
+    async fn look_again(
+        &self,
+        looked: &mut Looked,
+        intake: &Intake<R>,
+        filtered: &Filtered,
+    ) -> Result<(), Reply> {
+        looked.watch = Watch::default();
+        match filtered.side() {
+            None => self.slices(Some(filtered)).iter().for_each(|piece| self.feed_again(looked, piece)),
+            Some(side) => {
+                let mut reader = intake.open_side(side).await.map_err(|_| Reply::LOCAL_ERROR)?;
+                while let Some(piece) = reader.next().await.map_err(|_| Reply::LOCAL_ERROR)? {
+                    self.feed_again(looked, &piece);
+                }
+            }
+        }
+        if looked.watch.end() {
+            self.want_again(looked);
+        }
+        Ok(())
+    }
+
+    fn feed_again(&self, looked: &mut Looked, piece: &[u8]) {
+        match looked.watch.feed(piece) {
+            Fed::Header => {}
+            Fed::Body => looked.watch.hash(piece),
+            Fed::Ended(at) => {
+                self.want_again(looked);
+                looked.watch.hash(&piece[at..]);
+            }
+        }
+    }
+
+    fn want_again(&self, looked: &mut Looked) {
+        let sender = (!self.guest.trusted).then(|| self.machine.envelope().view().sender());
+        if let Purpose::Sign(keys, author) = &mut looked.purpose {
+            *author = signer(keys, looked.watch.header(), sender);
+            if author.is_some() {
+                looked.watch.want(Canonicalization::Relaxed, HashAlgorithm::Sha256);
+            }
+        }
+    }
+}
+
+/// The domain whose keys sign the message. `sender`: of a client that may not send as anybody; its domain
+/// must have the same keys, or one customer could have another's name signed.
+fn signer(keys: &Keys, header: &[u8], sender: Option<&[u8]>) -> Option<String> {
+    let message = AuthenticatedMessage::parse(header)?;
+    // RFC 5322 §3.6.2: authors may be several; a signature vouches for one domain.
+    let [author] = &author_domains(&message)[..] else { return None };
+    let domain = keys.of(author).next()?.domain.clone();
+    if let Some(sender) = sender {
+        let sender = String::from_utf8_lossy(sender).to_ascii_lowercase();
+        let sender = sender.rsplit_once('@')?.1;
+        keys.of(sender).find(|key| key.domain == domain)?;
+    }
+    Some(author.clone())
+}
+
+fn reply(refused: Refused) -> Reply {
+    match refused {
+        Refused::Spf => Reply::SPF_FAILED,
+        Refused::SpfLater => Reply::SPF_LATER,
+        Refused::Dkim => Reply::DKIM_FAILED,
+        Refused::DkimLater => Reply::DKIM_LATER,
+        Refused::Arc => Reply::ARC_FAILED,
+        Refused::ArcLater => Reply::ARC_LATER,
+        Refused::Dmarc => Reply::DMARC_FAILED,
+        Refused::DmarcLater => Reply::DMARC_LATER,
+        Refused::Authors => Reply::NOT_ONE_AUTHOR,
+    }
+}
