@@ -211,7 +211,7 @@ impl<R: Runtime> Intake<R> {
     }
 
     /// The same; with a reason the message is held from its beginning, until an operator releases it.
-    pub fn stage_held(&self, m: &Submission<'_>, hold: Option<&[u8]>) -> Result<Submitted<R>, IntakeError> {
+    pub fn stage_held(&self, m: &Submission<'_>, hold: Option<&str>) -> Result<Submitted<R>, IntakeError> {
         if self.verdict()? == Admission::Full {
             return Err(IntakeError::Full);
         }

@@ -424,9 +424,8 @@ impl<R: Runtime> Desk<R> {
     }
 
     /// Why a message that has just been staged is held from its beginning.
-    pub(crate) fn say_held(&self, s: &mut State, id: MessageId, reason: &[u8]) {
-        let reason = &reason[..reason.len().min(TEXT_MAX)];
-        self.note(s, record::HOLD, id, reason, None, After::Nothing);
+    pub(crate) fn say_held(&self, s: &mut State, id: MessageId, reason: &str) {
+        self.note(s, record::HOLD, id, cut(reason), None, After::Nothing);
     }
 
     /// Makes a parked message due now.
