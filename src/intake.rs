@@ -64,7 +64,7 @@ pub struct Terms<'a> {
     pub user: &'a [u8],
     /// It is taken and not sent before an operator releases it, also after a restart; and why. At most
     /// [`TEXT_MAX`] bytes of that are kept.
-    pub hold: Option<&'a [u8]>,
+    pub hold: Option<&'a str>,
 }
 
 /// A message that is safe.
@@ -259,7 +259,7 @@ impl<R: Runtime> Intake<R> {
             Ok(key) => {
                 if let Some(why) = terms.hold {
                     // That it is held is in its own record; this one says why, and may come later.
-                    let why = &why[..why.len().min(TEXT_MAX)];
+                    let why = &why.as_bytes()[..why.len().min(TEXT_MAX)];
                     self.desk.note(s, record::HOLD, m.id.message, why, None, After::Nothing);
                 }
                 Ok(Submitted { desk: self.desk.clone(), id: m.id, key, slip: Some(slip) })

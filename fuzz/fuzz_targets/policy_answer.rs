@@ -1,5 +1,5 @@
-//! Answers of a hostile policy server, and of a hostile Rspamd: bounded, the same however the bytes are split, and what becomes of
-//! them is always one line of a reply.
+//! Answers of a hostile policy server, and of a hostile Rspamd: bounded, the same however the bytes are
+//! split, and what becomes of them is always one line of a reply.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

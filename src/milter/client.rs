@@ -279,7 +279,9 @@ impl Client {
         if !known || actions & !action::OFFERED != 0 || wishes & !wish::OFFERED != 0 {
             return Err(Fault::Version);
         }
-        (self.actions, self.wishes) = (actions, wishes);
+        // DATA came with version 4.
+        let data = if version < 4 { wish::NO_DATA } else { 0 };
+        (self.actions, self.wishes) = (actions, wishes | data);
         Ok(())
     }
 

@@ -1,9 +1,9 @@
 //! L2: the header of a message while filters change it.
 //!
-//! Fields that nobody changes stay as they came, byte for byte. The first field is the trace header of this
-//! server: filters do not see it, but can put fields above it. Fields that filters write are forced into the
-//! form of fields: an empty line in one would end the header. What is no field is a [`Fault`]. Bounded: see
-//! [`CHANGES_MAX`], [`BYTES_MAX`].
+//! Fields that nobody changes stay as they came, byte for byte. Filters do not see the trace header of this
+//! server (its `Received`, the first there is), but can put fields above it. Fields that filters write are
+//! forced into the form of fields: an empty line in one would end the header. What is no field is a
+//! [`Fault`]. Bounded: see [`CHANGES_MAX`], [`BYTES_MAX`].
 
 use super::Fault;
 use crate::message::headers;
@@ -70,12 +70,14 @@ impl Header {
     pub fn new(trace: &[u8], own: &[u8]) -> Self {
         let arena = [trace, own].concat();
         let mut fields = Vec::new();
-        let (mut at, mut ours) = (0, 0);
+        let (mut at, mut ours, mut traced) = (0, 0, false);
         for (origin, f) in headers::fields(&arena).enumerate() {
             let raw = at..at + f.raw.len();
-            ours += usize::from(at < trace.len());
+            let is_ours = at < trace.len();
+            ours += usize::from(is_ours);
             at = raw.end;
-            let (name, hidden) = (f.name.len(), origin == 0 && !trace.is_empty());
+            let (name, hidden) = (f.name.len(), is_ours && !traced && f.is("Received"));
+            traced |= hidden;
             fields.push(Field { raw, name, origin: Some(origin), hidden, gone: false });
         }
         let came = fields.len();
@@ -311,6 +313,18 @@ mod tests {
         assert_eq!(h.finish(), None);
         assert!(h.change(&set(0, "X", " as it is"), true).is_ok());
         assert!(h.finish().unwrap().own.unwrap().windows(13).any(|w| w == b"X: as it is\r\n"));
+    }
+
+    #[test]
+    fn what_stands_above_our_trace_header_is_seen() {
+        let own = b"Received: theirs\r\n";
+        let mut h = Header::new(b"Authentication-Results: us\r\nReceived: here\r\n", own);
+        let names: Vec<&[u8]> = h.seen().map(|(name, _)| name).collect();
+        assert_eq!(names, [&b"Authentication-Results"[..], b"Received"]);
+        h.change(&add("Z", "z"), false).unwrap();
+        let changed = h.finish().unwrap();
+        assert_eq!(changed.trace, b"Authentication-Results: us\r\nReceived: here\r\n");
+        assert_eq!(changed.own.unwrap(), b"Received: theirs\r\nZ: z\r\n");
     }
 
     #[test]

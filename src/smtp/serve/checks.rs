@@ -31,7 +31,7 @@ pub struct Policy<R: Runtime> {
 #[derive(Default)]
 pub(super) struct Checks {
     /// The message is held in the queue, and why.
-    pub hold: Option<Vec<u8>>,
+    pub hold: Option<String>,
     /// The message goes nowhere.
     pub discard: bool,
     /// The message goes there, and to nobody else.
@@ -165,7 +165,7 @@ impl<R: Runtime> Talk<'_, R> {
         let no = |code| No::Said { code, enhanced: (7, 1), text: text.as_str().into() };
         match options.action {
             brakes::Action::Hold => {
-                self.checks.hold.get_or_insert(text.into_bytes());
+                self.checks.hold.get_or_insert(text);
                 Ok(())
             }
             brakes::Action::Tempfail => Err(no(450)),
@@ -200,7 +200,7 @@ impl<R: Runtime> Talk<'_, R> {
         }
         match over.action {
             brakes::Action::Hold => {
-                self.checks.hold.get_or_insert_with(|| format!("brake: {text}").into_bytes());
+                self.checks.hold.get_or_insert_with(|| format!("brake: {text}"));
                 Ok(())
             }
             brakes::Action::Tempfail => Err(Reply::BRAKED),
@@ -221,7 +221,7 @@ impl<R: Runtime> Talk<'_, R> {
                 (&m.access_permit, ControlFlow::Continue(()))
             }
             Action::Hold(why) => {
-                self.checks.hold.get_or_insert_with(|| format!("access map: {why}").into_bytes());
+                self.checks.hold.get_or_insert_with(|| format!("access map: {why}"));
                 (&m.access_hold, ControlFlow::Continue(()))
             }
             Action::Discard => {

@@ -35,7 +35,7 @@ async fn is_held(desk: &Desk<Rig>, id: QueueId) -> bool {
 #[test]
 fn what_is_held_from_its_beginning_stays_so_over_a_restart_until_it_is_released() {
     let world = Rc::new(World::default());
-    let terms = Terms { user: b"bob", hold: Some(b"the brake") };
+    let terms = Terms { user: b"bob", hold: Some("the brake") };
     let ids = run(
         &world,
         |_| {},
@@ -83,7 +83,7 @@ fn the_login_is_kept_when_the_message_is_moved_into_the_archive() {
             let (desk, _) = r.open().await;
             let long = [b'u'; 300];
             let ids = [
-                take(&desk, "x@a.example", Terms { user: b"bob", hold: Some(b"the brake") }).await,
+                take(&desk, "x@a.example", Terms { user: b"bob", hold: Some("the brake") }).await,
                 take(&desk, "x@a.example", Terms { user: &long, hold: None }).await,
             ];
             archived::fill(r, &desk, 0..archived::MANY).await;

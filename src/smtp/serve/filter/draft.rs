@@ -178,6 +178,7 @@ impl Draft {
         trace: &mut Vec<u8>,
         waste: &mut Vec<SideFile>,
     ) -> Result<Filtered, Trouble> {
+        let hold = self.hold.as_deref().map(printable);
         let changed = self.header.finish();
         let mut own = None;
         if let Some(changed) = changed {
@@ -194,7 +195,7 @@ impl Draft {
         let (head, skip) = match own {
             None if !is_replaced => {
                 let rest = self.side().map_or(Rest::Received, Rest::Side);
-                return Ok(Filtered { facts, head: Vec::new(), skip: 0, rest, hold: self.hold });
+                return Ok(Filtered { facts, head: Vec::new(), skip: 0, rest, hold });
             }
             None => (self.header.received().to_vec(), self.head - self.blank),
             Some(own) => (own, self.head - self.blank),
@@ -215,7 +216,7 @@ impl Draft {
                 Text::Replaced(replaced) => Rest::Memory(replaced.memory),
                 Text::Received | Text::Side(_) => Rest::Received,
             };
-            return Ok(Filtered { facts, head, skip, rest, hold: self.hold });
+            return Ok(Filtered { facts, head, skip, rest, hold });
         }
         let skip = if is_replaced { 0 } else { skip };
         let mut writer = intake.create_side().await.map_err(|_| Trouble::Ours)?;
@@ -227,7 +228,7 @@ impl Draft {
         drop(rest);
         let file = writer.finish().await.map_err(|_| Trouble::Ours)?;
         waste.extend(self.side());
-        Ok(Filtered { facts, head: Vec::new(), skip: 0, rest: Rest::Side(file), hold: self.hold })
+        Ok(Filtered { facts, head: Vec::new(), skip: 0, rest: Rest::Side(file), hold })
     }
 }
 
@@ -255,6 +256,11 @@ async fn pieces<'a, R: Runtime>(
         None => None,
     };
     Ok(Pieces { slices, at: 0, side, skip })
+}
+
+/// A reason of a filter as people may see it.
+fn printable(reason: &[u8]) -> String {
+    String::from_utf8_lossy(reason).chars().map(|c| if c.is_control() { '?' } else { c }).collect()
 }
 
 /// What lines that were put in front mean for how the message can be sent on.

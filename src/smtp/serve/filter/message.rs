@@ -63,8 +63,8 @@ pub(in crate::smtp::serve) struct Filtered {
     /// Bytes of the message as it was received that `head` replaces.
     pub(super) skip: usize,
     pub(super) rest: Rest,
-    /// It is to be held, for this reason.
-    pub hold: Option<Vec<u8>>,
+    /// It is to be held, for this reason; printable.
+    pub hold: Option<String>,
 }
 
 impl Filtered {
