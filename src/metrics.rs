@@ -190,6 +190,9 @@ series! {
     dnsbl_clean: Counter "ringpost_dnsbl_total" {"result" = "clean"} "Clients asked about at DNS lists, by what was found (cached: known already); failed: lists that did not answer";
     dnsbl_cached: Counter "ringpost_dnsbl_total" {"result" = "cached"} "Clients asked about at DNS lists, by what was found (cached: known already); failed: lists that did not answer";
     dnsbl_failed: Counter "ringpost_dnsbl_total" {"result" = "failed"} "Clients asked about at DNS lists, by what was found (cached: known already); failed: lists that did not answer";
+    greylist_known: Counter "ringpost_greylist_total" {"result" = "known"} "Recipients of clients that greylisting is for: of known networks, of those that came again, put off";
+    greylist_came_again: Counter "ringpost_greylist_total" {"result" = "came_again"} "Recipients of clients that greylisting is for: of known networks, of those that came again, put off";
+    greylist_deferred: Counter "ringpost_greylist_total" {"result" = "deferred"} "Recipients of clients that greylisting is for: of known networks, of those that came again, put off";
     auth_ok_plain: Counter "ringpost_auth_success_total" {"mechanism" = "PLAIN"} "Logins that succeeded, by SASL mechanism";
     auth_ok_login: Counter "ringpost_auth_success_total" {"mechanism" = "LOGIN"} "Logins that succeeded, by SASL mechanism";
     auth_ok_cram_md5: Counter "ringpost_auth_success_total" {"mechanism" = "CRAM-MD5"} "Logins that succeeded, by SASL mechanism";

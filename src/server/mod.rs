@@ -8,6 +8,7 @@ pub mod access;
 mod accounts;
 mod control;
 mod core;
+mod greylist;
 mod guard;
 mod mail_log;
 pub mod names;
@@ -18,14 +19,15 @@ pub mod tables;
 mod watchdog;
 
 use crate::admin::rules::Book;
-use crate::config::Config;
 use crate::config::certificates::Keeper;
 use crate::config::outgoing::{self, Outgoing};
 use crate::config::reload::Reloader;
 use crate::config::resolve::Listener;
 use crate::config::units::Cores;
+use crate::config::{Config, Problems};
 use crate::events::{self, Events};
 use crate::metrics::{self, destinations::Registry};
+use crate::policy::greylist::Greylist;
 use crate::queue::common::Commons;
 use crate::queue::rules::Rule;
 use crate::route::tables::Router;
@@ -71,17 +73,19 @@ pub struct Running {
     control: std::thread::JoinHandle<Result<(), Failure>>,
     cores: Vec<runtime::core::Running<()>>,
     events: (Events, std::thread::JoinHandle<()>),
+    greylist: greylist::Keeping,
     _lock: checks::DataDirLock,
 }
 
 impl Running {
     /// Waits until a signal stops the server, and until it has ended in order.
     pub fn wait(self) -> Result<(), Failure> {
-        let Running { control, cores, events, stop, _lock, .. } = self;
+        let Running { control, cores, events, stop, greylist, _lock, .. } = self;
         let result =
             control.join().unwrap_or_else(|_| Err(Failure::new(70, "the control thread has panicked")));
         drop(stop);
         cores.into_iter().for_each(runtime::core::Running::join);
+        drop(greylist);
         let (handle, thread) = events;
         handle.info("stopped", "all mail in hand is settled or on stable storage");
         // Tasks that a core had when it ended may still hold handles.
@@ -113,15 +117,14 @@ pub fn start(config: Arc<Config>) -> Result<Running, Failure> {
         .map_err(|problems| Failure::new(78, problems))?;
     let (keeper, of_certificates) = keeper.unzip();
     let (outgoing, of_outgoing) = outgoing::read(&config).map_err(|problems| Failure::new(78, problems))?;
-    let of_files = of_certificates.iter().chain([&of_outgoing]).flat_map(|p| &p.0);
-    for problem in warnings.0.iter().chain(of_files) {
-        reserved.events.0.warn("configuration", problem.to_string());
-    }
+    tell_warnings(&reserved.events.0, [&warnings, &of_outgoing].into_iter().chain(&of_certificates));
     let certificates = keeper.as_ref().map(Keeper::certificates);
     let Reserved { lock, places, smtp, sockets, access, metrics, admin, events } = reserved;
     let recorder = Arc::new(metrics::exporter());
     let accounts = Accounts::open(&config, places.count(), &events.0, uring::fill_random)?;
     let (accounts, users) = accounts.unzip();
+    let (greylist, greylist_kept) =
+        greylist::open(&config, uring::random_u64, &events.0).map_err(|e| Failure::new(71, e))?;
     let book = Book::open(&config.data_dir).map_err(|e| Failure::new(74, e))?;
     let rules = book.rules(uring::wall_now());
     let (recording, users_of) = (recorder.clone(), accounts.clone());
@@ -134,6 +137,7 @@ pub fn start(config: Arc<Config>) -> Result<Running, Failure> {
         accounts: users_of,
         outgoing,
         destinations,
+        greylist,
     };
     let Access { at: access_at, sockets: access_sockets } = access;
     let started = start_cores(&config, &first, &places, (sockets, access_sockets), &events.0)?;
@@ -168,7 +172,15 @@ pub fn start(config: Arc<Config>) -> Result<Running, Failure> {
         .name("control".into())
         .spawn(move || control::run(control))
         .map_err(|e| Failure::new(71, e))?;
-    Ok(Running { smtp, metrics: metrics_address, stop: Some(stop), control, cores, events, _lock: lock })
+    let (stop, greylist) = (Some(stop), greylist_kept);
+    Ok(Running { smtp, metrics: metrics_address, stop, control, cores, events, greylist, _lock: lock })
+}
+
+/// What is wrong with files and does not keep us from starting.
+fn tell_warnings<'a>(events: &Events, all: impl Iterator<Item = &'a Problems>) {
+    for problem in all.flat_map(|p| &p.0) {
+        events.warn("configuration", problem.to_string());
+    }
 }
 
 /// What is said once all serve.
@@ -191,6 +203,7 @@ struct First {
     outgoing: Outgoing,
     recorder: Arc<PrometheusRecorder>,
     destinations: Registry,
+    greylist: Option<Greylist>,
 }
 
 /// The CPU of each core, if it is to be tied to one.
@@ -312,6 +325,7 @@ fn start_cores(
             commons: commons.clone(),
             rules: first.rules.clone(),
             outgoing: first.outgoing.clone(),
+            greylist: first.greylist.clone(),
             poison: poison.clone(),
             metrics: metrics::Core::new(&*first.recorder, number).counted_in(&first.destinations),
             recorder: first.recorder.clone(),

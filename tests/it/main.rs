@@ -16,6 +16,7 @@ mod dns_faults;
 mod dnsbl;
 mod doctor;
 mod dsn;
+mod greylist;
 mod harness;
 mod hostile;
 mod hostile_hops;
