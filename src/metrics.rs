@@ -191,6 +191,9 @@ series! {
     dnsbl_clean: Counter "ringpost_dnsbl_total" {"result" = "clean"} "Clients asked about at DNS lists, by what was found (cached: known already); failed: lists that did not answer";
     dnsbl_cached: Counter "ringpost_dnsbl_total" {"result" = "cached"} "Clients asked about at DNS lists, by what was found (cached: known already); failed: lists that did not answer";
     dnsbl_failed: Counter "ringpost_dnsbl_total" {"result" = "failed"} "Clients asked about at DNS lists, by what was found (cached: known already); failed: lists that did not answer";
+    greylist_known: Counter "ringpost_greylist_total" {"result" = "known"} "Recipients of clients that greylisting is for: of known networks, of those that came again, put off";
+    greylist_came_again: Counter "ringpost_greylist_total" {"result" = "came_again"} "Recipients of clients that greylisting is for: of known networks, of those that came again, put off";
+    greylist_deferred: Counter "ringpost_greylist_total" {"result" = "deferred"} "Recipients of clients that greylisting is for: of known networks, of those that came again, put off";
     filter_passed: Counter "ringpost_filter_messages_total" {"verdict" = "accept"} "Messages, and commands that were refused, by what filters said of them";
     filter_held: Counter "ringpost_filter_messages_total" {"verdict" = "hold"} "Messages, and commands that were refused, by what filters said of them";
     filter_discarded: Counter "ringpost_filter_messages_total" {"verdict" = "discard"} "Messages, and commands that were refused, by what filters said of them";

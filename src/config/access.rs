@@ -1,9 +1,10 @@
-//! `[access]` and `[[dnsbl]]`: where the maps are, and which DNS lists are asked.
+//! `[access]` and `[[dnsbl]]`: where the maps are, which DNS lists are asked, who is to come again.
 
 use super::brakes::action;
 use super::diagnose::Report;
 use super::raw;
 use super::resolve::path;
+use crate::policy::greylist::Options as Greylisting;
 use crate::policy::lists::List;
 use crate::route::destination::host_name;
 use crate::smtp::serve::lists::Options;
@@ -67,6 +68,20 @@ pub fn lists(written: &[raw::Dnsbl], raw: &raw::Access, report: &mut Report<'_>)
     }
 }
 
+/// Greylisting, if it is on.
+pub fn greylist(raw: &raw::Access, report: &mut Report<'_>) -> Option<Greylisting> {
+    let options = Greylisting {
+        delay: raw.greylist_delay.0,
+        window: raw.greylist_window.0,
+        known: raw.greylist_known.0,
+    };
+    if options.delay.as_secs() == 0 || options.delay >= options.window {
+        let what = "must be a second at least, and below access.greylist_window";
+        report.error("access.greylist_delay", what, "");
+    }
+    raw.greylist.then_some(options)
+}
+
 /// Lists at most: all are asked about each client.
 const LISTS_MAX: usize = 16;
 
@@ -77,7 +92,7 @@ mod tests {
     const SMALL: &str = "[server]\nhostname = \"mx.example.net\"\n[relay]\nsmarthost = \"192.0.2.1\"\n";
 
     #[test]
-    fn dns_lists() {
+    fn dns_lists_and_greylist() {
         let text = "[access]\ndnsbl_threshold = 3\n[[dnsbl]]\nzone = \"ZEN.l.test\"\n\
                     codes = [\"127.0.0.0/29\"]\nscore = 3\n[[dnsbl]]\nzone = \"good.test\"\nscore = -2\n";
         let (config, _) = Config::parse(&(SMALL.to_owned() + text), "t").unwrap();
@@ -89,6 +104,7 @@ mod tests {
             ("[[dnsbl]]\nzone = \"l t\"\n", "dnsbl[1].zone"),
             ("[access]\ndnsbl_threshold = 0\n", "access.dnsbl_threshold"),
             ("[access]\ndnsbl_time = 0\n", "access.dnsbl_time"),
+            ("[access]\ngreylist_delay = \"3d\"\n", "access.greylist_delay"),
         ] {
             let problems = Config::parse(&(SMALL.to_owned() + text), "t").unwrap_err();
             let first = problems.0.iter().find(|p| p.severity == Severity::Error).unwrap();

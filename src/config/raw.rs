@@ -427,6 +427,14 @@ section! {
         dnsbl_text: String = "%a is listed by %z".into(),
         /// How long all lists together may take.
         dnsbl_time: Duration = Duration::s(5),
+        /// Who sends for the first time is asked to come again.
+        greylist: bool = false,
+        /// Not before this time has passed.
+        greylist_delay: Duration = Duration::s(300),
+        /// Within this time.
+        greylist_window: Duration = Duration::s(2 * 86_400),
+        /// Who has come again is known for so long after its last mail.
+        greylist_known: Duration = Duration::s(35 * 86_400),
     }
 
     /// `[[dnsbl]]`: a DNS list of clients (RFC 5782).

@@ -15,6 +15,7 @@ use super::units::{Cores, Listen, Network, Rate};
 use super::users::{self, Auth};
 use crate::mailbox::spread::SHARDS_MAX;
 use crate::policy::brakes::Rule;
+use crate::policy::greylist::Options as Greylisting;
 use crate::route::destination::{NextHop, Target, TlsPolicy, host_name};
 use crate::smtp::inbound;
 use crate::smtp::serve::lists::Options as ListOptions;
@@ -76,6 +77,8 @@ pub struct Config {
     pub access: Access,
     /// `[[dnsbl]]`, and how they are used.
     pub lists: ListOptions,
+    /// `access.greylist`, and how long what takes.
+    pub greylist: Option<Greylisting>,
     /// `[limits]`.
     pub limits: Limits,
     /// `[timeouts]`.
@@ -365,6 +368,7 @@ fn resolve(raw: Raw, text: &str, report: &mut Report<'_>) -> Option<Config> {
         brakes: brakes::resolve(&raw.brake, report),
         access: access::resolve(&raw.access, report),
         lists: access::lists(&raw.dnsbl, &raw.access, report),
+        greylist: access::greylist(&raw.access, report),
         limits: raw.limits,
         timeouts: raw.timeouts,
         memory: raw.memory,

@@ -4,6 +4,7 @@ pub mod access;
 pub mod brakes;
 pub mod delegation;
 pub mod failures;
+pub mod greylist;
 pub mod lists;
 pub mod logins;
 pub mod place;

@@ -32,6 +32,7 @@ use crate::events::trace::Tracer;
 use crate::events::{Events, Level};
 use crate::intake::Intake;
 use crate::metrics::{self, destinations::Registry};
+use crate::policy::greylist::Greylist;
 use crate::queue::common::Commons;
 use crate::queue::control::{Request, Response};
 use crate::queue::desk::loading::Loaded;
@@ -166,6 +167,8 @@ pub struct Seed {
     pub outgoing: Outgoing,
     /// Keys of mail of our own clients, if there are any.
     pub signers: Option<Signers>,
+    /// Who has come again, if anybody is asked to.
+    pub greylist: Option<Greylist>,
     /// Users, if there are any.
     pub accounts: Option<Accounts>,
     /// Limits of destinations, of all cores.
@@ -443,12 +446,13 @@ fn policy(rt: &Uring, seed: &Seed, names: &Rc<Names<Uring>>) -> Option<Policy<Ur
     let brakes = seed.guard.brakes.clone();
     let lists = (!seed.config.lists.lists.is_empty())
         .then(|| Lists::new(rt.clone(), names.clone(), seed.metrics.clone(), seed.config.lists.clone()));
-    if brakes.is_none() && lists.is_none() {
+    let greylist = seed.greylist.clone();
+    if brakes.is_none() && lists.is_none() && greylist.is_none() {
         return None;
     }
     let voice = seed.voice();
     let tell = move |text| voice.say(Level::Warn, "brake", text);
-    Some(Policy { brakes, lists, tell: Box::new(tell) })
+    Some(Policy { brakes, lists, greylist, tell: Box::new(tell) })
 }
 
 /// The core's mail log, which sessions and queues have from now on.

@@ -8,6 +8,7 @@ pub mod access;
 mod accounts;
 mod control;
 mod core;
+mod greylist;
 mod guard;
 mod mail_log;
 pub mod names;
@@ -30,6 +31,7 @@ use crate::config::units::Cores;
 use crate::config::{Config, Problems};
 use crate::events::{self, Events};
 use crate::metrics::{self, destinations::Registry};
+use crate::policy::greylist::Greylist;
 use crate::queue::common::Commons;
 use crate::queue::rules::Rule;
 use crate::route::tables::Router;
@@ -75,17 +77,19 @@ pub struct Running {
     control: std::thread::JoinHandle<Result<(), Failure>>,
     cores: Vec<runtime::core::Running<()>>,
     events: (Events, std::thread::JoinHandle<()>),
+    greylist: greylist::Keeping,
     _lock: checks::DataDirLock,
 }
 
 impl Running {
     /// Waits until a signal stops the server, and until it has ended in order.
     pub fn wait(self) -> Result<(), Failure> {
-        let Running { control, cores, events, stop, _lock, .. } = self;
+        let Running { control, cores, events, stop, greylist, _lock, .. } = self;
         let result =
             control.join().unwrap_or_else(|_| Err(Failure::new(70, "the control thread has panicked")));
         drop(stop);
         cores.into_iter().for_each(runtime::core::Running::join);
+        drop(greylist);
         let (handle, thread) = events;
         handle.info("stopped", "all mail in hand is settled or on stable storage");
         // Tasks that a core had when it ended may still hold handles.
@@ -120,6 +124,8 @@ pub fn start(config: Arc<Config>) -> Result<Running, Failure> {
     let accounts = Accounts::open(&config, places.count(), &events.0, uring::fill_random)?;
     let (accounts, users) = accounts.unzip();
     let (book, holds, lockout) = of_operators(&config, accounts.as_ref(), &events.0)?;
+    let (greylist, greylist_kept) =
+        greylist::open(&config, uring::random_u64, &events.0).map_err(|e| Failure::new(71, e))?;
     let rules = book.rules(uring::wall_now());
     let (recording, users_of) = (recorder.clone(), accounts.clone());
     let destinations = Registry::default();
@@ -132,6 +138,7 @@ pub fn start(config: Arc<Config>) -> Result<Running, Failure> {
         outgoing,
         signers: signing.as_ref().map(signing::Watch::signers),
         destinations,
+        greylist,
     };
     let Access { at: access_at, sockets: access_sockets } = access;
     let started = start_cores(&config, &first, &places, (sockets, access_sockets), &events.0)?;
@@ -169,7 +176,8 @@ pub fn start(config: Arc<Config>) -> Result<Running, Failure> {
         .name("control".into())
         .spawn(move || control::run(control))
         .map_err(|e| Failure::new(71, e))?;
-    Ok(Running { smtp, metrics: metrics_address, stop: Some(stop), control, cores, events, _lock: lock })
+    let (stop, greylist) = (Some(stop), greylist_kept);
+    Ok(Running { smtp, metrics: metrics_address, stop, control, cores, events, greylist, _lock: lock })
 }
 
 /// What operators have said in earlier runs. From here on the users know who may not log in.
@@ -240,6 +248,7 @@ struct First {
     signers: Option<Signers>,
     recorder: Arc<PrometheusRecorder>,
     destinations: Registry,
+    greylist: Option<Greylist>,
 }
 
 /// The CPU of each core, if it is to be tied to one.
@@ -362,6 +371,7 @@ fn start_cores(
             rules: first.rules.clone(),
             outgoing: first.outgoing.clone(),
             signers: first.signers.clone(),
+            greylist: first.greylist.clone(),
             poison: poison.clone(),
             metrics: metrics::Core::new(&*first.recorder, number).counted_in(&first.destinations),
             recorder: first.recorder.clone(),

@@ -44,7 +44,8 @@ fn clients_and_their_names() {
     let server = start(
         &hop,
         [
-            "127.0.2.0/28 554 5.7.25 Not from there\n127.0.2.1 permit\n127.0.0.1 reject\n127.0.2.2 451 Later\n",
+            "127.0.2.0/28 554 5.7.25 Not from there\n127.0.2.1 permit\n127.0.0.1 reject\n\
+             127.0.2.2 451 Later\n",
             "bad.test reject\n.dyn.test defer Use your provider\n",
             "spam.test reject\n",
             "",

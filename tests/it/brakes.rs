@@ -19,7 +19,8 @@ fn config(hop: &Hop, brakes: &str) -> Config {
         .set("limits", "messages_per_session", "0")
         .set("relay", "networks", "[\"127.0.0.1\"]");
     config.tail = format!(
-        "[[listener]]\nprotocol = \"smtp\"\naddress = \"127.0.0.1:0\"\nxclient_from = [\"127.0.0.9\"]\n{brakes}"
+        "[[listener]]\nprotocol = \"smtp\"\naddress = \"127.0.0.1:0\"\n\
+         xclient_from = [\"127.0.0.9\"]\n{brakes}"
     );
     config
 }

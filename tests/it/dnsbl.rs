@@ -6,10 +6,14 @@ use crate::harness::{Client, Config, Hop, Server, server};
 use crate::hostile::still_serves;
 use std::sync::Arc;
 
-const ZONE: &str = "3.2.0.127.bad.test. IN A 127.0.0.2\n4.2.0.127.bad.test. IN A 127.0.0.2\n\
-                    4.2.0.127.good.test. IN A 127.0.0.9\n5.2.0.127.bad.test. IN A 127.0.0.3\n\
-                    6.2.0.127.bad.test. IN A 127.255.255.254\n1.0.0.127.bad.test. IN A 127.0.0.2\n\
-                    1.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.8.b.d.0.1.0.0.2.bad.test. IN A 127.0.0.2\n";
+const ZONE: &str = "3.2.0.127.bad.test. IN A 127.0.0.2
+4.2.0.127.bad.test. IN A 127.0.0.2
+4.2.0.127.good.test. IN A 127.0.0.9
+5.2.0.127.bad.test. IN A 127.0.0.3
+6.2.0.127.bad.test. IN A 127.255.255.254
+1.0.0.127.bad.test. IN A 127.0.0.2
+1.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.8.b.d.0.1.0.0.2.bad.test. IN A 127.0.0.2
+";
 
 /// Relays for `cust.test`; asks two lists.
 fn start(hop: &Hop, names: &NameServer, access: &str) -> Server {

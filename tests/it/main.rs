@@ -18,6 +18,7 @@ mod dnsbl;
 mod doctor;
 mod dsn;
 mod filters;
+mod greylist;
 mod harness;
 mod hostile;
 mod hostile_hops;

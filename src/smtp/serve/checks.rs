@@ -9,6 +9,7 @@ use crate::base::time::Mono;
 use crate::message::envelope::{Envelope, Notify};
 use crate::metrics::Counter;
 use crate::policy::brakes::{self, Brakes, Over, Who};
+use crate::policy::greylist::{Greylist, Verdict};
 use crate::policy::lists;
 use crate::route::access::{Action, Question};
 use crate::runtime::Runtime;
@@ -25,6 +26,8 @@ pub struct Policy<R: Runtime> {
     pub tell: Box<dyn Fn(String)>,
     /// DNS lists of clients.
     pub lists: Option<Rc<Lists<R>>>,
+    /// Who is asked to come again.
+    pub greylist: Option<Greylist>,
 }
 
 /// What was decided on the transaction.
@@ -171,6 +174,27 @@ impl<R: Runtime> Talk<'_, R> {
             brakes::Action::Tempfail => Err(no(450)),
             brakes::Action::Reject => Err(no(554)),
         }
+    }
+
+    /// Is the client to come again with mail for the recipient that came last, which would be taken?
+    pub(super) fn check_greylist(&self) -> Result<(), No> {
+        let Some(greylist) = self.ctx.policy.get().and_then(|p| p.greylist.as_ref()) else { return Ok(()) };
+        if self.checks.permitted || self.is_ours() || self.door.lmtp {
+            return Ok(());
+        }
+        let envelope = self.machine.envelope();
+        let to = envelope.last().expect("the question is about a recipient").address;
+        let (sender, m) = (envelope.view().sender(), &self.ctx.metrics);
+        match greylist.ask(self.peer.ip(), sender, to, self.ctx.rt.wall()) {
+            Verdict::Known => m.greylist_known.increment(1),
+            Verdict::CameAgain => m.greylist_came_again.increment(1),
+            Verdict::Wait(time) => {
+                m.greylist_deferred.increment(1);
+                let text = format!("Greylisted, try again in {} s", time.as_secs().max(1));
+                return Err(No::Said { code: 450, enhanced: (7, 1), text: text.into() });
+            }
+        }
+        Ok(())
     }
 
     fn brakes(&self) -> Option<&Brakes> {

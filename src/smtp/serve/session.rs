@@ -470,6 +470,7 @@ impl<R: Runtime> Talk<'_, R> {
         let answer = self.is_taken().await.map_err(No::from);
         self.count_answer(answer.as_ref().err());
         answer?;
+        self.check_greylist()?;
         self.brake_recipient()
     }
 
