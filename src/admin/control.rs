@@ -139,7 +139,7 @@ impl<Q: Queues> Conversation<'_, Q> {
             Command::Stats => self.stats().await,
             Command::CopyIndex { dir } => self.copy_index(dir).await,
             Command::Pick { pick, verb, ids, reason, dry_run, ask, seconds } => {
-                self.pick(Wish { pick, verb, ids, reason, dry_run, ask, seconds }).await
+                self.pick(Wish { pick: *pick, verb, ids, reason, dry_run, ask, seconds }).await
             }
             Command::Undo { number } => self.undo(number).await,
             Command::Holds => self.holds().await,

@@ -2,7 +2,8 @@
 //!
 //! Owns the folder `holds` of the data directory: a file for each, with what it was and the ids, written
 //! before the first message is held, so that a crash in between leaves none held for ever. Runs on the
-//! control thread. A file that cannot be read is left alone and named. A hold that cannot be written is not made.
+//! control thread. A file that cannot be read is left alone and named. A hold that cannot be written is not
+//! made.
 
 #![allow(clippy::disallowed_methods, reason = "files of the control thread")]
 

@@ -102,7 +102,7 @@ pub enum Command {
     /// Does something to all messages that are meant.
     Pick {
         /// Which.
-        pick: Pick,
+        pick: Box<Pick>,
         /// What.
         verb: Verb,
         /// These instead, whatever else is meant.

@@ -146,7 +146,7 @@ impl Chosen {
             return Err("this may change many messages: see how many with --dry-run, then say --yes");
         }
         Ok(Command::Pick {
-            pick: self.picked.pick(),
+            pick: Box::new(self.picked.pick()),
             verb,
             ids: self.ids.clone(),
             reason: reason.to_owned(),

@@ -175,6 +175,7 @@ impl Task {
 
     fn look(pick: Pick, dry_run: bool) -> Command {
         let (verb, ids, reason) = (Verb::Look, Vec::new(), String::new());
+        let pick = Box::new(pick);
         Command::Pick { pick, verb, ids, reason, dry_run, ask: false, seconds: None }
     }
 }

@@ -75,12 +75,12 @@ const IGNORED: &[u8] = b"EeGnUv";
 impl Options {
     /// Reads the arguments behind the name.
     fn read(name: &str, words: &[String]) -> Result<Options, String> {
-        let mut o = Options::default();
-        o.mode = match name {
+        let mode = match name {
             "mailq" => Mode::List,
             "newaliases" => Mode::Aliases,
             _ => Mode::Submit,
         };
+        let mut o = Options { mode, ..Options::default() };
         let mut words = words.iter();
         while let Some(word) = words.next() {
             let Some(rest) = word.strip_prefix('-').filter(|r| !r.is_empty()) else {
@@ -117,7 +117,7 @@ impl Options {
                 b'R' => o.ret = Some(value()?),
                 b'V' => o.envid = Some(value()?),
                 b'C' => o.config = Some(value()?.into()),
-                b'b' => o.mode = mode(&value()?)?,
+                b'b' => o.mode = mode_of(&value()?)?,
                 b'I' if attached.is_empty() => o.mode = Mode::Aliases,
                 b'q' => o.mode = Mode::Flush,
                 c if IGNORED_WITH.contains(&c) => drop(value()?),
@@ -155,7 +155,7 @@ impl Options {
     }
 }
 
-fn mode(letter: &str) -> Result<Mode, String> {
+fn mode_of(letter: &str) -> Result<Mode, String> {
     match letter {
         "m" => Ok(Mode::Submit),
         "s" => Ok(Mode::Smtp),

@@ -204,7 +204,16 @@ fn destinations(now: &Sample, most: usize) -> Vec<Value> {
     }
     let mut all: Vec<_> = all.into_iter().collect();
     all.sort_by(|a, b| (b.1.0, b.1.1).cmp(&(a.1.0, a.1.1)).then_with(|| a.0.cmp(&b.0)));
-    let one = |(name, d): (String, (u64, u64, u64, String))| json!({"name": name, "ready": d.0, "connections": d.1, "failures": d.2, "reason": d.3});
+    let one = |(name, d): (String, (u64, u64, u64, String))| {
+        let (ready, connections, failures, reason) = d;
+        json!({
+            "name": name,
+            "ready": ready,
+            "connections": connections,
+            "failures": failures,
+            "reason": reason,
+        })
+    };
     all.into_iter().take(most).map(one).collect()
 }
 

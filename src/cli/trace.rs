@@ -1,6 +1,7 @@
 //! `ringpost trace`: the lines of protocols that pass between the server and a peer, live.
 //!
-//! Owns the print-out. Ends when it is interrupted, or after `--for`. Exit codes as those of `ringpost queue`.
+//! Owns the print-out. Ends when it is interrupted, or after `--for`. Exit codes as those of
+//! `ringpost queue`.
 
 use super::queue::{Contact, converse, escape};
 use crate::admin::wire::{Command, Line};

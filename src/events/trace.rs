@@ -2,8 +2,9 @@
 //!
 //! One for each core. Nobody watches: one look at a flag. What an operator watches is kept in a bounded list
 //! until it is fetched; what does not fit is counted. A watch that nobody asks about ends. Secrets are left
-//! out here, whatever a session hands over: of AUTH only the mechanism is shown, what is no command of a known
-//! name and what answers a challenge not at all. Bodies are the caller's affair: it does not hand them over.
+//! out here, whatever a session hands over: of AUTH only the mechanism is shown, what is no command of a
+//! known name and what answers a challenge not at all. Bodies are the caller's affair: it does not hand them
+//! over.
 
 use crate::base::time::Wall;
 use serde::Serialize;

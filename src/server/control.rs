@@ -49,6 +49,25 @@ pub struct Line {
     pub health: Arc<Health>,
 }
 
+/// What operators have said, kept over restarts.
+pub struct Kept {
+    /// Destinations that nothing is sent to.
+    pub book: Book,
+    /// What is held by a condition.
+    pub holds: Holds,
+    /// Who may not log in.
+    pub lockout: Lockout,
+}
+
+impl Kept {
+    /// With what the conversations of operators need besides.
+    fn office(self, metrics: Arc<dyn Fn() -> String + Send + Sync>, events: Events) -> Rc<Office> {
+        let Kept { book, holds, lockout } = self;
+        let (busy, traces) = (Cell::new(0), Cell::new(0));
+        Rc::new(Office { book, holds, lockout: Rc::new(lockout), metrics, events, busy, traces })
+    }
+}
+
 /// What the control thread works with.
 pub struct Control {
     /// One for each mail core.
@@ -77,12 +96,8 @@ pub struct Control {
     pub metrics: Option<TcpListener>,
     /// Bound.
     pub admin: Option<UnixListener>,
-    /// Rules of operators.
-    pub book: Book,
-    /// What operators have held.
-    pub holds: Holds,
-    /// Who may not log in.
-    pub lockout: Lockout,
+    /// What operators have said in earlier runs.
+    pub kept: Kept,
     /// Completed by [`super::Running::stop`].
     pub stopped: oneshot::Receiver<()>,
     /// Said once signals stop the server in order: who waits for it may send one.
@@ -208,9 +223,7 @@ impl Queues for Cores {
 
 async fn serve(control: Control) -> Result<(), Failure> {
     let Control { lines, reloader, users, keeper, recorder, process, events, grace, .. } = control;
-    let Control {
-        signing, access, metrics, admin, book, holds, lockout, mut stopped, started, data_dir, ..
-    } = control;
+    let Control { signing, access, metrics, admin, kept, mut stopped, started, data_dir, .. } = control;
     let failed = |e: io::Error| Failure::new(71, format!("control thread: {e}"));
     let mut signals = Signals::take().map_err(failed)?;
     let mail = lines.len();
@@ -225,17 +238,8 @@ async fn serve(control: Control) -> Result<(), Failure> {
     let cores = Rc::new(Cores { lines: RefCell::new(lines), mail });
     let shown = Shown { health: health.clone(), mail, process, data_dir, events: events.clone() };
     let state = http_state(recorder, shown);
-    let lockout = Rc::new(lockout);
-    let (shown, of_office, busy) = (state.metrics.clone(), events.clone(), Cell::new(0));
-    let office = Rc::new(Office {
-        book,
-        holds,
-        lockout: lockout.clone(),
-        metrics: shown,
-        events: of_office,
-        busy,
-        traces: Cell::new(0),
-    });
+    let office = kept.office(state.metrics.clone(), events.clone());
+    let lockout = office.lockout.clone();
     if let Some(listener) = metrics {
         let listener = tokio::net::TcpListener::from_std(listener).map_err(failed)?;
         tokio::task::spawn_local(http::serve(listener, state, std::future::pending()));

@@ -40,7 +40,7 @@ use crate::runtime::{self, checks, listen, privileges, uring};
 use crate::storage::options::Poison;
 use crate::tls::Certificates;
 use accounts::Accounts;
-use control::{Control, Line};
+use control::{Control, Kept, Line};
 use core::{Health, Seed};
 use guard::Guard;
 use metrics_exporter_prometheus::PrometheusRecorder;
@@ -123,10 +123,10 @@ pub fn start(config: Arc<Config>) -> Result<Running, Failure> {
     let recorder = Arc::new(metrics::exporter());
     let accounts = Accounts::open(&config, places.count(), &events.0, uring::fill_random)?;
     let (accounts, users) = accounts.unzip();
-    let (book, holds, lockout) = of_operators(&config, accounts.as_ref(), &events.0)?;
+    let kept = of_operators(&config, accounts.as_ref(), &events.0)?;
     let (greylist, greylist_kept) =
         greylist::open(&config, uring::random_u64, &events.0).map_err(|e| Failure::new(71, e))?;
-    let rules = book.rules(uring::wall_now());
+    let rules = kept.book.rules(uring::wall_now());
     let (recording, users_of) = (recorder.clone(), accounts.clone());
     let destinations = Registry::default();
     let first = First {
@@ -166,9 +166,7 @@ pub fn start(config: Arc<Config>) -> Result<Running, Failure> {
         grace: config.stop_grace,
         metrics,
         admin,
-        book,
-        holds,
-        lockout,
+        kept,
         stopped,
         started,
     };
@@ -181,11 +179,7 @@ pub fn start(config: Arc<Config>) -> Result<Running, Failure> {
 }
 
 /// What operators have said in earlier runs. From here on the users know who may not log in.
-fn of_operators(
-    config: &Config,
-    accounts: Option<&Accounts>,
-    events: &Events,
-) -> Result<(Book, Holds, Lockout), Failure> {
+fn of_operators(config: &Config, accounts: Option<&Accounts>, events: &Events) -> Result<Kept, Failure> {
     let failed = |e| Failure::new(74, e);
     let book = Book::open(&config.data_dir).map_err(failed)?;
     let (holds, bad) = Holds::open(&config.data_dir).map_err(failed)?;
@@ -195,7 +189,7 @@ fn of_operators(
     }
     let lockout = Lockout::open(&config.data_dir).map_err(failed)?;
     accounts.iter().for_each(|accounts| lockout.adopt(accounts.users()));
-    Ok((book, holds, lockout))
+    Ok(Kept { book, holds, lockout })
 }
 
 /// What the files say that the configuration names.

@@ -340,7 +340,7 @@ fn mail_is_found_by_the_login_that_sent_it() {
     let hers = client.mail("a@one.test", &["x@first.test"], BODY);
     server.listed(&nobodys, |_| true);
     server.listed(&hers, |_| true);
-    assert_eq!(found(&server, &["--user", "ann"]), [hers.clone()]);
+    assert_eq!(found(&server, &["--user", "ann"]), std::slice::from_ref(&hers));
     let server = Server::start_in(server.kill(), &config);
     assert_eq!(found(&server, &["--user", "a*"]), [hers]);
 }

@@ -12,6 +12,7 @@ mod joining;
 mod returned;
 mod told;
 mod touring;
+mod verbs;
 mod why;
 
 use super::{Desk, DoubleBounce, Options};
