@@ -2,8 +2,9 @@
 //!
 //! Knows which fields are signed. Cannot fail but for a key that does not sign, which is told.
 
-use super::fields::fields;
-use super::keys::Key;
+use super::fields::{author_domains, fields};
+use super::keys::{Key, Keys};
+use mail_auth::AuthenticatedMessage;
 use mail_auth::common::crypto::SigningKey;
 use mail_auth::dkim::{Canonicalization, Signature};
 
@@ -42,6 +43,23 @@ const SIGNED: &[&str] = &[
 
 /// Of a field that is there more often, the last so many are signed.
 const EACH_MAX: usize = 8;
+
+/// The domain of the author, if the message is signed: by the keys of that domain. `sender`: of a client that
+/// may not send as anybody; its domain must have the same keys, or one customer could have another's name
+/// signed.
+#[must_use]
+pub fn author(keys: &Keys, header: &[u8], sender: Option<&[u8]>) -> Option<String> {
+    let message = AuthenticatedMessage::parse(header)?;
+    // RFC 5322 §3.6.2: authors may be several; a signature vouches for one domain.
+    let [author] = &author_domains(&message)[..] else { return None };
+    let domain = &keys.of(author).next()?.domain;
+    if let Some(sender) = sender {
+        let sender = String::from_utf8_lossy(sender);
+        let sender = sender.rsplit_once('@')?.1;
+        keys.of(sender).find(|key| key.domain == *domain)?;
+    }
+    Some(author.clone())
+}
 
 /// What is signed.
 #[derive(Clone, Copy, Debug)]
@@ -90,4 +108,51 @@ pub fn put(out: &mut Vec<u8>, key: &Key, mail: &Mail<'_>) -> bool {
     signature.b = value;
     signature.write(out, true);
     true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::keys::generate;
+    use super::*;
+
+    fn keys(domains: &[&str]) -> Keys {
+        let key = |domain: &&str| Key::parse(domain, "s", generate(None).unwrap().as_bytes()).unwrap();
+        Keys(domains.iter().map(key).collect())
+    }
+
+    #[test]
+    fn nobody_has_anothers_name_signed() {
+        let keys = keys(&["a.example", "b.example", "sub.a.example"]);
+        let of = |from: &str, sender: Option<&str>| {
+            author(&keys, format!("From: {from}\r\n\r\n").as_bytes(), sender.map(str::as_bytes))
+        };
+        for (from, sender, signed) in [
+            ("x@A.example", None, Some("a.example")),
+            ("x@A.example", Some("y@a.Example"), Some("a.example")),
+            ("x@www.a.example", Some("y@a.example"), Some("www.a.example")),
+            ("x@a.example", Some("y@b.example"), None),
+            ("x@a.example", Some("y@sub.a.example"), None),
+            ("x@a.example", Some("y@c.example"), None),
+            ("x@a.example", Some(""), None),
+            ("x@c.example", None, None),
+            ("x@a.example, y@b.example", None, None),
+            ("x@a.example\r\nFrom: y@b.example", None, None),
+            ("nobody", None, None),
+        ] {
+            assert_eq!(of(from, sender).as_deref(), signed, "{from:?} {sender:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_there_is_signed_and_the_author_once_more() {
+        let keys = keys(&["a.example"]);
+        let header = b"From: x@a.example\r\nTo: b\r\nTo: c\r\nX-Other: 1\r\n\r\n";
+        let mail = Mail { front: b"Date: now\r\n", header, body: &[1; 32], now: 7 };
+        let mut out = Vec::new();
+        assert!(put(&mut out, &keys.0[0], &mail));
+        let text = String::from_utf8(out).unwrap();
+        assert!(text.contains("h=From:From:Date:To:To;") && text.contains("t=7;"), "{text}");
+        assert!(text.starts_with("DKIM-Signature: v=1; a=ed25519-sha256; s=s; d=a.example;"), "{text}");
+        assert!(text.ends_with(";\r\n") && !text.contains("X-Other"), "{text}");
+    }
 }

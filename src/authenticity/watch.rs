@@ -88,6 +88,11 @@ impl Watch {
         wanted.into_iter().for_each(|(how, algorithm, ..)| self.want(how, algorithm));
     }
 
+    /// The hash that a signature of ours is about is wanted.
+    pub fn want_for_ours(&mut self) {
+        self.want(Canonicalization::Relaxed, HashAlgorithm::Sha256);
+    }
+
     /// This hash of all of the body is wanted.
     pub fn want(&mut self, how: Canonicalization, algorithm: HashAlgorithm) {
         if self.hashers.iter().any(|(c, a, _)| (*c, *a) == (how, algorithm)) {

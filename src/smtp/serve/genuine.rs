@@ -7,7 +7,7 @@
 use super::filter::Filtered;
 use super::session::Talk;
 use crate::authenticity::check::Mail;
-use crate::authenticity::fields::{self, author_domains};
+use crate::authenticity::fields;
 use crate::authenticity::keys::Keys;
 use crate::authenticity::results::Results;
 use crate::authenticity::rules::{Refused, Rules};
@@ -18,9 +18,6 @@ use crate::intake::Intake;
 use crate::message::body::BodyFacts;
 use crate::runtime::Runtime;
 use crate::smtp::reply::Reply;
-use mail_auth::AuthenticatedMessage;
-use mail_auth::common::crypto::HashAlgorithm;
-use mail_auth::dkim::Canonicalization;
 use std::ops::Range;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -124,9 +121,9 @@ impl<R: Runtime> Talk<'_, R> {
                 fields::in_our_name(looked.watch.header(), &rules.id)
             }
             Purpose::Sign(keys, author) => {
-                *author = signer(keys, looked.watch.header(), (!trusted).then_some(sender));
+                *author = sign::author(keys, looked.watch.header(), (!trusted).then_some(sender));
                 if author.is_some() {
-                    looked.watch.want(Canonicalization::Relaxed, HashAlgorithm::Sha256);
+                    looked.watch.want_for_ours();
                 }
                 Vec::new()
             }
@@ -277,21 +274,6 @@ impl<R: Runtime> Talk<'_, R> {
             }
         }
     }
-}
-
-/// The domain whose keys sign the message. `sender`: of a client that may not send as anybody; its domain
-/// must have the same keys, or one customer could have another's name signed.
-fn signer(keys: &Keys, header: &[u8], sender: Option<&[u8]>) -> Option<String> {
-    let message = AuthenticatedMessage::parse(header)?;
-    // RFC 5322 §3.6.2: authors may be several; a signature vouches for one domain.
-    let [author] = &author_domains(&message)[..] else { return None };
-    let domain = keys.of(author).next()?.domain.clone();
-    if let Some(sender) = sender {
-        let sender = String::from_utf8_lossy(sender).to_ascii_lowercase();
-        let sender = sender.rsplit_once('@')?.1;
-        keys.of(sender).find(|key| key.domain == domain)?;
-    }
-    Some(author.clone())
 }
 
 fn reply(refused: Refused) -> Reply {
