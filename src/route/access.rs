@@ -214,8 +214,8 @@ fn action(text: &[u8]) -> Result<Action, String> {
     match word.to_ascii_lowercase().as_str() {
         "permit" | "ok" => none(rest, Action::Permit),
         "discard" => none(rest, Action::Discard),
-        "reject" => Ok(refuse(554, &or("Access denied"))),
-        "defer" => Ok(refuse(450, &or("Access denied for now, try again later"))),
+        "reject" => Ok(refuse(550, &or("Access denied"))),
+        "defer" => Ok(refuse(451, &or("Access denied for now, try again later"))),
         "hold" => Ok(Action::Hold(or("access map").into())),
         "redirect" => match split(rest.as_bytes()) {
             (user, domain) if user.is_empty() || domain.is_empty() || rest.contains(' ') => {
@@ -333,10 +333,10 @@ mod tests {
         let refuse = |code, enhanced, text: &str| Action::Refuse { code, enhanced, text: text.into() };
         for (text, expected) in [
             ("OK", Action::Permit),
-            ("REJECT", refuse(554, (7, 1), "Access denied")),
-            ("reject Go  away", refuse(554, (7, 1), "Go  away")),
-            ("reject 5.1.8 Bad sender", refuse(554, (1, 8), "Bad sender")),
-            ("defer", refuse(450, (7, 1), "Access denied for now, try again later")),
+            ("REJECT", refuse(550, (7, 1), "Access denied")),
+            ("reject Go  away", refuse(550, (7, 1), "Go  away")),
+            ("reject 5.1.8 Bad sender", refuse(550, (1, 8), "Bad sender")),
+            ("defer", refuse(451, (7, 1), "Access denied for now, try again later")),
             ("550 5.7.27 Null MX", refuse(550, (7, 27), "Null MX")),
             ("451 Later", refuse(451, (7, 1), "Later")),
             ("521", refuse(521, (7, 1), "Access denied")),

@@ -54,9 +54,9 @@ fn clients_and_their_names() {
     let mail = |client: &mut Client| client.say("MAIL FROM:<a@spam.test>");
     mail(&mut stranger(&server, 3, "x.test")).expect("554 5.7.25 Not from there\r\n");
     mail(&mut stranger(&server, 2, "x.test")).expect("451 4.7.1 Later\r\n");
-    mail(&mut stranger(&server, 99, "BAD.test")).expect("554 5.7.1 Access denied\r\n");
-    mail(&mut stranger(&server, 99, "a.b.dyn.test")).expect("450 4.7.1 Use your provider\r\n");
-    mail(&mut stranger(&server, 99, "x.test")).expect("554 5.7.1 Access denied\r\n");
+    mail(&mut stranger(&server, 99, "BAD.test")).expect("550 5.7.1 Access denied\r\n");
+    mail(&mut stranger(&server, 99, "a.b.dyn.test")).expect("451 4.7.1 Use your provider\r\n");
+    mail(&mut stranger(&server, 99, "x.test")).expect("550 5.7.1 Access denied\r\n");
     // A permit ends the questions, and gives no right to relay.
     let mut client = stranger(&server, 1, "bad.test");
     client.mail("a@spam.test", &["r@cust.test"], TEXT);
@@ -65,7 +65,7 @@ fn clients_and_their_names() {
     // Clients that may relay are not asked who they are; what they send is looked at.
     let mut relay = server.client();
     relay.mail("a@good.test", &["r@else.test"], TEXT);
-    relay.say("MAIL FROM:<a@spam.test>").expect("554 5.7.1 Access denied");
+    relay.say("MAIL FROM:<a@spam.test>").expect("550 5.7.1 Access denied");
     hop.wait(2);
     assert_eq!(server.metric("ringpost_access_total", "action=\"reject\""), 4.0);
     assert_eq!(server.metric("ringpost_access_total", "action=\"defer\""), 2.0);

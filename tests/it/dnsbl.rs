@@ -56,7 +56,7 @@ fn clients_are_listed_by_scores_and_codes() {
     let names = NameServer::start(ZONE);
     let text = "dnsbl_threshold = 2\ndnsbl_text = \"No mail from %a, see %z\"";
     let server = start(&hop, &names, text);
-    assert_eq!(asked(&server, 3), "554 5.7.1 No mail from 127.0.2.3, see bad.test\r\n");
+    assert_eq!(asked(&server, 3), "550 5.7.1 No mail from 127.0.2.3, see bad.test\r\n");
     for (last, why) in [(4, "it is on the list of the good"), (5, "the code does not count"), (7, "nowhere")]
     {
         assert!(asked(&server, last).starts_with("250 "), "127.0.2.{last}: {why}");
@@ -64,13 +64,13 @@ fn clients_are_listed_by_scores_and_codes() {
     assert_eq!(server.metric("ringpost_dnsbl_total", "result=\"failed\""), 0.0);
     assert!(asked(&server, 6).starts_with("250 "), "the list does not serve us");
     assert_eq!(server.metric("ringpost_dnsbl_total", "result=\"failed\""), 1.0);
-    assert!(asked(&server, 3).starts_with("554 "));
+    assert!(asked(&server, 3).starts_with("550 "));
     assert_eq!(server.metric("ringpost_dnsbl_total", "result=\"cached\""), 1.0);
     assert_eq!(server.metric("ringpost_dnsbl_total", "result=\"listed\""), 1.0);
     // Through a proxy it is the client that counts; IPv6 as well.
     let mut client = Client::from([127, 0, 0, 9], server.smtp);
     client.reply().expect("220 ");
-    for (address, code) in [("IPV6:2001:db8::1", 554), ("IPV6:2001:db8::2", 250), ("127.0.2.3", 554)] {
+    for (address, code) in [("IPV6:2001:db8::1", 550), ("IPV6:2001:db8::2", 250), ("127.0.2.3", 550)] {
         client.say("RSET").expect("250 ");
         client.say(&format!("XCLIENT ADDR={address}")).expect("220 ");
         client.say("EHLO x.test").expect("250-");
@@ -101,7 +101,7 @@ fn mail_of_listed_clients_may_be_put_off_or_held() {
     let hop = Hop::start();
     let names = NameServer::start(ZONE);
     let server = start(&hop, &names, "dnsbl_action = \"tempfail\"");
-    assert_eq!(asked(&server, 3), "450 4.7.1 127.0.2.3 is listed by bad.test\r\n");
+    assert_eq!(asked(&server, 3), "451 4.7.1 127.0.2.3 is listed by bad.test\r\n");
     let server = start(&hop, &names, "dnsbl_action = \"hold\"");
     let mut client = Client::from([127, 0, 2, 3], server.smtp);
     client.reply().expect("220 ");

@@ -28,7 +28,7 @@ fn who_comes_again_is_known_also_after_a_restart() {
     let hop = Hop::start();
     let server = Server::start(&config(&hop, "1s"));
     let text = asked(&server, [127, 0, 2, 1], "r@cust.test");
-    assert_eq!(text, "450 4.7.1 Greylisted, try again in 1 s\r\n");
+    assert_eq!(text, "451 4.7.1 Greylisted, try again in 1 s\r\n");
     // What would be refused in any case is refused now.
     assert!(asked(&server, [127, 0, 2, 1], "r@else.test").starts_with("554 5.7.1 Relay"));
     // From a neighbour, after its time.
@@ -36,7 +36,7 @@ fn who_comes_again_is_known_also_after_a_restart() {
         asked(&server, [127, 0, 2, 9], "R@cust.test").starts_with("250 ").then_some(())
     });
     assert!(asked(&server, [127, 0, 2, 1], "other@cust.test").starts_with("250 "), "the network is known");
-    assert!(asked(&server, [127, 0, 3, 1], "r@cust.test").starts_with("450 "), "another is not");
+    assert!(asked(&server, [127, 0, 3, 1], "r@cust.test").starts_with("451 "), "another is not");
     server.client().mail("a@b.test", &["r@cust.test"], b"Subject: x\r\n\r\n");
     hop.wait(1);
     assert_eq!(server.metric("ringpost_greylist_total", "result=\"came_again\""), 1.0);
@@ -53,6 +53,6 @@ fn who_comes_again_is_known_also_after_a_restart() {
     std::fs::write(dir.path().join("data/greylist"), b"rubbish").expect("a file");
     let server = Server::start_in(dir, &config(&hop, "1h"));
     assert!(server.event("greylist").contains("is damaged"));
-    assert!(asked(&server, [127, 0, 2, 1], "third@cust.test").starts_with("450 "));
+    assert!(asked(&server, [127, 0, 2, 1], "third@cust.test").starts_with("451 "));
     still_serves(&server, &hop);
 }

@@ -13,7 +13,7 @@ use crate::policy::greylist::{Greylist, Verdict};
 use crate::policy::lists;
 use crate::route::access::{Action, Question};
 use crate::runtime::Runtime;
-use crate::smtp::inbound::AuthMode;
+use crate::smtp::inbound::{AuthMode, Said};
 use crate::smtp::reply::{Refusal, Reply};
 use std::ops::ControlFlow;
 use std::rc::Rc;
@@ -90,7 +90,7 @@ impl<R: Runtime> Talk<'_, R> {
     pub(super) fn check_sender(&mut self) -> Result<(), No> {
         self.checks = Checks::default();
         self.brake(Brakes::message)?;
-        if !self.is_ours() {
+        if !self.is_spared() {
             self.begin_lists();
             let name = self.machine.claim().and_then(|c| c.name.known().map(|n| n.to_vec()));
             self.look_up(|talk| talk.ctx.gate.listed(Question::Client(talk.peer.ip(), name.as_deref())))?;
@@ -133,21 +133,26 @@ impl<R: Runtime> Talk<'_, R> {
     }
 
     /// DNS lists, access maps of clients and the like are not for it.
-    fn is_ours(&self) -> bool {
-        self.guest.trusted || self.login.name().is_some()
+    fn is_spared(&self) -> bool {
+        self.guest.trusted || self.login.name().is_some() || self.is_nobody()
+    }
+
+    /// A forwarder has said that it does not know the client's address.
+    fn is_nobody(&self) -> bool {
+        self.machine.claim().is_some_and(|c| c.address == Said::Unknown)
     }
 
     /// A client has connected, or is somebody else now: lists are asked at once, if it will not log in.
     pub(super) fn meet(&mut self) {
         self.listed = None;
-        if self.door.auth == AuthMode::Off && !self.guest.trusted {
+        if self.door.auth == AuthMode::Off {
             self.begin_lists();
         }
     }
 
     fn begin_lists(&mut self) {
         if self.listed.is_none()
-            && !self.door.lmtp
+            && !(self.door.lmtp || self.is_spared())
             && let Some(lists) = self.ctx.policy.get().and_then(|p| p.lists.as_ref())
         {
             self.listed = Some(lists.begin(self.peer.ip()));
@@ -157,7 +162,7 @@ impl<R: Runtime> Talk<'_, R> {
     /// What DNS lists say of the client, before the first recipient.
     pub(super) async fn check_lists(&mut self) -> Result<(), No> {
         let Some(question) = self.listed.clone() else { return Ok(()) };
-        if self.checks.permitted || self.is_ours() {
+        if self.checks.permitted || self.is_spared() {
             return Ok(());
         }
         let verdict = question.verdict().await;
@@ -171,15 +176,15 @@ impl<R: Runtime> Talk<'_, R> {
                 self.checks.hold.get_or_insert(text);
                 Ok(())
             }
-            brakes::Action::Tempfail => Err(no(450)),
-            brakes::Action::Reject => Err(no(554)),
+            brakes::Action::Tempfail => Err(no(451)),
+            brakes::Action::Reject => Err(no(550)),
         }
     }
 
     /// Is the client to come again with mail for the recipient that came last, which would be taken?
     pub(super) fn check_greylist(&self) -> Result<(), No> {
         let Some(greylist) = self.ctx.policy.get().and_then(|p| p.greylist.as_ref()) else { return Ok(()) };
-        if self.checks.permitted || self.is_ours() || self.door.lmtp {
+        if self.checks.permitted || self.is_spared() || self.door.lmtp {
             return Ok(());
         }
         let envelope = self.machine.envelope();
@@ -191,7 +196,7 @@ impl<R: Runtime> Talk<'_, R> {
             Verdict::Wait(time) => {
                 m.greylist_deferred.increment(1);
                 let text = format!("Greylisted, try again in {} s", time.as_secs().max(1));
-                return Err(No::Said { code: 450, enhanced: (7, 1), text: text.into() });
+                return Err(No::Said { code: 451, enhanced: (7, 1), text: text.into() });
             }
         }
         Ok(())
@@ -206,7 +211,7 @@ impl<R: Runtime> Talk<'_, R> {
         let who = Who {
             login: self.login.name().map(str::as_bytes),
             address: self.peer.ip(),
-            trusted: self.guest.trusted,
+            trusted: self.guest.trusted || self.is_nobody(),
             sender: self.machine.envelope().view().sender(),
         };
         let Some(over) = test(brakes, &who, self.now) else { return Ok(()) };
