@@ -310,7 +310,6 @@ fn from(envelope: &Envelope, sender: &[u8]) -> Envelope {
     let view = envelope.view();
     let mut out = Envelope::default();
     out.begin(sender, view.options(), view.envid());
-    out.set_login(view.login());
     view.recipients().for_each(|r| out.push(r.address, r.notify, r.orcpt));
     out
 }
@@ -366,7 +365,6 @@ fn prefix(envelope: &Envelope, count: usize) -> Envelope {
     let view = envelope.view();
     let mut out = Envelope::default();
     out.begin(view.sender(), view.options(), view.envid());
-    out.set_login(view.login());
     view.recipients().take(count).for_each(|r| out.push(r.address, r.notify, r.orcpt));
     out
 }

@@ -68,7 +68,6 @@ pub async fn deliver(post: &dyn Post, m: &Submission<'_>) -> Handed {
         Some(_) => {
             let mut envelope = Envelope::default();
             envelope.begin(view.sender(), view.options(), view.envid());
-            envelope.set_login(view.login());
             rest.iter().for_each(|r| envelope.push(r.address, r.notify, r.orcpt));
             Handed::Some(envelope)
         }

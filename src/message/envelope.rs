@@ -4,8 +4,8 @@
 //! is one copy. [`EnvelopeView`] reads that form from any bytes and refuses bad ones; it never
 //! panics on them. Addresses are bytes without angle brackets and source route, case untouched.
 //!
-//! Form (little endian): `version u8 = 1, flags u8, sender u16+bytes, envid u16+bytes,` with bit 4 of the
-//! flags `login u16+bytes`, `count u32`, then per recipient `notify u8, address u16+bytes, orcpt u16+bytes`.
+//! Form (little endian): `version u8 = 1, flags u8, sender u16+bytes, envid u16+bytes,
+//! count u32`, then per recipient `notify u8, address u16+bytes, orcpt u16+bytes`.
 
 use std::fmt;
 
@@ -88,9 +88,6 @@ pub struct Recipient<'a> {
     pub orcpt: &'a [u8],
 }
 
-/// Flag of the stored form: a login follows.
-const LOGIN: u8 = 16;
-
 /// An envelope that is being built; reused from transaction to transaction.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Envelope {
@@ -125,20 +122,6 @@ impl Envelope {
         self.bytes.extend_from_slice(&[1, flags]);
         put(&mut self.bytes, sender);
         put(&mut self.bytes, envid);
-        self.count_at = self.bytes.len();
-        self.bytes.extend_from_slice(&0u32.to_le_bytes());
-        self.last_at = self.bytes.len();
-    }
-
-    /// The login under which it is sent, not empty. To be said once, before the first recipient.
-    pub fn set_login(&mut self, login: &[u8]) {
-        if login.is_empty() || login.len() > Self::FIELD_MAX {
-            return;
-        }
-        assert!(self.count() == 0 && self.bytes[1] & LOGIN == 0, "said once, before the first recipient");
-        self.bytes[1] |= LOGIN;
-        self.bytes.truncate(self.count_at);
-        put(&mut self.bytes, login);
         self.count_at = self.bytes.len();
         self.bytes.extend_from_slice(&0u32.to_le_bytes());
         self.last_at = self.bytes.len();
@@ -202,7 +185,6 @@ impl fmt::Debug for Envelope {
 pub struct EnvelopeView<'a> {
     sender: &'a [u8],
     envid: &'a [u8],
-    login: &'a [u8],
     options: SenderOptions,
     count: u32,
     recipients: &'a [u8],
@@ -215,7 +197,7 @@ impl<'a> EnvelopeView<'a> {
     pub fn parse(bytes: &'a [u8]) -> Option<(Self, usize)> {
         let mut rest = bytes;
         let [version, flags] = *take(&mut rest, 2)? else { return None };
-        if version != 1 || flags >> 5 != 0 {
+        if version != 1 || flags >> 4 != 0 {
             return None;
         }
         let ret = match flags >> 2 & 3 {
@@ -228,7 +210,6 @@ impl<'a> EnvelopeView<'a> {
         let options = SenderOptions { body, smtputf8: flags & 2 != 0, ret };
         let sender = field(&mut rest)?;
         let envid = field(&mut rest)?;
-        let login = if flags & LOGIN != 0 { field(&mut rest)? } else { b"" };
         let count = u32::from_le_bytes(take(&mut rest, 4)?.try_into().ok()?);
         let recipients = rest;
         for _ in 0..count {
@@ -236,7 +217,7 @@ impl<'a> EnvelopeView<'a> {
         }
         let used = bytes.len() - rest.len();
         let recipients = &recipients[..recipients.len() - rest.len()];
-        Some((EnvelopeView { sender, envid, login, options, count, recipients }, used))
+        Some((EnvelopeView { sender, envid, options, count, recipients }, used))
     }
 
     /// The reverse path without brackets; empty for the null sender.
@@ -249,12 +230,6 @@ impl<'a> EnvelopeView<'a> {
     #[must_use]
     pub fn envid(&self) -> &'a [u8] {
         self.envid
-    }
-
-    /// The login under which it was sent; empty: nobody had logged in, or that is not known.
-    #[must_use]
-    pub fn login(&self) -> &'a [u8] {
-        self.login
     }
 
     /// The kept parameters of MAIL.
@@ -338,26 +313,5 @@ mod tests {
         e.begin(b"", SenderOptions::default(), b"");
         assert_eq!(e.count(), 0);
         assert!(e.last().is_none());
-    }
-
-    #[test]
-    fn a_login_is_kept() {
-        let mut e = Envelope::default();
-        e.begin(b"a@b.example", SenderOptions::default(), b"x");
-        e.set_login(b"anna");
-        e.push(b"c@d.example", Notify::DEFAULT, b"");
-        e.pop();
-        e.push(b"e@f.example", Notify::DEFAULT, b"");
-        let v = e.view();
-        assert_eq!(
-            (v.login(), v.sender(), v.envid(), v.count()),
-            (&b"anna"[..], &b"a@b.example"[..], &b"x"[..], 1)
-        );
-        assert_eq!(e.last().map(|r| r.address), Some(&b"e@f.example"[..]));
-        for cut in 0..e.bytes().len() {
-            assert!(EnvelopeView::parse(&e.bytes()[..cut]).is_none(), "cut at {cut}");
-        }
-        e.begin(b"a@b.example", SenderOptions::default(), b"");
-        assert!(e.view().login().is_empty());
     }
 }

@@ -186,12 +186,13 @@ impl Pick {
             && self.destination.as_deref().is_none_or(|p| [name, bare(name), site].iter().any(|n| fits(p, n)))
     }
 
-    /// Whether a message suits: its envelope, and its header if [`Self::needs_header`]. `open` says which
-    /// recipients are not done.
+    /// Whether a message suits: its envelope, the login under which it was sent (empty: none), and its header
+    /// if [`Self::needs_header`]. `open` says which recipients are not done.
     #[must_use]
     pub fn suits_message(
         &self,
         envelope: &EnvelopeView<'_>,
+        user: &[u8],
         open: impl Fn(usize) -> bool,
         header: &[u8],
     ) -> bool {
@@ -201,10 +202,10 @@ impl Pick {
         let recipients = envelope.recipients().enumerate().filter(|(i, _)| open(*i)).map(|(_, r)| r.address);
         let by_recipient = self.recipient.is_none() && self.domain.is_none()
             || recipients.into_iter().any(|to| fits(&self.recipient, to) && fits(&self.domain, domain(to)));
-        let has_user = self.user.is_none() || !envelope.login().is_empty();
+        let has_user = self.user.is_none() || !user.is_empty();
         fits(&self.sender, envelope.sender())
             && has_user
-            && fits(&self.user, envelope.login())
+            && fits(&self.user, user)
             && by_recipient
             && self.headers.iter().all(|(name, pattern)| has_field(header, name, pattern))
     }
@@ -332,13 +333,12 @@ mod tests {
     fn the_message_decides_the_rest() {
         let mut e = Envelope::default();
         e.begin(b"boss@From.example", SenderOptions::default(), b"");
-        e.set_login(b"boss");
         e.push(b"a@one.example", Notify::DEFAULT, b"");
         e.push(b"b@two.example", Notify::DEFAULT, b"");
         let header = b"Subject: cheap\r\n watches\r\nX-A: 1\r\n\r\nX-B: in the body\r\n";
         let suits = |pick: Pick| {
             assert!(pick.needs_message());
-            pick.suits_message(&e.view(), |i| i == 0, header)
+            pick.suits_message(&e.view(), b"boss", |i| i == 0, header)
         };
         let some = |text: &str| Some(text.to_owned());
         assert!(suits(Pick { sender: some("*@from.example"), ..Pick::default() }));
@@ -354,7 +354,7 @@ mod tests {
         e.begin(b"", SenderOptions::default(), b"");
         e.push(b"a@one.example", Notify::DEFAULT, b"");
         let nobody = Pick { user: some("*"), ..Pick::default() };
-        assert!(!nobody.suits_message(&e.view(), |_| true, b""), "nobody has logged in");
+        assert!(!nobody.suits_message(&e.view(), b"", |_| true, b""), "nobody has logged in");
     }
 
     #[test]

@@ -143,7 +143,7 @@ impl<R: Runtime> Desk<R> {
             false => Vec::new(),
         };
         let open = |i: usize| done.get(i).is_none_or(|done| !done);
-        Some(!pick.needs_message() || pick.suits_message(&view.envelope, open, &header))
+        Some(!pick.needs_message() || pick.suits_message(&view.envelope, view.user, open, &header))
     }
 
     /// Which recipients are done.

@@ -466,12 +466,6 @@ impl Session {
         &self.envelope
     }
 
-    /// The message of the transaction is sent under this login. To be said before [`Question::Sender`] is
-    /// answered.
-    pub fn sent_by(&mut self, login: &[u8]) {
-        self.envelope.set_login(login);
-    }
-
     /// SIZE= of MAIL (RFC 1870), if it was given; never above the limit.
     #[must_use]
     pub fn declared_size(&self) -> Option<u64> {

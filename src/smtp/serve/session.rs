@@ -397,12 +397,7 @@ impl<R: Runtime> Talk<'_, R> {
                     self.now = self.ctx.rt.now();
                     self.begin_look();
                     match room {
-                        Ok(()) => {
-                            if let Some(login) = self.login.name() {
-                                self.machine.sent_by(login.as_bytes());
-                            }
-                            Answer::Accept
-                        }
+                        Ok(()) => Answer::Accept,
                         Err(e) => Answer::Refuse(refusal(e).into()),
                     }
                 }
