@@ -1,7 +1,7 @@
 //! L5: the configuration file, from text to a typed [`Config`], with every problem named.
 //!
 //! `raw` has the keys and their defaults, `units` the forms of values, `diagnose` the places of
-//! problems, `resolve`, `tls`, `brakes`, `access`, `filters` and `authenticity` the rules, `reload` the maps, `users` the
+//! problems, `resolve`, `routes`, `tls`, `brakes`, `access`, `filters`, `authenticity` the rules, `reload` the maps, `users` the
 //! password file, `certificates` those of TLS, `signing` the keys that sign mail. `examples/ringpost.toml` documents
 //! each key; the tests here hold file, defaults and `docs/configuration.md` together.
 
@@ -15,6 +15,7 @@ pub mod outgoing;
 pub mod raw;
 pub mod reload;
 pub mod resolve;
+mod routes;
 pub mod signing;
 pub mod tls;
 pub mod units;

@@ -9,14 +9,15 @@ use super::authenticity::{self, Authenticity, KeyFile};
 use super::brakes;
 use super::diagnose::{Problem, Problems, Report, Severity};
 use super::filters;
-use super::raw::{self, AuthMode, Protocol, Raw, RouteTls};
+use super::raw::{self, AuthMode, Protocol, Raw};
+use super::routes::{next_hop, routes};
 use super::tls;
 use super::units::{Cores, Listen, Network, Rate};
 use super::users::{self, Auth};
 use crate::mailbox::spread::SHARDS_MAX;
 use crate::policy::brakes::Rule;
 use crate::policy::greylist::Options as Greylisting;
-use crate::route::destination::{NextHop, Target, TlsPolicy, host_name};
+use crate::route::destination::{NextHop, host_name};
 use crate::smtp::inbound;
 use crate::smtp::serve::lists::Options as ListOptions;
 use ipnet::IpNet;
@@ -650,7 +651,7 @@ fn relay(raw: raw::Relay, hostname: &str, roots: Option<PathBuf>, report: &mut R
                 "write relay.smarthost",
             );
         }
-        if raw.smarthost_tls != RouteTls::Required {
+        if raw.smarthost_tls != raw::RouteTls::Required {
             let what = "whoever answers in the smarthost's place may get the password";
             report.warning("relay.smarthost_tls", what, "write smarthost_tls = \"required\"");
         }
@@ -706,60 +707,6 @@ fn dns(raw: &raw::Dns, report: &mut Report<'_>) -> Dns {
     }
     let trust_anchors = path(&raw.trust_anchors, "dns.trust_anchors", report);
     Dns { servers, dnssec: raw.dnssec, trust_anchors }
-}
-
-fn routes(written: &[raw::Route], report: &mut Report<'_>) -> Vec<(String, NextHop)> {
-    let mut all: Vec<(String, NextHop)> = Vec::new();
-    for (n, route) in written.iter().enumerate() {
-        let at = |key: &str| format!("route.{n}.{key}");
-        let domain = if route.domain == "*" {
-            Ok(route.domain.clone())
-        } else if let Some(below) = route.domain.strip_prefix('.') {
-            host_name(below).map(|d| format!(".{d}"))
-        } else {
-            host_name(&route.domain)
-        };
-        let hop = if route.next_hop.is_empty() {
-            report.error(&at("next_hop"), "is required", "write next_hop = \"host:port\"");
-            None
-        } else {
-            next_hop(&route.next_hop, route.tls, &at("next_hop"), report)
-        };
-        match (domain, hop) {
-            (Err(_), _) => {
-                let help = "write \"example.net\", \".example.net\" (all below it) or \"*\"";
-                report.error(&at("domain"), format!("{:?} is not a domain", route.domain), help);
-            }
-            (Ok(d), _) if all.iter().any(|(other, _)| *other == d) => {
-                report.error(&at("domain"), format!("{d:?} has a route already"), "");
-            }
-            (Ok(d), Some(hop)) => all.push((d, hop)),
-            (Ok(_), None) => {}
-        }
-    }
-    all
-}
-
-fn next_hop(text: &str, tls: RouteTls, key: &str, report: &mut Report<'_>) -> Option<NextHop> {
-    let tls = match tls {
-        RouteTls::None => TlsPolicy::None,
-        RouteTls::Opportunistic => TlsPolicy::Opportunistic,
-        RouteTls::Required => TlsPolicy::Required,
-        RouteTls::Dane => TlsPolicy::Dane,
-    };
-    let hop = match NextHop::parse(text, tls) {
-        Ok(hop) => hop,
-        Err(e) => {
-            report.error(key, e, "");
-            return None;
-        }
-    };
-    if matches!(hop.target, Target::LmtpUnix(_)) && matches!(tls, TlsPolicy::Required | TlsPolicy::Dane) {
-        let what = "a socket in the file system has neither name nor address that a certificate could prove";
-        report.error(key, what, "leave tls out: nobody else reads what goes over it");
-        return None;
-    }
-    Some(hop)
 }
 
 fn narrowed(destination: &Destination, report: &mut Report<'_>) {

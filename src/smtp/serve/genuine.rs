@@ -175,7 +175,10 @@ impl<R: Runtime> Talk<'_, R> {
         rules.reduce(&mut results);
         self.count_results(&results);
         results.put(&mut looked.front, &rules.id, treatment);
-        refused.map_or(Ok(()), |refused| Err(reply(refused)))
+        let Some(refused) = refused else { return Ok(()) };
+        // By its code alone the reply could be a filter's, or an access map's.
+        ctx.metrics.rejected_authenticity.increment(1);
+        Err(reply(refused))
     }
 
     fn count_results(&self, results: &Results) {
@@ -268,9 +271,9 @@ impl<R: Runtime> Talk<'_, R> {
     fn want_again(&self, looked: &mut Looked) {
         let sender = (!self.guest.trusted).then(|| self.machine.envelope().view().sender());
         if let Purpose::Sign(keys, author) = &mut looked.purpose {
-            *author = signer(keys, looked.watch.header(), sender);
+            *author = sign::author(keys, looked.watch.header(), sender);
             if author.is_some() {
-                looked.watch.want(Canonicalization::Relaxed, HashAlgorithm::Sha256);
+                looked.watch.want_for_ours();
             }
         }
     }

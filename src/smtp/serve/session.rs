@@ -752,8 +752,6 @@ fn rejection<'a>(m: &'a metrics::Core, line: &[u8]) -> Option<&'a metrics::Count
         b"552 5.3.4" => &m.rejected_size,
         b"550 5.5.2" | b"550 5.6.0" | b"554 5.4.6" => &m.rejected_content,
         b"552 5.2.2" | b"452 4.2.2" => &m.rejected_quota,
-        // Those of SPF, DKIM and ARC are 20 to 29 (RFC 7372), that of DMARC is 1.
-        b"550 5.7.1" | b"550 5.7.2" | b"451 4.7.1" | b"451 4.7.2" => &m.rejected_authenticity,
         b"452 4.3.1" | b"451 4.3.0" | b"421 4.3.0" => &m.rejected_storage,
         _ => return None,
     })
