@@ -360,12 +360,7 @@ fn resolve(raw: Raw, text: &str, report: &mut Report<'_>) -> Option<Config> {
         filters: filters::resolve(&raw.filter, report),
         queue: raw.queue,
         destination: raw.destination,
-        submission: Submission {
-            senders: path(&raw.submission.senders, "submission.senders", report),
-            hide_client: raw.submission.hide_client,
-            message_rate: raw.submission.message_rate,
-            recipient_rate: raw.submission.recipient_rate,
-        },
+        submission: submission(&raw.submission, report),
         brakes: brakes::resolve(&raw.brake, report),
         access: access::resolve(&raw.access, report),
         lists: access::lists(&raw.dnsbl, &raw.access, report),
@@ -385,6 +380,15 @@ fn resolve(raw: Raw, text: &str, report: &mut Report<'_>) -> Option<Config> {
         event_target,
         hash: hash(text),
     })
+}
+
+fn submission(raw: &raw::Submission, report: &mut Report<'_>) -> Submission {
+    Submission {
+        senders: path(&raw.senders, "submission.senders", report),
+        hide_client: raw.hide_client,
+        message_rate: raw.message_rate,
+        recipient_rate: raw.recipient_rate,
+    }
 }
 
 fn hostname(text: &str, report: &mut Report<'_>) -> Option<String> {
