@@ -2,8 +2,13 @@
 #![allow(clippy::disallowed_methods, reason = "a policy server in a test has sockets of its own")]
 
 use crate::harness::client::stuffed;
+use crate::harness::dns::NameServer;
 use crate::harness::milter::{Milter, Say, all, packet, say};
 use crate::harness::{Config, Hop, Server, until};
+use crate::senders::{Letter, look};
+use ringpost::authenticity::keys::{Key, generate};
+use ringpost::authenticity::results::Outcome;
+use ringpost::authenticity::rules::{Mode, Modes};
 use std::fmt::Write as _;
 use std::io::{BufRead, BufReader, Read as _, Write as _};
 use std::net::SocketAddr;
@@ -211,6 +216,46 @@ fn header_changes_leave_bodies_alone_and_long_new_bodies_arrive() {
         let content = mail.split().1;
         let at = content.windows(4).position(|w| w == b"\r\n\r\n").unwrap() + 4;
         assert!(content[at..] == new, "the new body has changed");
+    }
+}
+
+#[test]
+fn what_filters_have_made_of_a_message_is_what_is_signed() {
+    let (hop, milter) = (Hop::start(), Milter::start(0x10_0000, |_, _| Say::Go));
+    let pem = generate(None).expect("a key");
+    let names = NameServer::start(&(Key::parse("a.test", "s", pem.as_bytes()).unwrap().zone_line() + "\n"));
+    let dir = tempfile::tempdir().expect("a directory");
+    let file = dir.path().join("key.pem");
+    std::fs::write(&file, pem.as_bytes()).expect("a file");
+    let key = format!("[[dkim.key]]\ndomain = \"a.test\"\nselector = \"s\"\nfile = \"{}\"\n", file.display());
+    let server = server(&hop, &[block(milter.address, "name = \"m\""), key]);
+    let dkim = Modes { spf: Mode::Off, dkim: Mode::Tag, dmarc: Mode::Off, arc: Mode::Off };
+    let short =
+        [&b"From: joe@a.test\r\n"[..], &BODY[BODY.iter().position(|b| *b == b'\n').expect("a line") + 1..]]
+            .concat();
+    let long = [&b"From: joe@a.test\r\n"[..], &large()].concat();
+    let header = [&b"\0\0\0\x01Subject\0 other"[..], b"\0"].concat();
+    let mut count = 0;
+    for kind in ["", "m", "b", "mb"] {
+        let header = header.clone();
+        milter.script(move |told, _| match (told, kind) {
+            ('E', "m") => all(&[('m', &header), ('c', b"")]),
+            ('E', "b") => all(&[('b', b"other\r\n"), ('c', b"")]),
+            ('E', "mb") => all(&[('m', &header), ('b', b"other\r\n"), ('c', b"")]),
+            _ => Say::Go,
+        });
+        for message in [&short, &long] {
+            server.client().mail("joe@a.test", &["c@d.test"], message);
+            count += 1;
+            let mail = hop.wait(count)[count - 1].content();
+            let is_changed =
+                [&b"Subject: other"[..], b"other\r\n"].iter().any(|t| mail.windows(t.len()).any(|w| w == *t));
+            assert_eq!(is_changed, !kind.is_empty(), "{kind}");
+            let letter = Letter { client: "192.0.2.1", sender: "joe@a.test", helo: "x", message: &mail };
+            let found: Vec<_> = look(&names, &letter, dkim).dkim.unwrap_or_default();
+            let found: Vec<_> = found.iter().map(|s| s.outcome).collect();
+            assert_eq!(found, [Outcome::Pass], "{kind:?}, {} bytes", message.len());
+        }
     }
 }
 
