@@ -19,6 +19,11 @@ put() { install -D -m "$1" "$here/$2" "$root/$3"; }
 
 install -D -m 755 "$program" "$root/usr/bin/ringpost"
 if command -v strip >/dev/null; then strip "$root/usr/bin/ringpost"; fi
+install -d -m 755 "$root/usr/share/man/man1" "$root/usr/share/bash-completion/completions"
+"$program" man "$root/usr/share/man/man1" >/dev/null
+find "$root/usr/share/man" -type f -exec chmod 644 {} + -exec gzip -9n {} +
+"$program" completions bash >"$root/usr/share/bash-completion/completions/ringpost"
+chmod 644 "$root/usr/share/bash-completion/completions/ringpost"
 put 644 deploy/ringpost.service usr/lib/systemd/system/ringpost.service
 put 644 tuning/sysctl.d/50-ringpost.conf usr/lib/sysctl.d/50-ringpost.conf
 put 640 examples/ringpost.toml etc/ringpost/ringpost.toml
