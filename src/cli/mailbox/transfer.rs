@@ -108,12 +108,30 @@ impl<'a> Intake<'a> {
     }
 }
 
+/// Asks until the disk has time for it; and for a while, if it is full, until there is room.
+async fn patiently<T, F: Future<Output = Result<T, Refusal>>>(
+    store: &Shard,
+    ask: impl Fn() -> F,
+) -> Result<T, Refusal> {
+    let mut waited = Duration::ZERO;
+    loop {
+        match ask().await {
+            Err(Refusal::Busy) => store.progress().await,
+            Err(Refusal::Full) if waited < FULL => {
+                tokio::time::sleep(MOMENT).await;
+                waited += MOMENT;
+            }
+            done => return done,
+        }
+    }
+}
+
 /// The account of this name; made with INBOX alone if it is not there.
 pub async fn ensure_account(store: &Shard, name: &str) -> Result<AccountId, Failure> {
     if let Some(id) = store.account(name).await {
         return Ok(id);
     }
-    let made = store.create_account(name, &[], Quota::default()).await;
+    let made = patiently(store, || store.create_account(name, &[], Quota::default())).await;
     made.map(|d| d.value).map_err(|e| Failure::refused(name, e))
 }
 
@@ -127,11 +145,11 @@ pub async fn ensure_mailbox(store: &Shard, account: AccountId, name: &str) -> Re
     }
     let known = name.to_lowercase();
     let special = SPECIAL.iter().find(|(_, _, names)| names.contains(&known.as_str())).map(|s| s.1);
-    match store.create(account, name, special).await {
+    match patiently(store, || store.create(account, name, special)).await {
         Ok(_) => Ok(()),
         // Another one is for that already.
         Err(Refusal::Exists) if special.is_some() => {
-            store.create(account, name, None).await.map(drop).map_err(failed)
+            patiently(store, || store.create(account, name, None)).await.map(drop).map_err(failed)
         }
         Err(e) => Err(failed(e)),
     }
@@ -144,7 +162,7 @@ pub async fn finish_account(store: &Shard, account: AccountId) -> Result<(), Fai
     for (mailbox, special, _) in SPECIAL {
         let there = listed.iter().any(|l| l.special == Some(special) || l.name == mailbox);
         if !there {
-            store.create(account, mailbox, Some(special)).await.map_err(failed)?;
+            patiently(store, || store.create(account, mailbox, Some(special))).await.map_err(failed)?;
             store.subscribe(account, mailbox, true).await.map_err(failed)?;
         }
     }
