@@ -1,10 +1,10 @@
 //! L5: the configuration file, from text to a typed [`Config`], with every problem named.
 //!
 //! `raw` has the keys and their defaults, `units` the forms of values, `diagnose` the places of
-//! problems, `resolve`, `routes`, `tls`, `brakes`, `access`, `filters`, `authenticity` the rules, `reload` the
-//! maps, `users` the password file, `certificates` those of TLS, `signing` the keys that sign mail.
-//! `examples/ringpost.toml` documents each key; the tests here hold file, defaults and `docs/configuration.md`
-//! together.
+//! problems, `resolve`, `routes`, `tls`, `brakes`, `access`, `filters`, `authenticity` the rules, `reload`
+//! the maps, `users` the password file, `certificates` those of TLS, `signing` the keys that sign mail.
+//! `examples/ringpost.toml` documents each key; the tests here hold file, defaults and
+//! `docs/configuration.md` together.
 
 pub mod access;
 pub mod authenticity;
