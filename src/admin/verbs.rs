@@ -2,7 +2,7 @@
 //!
 //! The ids of what is found stay here until it is done, so that what is changed is what was counted: none
 //! that came, or came to suit, in between; those that have ended meanwhile are told. Cores look in slices and
-//! are asked one after the other; mail flows in between. At most [`FOUND_MAX`] messages, [`AT_ONCE`]
+//! are asked one after the other; mail flows in between. At most `FOUND_MAX` messages, `AT_ONCE`
 //! conditions at a time.
 
 use super::control::{Conversation, Queues};
