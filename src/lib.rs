@@ -8,7 +8,7 @@
 //! * L1/L2/L4 [`smtp`]: the protocol; `inbound` and `outbound` are state machines without IO.
 //! * L2 [`lmtp`]: the same machine as `smtp::inbound`, with a reply for each recipient.
 //! * L1/L2/L4 [`pop3`]: the protocol; `inbound` is a state machine without IO, `serve` its shell.
-//! * L1/L2 [`imap`]: its grammar, what a session computes; nothing serves it yet.
+//! * L1/L2/L4 [`imap`]: its grammar, what a session computes; `serve` is its shell.
 //! * L1/L2/L4 [`storage`]: segments, batches, records; journal; recovery; `keeper` drives a disk.
 //! * L2/L4 [`queue`]: what is known of each waiting message; when it is due; `desk` is one core's queue.
 //! * L1/L2/L4 [`mailbox`]: the mail of our own users: accounts, mailboxes, messages.

@@ -5,16 +5,14 @@
 //! cannot be read ends the start: who was locked out must not come in because of it. A change that cannot be
 //! written is not made.
 
-#![allow(clippy::disallowed_methods, reason = "a small file of the control thread, read at the start")]
-
+use super::kept;
 use crate::auth::passwd::Users;
 use crate::auth::prepare;
 use crate::base::time::Wall;
 use serde::{Deserialize, Serialize};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -52,14 +50,7 @@ impl Lockout {
     /// The file is there and cannot be read.
     pub fn open(data_dir: &Path) -> io::Result<Lockout> {
         let path = data_dir.join(NAME);
-        let locks = match fs::read(&path) {
-            Ok(bytes) => serde_json::from_slice(&bytes).map_err(|e| {
-                let text = format!("{}: {e}; mend it, or remove it to let everybody log in", path.display());
-                io::Error::new(io::ErrorKind::InvalidData, text)
-            })?,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => BTreeMap::new(),
-            Err(e) => return Err(e),
-        };
+        let locks = kept::read(&path, "let everybody log in")?;
         Ok(Lockout { path, locks: RefCell::new(locks), users: RefCell::new(None) })
     }
 
@@ -117,15 +108,7 @@ impl Lockout {
     }
 
     fn replace(&self, locks: BTreeMap<String, Lock>) -> io::Result<()> {
-        let text = serde_json::to_vec_pretty(&locks).map_err(io::Error::other)?;
-        let new = self.path.with_extension("new");
-        let mut file = File::create(&new)?;
-        file.write_all(&text)?;
-        file.sync_all()?;
-        fs::rename(&new, &self.path)?;
-        if let Some(dir) = self.path.parent() {
-            File::open(dir)?.sync_all()?;
-        }
+        kept::write(&self.path, &locks)?;
         self.locks.replace(locks);
         self.tell();
         Ok(())
@@ -134,8 +117,10 @@ impl Lockout {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::disallowed_methods, reason = "tests write files")]
     use super::*;
     use crate::auth::store::Account;
+    use std::fs;
 
     #[test]
     fn a_lock_outlasts_restarts_and_new_users() {

@@ -3,6 +3,7 @@
 pub mod control;
 pub mod holds;
 pub mod http;
+mod kept;
 pub mod lockout;
 pub mod office;
 pub mod people;

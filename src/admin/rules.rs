@@ -4,13 +4,11 @@
 //! queues. Runs on the control thread. A file that cannot be read ends the start: mail that was to be kept
 //! must not go out because of it. A change that cannot be written is not made.
 
-#![allow(clippy::disallowed_methods, reason = "a small file of the control thread, read at the start")]
-
+use super::kept;
 use crate::base::time::Wall;
 use crate::queue::rules::{RULES_MAX, Rule};
 use std::cell::RefCell;
-use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 
 /// Name of the file in the data directory.
@@ -43,14 +41,7 @@ impl Book {
     /// The file is there and cannot be read.
     pub fn open(data_dir: &Path) -> io::Result<Book> {
         let path = data_dir.join(NAME);
-        let rules = match fs::read(&path) {
-            Ok(bytes) => serde_json::from_slice(&bytes).map_err(|e| {
-                let text = format!("{}: {e}; mend it, or remove it to resume all", path.display());
-                io::Error::new(io::ErrorKind::InvalidData, text)
-            })?,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Vec::new(),
-            Err(e) => return Err(e),
-        };
+        let rules = kept::read(&path, "resume all")?;
         Ok(Book { path, rules: RefCell::new(rules) })
     }
 
@@ -106,15 +97,7 @@ impl Book {
     }
 
     fn replace(&self, rules: Vec<Rule>) -> io::Result<()> {
-        let text = serde_json::to_vec_pretty(&rules).map_err(io::Error::other)?;
-        let new = self.path.with_extension("new");
-        let mut file = File::create(&new)?;
-        file.write_all(&text)?;
-        file.sync_all()?;
-        fs::rename(&new, &self.path)?;
-        if let Some(dir) = self.path.parent() {
-            File::open(dir)?.sync_all()?;
-        }
+        kept::write(&self.path, &rules)?;
         self.rules.replace(rules);
         Ok(())
     }
@@ -122,7 +105,9 @@ impl Book {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::disallowed_methods, reason = "tests write files")]
     use super::*;
+    use std::fs;
 
     #[test]
     fn rules_outlast_a_restart_and_end_in_time() {
