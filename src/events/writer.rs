@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
 use std::time::Duration;
 
 /// The same warning or alarm is written once in this time.
@@ -18,6 +18,12 @@ const QUIET: Duration = Duration::from_secs(60);
 const REMEMBERED_MAX: usize = 256;
 /// Bytes of a text that are written.
 const TEXT_MAX: usize = 2000;
+/// After what there was has been written, the next is waited for this long without listening: many events in
+/// a row wake the writer once. Who sends would pay for each waking, and a mail core may have to send a
+/// thousand failed logins a second.
+const GATHER: Duration = Duration::from_millis(5);
+/// Bytes of lines that are written at once.
+const LINES_MAX: usize = 64 << 10;
 
 pub(super) struct Writer {
     out: Box<dyn Write + Send>,
@@ -27,18 +33,20 @@ pub(super) struct Writer {
     reported: u64,
     /// Last time written and how often suppressed since, by name, core and text.
     said: BTreeMap<(&'static str, Option<u16>, String), (Event, u64)>,
-    line: Vec<u8>,
+    /// Lines of events, to be written.
+    lines: Vec<u8>,
 }
 
 impl Writer {
     pub(super) fn new(out: Box<dyn Write + Send>, format: Format, pid: u32, dropped: Arc<AtomicU64>) -> Self {
-        Writer { out, format, pid, dropped, reported: 0, said: BTreeMap::new(), line: Vec::new() }
+        Writer { out, format, pid, dropped, reported: 0, said: BTreeMap::new(), lines: Vec::new() }
     }
 
     /// Writes until all senders are gone.
     pub(super) fn run(&mut self, from: &Receiver<Said>, clock: fn() -> Wall) {
+        let mut next = from.recv_timeout(Duration::from_secs(1));
         loop {
-            match from.recv_timeout(Duration::from_secs(1)) {
+            match next {
                 Ok(Said::Event(event)) => self.take(event),
                 Ok(Said::Mail { mut bytes, lost, core, back }) => {
                     self.mail(&bytes, lost, core, clock());
@@ -49,8 +57,27 @@ impl Writer {
                 Err(RecvTimeoutError::Timeout) => self.forget(clock()),
                 Ok(Said::End) | Err(RecvTimeoutError::Disconnected) => break,
             }
+            next = match from.try_recv() {
+                Ok(said) => Ok(said),
+                Err(TryRecvError::Disconnected) => Err(RecvTimeoutError::Disconnected),
+                Err(TryRecvError::Empty) => {
+                    self.put();
+                    std::thread::sleep(GATHER);
+                    from.recv_timeout(Duration::from_secs(1))
+                }
+            };
         }
         self.forget(Wall(u64::MAX));
+        self.put();
+    }
+
+    /// Writes the lines of events that have gathered.
+    fn put(&mut self) {
+        if !self.lines.is_empty() {
+            // Nobody to tell: the place for telling is what fails.
+            let _ = self.out.write_all(&self.lines).and_then(|()| self.out.flush());
+            self.lines.clear();
+        }
     }
 
     fn mail(&mut self, lines: &[u8], lost: u64, core: u16, at: Wall) {
@@ -58,6 +85,7 @@ impl Writer {
             let text = format!("{lost} records of mail were not written: the writer was behind");
             self.write(&Event { level: Level::Warn, name: "mail_log_lost", text, core: Some(core), at }, 0);
         }
+        self.put();
         // Nobody to tell: the place for telling is what fails.
         let _ = self.out.write_all(lines).and_then(|()| self.out.flush());
     }
@@ -107,12 +135,11 @@ impl Writer {
     }
 
     fn write(&mut self, event: &Event, repeated: u64) {
-        self.line.clear();
         // Writing to a Vec cannot fail.
         match self.format {
             Format::Json => self.json(event, repeated),
             Format::Text => {
-                let _ = write!(self.line, "{} ", event.at);
+                let _ = write!(self.lines, "{} ", event.at);
                 self.text(event, repeated);
             }
             Format::Journald => {
@@ -122,13 +149,14 @@ impl Writer {
                     Level::Warn => 4,
                     Level::Alarm => 1,
                 };
-                let _ = write!(self.line, "<{priority}>");
+                let _ = write!(self.lines, "<{priority}>");
                 self.text(event, repeated);
             }
         }
-        self.line.push(b'\n');
-        // Nobody to tell: the place for telling is what fails.
-        let _ = self.out.write_all(&self.line).and_then(|()| self.out.flush());
+        self.lines.push(b'\n');
+        if self.lines.len() >= LINES_MAX {
+            self.put();
+        }
     }
 
     fn json(&mut self, event: &Event, repeated: u64) {
@@ -144,7 +172,7 @@ impl Writer {
         if repeated > 0 {
             object["repeated"] = repeated.into();
         }
-        let _ = write!(self.line, "{object}");
+        let _ = write!(self.lines, "{object}");
     }
 
     fn text(&mut self, event: &Event, repeated: u64) {
@@ -157,12 +185,12 @@ impl Writer {
             .chars()
             .map(|c| if c.is_control() { c.escape_default().to_string() } else { c.into() })
             .collect();
-        let _ = write!(self.line, "ringpost[{}]: {word}{}: {text}", self.pid, event.name);
+        let _ = write!(self.lines, "ringpost[{}]: {word}{}: {text}", self.pid, event.name);
         if let Some(core) = event.core {
-            let _ = write!(self.line, " core={core}");
+            let _ = write!(self.lines, " core={core}");
         }
         if repeated > 0 {
-            let _ = write!(self.line, " (repeated {repeated} times)");
+            let _ = write!(self.lines, " (repeated {repeated} times)");
         }
     }
 }
@@ -185,7 +213,7 @@ pub(super) fn lines(name: &'static str, text: &str) -> [String; 2] {
     [Format::Json, Format::Text].map(|format| {
         let mut w = Writer::new(Box::new(std::io::sink()), format, 9, Arc::default());
         w.take(Event { level: Level::Info, name, text: text.into(), core: Some(2), at: Wall(1000) });
-        String::from_utf8(w.line).expect("events are UTF-8").trim_end().to_owned()
+        String::from_utf8(w.lines).expect("events are UTF-8").trim_end().to_owned()
     })
 }
 
@@ -226,12 +254,14 @@ mod tests {
     fn forms() {
         let (mut w, paper) = writer(Format::Json);
         w.take(event(Level::Alarm, "disk \"x\"\r\nforged", 1));
+        w.put();
         let line: serde_json::Value = serde_json::from_str(&paper.lines()[0]).unwrap();
         assert_eq!((line["level"].as_str(), line["event"].as_str()), (Some("alarm"), Some("test")));
         assert_eq!((line["core"].as_u64(), line["text"].as_str()), (Some(2), Some("disk \"x\"\r\nforged")));
         assert_eq!(line["time"], "1970-01-01T00:00:01.000Z");
         let (mut w, paper) = writer(Format::Journald);
         w.take(event(Level::Warn, "a\nb\u{1b}", 1));
+        w.put();
         assert_eq!(paper.lines(), ["<4>ringpost[9]: warning: test: a\\nb\\u{1b} core=2"]);
     }
 
@@ -242,13 +272,17 @@ mod tests {
             w.take(event(Level::Alarm, "same", second));
         }
         w.take(event(Level::Alarm, "other", 50));
+        w.put();
         assert_eq!(paper.lines().len(), 2);
         w.forget(Wall(61_000));
+        w.put();
         assert!(paper.lines()[2].ends_with("same core=2 (repeated 49 times)"), "{:?}", paper.lines());
         w.take(event(Level::Alarm, "same", 62));
+        w.put();
         assert_eq!(paper.lines().len(), 3);
         w.take(event(Level::Info, "i", 63));
         w.take(event(Level::Info, "i", 63));
+        w.put();
         assert_eq!(paper.lines().len(), 5);
     }
 
@@ -258,9 +292,38 @@ mod tests {
         for n in 0..1000 {
             w.take(event(Level::Warn, &n.to_string(), 1));
         }
+        w.put();
         assert_eq!((w.said.len(), paper.lines().len()), (REMEMBERED_MAX, 1000));
         w.take(event(Level::Warn, &"x".repeat(10_000), 1));
+        w.put();
         assert!(paper.lines()[1000].len() < TEXT_MAX + 200);
+    }
+
+    /// A thousand events in a row, before the writer looks, are one write.
+    #[test]
+    fn what_has_gathered_is_written_at_once() {
+        #[derive(Clone, Default)]
+        struct Counts(Arc<Mutex<Vec<usize>>>);
+        impl Write for Counts {
+            fn write(&mut self, b: &[u8]) -> std::io::Result<usize> {
+                self.0.lock().unwrap().push(b.iter().filter(|b| **b == b'\n').count());
+                Ok(b.len())
+            }
+            fn flush(&mut self) -> std::io::Result<()> {
+                Ok(())
+            }
+        }
+        let (to, from) = std::sync::mpsc::sync_channel(1000);
+        for n in 0..1000 {
+            to.try_send(Said::Event(event(Level::Info, &"x".repeat(n % 200), 1))).unwrap();
+        }
+        drop(to);
+        let counts = Counts::default();
+        Writer::new(Box::new(counts.clone()), Format::Text, 9, Arc::default()).run(&from, Wall::default);
+        let counts = counts.0.lock().unwrap();
+        assert_eq!(counts.iter().sum::<usize>(), 1000);
+        // 1,000 lines of 160 bytes on average, 64 KiB at a time.
+        assert!(counts.len() <= 3, "{counts:?}");
     }
 
     struct Stuck(Arc<Mutex<()>>, Paper);
