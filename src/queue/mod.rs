@@ -5,7 +5,7 @@
 //!   yet, and how it calls destinations.
 //! * L2 [`age`] (how old a message is), [`absent`] (who has no place in a list), [`index`] (what is
 //!   resident of each message) with [`entry`] (of those at work), [`stub`] (of those that wait long) and
-//!   [`order`] (their ids), [`bodies`] (which are in memory), [`schedule`] with [`pace`] (who goes next),
+//!   [`order`] (their ids) and `chains` (lists for operators), [`bodies`] (which are in memory), [`schedule`] with [`pace`] (who goes next),
 //!   [`shares`] (limits that several queues have together) and [`common`] (that all cores have), [`tour`]
 //!   (which destinations are forgotten), [`rules`] and [`pick`] (of operators), [`limits`] (when to take
 //!   more), [`whose`] (mail it is), [`routing`] (what is asked of routes), [`bell`] and [`state`] (what the
@@ -16,6 +16,7 @@ pub mod absent;
 pub mod age;
 pub mod bell;
 pub mod bodies;
+pub(crate) mod chains;
 pub mod common;
 pub mod control;
 pub mod desk;

@@ -76,6 +76,12 @@ impl Verb {
             Verb::Look | Verb::Bounce | Verb::Delete => true,
         }
     }
+
+    /// True if it changes only messages with a recipient that waits, for its turn or for another attempt.
+    #[must_use]
+    pub fn needs_waiting(self) -> bool {
+        matches!(self, Verb::Bounce | Verb::Requeue)
+    }
 }
 
 /// The conditions; those that are not given hold for all messages.
@@ -153,6 +159,20 @@ impl Pick {
     pub fn needs_message(&self) -> bool {
         let of_envelope = [&self.sender, &self.recipient, &self.domain, &self.user];
         of_envelope.into_iter().any(Option::is_some) || self.needs_header()
+    }
+
+    /// True if the message must be read to decide, although it is known that all its recipients are of one
+    /// domain, and which.
+    #[must_use]
+    pub fn needs_more_than_domain(&self) -> bool {
+        let of_envelope = [&self.sender, &self.recipient, &self.user];
+        of_envelope.into_iter().any(Option::is_some) || self.needs_header()
+    }
+
+    /// Whether this domain suits.
+    #[must_use]
+    pub fn suits_domain(&self, domain: &[u8]) -> bool {
+        self.domain.as_deref().is_none_or(|p| glob(p.as_bytes(), domain))
     }
 
     /// True if the header of the message must be read to decide.

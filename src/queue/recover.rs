@@ -11,6 +11,7 @@ use crate::message::envelope::Notify;
 use crate::queue::index::NOWHERE;
 use crate::queue::record::{self, Effect, Fate, Malformed, MessageView, State, StatesView};
 use crate::queue::routing::{Hop, Plan};
+use crate::queue::state::domain_of_all;
 use crate::queue::whose::Whose;
 use crate::storage::record::{Location, Recovered};
 use std::collections::{BTreeMap, BTreeSet};
@@ -61,6 +62,8 @@ pub struct Found {
     pub null_sender: bool,
     /// Number of its login, as [`Whose::key`] gives it.
     pub user: u64,
+    /// The domain that all recipients are of, in [`Rebuild::domains`]; none: several.
+    pub domain: Option<u32>,
     /// In the order of the envelope.
     pub recipients: Vec<Recipient>,
 }
@@ -75,6 +78,7 @@ impl Default for Found {
             marks: 0,
             null_sender: false,
             user: 0,
+            domain: None,
             recipients: Vec::new(),
         }
     }
@@ -99,6 +103,7 @@ impl Found {
             marks: view.head.flags,
             null_sender: view.envelope.sender().is_empty(),
             user: Whose::key(view.user),
+            domain: None,
             recipients: view.envelope.recipients().map(fresh).collect(),
         }
     }
@@ -211,7 +216,10 @@ pub struct Rebuild {
     pub malformed: Vec<(u8, u64)>,
     /// The greatest id seen.
     pub last: MessageId,
+    /// Domains of recipients.
+    pub domains: Vec<Box<[u8]>>,
     names: BTreeMap<String, usize>,
+    domain_numbers: BTreeMap<Box<[u8]>, u32>,
 }
 
 impl Rebuild {
@@ -263,6 +271,7 @@ impl Rebuild {
     ) -> Result<(), Malformed> {
         let view = MessageView::parse(r.payload)?;
         let mut found = Found::of(&view, r.location, |address| self.way(address, plan(address)));
+        found.domain = self.domain(&view);
         let moved = view.states.is_some();
         if let Some(states) = view.states {
             found.outcome(r.location, &states);
@@ -273,6 +282,17 @@ impl Rebuild {
             self.reported(&view);
         }
         Ok(())
+    }
+
+    fn domain(&mut self, view: &MessageView<'_>) -> Option<u32> {
+        let domain = domain_of_all(view.envelope.recipients().map(|r| r.address))?;
+        if let Some(number) = self.domain_numbers.get(&domain[..]) {
+            return Some(*number);
+        }
+        let number = self.domains.len() as u32;
+        self.domains.push((&domain[..]).into());
+        self.domain_numbers.insert((&domain[..]).into(), number);
+        Some(number)
     }
 
     /// A notification implies that the sender has been told what it reports.

@@ -6,7 +6,8 @@
 //! [`Malformed`], never a panic and never an allocation that the bytes did not pay for.
 //!
 //! Row: `version u8 = 1, marks u8, body flags u8, archive segment, offset, length, size, count` (the
-//! last five as variable-length numbers), the side file `u64` if the mark for that is set, then per
+//! last five as variable-length numbers), the side file `u64` if the mark for that is set, the number of the
+//! name of the domain (variable-length) if all recipients are of one and the mark for that is set, then per
 //! recipient `fate u8` and, unless it is done, `destination` and, if it was tried, `attempts, due (ms),
 //! code, 3 enhanced, text length` (variable-length) and the text, then, if that is known, the name of the
 //! server that replied (length, bytes). Keys: `m` and the id, big endian
@@ -24,6 +25,8 @@ const VERSION: u8 = 1;
 const NULL_SENDER: u8 = 0x10;
 /// Mark of a row: the body is in a side file.
 const SIDE: u8 = 0x20;
+/// Mark of a row: the domain of all recipients follows.
+const DOMAIN: u8 = 0x40;
 /// Bit of a recipient's fate: it was tried, and what came of it follows.
 const TRIED: u8 = 0x10;
 /// Bit of a recipient's fate: the name of the server that replied follows at the end.
@@ -71,6 +74,18 @@ pub fn name_of(key: &[u8]) -> Option<u32> {
 pub fn name_value(name: &str, sample: &[u8]) -> Vec<u8> {
     let len = u16::try_from(name.len()).expect("names of destinations are short");
     [&len.to_le_bytes(), name.as_bytes(), sample].concat()
+}
+
+/// What a domain is called among the names.
+#[must_use]
+pub fn domain_name(domain: &str) -> String {
+    format!("@{domain}")
+}
+
+/// The domain that a name stands for: of its own, or because it is the destination of a domain.
+#[must_use]
+pub fn domain_of(name: &str) -> Option<&str> {
+    name.strip_prefix('@').or_else(|| name.strip_prefix("mx:"))
 }
 
 /// Reads the value of a name.
@@ -162,6 +177,8 @@ pub struct RowView<'a> {
     pub marks: u8,
     /// The sender is null.
     pub null_sender: bool,
+    /// Number of the name of the domain that all recipients are of; none: of several, or not known.
+    pub domain: Option<u32>,
     /// Number of recipients.
     pub count: u32,
     recipients: &'a [u8],
@@ -182,6 +199,8 @@ pub struct RowHead {
     pub marks: u8,
     /// See [`RowView`].
     pub null_sender: bool,
+    /// See [`RowView`].
+    pub domain: Option<u32>,
 }
 
 /// Writes a row into `out`, which is emptied.
@@ -194,6 +213,7 @@ pub fn write<'a>(
     let mut marks = head.marks & (HELD | WARNED | DOUBLE_BOUNCE);
     marks |= if head.null_sender { NULL_SENDER } else { 0 };
     marks |= if head.side != 0 { SIDE } else { 0 };
+    marks |= if head.domain.is_some() { DOMAIN } else { 0 };
     out.extend_from_slice(&[VERSION, marks, head.body.0]);
     let place = head.place;
     for n in [place.segment.into(), place.offset.into(), place.len.into(), head.size] {
@@ -202,6 +222,9 @@ pub fn write<'a>(
     put(out, recipients.len() as u64);
     if head.side != 0 {
         out.extend_from_slice(&head.side.to_le_bytes());
+    }
+    if let Some(domain) = head.domain {
+        put(out, domain.into());
     }
     for r in recipients {
         put_recipient(out, &r);
@@ -237,7 +260,7 @@ impl<'a> RowView<'a> {
     /// Reads the whole of `bytes`.
     pub fn parse(bytes: &'a [u8]) -> Result<Self, Malformed> {
         let (&[version, marks, body], mut rest) = bytes.split_first_chunk::<3>().ok_or(Malformed)?;
-        let known = HELD | WARNED | DOUBLE_BOUNCE | NULL_SENDER | SIDE;
+        let known = HELD | WARNED | DOUBLE_BOUNCE | NULL_SENDER | SIDE | DOMAIN;
         if version != VERSION || marks & !known != 0 {
             return Err(Malformed);
         }
@@ -252,6 +275,7 @@ impl<'a> RowView<'a> {
                 return Err(Malformed);
             }
         }
+        let domain = if marks & DOMAIN != 0 { Some(small(&mut rest)?) } else { None };
         let view = RowView {
             place,
             size,
@@ -259,6 +283,7 @@ impl<'a> RowView<'a> {
             body: BodyFlags(body),
             marks: marks & (HELD | WARNED | DOUBLE_BOUNCE),
             null_sender: marks & NULL_SENDER != 0,
+            domain,
             count,
             recipients: rest,
         };
@@ -277,8 +302,19 @@ impl<'a> RowView<'a> {
     /// The part that is not about recipients.
     #[must_use]
     pub fn head(&self) -> RowHead {
-        let RowView { place, size, side, body, marks, null_sender, .. } = *self;
-        RowHead { place, size, side, body, marks, null_sender }
+        let RowView { place, size, side, body, marks, null_sender, domain, .. } = *self;
+        RowHead { place, size, side, body, marks, null_sender, domain }
+    }
+
+    /// The same row with other marks, of the three that [`RowView::marks`] has.
+    #[must_use]
+    pub fn with_marks(row: &[u8], marks: u8) -> Box<[u8]> {
+        let mut out: Box<[u8]> = row.into();
+        let own = HELD | WARNED | DOUBLE_BOUNCE;
+        if let Some(stored) = out.get_mut(1) {
+            *stored = *stored & !own | marks & own;
+        }
+        out
     }
 }
 
@@ -373,7 +409,8 @@ mod tests {
 
     fn head() -> RowHead {
         let place = Place { segment: 3, offset: 70_000, len: 1400 };
-        RowHead { place, size: 1300, side: 0, body: BodyFlags(2), marks: WARNED, null_sender: false }
+        let (body, domain) = (BodyFlags(2), None);
+        RowHead { place, size: 1300, side: 0, body, marks: WARNED, null_sender: false, domain }
     }
 
     #[test]
@@ -403,9 +440,15 @@ mod tests {
             RowRecipient { fate: Fate::Attempting, attempts: 1, ..RowRecipient::default() },
         ];
         let mut out = vec![9; 9];
-        let h = RowHead { side: 1 << 40, null_sender: true, marks: HELD | DOUBLE_BOUNCE, ..head() };
+        let marks = HELD | DOUBLE_BOUNCE;
+        let h = RowHead { side: 1 << 40, null_sender: true, marks, domain: Some(300), ..head() };
         write(&mut out, &h, list.into_iter());
         let view = RowView::parse(&out).unwrap();
+        let marked = RowView::with_marks(&out, WARNED);
+        let other = RowHead { marks: WARNED, ..h };
+        assert_eq!(RowView::parse(&marked).map(|v| (v.head(), v.recipients)), Ok((other, view.recipients)));
+        let domains = ["@a.b", "mx:a.b", "a.b:25"].map(domain_of);
+        assert_eq!((domains, domain_name("a.b")), ([Some("a.b"), Some("a.b"), None], "@a.b".to_owned()));
         assert_eq!((view.head(), view.count, view.recipients().collect::<Vec<_>>()), (h, 5, list.to_vec()));
         for n in 0..out.len() {
             assert!(RowView::parse(&out[..n]).is_err(), "cut at {n}");

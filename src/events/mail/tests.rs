@@ -75,6 +75,7 @@ fn json_has_the_fields_of_kumomta() {
     }
     log.attempt(AT, &attempt(Fate::TransientFailure));
     log.removal(AT, id(), b"by hand");
+    log.attempt(AT, &attempt(Fate::Delayed));
     log.flush();
     let got: Vec<Value> = lines(&from).iter().map(|l| serde_json::from_str(l).expect(l)).collect();
     let name = String::from_utf8(id().text().to_vec()).unwrap();
@@ -105,6 +106,8 @@ fn json_has_the_fields_of_kumomta() {
         })
     );
     assert_eq!((&got[3]["type"], &got[3]["reason"]), (&json!("AdminBounce"), &json!("by hand")));
+    let delayed = (&got[4]["type"], &got[4]["recipient"], &got[4]["delay_ms"]);
+    assert_eq!(delayed, (&json!("Delayed"), &json!("b@next.test"), &json!(2500)));
 }
 
 #[test]
@@ -121,6 +124,7 @@ fn text_is_what_readers_of_postfix_know() {
     log.attempt(AT, &Attempt { reply: fine, ..attempt(Fate::Delivery) });
     log.attempt(AT, &Attempt { local: true, server: "", ..attempt(Fate::Delivery) });
     log.attempt(AT, &Attempt { reply: (0, [5, 4, 7], b"too old"), server: "", ..attempt(Fate::Expiration) });
+    log.attempt(AT, &attempt(Fate::Delayed));
     let reply = b"550 5.1.1 No such user";
     let refused = Rejection { client: CLIENT, command: "RCPT", sender: b"a@x", recipient: b"no@y", reply };
     log.rejection(AT, &refused);
@@ -162,6 +166,13 @@ fn text_is_what_readers_of_postfix_know() {
             ),
         ),
         ("qmgr", format!("{id}: from=<a@client.test>, status=expired, returned to sender")),
+        (
+            "bounce",
+            format!(
+                "{id}: sender delay notification: to=<b@next.test>, delay=2.50, dsn=4.2.1 (host mx1.next.test \
+                 said: 450 4.2.1 come back later)"
+            ),
+        ),
         (
             "smtpd",
             "NOQUEUE: reject: RCPT from unknown[192.0.2.7]: 550 5.1.1 <no@y>: No such user; from=<a@x> \

@@ -279,6 +279,10 @@ impl<R: Runtime> Desk<R> {
                     return Err(io::ErrorKind::Interrupted.into());
                 }
                 self.take_over_one(&mut s, id, &found, &doors);
+                let domain = found.domain.and_then(|n| rebuild.domains.get(n as usize));
+                if let Some((key, domain)) = s.index.find(id).zip(domain) {
+                    s.index.set_domain(key, domain);
+                }
                 if let Some(row) = united.get(&id) {
                     self.unite(&mut s, id, row);
                 }

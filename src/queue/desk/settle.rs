@@ -260,7 +260,7 @@ impl<R: Runtime> Desk<R> {
             let ready = s.index.get(key).is_some_and(|e| e.recipients[i].phase == Phase::Ready);
             if ready {
                 let d = self.destination(s, to.address);
-                s.index.change(key, |e| e.recipients[i].destination = d);
+                s.index.route(key, i, d);
             }
         }
     }

@@ -9,6 +9,7 @@ mod clock;
 mod crash;
 mod held;
 mod joining;
+mod narrow;
 mod returned;
 mod told;
 mod touring;
