@@ -114,6 +114,15 @@ pub enum Request {
         /// Who and why.
         note: String,
     },
+    /// Sends what waits of these by a next hop of their own, and tries it now.
+    Reroute {
+        /// Which.
+        ids: Vec<QueueId>,
+        /// Who and why.
+        note: String,
+        /// The next hop, as [`Routing::via`](super::routing::Routing::via) takes it; empty: as routes say again.
+        to: String,
+    },
     /// Counts.
     Stats,
     /// From now on these rules, and no others.
@@ -210,6 +219,9 @@ pub struct Listed {
     pub sender: String,
     /// Those that are not done.
     pub recipients: Vec<ListedRecipient>,
+    /// The next hop that an operator has given it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rerouted: Option<String>,
     /// Who sent it and to whom cannot be read from the disk at present; only what is in memory is told.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub unreadable: bool,
@@ -245,6 +257,9 @@ pub struct Why {
     pub sender: String,
     /// Bytes of trace headers and body.
     pub message_size: u64,
+    /// The next hop that an operator has given it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rerouted: Option<String>,
     /// Those that are not done.
     pub recipients: Vec<WhyRecipient>,
 }

@@ -27,6 +27,7 @@ mod pulse;
 mod reach;
 pub(crate) mod recall;
 mod recording;
+mod rerouting;
 mod select;
 pub mod settle;
 mod tidying;
@@ -58,6 +59,7 @@ use crate::queue::schedule::{Rules, Schedule};
 use crate::queue::state::{
     self, About, After, Answer, Door, Notice, OwnedReply, Pending, Report, State, Unsettled,
 };
+use crate::queue::via;
 use crate::queue::whose::Whose;
 use crate::runtime::Runtime;
 use crate::runtime::table::{Table, TableOptions};
@@ -312,6 +314,24 @@ impl<R: Runtime> Desk<R> {
         }
     }
 
+    /// The destination of an address of a message that goes by `via`, or as routes say if that is empty or
+    /// means nothing any more.
+    pub(crate) fn destination_by(&self, s: &mut State, via: &str, address: &[u8]) -> DestId {
+        let by = || self.0.routing.borrow().via(via, address);
+        match if via.is_empty() { None } else { by() } {
+            Some(hop) => self.door(s, hop, &via::sample(via, address)),
+            None => self.destination(s, address),
+        }
+    }
+
+    /// The destination of an address of the message `id`.
+    pub(crate) fn destination_of(&self, s: &mut State, id: MessageId, address: &[u8]) -> DestId {
+        match s.vias.get(id).map(str::to_owned) {
+            Some(via) => self.destination_by(s, &via, address),
+            None => self.destination(s, address),
+        }
+    }
+
     pub(crate) fn door(&self, s: &mut State, hop: Rc<Hop>, sample: &[u8]) -> DestId {
         let (d, new) = s.schedule.destination(&hop.key, || hop.limits);
         if new {
@@ -353,6 +373,7 @@ impl<R: Runtime> Desk<R> {
             flags: m.marks,
             effect: m.effect,
             trace_len,
+            via_len: 0,
         };
         let inline = if m.side == 0 { m.len as usize } else { 0 };
         let addressed = m.envelope.len() + m.user.len();

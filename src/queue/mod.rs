@@ -8,7 +8,7 @@
 //!   [`order`] (their ids) and `chains` (lists for operators), [`bodies`] (which are in memory), [`schedule`] with [`pace`] (who goes next),
 //!   [`shares`] (limits that several queues have together) and [`common`] (that all cores have), [`tour`]
 //!   (which destinations are forgotten), [`rules`] and [`pick`] (of operators), [`limits`] (when to take
-//!   more), [`whose`] (mail it is), [`routing`] (what is asked of routes), [`bell`] and [`state`] (what the
+//!   more), [`whose`] (mail it is), [`via`] (which next hop operators give it), [`routing`] (what is asked of routes), [`bell`] and [`state`] (what the
 //!   desk's tasks share).
 //! * L4 [`desk`] drives them over a journal; [`control`]: what operators ask of it.
 
@@ -38,6 +38,7 @@ pub mod shares;
 pub mod state;
 pub mod stub;
 pub mod tour;
+pub mod via;
 pub mod whose;
 
 #[cfg(test)]

@@ -46,6 +46,8 @@ pub enum Verb {
     Flush,
     /// Routed anew, their attempts forgotten, tried now; those that are not held.
     Requeue,
+    /// Sent by another next hop; those with a recipient that waits.
+    Reroute,
     /// Given up; their senders are told.
     Bounce,
     /// Removed; nobody is told.
@@ -62,6 +64,7 @@ impl Verb {
             Verb::Release => "release",
             Verb::Flush => "flush",
             Verb::Requeue => "requeue",
+            Verb::Reroute => "reroute",
             Verb::Bounce => "bounce",
             Verb::Delete => "delete",
         }
@@ -73,14 +76,14 @@ impl Verb {
         match self {
             Verb::Hold | Verb::Flush | Verb::Requeue => !held,
             Verb::Release => held,
-            Verb::Look | Verb::Bounce | Verb::Delete => true,
+            Verb::Look | Verb::Reroute | Verb::Bounce | Verb::Delete => true,
         }
     }
 
     /// True if it changes only messages with a recipient that waits, for its turn or for another attempt.
     #[must_use]
     pub fn needs_waiting(self) -> bool {
-        matches!(self, Verb::Bounce | Verb::Requeue)
+        matches!(self, Verb::Bounce | Verb::Requeue | Verb::Reroute)
     }
 }
 

@@ -64,6 +64,8 @@ pub struct Found {
     pub user: u64,
     /// The domain that all recipients are of, in [`Rebuild::domains`]; none: several.
     pub domain: Option<u32>,
+    /// The next hop that an operator has given it; empty: routes say.
+    pub via: Box<str>,
     /// In the order of the envelope.
     pub recipients: Vec<Recipient>,
 }
@@ -79,6 +81,7 @@ impl Default for Found {
             null_sender: false,
             user: 0,
             domain: None,
+            via: Box::default(),
             recipients: Vec::new(),
         }
     }
@@ -104,6 +107,7 @@ impl Found {
             null_sender: view.envelope.sender().is_empty(),
             user: Whose::key(view.user),
             domain: None,
+            via: view.via.into(),
             recipients: view.envelope.recipients().map(fresh).collect(),
         }
     }
@@ -122,6 +126,7 @@ impl Found {
             record::WITHDRAW | record::REMOVED => return Ok(true),
             record::HOLD => self.marks |= record::HELD,
             record::RELEASE => self.marks &= !record::HELD,
+            record::REROUTE => self.via = record::reroute(payload)?.into(),
             _ => return Err(Malformed),
         }
         Ok(self.is_done())
@@ -416,11 +421,12 @@ mod tests {
             (record::MESSAGE, 3, m.clone()),
             (record::WITHDRAW, 3, vec![]),
             (record::HOLD, 2, b"why".to_vec()),
+            (record::REROUTE, 2, b"\x02mxwhy".to_vec()),
         ]);
         let (one, two) = (&r.messages[&MessageId(1)], &r.messages[&MessageId(2)]);
         assert!(!one.is_done() && !one.recipients[1].in_doubt && two.recipients[0].in_doubt);
         assert_eq!((one.recipients[1].said.offset, one.recipients[1].due), (2, Wall(50)));
-        assert_eq!((two.marks, r.messages.len()), (record::HELD, 2));
+        assert_eq!((two.marks, &*two.via, r.messages.len()), (record::HELD, "mx", 2));
         let mut a = Vec::new();
         record::put_attempt(&mut a, &[1]);
         let mut log = vec![(record::MESSAGE, 1, m)];

@@ -7,8 +7,8 @@
 //!
 //! Row: `version u8 = 1, marks u8, body flags u8, archive segment, offset, length, size, count` (the
 //! last five as variable-length numbers), the side file `u64` if the mark for that is set, the number of the
-//! name of the domain (variable-length) if all recipients are of one and the mark for that is set, then per
-//! recipient `fate u8` and, unless it is done, `destination` and, if it was tried, `attempts, due (ms),
+//! name of the domain (variable-length) if all recipients are of one and the mark for that is set, the next hop that an operator has given it (length, bytes) if the mark for
+//! that is set, then per recipient `fate u8` and, unless it is done, `destination` and, if it was tried, `attempts, due (ms),
 //! code, 3 enhanced, text length` (variable-length) and the text, then, if that is known, the name of the
 //! server that replied (length, bytes). Keys: `m` and the id, big endian
 //! (rows); `d` and a number (names of destinations); `x` ([`Meta`], one row).
@@ -16,7 +16,9 @@
 use crate::base::ids::MessageId;
 use crate::base::time::Wall;
 use crate::message::body::BodyFlags;
-use crate::queue::record::{DOUBLE_BOUNCE, Fate, HELD, Malformed, Reply, SERVER_MAX, TEXT_MAX, WARNED};
+use crate::queue::record::{
+    DOUBLE_BOUNCE, Fate, HELD, Malformed, Reply, SERVER_MAX, TEXT_MAX, VIA_MAX, WARNED,
+};
 use crate::storage::archive::Place;
 
 /// Version of the form of rows.
@@ -27,6 +29,8 @@ const NULL_SENDER: u8 = 0x10;
 const SIDE: u8 = 0x20;
 /// Mark of a row: the domain of all recipients follows.
 const DOMAIN: u8 = 0x40;
+/// Mark of a row: the next hop that an operator has given it follows.
+const VIA: u8 = 0x80;
 /// Bit of a recipient's fate: it was tried, and what came of it follows.
 const TRIED: u8 = 0x10;
 /// Bit of a recipient's fate: the name of the server that replied follows at the end.
@@ -179,6 +183,8 @@ pub struct RowView<'a> {
     pub null_sender: bool,
     /// Number of the name of the domain that all recipients are of; none: of several, or not known.
     pub domain: Option<u32>,
+    /// The next hop that an operator has given it; empty: routes say.
+    pub via: &'a str,
     /// Number of recipients.
     pub count: u32,
     recipients: &'a [u8],
@@ -186,7 +192,7 @@ pub struct RowView<'a> {
 
 /// The fixed part of a row about to be written.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct RowHead {
+pub struct RowHead<'a> {
     /// See [`RowView`].
     pub place: Place,
     /// See [`RowView`].
@@ -201,12 +207,14 @@ pub struct RowHead {
     pub null_sender: bool,
     /// See [`RowView`].
     pub domain: Option<u32>,
+    /// See [`RowView`].
+    pub via: &'a str,
 }
 
 /// Writes a row into `out`, which is emptied.
 pub fn write<'a>(
     out: &mut Vec<u8>,
-    head: &RowHead,
+    head: &RowHead<'_>,
     recipients: impl ExactSizeIterator<Item = RowRecipient<'a>>,
 ) {
     out.clear();
@@ -214,6 +222,7 @@ pub fn write<'a>(
     marks |= if head.null_sender { NULL_SENDER } else { 0 };
     marks |= if head.side != 0 { SIDE } else { 0 };
     marks |= if head.domain.is_some() { DOMAIN } else { 0 };
+    marks |= if head.via.is_empty() { 0 } else { VIA };
     out.extend_from_slice(&[VERSION, marks, head.body.0]);
     let place = head.place;
     for n in [place.segment.into(), place.offset.into(), place.len.into(), head.size] {
@@ -225,6 +234,10 @@ pub fn write<'a>(
     }
     if let Some(domain) = head.domain {
         put(out, domain.into());
+    }
+    if !head.via.is_empty() {
+        put(out, head.via.len() as u64);
+        out.extend_from_slice(head.via.as_bytes());
     }
     for r in recipients {
         put_recipient(out, &r);
@@ -260,7 +273,7 @@ impl<'a> RowView<'a> {
     /// Reads the whole of `bytes`.
     pub fn parse(bytes: &'a [u8]) -> Result<Self, Malformed> {
         let (&[version, marks, body], mut rest) = bytes.split_first_chunk::<3>().ok_or(Malformed)?;
-        let known = HELD | WARNED | DOUBLE_BOUNCE | NULL_SENDER | SIDE | DOMAIN;
+        let known = HELD | WARNED | DOUBLE_BOUNCE | NULL_SENDER | SIDE | DOMAIN | VIA;
         if version != VERSION || marks & !known != 0 {
             return Err(Malformed);
         }
@@ -276,6 +289,7 @@ impl<'a> RowView<'a> {
             }
         }
         let domain = if marks & DOMAIN != 0 { Some(small(&mut rest)?) } else { None };
+        let via = if marks & VIA != 0 { via(&mut rest)? } else { "" };
         let view = RowView {
             place,
             size,
@@ -284,6 +298,7 @@ impl<'a> RowView<'a> {
             marks: marks & (HELD | WARNED | DOUBLE_BOUNCE),
             null_sender: marks & NULL_SENDER != 0,
             domain,
+            via,
             count,
             recipients: rest,
         };
@@ -301,9 +316,9 @@ impl<'a> RowView<'a> {
 
     /// The part that is not about recipients.
     #[must_use]
-    pub fn head(&self) -> RowHead {
-        let RowView { place, size, side, body, marks, null_sender, domain, .. } = *self;
-        RowHead { place, size, side, body, marks, null_sender, domain }
+    pub fn head(&self) -> RowHead<'a> {
+        let RowView { place, size, side, body, marks, null_sender, domain, via, .. } = *self;
+        RowHead { place, size, side, body, marks, null_sender, domain, via }
     }
 
     /// The same row with other marks, of the three that [`RowView::marks`] has.
@@ -316,6 +331,14 @@ impl<'a> RowView<'a> {
         }
         out
     }
+}
+
+fn via<'a>(rest: &mut &'a [u8]) -> Result<&'a str, Malformed> {
+    let len = usize::from(tiny(rest)?);
+    let (via, after) =
+        rest.split_at_checked(len).filter(|_| (1..=VIA_MAX).contains(&len)).ok_or(Malformed)?;
+    *rest = after;
+    std::str::from_utf8(via).map_err(|_| Malformed)
 }
 
 fn recipient<'a>(rest: &mut &'a [u8]) -> Result<RowRecipient<'a>, Malformed> {
@@ -407,10 +430,10 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn head() -> RowHead {
+    fn head() -> RowHead<'static> {
         let place = Place { segment: 3, offset: 70_000, len: 1400 };
         let (body, domain) = (BodyFlags(2), None);
-        RowHead { place, size: 1300, side: 0, body, marks: WARNED, null_sender: false, domain }
+        RowHead { place, size: 1300, side: 0, body, marks: WARNED, null_sender: false, domain, via: "" }
     }
 
     #[test]
@@ -441,7 +464,8 @@ mod tests {
         ];
         let mut out = vec![9; 9];
         let marks = HELD | DOUBLE_BOUNCE;
-        let h = RowHead { side: 1 << 40, null_sender: true, marks, domain: Some(300), ..head() };
+        let h =
+            RowHead { side: 1 << 40, null_sender: true, marks, domain: Some(300), via: "hop:25", ..head() };
         write(&mut out, &h, list.into_iter());
         let view = RowView::parse(&out).unwrap();
         let marked = RowView::with_marks(&out, WARNED);

@@ -19,6 +19,7 @@ use crate::queue::row;
 use crate::queue::rules::Rules;
 use crate::queue::schedule::{PoolId, Schedule};
 use crate::queue::tour::Tour;
+use crate::queue::via::Vias;
 use crate::queue::whose::Whose;
 use crate::storage::archive::Place;
 use crate::storage::group::Staged;
@@ -226,6 +227,10 @@ pub(crate) struct State {
     pub rules: Rules,
     /// Whose mail it is.
     pub whose: Whose,
+    /// What operators send another way.
+    pub vias: Vias,
+    /// Such messages of the journal, found at the start, that are to be routed.
+    pub reroutes: Vec<Key>,
     pub tour: Tour,
     pub commits: VecDeque<Pending>,
     /// Batches that have become known to be on stable storage, more or less.
@@ -329,6 +334,8 @@ impl State {
             porches: Vec::new(),
             rules: Rules::default(),
             whose: Whose::default(),
+            vias: Vias::default(),
+            reroutes: Vec::new(),
             tour: Tour::default(),
             commits: Default::default(),
             batches: 0,
@@ -545,6 +552,7 @@ impl State {
         self.index.get(key)?;
         let Some(Resident::Rich(mut entry)) = self.index.remove(key) else { return None };
         self.whose.leave(entry.id);
+        self.vias.forget(entry.id);
         self.archived -= usize::from(entry.archived.is_some());
         if let Some(timer) = entry.timer.take() {
             self.timers.cancel(timer);

@@ -29,6 +29,8 @@ impl<R: Runtime> Logs<R> {
                 Which::Some(_) => self.all(request).await,
                 Which::All | Which::Destination(_) => self.all(request).await,
             },
+            // Each takes what is its own.
+            Request::Reroute { .. } => self.all(request).await,
             Request::Rules(rules) => {
                 // Logs that are adopted later have them too.
                 self.0.rules.replace(rules.clone());

@@ -57,6 +57,7 @@ impl<R: Runtime> Desk<R> {
         let timer = s.index.change_stub(key, |stub| stub.timer.take()).flatten();
         s.index.remove(key);
         s.whose.leave(id);
+        s.vias.forget(id);
         if let Some(timer) = timer {
             s.timers.cancel(timer);
         }

@@ -280,7 +280,7 @@ impl<R: Runtime> Desk<R> {
     pub(crate) fn enter_row(&self, s: &mut State, key: Key, outcome: Option<Location>, mut change: Change) {
         let wall = self.0.rt.wall();
         let now = self.0.rt.now();
-        let State { index, ledger, doors, .. } = s;
+        let State { index, ledger, doors, vias, .. } = s;
         let Some(e) = index.get(key) else { return };
         let Some(archived) = &e.archived else { return };
         let domain = index.domain(key).and_then(|d| std::str::from_utf8(d).ok());
@@ -309,7 +309,8 @@ impl<R: Runtime> Desk<R> {
             })
             .collect();
         let mut bytes = Vec::new();
-        row::write(&mut bytes, &RowHead { domain, ..head(e) }, recipients.into_iter());
+        let via = vias.get(e.id).unwrap_or_default();
+        row::write(&mut bytes, &RowHead { domain, via, ..head(e) }, recipients.into_iter());
         change.row = Some(bytes.into());
         change.key = Some(key);
         change.outcomes.extend(outcome);
@@ -323,7 +324,7 @@ pub(crate) fn is_full(e: &io::Error) -> bool {
     matches!(e.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
-fn head(e: &Entry) -> RowHead {
+fn head(e: &Entry) -> RowHead<'static> {
     let marks = [
         (e.switches.held, record::HELD),
         (e.switches.warned, record::WARNED),
@@ -337,6 +338,7 @@ fn head(e: &Entry) -> RowHead {
         marks: marks.iter().filter(|m| m.0).fold(0, |f, m| f | m.1),
         null_sender: e.switches.null_sender,
         domain: None,
+        via: "",
     }
 }
 

@@ -17,6 +17,7 @@ use crate::queue::record::{self, Fate};
 use crate::queue::recover::{Found, Rebuild, Way};
 use crate::queue::row::{self, Meta, RowView};
 use crate::queue::state::{self, After, State};
+use crate::queue::via;
 use crate::runtime::table::{ScanLimit, Table, TableOptions};
 use crate::runtime::{Disk, Runtime, yield_now};
 use crate::storage::keeper::Keeper;
@@ -225,7 +226,8 @@ impl<R: Runtime> Desk<R> {
         for (number, name, sample) in names.iter().flatten() {
             // Destinations that there are no more by that name are found anew, message by message.
             if !sample.is_empty() {
-                self.destination(s, sample);
+                let (via, address) = via::parse_sample(sample);
+                self.destination_by(s, via, address);
             }
             if !s.ledger.learn(*number, name, sample) {
                 return Err(io::Error::new(
@@ -291,6 +293,7 @@ impl<R: Runtime> Desk<R> {
                 yield_now().await;
             }
         }
+        self.route_again();
         Ok(())
     }
 
@@ -331,6 +334,11 @@ impl<R: Runtime> Desk<R> {
         }
         let held = e.switches.held;
         let key = s.index.insert(e);
+        if !found.via.is_empty() {
+            // Its addresses are needed to know where it goes.
+            s.vias.set(id, &found.via);
+            return s.reroutes.push(key);
+        }
         if !held {
             self.line_up(s, key, now);
         }

@@ -261,6 +261,10 @@ impl<R: Runtime> Desk<R> {
         if there {
             let view = RowView::parse(&row).expect("just written");
             self.take_place(s, id, &view, false, places);
+            if said.iter().any(|said| said.kind == record::REROUTE) {
+                // The row says yet where it went before.
+                s.recalls.extend(s.index.find(id));
+            }
         } else {
             places.loaded.unreadable += 1;
         }
@@ -295,6 +299,9 @@ impl<R: Runtime> Desk<R> {
         let unknown = ready.iter().any(|n| places.known(s, *n).is_none());
         stub.ready = !ready.is_empty() && !unknown;
         let key = s.index.insert_parked(stub);
+        if !view.via.is_empty() {
+            s.vias.set(id, view.via);
+        }
         if let Some(domain) = view.domain.and_then(|n| places.domain(s, n)) {
             s.index.put_into_domain(key, domain);
         }
@@ -340,8 +347,11 @@ impl<R: Runtime> Desk<R> {
         if let Some(Some(timer)) = s.index.change_stub(key, |stub| stub.timer.take()) {
             s.timers.cancel(timer);
         }
+        let only = open.only.filter(|_| !open.several && !open.owed);
+        let destination = only.and_then(|n| places.known(s, n)).unwrap_or(SEVERAL);
         s.index.change_stub(key, |stub| {
             (stub.held, stub.ready) = (false, !open.ready.is_empty() && !unknown);
+            stub.destination = destination;
         });
         self.seat(s, key, open, unknown, &mut places);
         self.recall_due(s);
@@ -435,6 +445,7 @@ impl<R: Runtime> Desk<R> {
             marks: found.marks,
             null_sender: found.null_sender,
             domain: None,
+            via: view.via,
         };
         let mut numbers = Vec::with_capacity(found.recipients.len());
         let domain = state::domain_of_all(view.envelope.recipients().map(|r| r.address));
@@ -445,7 +456,7 @@ impl<R: Runtime> Desk<R> {
             if !r.fate.is_done() && !r.fate.is_owed() {
                 r.fate = Fate::Attempting;
             }
-            let d = self.destination(s, to.address);
+            let d = self.destination_by(s, view.via, to.address);
             numbers.push(s.number(d));
         }
         let mut row = Vec::new();
@@ -481,6 +492,7 @@ fn renewed(view: &RowView<'_>, said: &[Said], sure: bool) -> Option<Vec<u8>> {
         body: view.body,
         marks: view.marks,
         null_sender: view.null_sender,
+        via: view.via.into(),
         ..Found::default()
     };
     let mut numbers = Vec::new();
@@ -507,7 +519,7 @@ fn renewed(view: &RowView<'_>, said: &[Said], sure: bool) -> Option<Vec<u8>> {
         }
     }
     let replies = replies(view, said);
-    let head = RowHead { marks: found.marks, ..view.head() };
+    let head = RowHead { marks: found.marks, via: &found.via, ..view.head() };
     let mut row = Vec::new();
     row::write(&mut row, &head, row_recipients(&found, &replies, &numbers).into_iter());
     Some(row)

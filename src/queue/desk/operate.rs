@@ -49,15 +49,14 @@ pub(crate) enum Change<'a> {
     /// Note, and reason for senders.
     Bounce(&'a str, &'a str),
     Requeue(&'a str),
+    /// Note, and the next hop; empty: as routes say again.
+    Reroute(&'a str, &'a str),
 }
 
 impl Change<'_> {
-    /// True if it takes of a parked message its row alone.
-    pub fn needs_row_only(self) -> bool {
-        match self {
-            Change::Hold(_) | Change::Release(_) | Change::Delete(_) | Change::Bounce(..) => true,
-            Change::Flush | Change::Requeue(_) => false,
-        }
+    /// True if addresses are needed for it.
+    fn needs_addresses(self) -> bool {
+        matches!(self, Change::Requeue(_) | Change::Reroute(..))
     }
 }
 
@@ -81,6 +80,9 @@ impl<R: Runtime> Desk<R> {
             Request::Delete { which, note } => self.change(which, Change::Delete(note)).await,
             Request::Bounce { which, note, reason } => self.change(which, Change::Bounce(note, reason)).await,
             Request::Requeue { which, note } => self.change(which, Change::Requeue(note)).await,
+            Request::Reroute { ids, note, to } => {
+                self.change(&Which::Some(ids.clone()), Change::Reroute(note, to)).await
+            }
             Request::Stats => Ok(Response::Stats(vec![self.stats()])),
             Request::CopyIndex(dir) => self.copy_index(dir).await,
             Request::Rules(rules) => {
@@ -195,6 +197,7 @@ impl<R: Runtime> Desk<R> {
             forced_expire: false,
             sender: String::new(),
             recipients: Vec::new(),
+            rerouted: s.vias.get(stub.id).map(str::to_owned),
             unreadable: true,
         })
     }
@@ -241,6 +244,7 @@ impl<R: Runtime> Desk<R> {
             forced_expire: false,
             sender: view.map(|v| text(v.envelope.sender())).unwrap_or_default(),
             recipients: Vec::new(),
+            rerouted: s.vias.get(e.id).map(str::to_owned),
             unreadable: view.is_none(),
         };
         let mut addresses =
@@ -366,7 +370,7 @@ impl<R: Runtime> Desk<R> {
         let bodies = {
             let s = self.0.state.borrow();
             let is_parked = |key: &Key| s.index.presence(*key) == Presence::Parked;
-            matches!(change, Change::Requeue(_)) || parked.rest.iter().any(is_parked)
+            change.needs_addresses() || parked.rest.iter().any(is_parked)
         };
         for keys in parked.rest.chunks(if bodies { TOGETHER } else { AT_ONCE }) {
             count += self.change_rich(keys, change, which, slips).await?;
@@ -382,11 +386,16 @@ impl<R: Runtime> Desk<R> {
         slips: &mut Vec<usize>,
     ) -> Result<u64, ControlError> {
         let buried = self.make_rich(keys, change).await?;
-        if let Change::Requeue(_) = change {
+        if change.needs_addresses() {
             let read = together(keys.iter().map(|key| self.read_back(*key))).await;
             let mut s = self.0.state.borrow_mut();
+            let s = &mut *s;
             for (key, payload) in keys.iter().zip(read) {
-                payload.iter().for_each(|payload| self.route_anew(&mut s, *key, payload));
+                if let (Change::Reroute(_, via), true) = (change, self.would(s, *key, change)) {
+                    let id = s.index.get(*key).map(|e| e.id);
+                    id.into_iter().for_each(|id| s.vias.set(id, via));
+                }
+                payload.iter().for_each(|payload| self.route_anew(s, *key, payload));
             }
         }
         // Of those that were read back it is known now where they go.
@@ -471,7 +480,7 @@ impl<R: Runtime> Desk<R> {
             Change::Hold(_) => !e.switches.held,
             Change::Release(_) => e.switches.held,
             Change::Delete(_) => true,
-            Change::Bounce(..) => e.recipients.iter().any(waits),
+            Change::Bounce(..) | Change::Reroute(..) => e.recipients.iter().any(waits),
             Change::Requeue(_) => !e.switches.held && e.recipients.iter().any(waits),
         }
     }
@@ -498,6 +507,7 @@ impl<R: Runtime> Desk<R> {
                 self.tell(s, key, Vec::new(), None);
             }
             Change::Bounce(note, reason) => self.bounce(s, key, (cut(note), reason), after()),
+            Change::Reroute(note, via) => self.reroute(s, key, (cut(note), via), after()),
             Change::Requeue(note) => self.requeue(s, key, cut(note), after()),
             Change::Delete(note) => {
                 self.record_removal(id, cut(note));

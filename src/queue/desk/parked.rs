@@ -21,10 +21,10 @@ use crate::storage::record::Location;
 use std::time::Duration;
 
 /// A parked message and its row.
-struct Known {
-    key: Key,
-    id: MessageId,
-    row: Box<[u8]>,
+pub(super) struct Known {
+    pub key: Key,
+    pub id: MessageId,
+    pub row: Box<[u8]>,
 }
 
 /// What has become of the messages that were to be changed.
@@ -52,7 +52,7 @@ impl<R: Runtime> Desk<R> {
             let s = self.0.state.borrow();
             for key in keys {
                 match s.index.stub(*key).filter(|stub| !stub.marks.has(Marks::RECALLING)) {
-                    Some(stub) if change.needs_row_only() => parked.push((*key, stub.id)),
+                    Some(stub) if can_do(&s, *key, change) => parked.push((*key, stub.id)),
                     _ => out.rest.push(*key),
                 }
             }
@@ -113,23 +113,24 @@ impl<R: Runtime> Desk<R> {
                 self.give_up_parked(s, known, &view, (cut(note), reason), after);
             }
             Change::Delete(note) => self.bury_one(s, known.key, known.id, &view, (cut(note), slip)),
+            Change::Reroute(note, via) => self.reroute_parked(s, known, &view, (cut(note), via), after),
             Change::Flush | Change::Requeue(_) => {}
         }
     }
 
     /// The row of a parked message is this one from now on.
-    fn enter_parked(&self, s: &mut State, known: &Known, row: Box<[u8]>) {
+    pub(super) fn enter_parked(&self, s: &mut State, known: &Known, row: Box<[u8]>) {
         let change = ledger::Change { row: Some(row), key: Some(known.key), ..ledger::Change::default() };
         s.ledger.enter(known.id, change);
         s.index_bell.ring();
     }
 
-    fn say_parked(&self, s: &mut State, known: &Known, kind: u8, payload: &[u8], after: After) {
+    pub(super) fn say_parked(&self, s: &mut State, known: &Known, kind: u8, payload: &[u8], after: After) {
         let about = About::Parked(known.key, known.id);
         self.note_about(s, kind, known.id, payload, None, (about, after));
     }
 
-    fn stop_timer(&self, s: &mut State, key: Key) {
+    pub(super) fn stop_timer(&self, s: &mut State, key: Key) {
         if let Some(Some(timer)) = s.index.change_stub(key, |stub| stub.timer.take()) {
             s.timers.cancel(timer);
         }
@@ -214,12 +215,22 @@ impl<R: Runtime> Desk<R> {
     }
 }
 
+/// Whether the row alone will do.
+fn can_do(s: &State, key: Key, change: Change<'_>) -> bool {
+    match change {
+        Change::Hold(_) | Change::Release(_) | Change::Delete(_) | Change::Bounce(..) => true,
+        // Where routes lead depends on addresses.
+        Change::Reroute(_, via) => !via.is_empty() && s.index.domain(key).is_some(),
+        Change::Flush | Change::Requeue(_) => false,
+    }
+}
+
 fn would(s: &State, key: Key, view: &RowView<'_>, change: Change<'_>) -> bool {
     let held = s.index.stub(key).is_some_and(|stub| stub.held);
     match change {
         Change::Hold(_) => !held,
         Change::Release(_) => held,
-        Change::Bounce(..) => view.recipients().any(|r| waits_still(r.fate)),
+        Change::Bounce(..) | Change::Reroute(..) => view.recipients().any(|r| waits_still(r.fate)),
         Change::Delete(_) | Change::Flush | Change::Requeue(_) => true,
     }
 }

@@ -155,7 +155,7 @@ impl<R: Runtime> Desk<R> {
                 }
             };
             if !r.fate.is_done() {
-                out.destination = self.destination(s, to.address);
+                out.destination = self.destination_by(s, view.via, to.address);
                 if r.reply != record::Reply::default() {
                     let at = if r.fate.is_owed() { r.due } else { Wall(0) };
                     archived.replies.push((i as u32, OwnedReply::from(r.reply).at(at)));

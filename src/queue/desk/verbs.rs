@@ -38,9 +38,10 @@ impl<R: Runtime> Desk<R> {
     /// Recipients of `key` that wait go where today's tables say.
     pub(crate) fn route_anew(&self, s: &mut State, key: Key, payload: &SharedBytes) {
         let Ok(view) = MessageView::parse(payload) else { return };
+        let Some(id) = s.index.get(key).map(|e| e.id) else { return };
         for (i, to) in view.envelope.recipients().enumerate() {
             if s.index.get(key).and_then(|e| e.recipients.get(i)).is_some_and(waits) {
-                let d = self.destination(s, to.address);
+                let d = self.destination_of(s, id, to.address);
                 s.index.route(key, i, d);
             }
         }
