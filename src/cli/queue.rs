@@ -90,8 +90,8 @@ enum QueueCommand {
     Reroute {
         #[command(flatten)]
         changed: Changed,
-        /// A next hop as in the configuration (host:port, mx:domain, lmtp:...), mx (the mail exchangers of each
-        /// recipient's domain), or default (as routes say again)
+        /// A next hop as in the configuration (host:port, mx:domain, lmtp:...), mx (the mail exchangers of
+        /// each recipient's domain), or default (as routes say again)
         #[arg(long, value_name = "NEXT_HOP")]
         to: String,
     },

@@ -295,7 +295,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn lists_are_those_of_a_model(steps in proptest::collection::vec((0u32..12, 0usize..4, 0u32..4), 0..80)) {
+        fn lists_are_those_of_a_model(
+            steps in proptest::collection::vec((0u32..12, 0usize..4, 0u32..4), 0..80)
+        ) {
             let mut c = Chains::default();
             let mut model: BTreeMap<u32, [u32; 3]> = BTreeMap::new();
             for (slot, what, list) in steps {

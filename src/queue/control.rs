@@ -120,7 +120,8 @@ pub enum Request {
         ids: Vec<QueueId>,
         /// Who and why.
         note: String,
-        /// The next hop, as [`Routing::via`](super::routing::Routing::via) takes it; empty: as routes say again.
+        /// The next hop, as [`Routing::via`](super::routing::Routing::via) takes it; empty: as routes say
+        /// again.
         to: String,
     },
     /// Counts.

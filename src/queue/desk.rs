@@ -3,10 +3,10 @@
 //! Owns the journal (through its keeper), the index and the schedule; runs the tasks that follow
 //! commits, time, notifications and the copying forward. Knows no SMTP: what to send is taken by
 //! `delivery` and settled here (`settle`). Its parts: `recover` reads a log back, `settle` takes and
-//! settles work, `pulse` is the clockwork, `operate` serves operators (`select` and `narrowing` find the messages that they
-//! mean, `verbs` gives up and begins anew, `parked` changes what has left the journal). What waits for long leaves the journal (`archiving`) for archive
-//! and index (`indexing`), is read back when it is due (`recall`), and takes its place again after a start
-//! (`joining`, `loading`).
+//! settles work, `pulse` is the clockwork, `operate` serves operators (`select` and `narrowing` find the
+//! messages that they mean, `verbs` gives up and begins anew, `parked` changes what has left the journal).
+//! What waits for long leaves the journal (`archiving`) for archive and index (`indexing`), is read back
+//! when it is due (`recall`), and takes its place again after a start (`joining`, `loading`).
 //!
 //! A journal error is for ever: nothing is accepted, no attempt is started, who waits is told.
 //! State that does not add up is a bug and panics.
@@ -59,7 +59,6 @@ use crate::queue::schedule::{Rules, Schedule};
 use crate::queue::state::{
     self, About, After, Answer, Door, Notice, OwnedReply, Pending, Report, State, Unsettled,
 };
-use crate::queue::via;
 use crate::queue::whose::Whose;
 use crate::runtime::Runtime;
 use crate::runtime::table::{Table, TableOptions};
@@ -311,24 +310,6 @@ impl<R: Runtime> Desk<R> {
             Plan::Local => state::LOCAL,
             Plan::NoRoute => state::NO_ROUTE,
             Plan::Relay(hop) => self.door(s, hop, address),
-        }
-    }
-
-    /// The destination of an address of a message that goes by `via`, or as routes say if that is empty or
-    /// means nothing any more.
-    pub(crate) fn destination_by(&self, s: &mut State, via: &str, address: &[u8]) -> DestId {
-        let by = || self.0.routing.borrow().via(via, address);
-        match if via.is_empty() { None } else { by() } {
-            Some(hop) => self.door(s, hop, &via::sample(via, address)),
-            None => self.destination(s, address),
-        }
-    }
-
-    /// The destination of an address of the message `id`.
-    pub(crate) fn destination_of(&self, s: &mut State, id: MessageId, address: &[u8]) -> DestId {
-        match s.vias.get(id).map(str::to_owned) {
-            Some(via) => self.destination_by(s, &via, address),
-            None => self.destination(s, address),
         }
     }
 

@@ -5,11 +5,12 @@
 //!   yet, and how it calls destinations.
 //! * L2 [`age`] (how old a message is), [`absent`] (who has no place in a list), [`index`] (what is
 //!   resident of each message) with [`entry`] (of those at work), [`stub`] (of those that wait long) and
-//!   [`order`] (their ids) and `chains` (lists for operators), [`bodies`] (which are in memory), [`schedule`] with [`pace`] (who goes next),
-//!   [`shares`] (limits that several queues have together) and [`common`] (that all cores have), [`tour`]
-//!   (which destinations are forgotten), [`rules`] and [`pick`] (of operators), [`limits`] (when to take
-//!   more), [`whose`] (mail it is), [`via`] (which next hop operators give it), [`routing`] (what is asked of routes), [`bell`] and [`state`] (what the
-//!   desk's tasks share).
+//!   [`order`] (their ids) and `chains` (lists for operators), [`bodies`] (which are in memory),
+//!   [`schedule`] with [`pace`] (who goes next), [`shares`] (limits that several queues have together) and
+//!   [`common`] (that all cores have), [`tour`] (which destinations are forgotten), [`rules`] and [`pick`]
+//!   (of operators), [`limits`] (when to take more), [`whose`] (mail it is), [`via`] (which next hop
+//!   operators give it), [`routing`] (what is asked of routes), [`bell`] and [`state`] (what the desk's
+//!   tasks share).
 //! * L4 [`desk`] drives them over a journal; [`control`]: what operators ask of it.
 
 pub mod absent;

@@ -6,10 +6,10 @@
 //!
 //! * [`MESSAGE`]: fixed head of [`HEAD_LEN`] bytes, indexes reported (`u32` each), recipient states
 //!   (as in an outcome), envelope and the login of its sender (at most [`USER_MAX`] bytes; none: nobody
-//!   authenticated), the next hop that an operator has given it (at most [`VIA_MAX`] bytes; none: routes say),
-//!   then trace headers and body; a body in a side file is named in the
-//!   head and only the trace headers are here. A message that was moved within the journal carries
-//!   its states; it replaces all that was said of it before.
+//!   authenticated), the next hop that an operator has given it (at most [`VIA_MAX`] bytes; none: routes
+//!   say), then trace headers and body; a body in a side file is named in the head and only the trace
+//!   headers are here. A message that was moved within the journal carries its states; it replaces all that
+//!   was said of it before.
 //! * [`OUTCOME`]: `flags u8, 0 u8 x3, count u32`, then the states of some recipients. With
 //!   [`SNAPSHOT`] it replaces every earlier record about the state of the message.
 //! * [`ATTEMPT`]: `count u32`, then indexes: these may be in flight from now on.

@@ -114,8 +114,8 @@ pub trait Routing {
     /// Where `recipient` (local part, `@`, domain) goes.
     fn plan(&self, recipient: &[u8]) -> Plan;
 
-    /// Where `recipient` goes if an operator sends it by the next hop `via`, in the words of the configuration,
-    /// or [`MX`](super::via::MX); `None`: these words mean nothing here.
+    /// Where `recipient` goes if an operator sends it by the next hop `via`, in the words of the
+    /// configuration, or [`MX`](super::via::MX); `None`: these words mean nothing here.
     fn via(&self, via: &str, recipient: &[u8]) -> Option<Rc<Hop>> {
         let _ = (via, recipient);
         None

@@ -7,11 +7,12 @@
 //!
 //! Row: `version u8 = 1, marks u8, body flags u8, archive segment, offset, length, size, count` (the
 //! last five as variable-length numbers), the side file `u64` if the mark for that is set, the number of the
-//! name of the domain (variable-length) if all recipients are of one and the mark for that is set, the next hop that an operator has given it (length, bytes) if the mark for
-//! that is set, then per recipient `fate u8` and, unless it is done, `destination` and, if it was tried, `attempts, due (ms),
-//! code, 3 enhanced, text length` (variable-length) and the text, then, if that is known, the name of the
-//! server that replied (length, bytes). Keys: `m` and the id, big endian
-//! (rows); `d` and a number (names of destinations); `x` ([`Meta`], one row).
+//! name of the domain (variable-length) if all recipients are of one and the mark for that is set, the next
+//! hop that an operator has given it (length, bytes) if the mark for that is set, then per recipient `fate
+//! u8` and, unless it is done, `destination` and, if it was tried, `attempts, due (ms), code, 3 enhanced,
+//! text length` (variable-length) and the text, then, if that is known, the name of the server that replied
+//! (length, bytes). Keys: `m` and the id, big endian (rows); `d` and a number (names of destinations); `x`
+//! ([`Meta`], one row).
 
 use crate::base::ids::MessageId;
 use crate::base::time::Wall;

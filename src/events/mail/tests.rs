@@ -169,8 +169,8 @@ fn text_is_what_readers_of_postfix_know() {
         (
             "bounce",
             format!(
-                "{id}: sender delay notification: to=<b@next.test>, delay=2.50, dsn=4.2.1 (host mx1.next.test \
-                 said: 450 4.2.1 come back later)"
+                "{id}: sender delay notification: to=<b@next.test>, delay=2.50, dsn=4.2.1 \
+                 (host mx1.next.test said: 450 4.2.1 come back later)"
             ),
         ),
         (

@@ -4,20 +4,40 @@
 //! with a log that is adopted. Where a next hop leads is asked of the tables each time a message is routed.
 //! A parked message is changed by its row if its domain is known; else it is read back first.
 
+use crate::base::ids::MessageId;
 use crate::queue::desk::Desk;
 use crate::queue::desk::archiving::together;
 use crate::queue::desk::parked::Known;
 use crate::queue::desk::verbs::waits_still;
-use crate::queue::index::Key;
+use crate::queue::index::{DestId, Key};
 use crate::queue::record::{self, Fate};
 use crate::queue::row::{self, RowHead, RowRecipient, RowView};
 use crate::queue::state::{After, State};
+use crate::queue::via;
 use crate::runtime::Runtime;
 
 /// Messages read at a time.
 const TOGETHER: usize = 64;
 
 impl<R: Runtime> Desk<R> {
+    /// The destination of an address of a message that goes by `via`, or as routes say if that is empty or
+    /// means nothing any more.
+    pub(crate) fn destination_by(&self, s: &mut State, via: &str, address: &[u8]) -> DestId {
+        let by = || self.0.routing.borrow().via(via, address);
+        match if via.is_empty() { None } else { by() } {
+            Some(hop) => self.door(s, hop, &via::sample(via, address)),
+            None => self.destination(s, address),
+        }
+    }
+
+    /// The destination of an address of the message `id`.
+    pub(crate) fn destination_of(&self, s: &mut State, id: MessageId, address: &[u8]) -> DestId {
+        match s.vias.get(id).map(str::to_owned) {
+            Some(via) => self.destination_by(s, &via, address),
+            None => self.destination(s, address),
+        }
+    }
+
     /// Rerouted messages that the journal had at the start are routed, and take their places. Beside
     /// everything else: their addresses have to be read.
     pub(super) fn route_again(&self) {

@@ -1,9 +1,9 @@
 //! L4: which messages an operator means, found slice by slice while mail flows.
 //!
 //! Where a condition says state, destination, site or domain, only the messages of those lists are looked at
-//! (`narrowing`), else all. A slice looks at so many messages in memory ([`SLICE`]) and reads so many at most ([`READ`]); whoever asks
-//! goes on behind the last one. What is on stable storage counts, nothing else. A message that cannot be
-//! read, and would have to be, is counted and left out.
+//! (`narrowing`), else all. A slice looks at so many messages in memory ([`SLICE`]) and reads so many at
+//! most ([`READ`]); whoever asks goes on behind the last one. What is on stable storage counts, nothing
+//! else. A message that cannot be read, and would have to be, is counted and left out.
 
 use crate::base::aligned::SharedBytes;
 use crate::base::ids::MessageId;

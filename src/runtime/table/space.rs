@@ -324,10 +324,11 @@ impl Space {
     }
 }
 
-/// Reads the file at `path` through, in the order of the disk, so that it is in the page cache: opening verifies
-/// it page by page in the order of the tree, which on a cold disk means to wait for each of them. A thread of
-/// its own asks for what comes next meanwhile, so that the disk always has work. What fails here fails again
-/// where it matters; without this opening takes longer, that is all. Gives the number of reads.
+/// Reads the file at `path` through, in the order of the disk, so that it is in the page cache: opening
+/// verifies it page by page in the order of the tree, which on a cold disk means to wait for each of them.
+/// A thread of its own asks for what comes next meanwhile, so that the disk always has work. What fails
+/// here fails again where it matters; without this opening takes longer, that is all. Gives the number of
+/// reads.
 pub(super) fn read_ahead(path: &Path) -> u64 {
     // A description of its own: it has nothing to do with the lock.
     let Ok(file) = File::open(path) else { return 0 };
@@ -351,7 +352,7 @@ pub(super) fn read_ahead(path: &Path) -> u64 {
         }
     };
     drop(std::thread::Builder::new().name("index-ahead".into()).spawn(body));
-    read_through(&file, length as u64)
+    read_through(&*file, length as u64)
 }
 
 /// Reads `length` bytes in pieces, in order; gives the number of reads.
