@@ -135,17 +135,19 @@ impl Index {
     /// Adds a message. Panics if its id is there already: an id names one message for ever.
     pub fn insert(&mut self, entry: Entry) -> Key {
         let (id, size, class) = (entry.id, entry.size, entry.class());
-        let to = destination_of(&entry);
+        let lists = (state_of(&entry, class), destination_of(&entry));
         let room = self.furnish(entry);
-        self.add(id, size, (class, to), Spot::Rich(room))
+        self.add(id, size, class, lists, Spot::Rich(room))
     }
 
     /// Adds a parked message. Panics as [`Self::insert`] does.
     pub fn insert_parked(&mut self, stub: Stub) -> Key {
-        self.add(stub.id, stub.size, (stub.class(), list_of(stub.destination)), Spot::Parked(stub))
+        let class = stub.class();
+        let lists = (state_of_stub(class), list_of(stub.destination));
+        self.add(stub.id, stub.size, class, lists, Spot::Parked(stub))
     }
 
-    fn add(&mut self, id: MessageId, size: u64, (class, to): (Class, u32), place: Spot) -> Key {
+    fn add(&mut self, id: MessageId, size: u64, class: Class, (state, to): (u32, u32), place: Spot) -> Key {
         self.counters.messages += 1;
         self.counters.bytes += size;
         *self.counters.of(class) += 1;
@@ -163,7 +165,7 @@ impl Index {
             }
         };
         self.order.insert(id.0, slot);
-        self.chains.enter(slot, class as u32, to, 0);
+        self.chains.enter(slot, state, to, 0);
         Key { slot, generation }
     }
 
@@ -211,7 +213,7 @@ impl Index {
         self.counters.bytes = self.counters.bytes - size + entry.size;
         let class = entry.class();
         self.counters.moved(&mut s.class, class);
-        self.chains.put(Kind::State, key.slot, class as u32);
+        self.chains.put(Kind::State, key.slot, state_of(entry, class));
         Some(out)
     }
 
@@ -223,7 +225,7 @@ impl Index {
         let out = change(stub);
         self.counters.bytes = self.counters.bytes - size + stub.size;
         self.counters.moved(&mut s.class, stub.class());
-        self.chains.put(Kind::State, key.slot, s.class as u32);
+        self.chains.put(Kind::State, key.slot, state_of_stub(s.class));
         self.chains.put(Kind::Destination, key.slot, list_of(stub.destination));
         Some(out)
     }
@@ -234,7 +236,7 @@ impl Index {
         let Spot::Rich(room) = s.place else { return None };
         self.counters.bytes += stub.size;
         self.counters.moved(&mut s.class, stub.class());
-        self.chains.put(Kind::State, key.slot, s.class as u32);
+        self.chains.put(Kind::State, key.slot, state_of_stub(s.class));
         self.chains.put(Kind::Destination, key.slot, list_of(stub.destination));
         s.place = Spot::Parked(stub);
         let entry = self.vacate(room);
@@ -248,10 +250,11 @@ impl Index {
         let stub = self.stub(key)?.clone();
         self.counters.bytes = self.counters.bytes - stub.size + entry.size;
         let (class, to) = (entry.class(), destination_of(&entry));
+        let state = state_of(&entry, class);
         let room = self.furnish(entry);
         let s = &mut self.slots[key.slot as usize];
         self.counters.moved(&mut s.class, class);
-        self.chains.put(Kind::State, key.slot, class as u32);
+        self.chains.put(Kind::State, key.slot, state);
         self.chains.put(Kind::Destination, key.slot, to);
         s.place = Spot::Rich(room);
         Some(stub)
@@ -389,6 +392,31 @@ impl Index {
             Room::Used(entry) => entry,
             Room::Free(_) => unreachable!("a rich message has an entry"),
         }
+    }
+}
+
+/// The list of what has been taken by somebody, whatever its destination does.
+pub(crate) const BUSY: u32 = 0;
+/// The list of what waits for another attempt.
+pub(crate) const DEFERRED: u32 = 1;
+/// The list of what is held.
+pub(crate) const HELD: u32 = 2;
+/// The list of what only stands in lists of destinations.
+pub(crate) const READY: u32 = 3;
+
+fn state_of(e: &Entry, class: Class) -> u32 {
+    let taken = |r: &Recipient| r.phase != Phase::Ready && (r.phase == Phase::Flight || r.phase.is_owed());
+    match class {
+        Class::Active if e.switches.committing || e.recipients.iter().any(taken) => BUSY,
+        class => state_of_stub(class),
+    }
+}
+
+fn state_of_stub(class: Class) -> u32 {
+    match class {
+        Class::Active => READY,
+        Class::Deferred => DEFERRED,
+        Class::Held => HELD,
     }
 }
 

@@ -37,6 +37,8 @@ struct Places {
     loaded: Loaded,
     /// Side files that rows name.
     sides: BTreeSet<u64>,
+    /// All rows are read: what is found out once is kept.
+    all: bool,
     /// Of the numbers that the index gives to destinations, those that have one by that name today.
     known: Vec<Option<DestId>>,
     /// Of the same numbers, those that are domains, and how the lists call them. 0: not known yet.
@@ -54,11 +56,13 @@ impl Places {
             return Some(*d);
         }
         let d = s.schedule.find(s.ledger.name(number)?)?;
-        if self.known.len() <= slot {
-            self.known.resize(slot + 1, None);
+        if self.all {
+            if self.known.len() <= slot {
+                self.known.resize(slot + 1, None);
+            }
+            // Destinations are not forgotten before everything is loaded.
+            self.known[slot] = Some(d);
         }
-        // Destinations are not forgotten before everything is loaded.
-        self.known[slot] = Some(d);
         Some(d)
     }
 
@@ -174,7 +178,7 @@ impl<R: Runtime> Desk<R> {
     }
 
     async fn read_index(&self, lost: bool) -> io::Result<Loaded> {
-        let mut places = Places::default();
+        let mut places = Places { all: true, ..Places::default() };
         if lost {
             places.loaded.rebuilt = Some(self.rebuild_rows().await?);
         }

@@ -8,7 +8,7 @@ use crate::base::ids::MessageId;
 use crate::queue::chains::Kind;
 use crate::queue::desk::Desk;
 use crate::queue::desk::select::is_suitable;
-use crate::queue::index::{Class, DestId, list_of};
+use crate::queue::index::{BUSY, DEFERRED, DestId, HELD, READY, list_of};
 use crate::queue::pick::{Pick, Standing};
 use crate::queue::state::State;
 use crate::runtime::{Runtime, yield_now};
@@ -50,10 +50,16 @@ impl<R: Runtime> Desk<R> {
     /// The ids of messages that `pick` may mean, ascending; `None`: too many for that.
     pub(super) async fn narrow(&self, pick: &Pick) -> Option<Arc<[MessageId]>> {
         let mut plans = Vec::new();
-        if let Some(state) = pick.state {
-            plans.push(self.by_state(state));
-            if state == Standing::Active {
-                plans.push(self.by_destination(|s, d| self.may_send(s, d)).await);
+        match pick.state {
+            None => {}
+            Some(Standing::Hold) => plans.push(self.by_state(&[HELD])),
+            // What waits for a destination that cannot be reached is deferred, too.
+            Some(Standing::Deferred) => plans.push(self.by_state(&[DEFERRED, READY])),
+            Some(Standing::Active) => {
+                plans.push(self.by_state(&[BUSY, READY]));
+                let mut open = self.by_destination(|s, d| self.may_send(s, d)).await;
+                open.add(&mut self.0.state.borrow_mut(), Kind::State, BUSY);
+                plans.push(open);
             }
         }
         if pick.needs_destinations() {
@@ -94,16 +100,10 @@ impl<R: Runtime> Desk<R> {
         true
     }
 
-    fn by_state(&self, state: Standing) -> Lists {
+    fn by_state(&self, states: &[u32]) -> Lists {
         let mut s = self.0.state.borrow_mut();
         let mut lists = Lists::default();
-        let classes: &[Class] = match state {
-            Standing::Hold => &[Class::Held],
-            Standing::Active => &[Class::Active],
-            // What waits for a destination that cannot be reached is deferred, too.
-            Standing::Deferred => &[Class::Deferred, Class::Active],
-        };
-        classes.iter().for_each(|class| lists.add(&mut s, Kind::State, *class as u32));
+        states.iter().for_each(|state| lists.add(&mut s, Kind::State, *state));
         lists
     }
 

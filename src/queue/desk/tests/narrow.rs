@@ -66,6 +66,7 @@ fn only_what_a_condition_can_mean_is_looked_at_and_nothing_is_read() {
         }
         assert_eq!(find(&desk, domain("c.example"), Verb::Look).await, (vec![], 0));
         assert_eq!(find(&desk, state(Standing::Hold), Verb::Look).await, (vec![], 0));
+        assert_eq!(find(&desk, state(Standing::Active), Verb::Look).await, (vec![], 0), "all is left alone");
         assert_eq!(find(&desk, domain("a.*"), Verb::Look).await, {
             let (all, looked) = find(&desk, site("a"), Verb::Look).await;
             assert_eq!(
