@@ -111,6 +111,17 @@ fn json_has_the_fields_of_kumomta() {
 }
 
 #[test]
+fn a_late_recipient_is_no_attempt_in_the_text_form() {
+    let (log, from, _) = log(Format::Text, false);
+    log.attempt(AT, &attempt(Fate::Delayed));
+    log.flush();
+    let [line] = &lines(&from)[..] else { panic!("one line") };
+    let said = "to=<b@next.test>, delay=2.50, dsn=4.2.1 (host mx1.next.test said: 450 4.2.1 come back later)";
+    assert!(line.ends_with(&format!("]: {}: sender delay notification: {said}", id())), "{line}");
+    assert!(line.contains(" postfix/bounce[") && !line.contains("status="));
+}
+
+#[test]
 fn text_is_what_readers_of_postfix_know() {
     let (log, from, _) = log(Format::Text, false);
     let to = envelope(&[b"b@next.test"]);
@@ -124,7 +135,6 @@ fn text_is_what_readers_of_postfix_know() {
     log.attempt(AT, &Attempt { reply: fine, ..attempt(Fate::Delivery) });
     log.attempt(AT, &Attempt { local: true, server: "", ..attempt(Fate::Delivery) });
     log.attempt(AT, &Attempt { reply: (0, [5, 4, 7], b"too old"), server: "", ..attempt(Fate::Expiration) });
-    log.attempt(AT, &attempt(Fate::Delayed));
     let reply = b"550 5.1.1 No such user";
     let refused = Rejection { client: CLIENT, command: "RCPT", sender: b"a@x", recipient: b"no@y", reply };
     log.rejection(AT, &refused);
@@ -166,12 +176,6 @@ fn text_is_what_readers_of_postfix_know() {
             ),
         ),
         ("qmgr", format!("{id}: from=<a@client.test>, status=expired, returned to sender")),
-        (
-            "bounce",
-            format!(
-                "{id}: sender delay notification: to=<b@next.test>, delay=2.50, dsn=4.2.1 \
-                 (host mx1.next.test said: 450 4.2.1 come back later)"
-            ),
         ),
         (
             "smtpd",
