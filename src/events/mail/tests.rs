@@ -176,7 +176,6 @@ fn text_is_what_readers_of_postfix_know() {
             ),
         ),
         ("qmgr", format!("{id}: from=<a@client.test>, status=expired, returned to sender")),
-        ),
         (
             "smtpd",
             "NOQUEUE: reject: RCPT from unknown[192.0.2.7]: 550 5.1.1 <no@y>: No such user; from=<a@x> \
