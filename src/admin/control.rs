@@ -138,8 +138,8 @@ impl<Q: Queues> Conversation<'_, Q> {
             Command::Rules => self.rules(self.office.book.rules(wall_now())).await,
             Command::Stats => self.stats().await,
             Command::CopyIndex { dir } => self.copy_index(dir).await,
-            Command::Pick { pick, verb, ids, reason, dry_run, ask, seconds } => {
-                self.pick(Wish { pick: *pick, verb, ids, reason, dry_run, ask, seconds }).await
+            Command::Pick { pick, verb, ids, reason, dry_run, ask, seconds, to } => {
+                self.pick(Wish { pick: *pick, verb, ids, reason, dry_run, ask, seconds, to }).await
             }
             Command::Undo { number } => self.undo(number).await,
             Command::Holds => self.holds().await,

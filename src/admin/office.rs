@@ -20,7 +20,7 @@ use std::time::Duration;
 /// Conditions that are being looked for, or carried out, at the same time.
 pub const AT_ONCE: usize = 4;
 /// Messages in one request to a core.
-pub const CHUNK: usize = 512;
+pub const CHUNK: usize = 4096;
 /// How often holds are looked at whose time may be over.
 const LOOK: Duration = Duration::from_secs(1);
 

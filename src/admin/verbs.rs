@@ -12,6 +12,9 @@ use super::wire::{GO, Line};
 use crate::base::ids::QueueId;
 use crate::queue::control::{ControlError, PAGE_MAX, Request, Response, Which};
 use crate::queue::pick::{Pick, Verb};
+use crate::queue::record::VIA_MAX;
+use crate::queue::via;
+use crate::route::destination::{NextHop, TlsPolicy};
 use crate::runtime::uring::wall_now;
 use std::io;
 use std::time::{Duration, Instant};
@@ -34,6 +37,24 @@ pub(super) struct Wish {
     pub dry_run: bool,
     pub ask: bool,
     pub seconds: Option<u64>,
+    pub to: Option<String>,
+}
+
+impl Wish {
+    /// The next hop as queues take it. `Err`: why it cannot be used.
+    fn via(&self) -> Result<&str, String> {
+        match (self.verb, self.to.as_deref()) {
+            (Verb::Reroute, None) => Err("say where to: a next hop, \"mx\" or \"default\"".into()),
+            (Verb::Reroute, Some("default")) => Ok(""),
+            (Verb::Reroute, Some(via::MX)) => Ok(via::MX),
+            (Verb::Reroute, Some(to)) if to.len() > VIA_MAX => {
+                Err(format!("a next hop has {VIA_MAX} bytes at most"))
+            }
+            (Verb::Reroute, Some(to)) => NextHop::parse(to, TlsPolicy::Opportunistic).map(|_| to),
+            (_, Some(_)) => Err("only a reroute goes to another next hop".into()),
+            (_, None) => Ok(""),
+        }
+    }
 }
 
 /// What was found.
@@ -84,6 +105,10 @@ impl<Q: Queues> Conversation<'_, Q> {
         if wish.seconds.is_some() && wish.verb != Verb::Hold {
             return self.out.error("only a hold ends by itself", 64).await;
         }
+        let via = match wish.via() {
+            Ok(via) => via,
+            Err(text) => return self.out.error(&text, 64).await,
+        };
         let Some(_place) = Place::take(&office.busy) else {
             let text = format!("{AT_ONCE} others are at it: try again");
             return self.out.error(&text, 75).await;
@@ -109,12 +134,15 @@ impl<Q: Queues> Conversation<'_, Q> {
             true => self.who.clone(),
             false => format!("{}: {}", self.who, wish.reason),
         };
-        let what = if wish.ids.is_empty() { wish.pick.to_string() } else { wish.ids.join(" ") };
+        let mut what = if wish.ids.is_empty() { wish.pick.to_string() } else { wish.ids.join(" ") };
+        if let Some(to) = &wish.to {
+            what = format!("{what}, to {to}");
+        }
         let hold = match self.begin_hold(&wish, &what, &found).await? {
             Ok(hold) => hold,
             Err(()) => return Ok(()),
         };
-        let changed = self.carry_out(&wish, &note, &found).await?;
+        let changed = self.carry_out(&wish, (&note, via), &found).await?;
         office.tell(&self.who, wish.verb.word(), changed, &what, &wish.reason);
         if let Some(hold) = hold {
             self.hold_line(&hold).await?;
@@ -244,12 +272,12 @@ impl<Q: Queues> Conversation<'_, Q> {
     }
 
     /// Changes what was found; gives how many there still were.
-    async fn carry_out(&mut self, wish: &Wish, note: &str, found: &Found) -> io::Result<u64> {
+    async fn carry_out(&mut self, wish: &Wish, (note, via): (&str, &str), found: &Found) -> io::Result<u64> {
         let mut changed = 0;
         let mut pace = Pace::new("changed", found.messages);
         for (queue, ids) in found.ids.iter().enumerate() {
             for some in ids.chunks(CHUNK) {
-                let request = request(wish, Which::Some(some.to_vec()), note);
+                let request = request(wish, some.to_vec(), (note, via));
                 match self.ask(queue, request).await {
                     Response::Done(n) => changed += n,
                     other => {
@@ -300,14 +328,18 @@ impl<Q: Queues> Conversation<'_, Q> {
     }
 }
 
-fn request(wish: &Wish, which: Which, note: &str) -> Request {
+fn request(wish: &Wish, ids: Vec<QueueId>, (note, via): (&str, &str)) -> Request {
     let note = note.to_owned();
+    if wish.verb == Verb::Reroute {
+        return Request::Reroute { ids, note, to: via.to_owned() };
+    }
+    let which = Which::Some(ids);
     match wish.verb {
         Verb::Hold => Request::Hold { which, note },
         Verb::Release => Request::Release { which, note },
         Verb::Requeue => Request::Requeue { which, note },
         Verb::Bounce => Request::Bounce { which, note, reason: wish.reason.clone() },
         Verb::Delete => Request::Delete { which, note },
-        Verb::Flush | Verb::Look => Request::Flush(which),
+        Verb::Flush | Verb::Look | Verb::Reroute => Request::Flush(which),
     }
 }

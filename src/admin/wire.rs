@@ -120,6 +120,9 @@ pub enum Command {
         /// Of a hold: seconds after which it ends by itself.
         #[serde(default)]
         seconds: Option<u64>,
+        /// Of a reroute: the next hop, `mx` or `default`.
+        #[serde(default)]
+        to: Option<String>,
     },
     /// Takes a hold back.
     Undo {

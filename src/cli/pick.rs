@@ -153,6 +153,7 @@ impl Chosen {
             dry_run: self.dry_run,
             ask,
             seconds,
+            to: None,
         })
     }
 }

@@ -86,6 +86,15 @@ enum QueueCommand {
     Holds,
     /// Route what waits anew, by today's routes and maps, forget its attempts so far, and try it now.
     Requeue(Changed),
+    /// Send what waits by another next hop, whatever routes say, and try it now.
+    Reroute {
+        #[command(flatten)]
+        changed: Changed,
+        /// A next hop as in the configuration (host:port, mx:domain, lmtp:...), mx (the mail exchangers of
+        /// each recipient's domain), or default (as routes say again)
+        #[arg(long, value_name = "NEXT_HOP")]
+        to: String,
+    },
     /// Give messages up. Their senders get a notification with the reason.
     Bounce(Changed),
     /// Remove messages. Nobody is notified.
@@ -176,7 +185,7 @@ impl Task {
     fn look(pick: Pick, dry_run: bool) -> Command {
         let (verb, ids, reason) = (Verb::Look, Vec::new(), String::new());
         let pick = Box::new(pick);
-        Command::Pick { pick, verb, ids, reason, dry_run, ask: false, seconds: None }
+        Command::Pick { pick, verb, ids, reason, dry_run, ask: false, seconds: None, to: None }
     }
 }
 
@@ -200,6 +209,13 @@ impl QueueCommand {
             QueueCommand::Hold { changed, time } => return Task::change(Verb::Hold, changed, seconds(time)),
             QueueCommand::Release(c) => return Task::change(Verb::Release, c, None),
             QueueCommand::Requeue(c) => return Task::change(Verb::Requeue, c, None),
+            QueueCommand::Reroute { changed, to: next_hop } => {
+                let mut task = Task::change(Verb::Reroute, changed, None)?;
+                if let Command::Pick { to, .. } = &mut task.command {
+                    *to = Some(next_hop);
+                }
+                return Ok(task);
+            }
             QueueCommand::Bounce(c) => return Task::change(Verb::Bounce, c, None),
             QueueCommand::Delete(c) => return Task::change(Verb::Delete, c, None),
             QueueCommand::Undo { number } => Command::Undo { number },
@@ -429,7 +445,13 @@ impl Printer {
                 writeln!(out, "{:>49}destination {to}, attempts {attempts}{due}{doubt}", "")?;
             }
         }
-        if self.brief { Ok(()) } else { writeln!(out) }
+        if self.brief {
+            return Ok(());
+        }
+        if let Some(to) = m["rerouted"].as_str() {
+            writeln!(out, "{:>47}rerouted by an operator to {}", "", escape(to))?;
+        }
+        writeln!(out)
     }
 }
 

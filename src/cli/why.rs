@@ -39,6 +39,9 @@ fn print(out: &mut impl Write, why: &Value) -> io::Result<()> {
     let at = crate::base::time::Wall(why["arrival_time"].as_u64().unwrap_or(0) * 1000).to_string();
     let sender = Some(word(&why["sender"])).filter(|s| !s.is_empty()).unwrap_or("MAILER-DAEMON".into());
     writeln!(out, "{} from {sender}, {} bytes, came {}", word(&why["queue_id"]), why["message_size"], at)?;
+    if let Some(to) = why["rerouted"].as_str() {
+        writeln!(out, "rerouted by an operator to {}", escape(to))?;
+    }
     for r in why["recipients"].as_array().into_iter().flatten() {
         writeln!(out, "{}: {}", word(&r["address"]), word(&r["state"]))?;
         writeln!(out, "  waits for    {}", word(&r["waits_for"]))?;
@@ -75,6 +78,7 @@ mod tests {
     fn everything_is_printed_and_nothing_steers_the_terminal() {
         let why = serde_json::json!({
             "queue_id": "X", "arrival_time": 0, "sender": "", "message_size": 7,
+            "rerouted": "other.example:25",
             "recipients": [{"address": "a@b", "state": "deferred", "waits_for": "attempt 3, in 9 s",
                 "destination": "mx:b", "site": "site:mx.b", "ahead": 4, "attempts": 2,
                 "last_reply": "451 \u{1b}[2J", "missing": 1,
@@ -86,6 +90,7 @@ mod tests {
         let text = String::from_utf8(out).expect("text");
         for part in [
             "X from MAILER-DAEMON, 7 bytes",
+            "rerouted by an operator to other.example:25\n",
             "a@b: deferred\n",
             "waits for    attempt 3, in 9 s\n",
             "site         site:mx.b\n",

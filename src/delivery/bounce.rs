@@ -279,6 +279,9 @@ impl<R: Runtime> Facts<'_, R> {
         };
         desk.submit_notification(&message)?;
         desk.record_report(&message);
+        if notice.effect == Effect::Warned {
+            desk.record_delayed(notice, view, told);
+        }
         Ok(())
     }
 

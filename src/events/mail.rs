@@ -71,6 +71,8 @@ pub enum Fate {
     Delivery,
     /// It is tried again.
     TransientFailure,
+    /// It is late, and its sender has been told so; it is still tried.
+    Delayed,
     /// It is given up.
     Bounce,
     /// It is given up, for its time is over.

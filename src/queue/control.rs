@@ -5,13 +5,14 @@
 //! the composition's affair. Field names of a listed message are those of
 //! `postqueue -j`. Answers are bounded: lists come in pages, messages in pieces.
 
-use crate::base::ids::QueueId;
+use crate::base::ids::{MessageId, QueueId};
 use crate::queue::pick::{Pick, Verb};
 use crate::queue::rules::Rule;
 use serde::Serialize;
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 /// Messages at most in one page.
 pub const PAGE_MAX: usize = 200;
@@ -29,6 +30,15 @@ pub enum Which {
     Some(Vec<QueueId>),
     /// Those with recipients at a destination that are not done.
     Destination(String),
+}
+
+/// Where the next slice of a selection begins.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Cursor {
+    /// Behind this one.
+    pub after: QueueId,
+    /// Only among these, in order; none: among all of the log.
+    pub few: Option<Arc<[MessageId]>>,
 }
 
 /// A request.
@@ -50,7 +60,7 @@ pub enum Request {
         /// Those that this would not change do not count.
         verb: Verb,
         /// The end of the slice before.
-        after: Option<QueueId>,
+        after: Option<Cursor>,
     },
     /// One message.
     Show(QueueId),
@@ -104,6 +114,16 @@ pub enum Request {
         /// Who and why.
         note: String,
     },
+    /// Sends what waits of these by a next hop of their own, and tries it now.
+    Reroute {
+        /// Which.
+        ids: Vec<QueueId>,
+        /// Who and why.
+        note: String,
+        /// The next hop, as [`Routing::via`](super::routing::Routing::via) takes it; empty: as routes say
+        /// again.
+        to: String,
+    },
     /// Counts.
     Stats,
     /// From now on these rules, and no others.
@@ -133,7 +153,7 @@ pub enum Response {
         /// Messages that would have to be read, and cannot be now.
         unread: u64,
         /// Give this as `after` for the next slice; none: this was the last.
-        next: Option<QueueId>,
+        next: Option<Cursor>,
     },
     /// What a message waits for.
     Why(Box<Why>),
@@ -200,6 +220,9 @@ pub struct Listed {
     pub sender: String,
     /// Those that are not done.
     pub recipients: Vec<ListedRecipient>,
+    /// The next hop that an operator has given it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rerouted: Option<String>,
     /// Who sent it and to whom cannot be read from the disk at present; only what is in memory is told.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub unreadable: bool,
@@ -235,6 +258,9 @@ pub struct Why {
     pub sender: String,
     /// Bytes of trace headers and body.
     pub message_size: u64,
+    /// The next hop that an operator has given it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rerouted: Option<String>,
     /// Those that are not done.
     pub recipients: Vec<WhyRecipient>,
 }

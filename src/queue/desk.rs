@@ -3,10 +3,10 @@
 //! Owns the journal (through its keeper), the index and the schedule; runs the tasks that follow
 //! commits, time, notifications and the copying forward. Knows no SMTP: what to send is taken by
 //! `delivery` and settled here (`settle`). Its parts: `recover` reads a log back, `settle` takes and
-//! settles work, `pulse` is the clockwork, `operate` serves operators (`select` finds the messages that they
-//! mean, `verbs` gives up and begins anew). What waits for long leaves the journal (`archiving`) for archive
-//! and index (`indexing`), is read back when it is due (`recall`), and takes its place again after a start
-//! (`joining`, `loading`).
+//! settles work, `pulse` is the clockwork, `operate` serves operators (`select` and `narrowing` find the
+//! messages that they mean, `verbs` gives up and begins anew, `parked` changes what has left the journal).
+//! What waits for long leaves the journal (`archiving`) for archive and index (`indexing`), is read back
+//! when it is due (`recall`), and takes its place again after a start (`joining`, `loading`).
 //!
 //! A journal error is for ever: nothing is accepted, no attempt is started, who waits is told.
 //! State that does not add up is a bug and panics.
@@ -18,13 +18,16 @@ mod indexing;
 mod joining;
 pub mod loading;
 mod naming;
+mod narrowing;
 pub(crate) mod notices;
 pub mod open;
 mod operate;
+mod parked;
 mod pulse;
 mod reach;
 pub(crate) mod recall;
 mod recording;
+mod rerouting;
 mod select;
 pub mod settle;
 mod tidying;
@@ -351,6 +354,7 @@ impl<R: Runtime> Desk<R> {
             flags: m.marks,
             effect: m.effect,
             trace_len,
+            via_len: 0,
         };
         let inline = if m.side == 0 { m.len as usize } else { 0 };
         let addressed = m.envelope.len() + m.user.len();
@@ -382,6 +386,9 @@ impl<R: Runtime> Desk<R> {
             });
         }
         let key = s.index.insert(entry);
+        if let Some(domain) = state::domain_of_all(envelope.recipients().map(|r| r.address)) {
+            s.index.set_domain(key, &domain);
+        }
         s.whose.enter(m.id, Whose::key(m.user));
         self.follow(s, staged, After::Message { key, slip });
         let bytes = fixed + inline;
@@ -455,7 +462,9 @@ impl<R: Runtime> Desk<R> {
     ) -> Result<Staged, StageError> {
         let (flags, urgency) = match about {
             About::Others => (0, Urgency::Outcome),
-            About::Archived(..) | About::Gone(..) => (record::ARCHIVED, Urgency::Archived),
+            About::Archived(..) | About::Parked(..) | About::Gone(..) => {
+                (record::ARCHIVED, Urgency::Archived)
+            }
         };
         let head = RecordHead { kind, version: record::VERSION, flags, id: id.0 };
         self.0.keeper.stage(head, &[payload], frees, urgency)
@@ -761,7 +770,7 @@ impl<R: Runtime> Desk<R> {
     }
 }
 
-fn done(side: u64, slip: Option<usize>) -> After {
+pub(crate) fn done(side: u64, slip: Option<usize>) -> After {
     if side == 0 && slip.is_none() { After::Nothing } else { After::Done { side, slip } }
 }
 

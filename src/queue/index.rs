@@ -7,17 +7,20 @@
 //! Owns the entries, the stubs and the counters over them. Knows no journal, clock or connection: the
 //! desk tells it what happened. Nothing fails; a stale [`Key`] finds nothing.
 //!
-//! Figures (64-bit): 40 bytes a slot, 16 of id order, 32 of timer or 16 of place in a list: a parked
-//! message takes at most 104, however many recipients it has. A rich one takes 136 more, and 32 for each
+//! Figures (64-bit): 40 bytes a slot, 36 of lists for operators, 16 of id order, 32 of timer or 16 of place
+//! in a list: a parked
+//! message takes at most 140, however many recipients it has. A rich one takes 136 more, and 32 for each
 //! recipient if there are several. Nothing is allocated per message in steady state, and no table is
 //! ever copied as a whole.
 
 use crate::base::chunks::Chunks;
 use crate::base::ids::MessageId;
+use crate::queue::chains::{Chains, Kind};
 pub use crate::queue::entry::{
     Archived, Cover, DestId, Entry, NOWHERE, Phase, Recipient, SOME_DAY, Switches,
 };
 use crate::queue::order::Order;
+use crate::queue::state::LOCAL;
 use crate::queue::stub::Stub;
 use std::num::NonZeroU32;
 
@@ -109,6 +112,7 @@ pub struct Index {
     free_room: u32,
     rich: usize,
     order: Order,
+    chains: Chains,
     counters: Counters,
 }
 
@@ -121,6 +125,7 @@ impl Default for Index {
             free_room: NIL,
             rich: 0,
             order: Order::default(),
+            chains: Chains::default(),
             counters: Counters::default(),
         }
     }
@@ -130,16 +135,19 @@ impl Index {
     /// Adds a message. Panics if its id is there already: an id names one message for ever.
     pub fn insert(&mut self, entry: Entry) -> Key {
         let (id, size, class) = (entry.id, entry.size, entry.class());
+        let lists = (state_of(&entry, class), destination_of(&entry));
         let room = self.furnish(entry);
-        self.add(id, size, class, Spot::Rich(room))
+        self.add(id, size, class, lists, Spot::Rich(room))
     }
 
     /// Adds a parked message. Panics as [`Self::insert`] does.
     pub fn insert_parked(&mut self, stub: Stub) -> Key {
-        self.add(stub.id, stub.size, stub.class(), Spot::Parked(stub))
+        let class = stub.class();
+        let lists = (state_of_stub(class), list_of(stub.destination));
+        self.add(stub.id, stub.size, class, lists, Spot::Parked(stub))
     }
 
-    fn add(&mut self, id: MessageId, size: u64, class: Class, place: Spot) -> Key {
+    fn add(&mut self, id: MessageId, size: u64, class: Class, (state, to): (u32, u32), place: Spot) -> Key {
         self.counters.messages += 1;
         self.counters.bytes += size;
         *self.counters.of(class) += 1;
@@ -157,6 +165,7 @@ impl Index {
             }
         };
         self.order.insert(id.0, slot);
+        self.chains.enter(slot, state, to, 0);
         Key { slot, generation }
     }
 
@@ -202,7 +211,9 @@ impl Index {
         let size = entry.size;
         let out = change(entry);
         self.counters.bytes = self.counters.bytes - size + entry.size;
-        self.counters.moved(&mut s.class, entry.class());
+        let class = entry.class();
+        self.counters.moved(&mut s.class, class);
+        self.chains.put(Kind::State, key.slot, state_of(entry, class));
         Some(out)
     }
 
@@ -214,6 +225,8 @@ impl Index {
         let out = change(stub);
         self.counters.bytes = self.counters.bytes - size + stub.size;
         self.counters.moved(&mut s.class, stub.class());
+        self.chains.put(Kind::State, key.slot, state_of_stub(s.class));
+        self.chains.put(Kind::Destination, key.slot, list_of(stub.destination));
         Some(out)
     }
 
@@ -223,6 +236,8 @@ impl Index {
         let Spot::Rich(room) = s.place else { return None };
         self.counters.bytes += stub.size;
         self.counters.moved(&mut s.class, stub.class());
+        self.chains.put(Kind::State, key.slot, state_of_stub(s.class));
+        self.chains.put(Kind::Destination, key.slot, list_of(stub.destination));
         s.place = Spot::Parked(stub);
         let entry = self.vacate(room);
         self.counters.bytes -= entry.size;
@@ -234,10 +249,13 @@ impl Index {
     pub fn recall(&mut self, key: Key, entry: Entry) -> Option<Stub> {
         let stub = self.stub(key)?.clone();
         self.counters.bytes = self.counters.bytes - stub.size + entry.size;
-        let class = entry.class();
+        let (class, to) = (entry.class(), destination_of(&entry));
+        let state = state_of(&entry, class);
         let room = self.furnish(entry);
         let s = &mut self.slots[key.slot as usize];
         self.counters.moved(&mut s.class, class);
+        self.chains.put(Kind::State, key.slot, state);
+        self.chains.put(Kind::Destination, key.slot, to);
         s.place = Spot::Rich(room);
         Some(stub)
     }
@@ -263,7 +281,55 @@ impl Index {
         self.counters.messages -= 1;
         self.counters.bytes -= size;
         self.order.remove(id.0);
+        self.chains.leave(key.slot);
         Some(gone)
+    }
+
+    /// Recipient `i` of a rich message goes to `d` from now on.
+    pub fn route(&mut self, key: Key, i: usize, d: DestId) {
+        let to = self.change(key, |e| {
+            e.recipients[i].destination = d;
+            destination_of(e)
+        });
+        if let Some(to) = to {
+            self.chains.put(Kind::Destination, key.slot, to);
+        }
+    }
+
+    /// All recipients of the message `key` are of `domain`, in small letters.
+    pub fn set_domain(&mut self, key: Key, domain: &[u8]) {
+        if self.slot(key).is_some() {
+            let number = self.chains.domain(domain);
+            self.chains.put(Kind::Domain, key.slot, number);
+        }
+    }
+
+    /// As [`Self::set_domain`], of a domain that the lists call `number`.
+    pub(crate) fn put_into_domain(&mut self, key: Key, number: u32) {
+        if self.slot(key).is_some() {
+            self.chains.put(Kind::Domain, key.slot, number);
+        }
+    }
+
+    /// The domain of all recipients of the message `key`, if that is known and there is only one.
+    #[must_use]
+    pub fn domain(&self, key: Key) -> Option<&[u8]> {
+        self.slot(key)?;
+        self.chains.domain_name(self.chains.list(Kind::Domain, key.slot))
+    }
+
+    /// Lists by state, destination and domain.
+    pub(crate) fn chains(&mut self) -> &mut Chains {
+        &mut self.chains
+    }
+
+    /// The id of the message in a slot that a list has given.
+    pub(crate) fn id_at(&self, slot: u32) -> Option<MessageId> {
+        match &self.slots.get(slot as usize)?.place {
+            Spot::Free(_) => None,
+            Spot::Rich(room) => Some(self.rooms[*room as usize].entry().id),
+            Spot::Parked(stub) => Some(stub.id),
+        }
     }
 
     /// The key of a message.
@@ -295,7 +361,8 @@ impl Index {
     /// Bytes of memory held, but for bodies and for the recipients of rich messages with several.
     #[must_use]
     pub fn heap_bytes(&self) -> usize {
-        self.slots.heap_bytes() + self.rooms.heap_bytes() + self.order.heap_bytes()
+        let lists = self.chains.heap_bytes();
+        self.slots.heap_bytes() + self.rooms.heap_bytes() + self.order.heap_bytes() + lists
     }
 
     fn slot(&self, key: Key) -> Option<&Slot> {
@@ -326,6 +393,43 @@ impl Index {
             Room::Free(_) => unreachable!("a rich message has an entry"),
         }
     }
+}
+
+/// The list of what has been taken by somebody, whatever its destination does.
+pub(crate) const BUSY: u32 = 0;
+/// The list of what waits for another attempt.
+pub(crate) const DEFERRED: u32 = 1;
+/// The list of what is held.
+pub(crate) const HELD: u32 = 2;
+/// The list of what only stands in lists of destinations.
+pub(crate) const READY: u32 = 3;
+
+fn state_of(e: &Entry, class: Class) -> u32 {
+    let taken = |r: &Recipient| r.phase != Phase::Ready && (r.phase == Phase::Flight || r.phase.is_owed());
+    match class {
+        Class::Active if e.switches.committing || e.recipients.iter().any(taken) => BUSY,
+        class => state_of_stub(class),
+    }
+}
+
+fn state_of_stub(class: Class) -> u32 {
+    match class {
+        Class::Active => READY,
+        Class::Deferred => DEFERRED,
+        Class::Held => HELD,
+    }
+}
+
+/// The number of the list of a destination.
+pub(crate) fn list_of(d: DestId) -> u32 {
+    if d < LOCAL { d + 1 } else { 0 }
+}
+
+/// The list in which `e` stands: of the destination of all its recipients, done or not.
+fn destination_of(e: &Entry) -> u32 {
+    let mut all = e.recipients.iter().map(|r| r.destination);
+    let first = all.next().unwrap_or(LOCAL);
+    if all.all(|d| d == first) { list_of(first) } else { 0 }
 }
 
 impl Slot {

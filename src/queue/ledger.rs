@@ -217,6 +217,7 @@ fn see(names: &mut Names, row: &[u8]) {
     // One that cannot be read names nothing, and nobody can read it later.
     let Ok(view) = RowView::parse(row) else { return };
     view.recipients().filter(|r| !r.fate.is_done()).for_each(|r| names.seen(r.destination));
+    view.domain.into_iter().for_each(|n| names.seen(n));
 }
 
 #[cfg(test)]

@@ -46,6 +46,8 @@ pub enum Verb {
     Flush,
     /// Routed anew, their attempts forgotten, tried now; those that are not held.
     Requeue,
+    /// Sent by another next hop; those with a recipient that waits.
+    Reroute,
     /// Given up; their senders are told.
     Bounce,
     /// Removed; nobody is told.
@@ -62,6 +64,7 @@ impl Verb {
             Verb::Release => "release",
             Verb::Flush => "flush",
             Verb::Requeue => "requeue",
+            Verb::Reroute => "reroute",
             Verb::Bounce => "bounce",
             Verb::Delete => "delete",
         }
@@ -73,8 +76,14 @@ impl Verb {
         match self {
             Verb::Hold | Verb::Flush | Verb::Requeue => !held,
             Verb::Release => held,
-            Verb::Look | Verb::Bounce | Verb::Delete => true,
+            Verb::Look | Verb::Reroute | Verb::Bounce | Verb::Delete => true,
         }
+    }
+
+    /// True if it changes only messages with a recipient that waits, for its turn or for another attempt.
+    #[must_use]
+    pub fn needs_waiting(self) -> bool {
+        matches!(self, Verb::Bounce | Verb::Requeue | Verb::Reroute)
     }
 }
 
@@ -153,6 +162,20 @@ impl Pick {
     pub fn needs_message(&self) -> bool {
         let of_envelope = [&self.sender, &self.recipient, &self.domain, &self.user];
         of_envelope.into_iter().any(Option::is_some) || self.needs_header()
+    }
+
+    /// True if the message must be read to decide, although it is known that all its recipients are of one
+    /// domain, and which.
+    #[must_use]
+    pub fn needs_more_than_domain(&self) -> bool {
+        let of_envelope = [&self.sender, &self.recipient, &self.user];
+        of_envelope.into_iter().any(Option::is_some) || self.needs_header()
+    }
+
+    /// Whether this domain suits.
+    #[must_use]
+    pub fn suits_domain(&self, domain: &[u8]) -> bool {
+        self.domain.as_deref().is_none_or(|p| glob(p.as_bytes(), domain))
     }
 
     /// True if the header of the message must be read to decide.

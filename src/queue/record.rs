@@ -6,13 +6,15 @@
 //!
 //! * [`MESSAGE`]: fixed head of [`HEAD_LEN`] bytes, indexes reported (`u32` each), recipient states
 //!   (as in an outcome), envelope and the login of its sender (at most [`USER_MAX`] bytes; none: nobody
-//!   authenticated), then trace headers and body; a body in a side file is named in the
-//!   head and only the trace headers are here. A message that was moved within the journal carries
-//!   its states; it replaces all that was said of it before.
+//!   authenticated), the next hop that an operator has given it (at most [`VIA_MAX`] bytes; none: routes
+//!   say), then trace headers and body; a body in a side file is named in the head and only the trace
+//!   headers are here. A message that was moved within the journal carries its states; it replaces all that
+//!   was said of it before.
 //! * [`OUTCOME`]: `flags u8, 0 u8 x3, count u32`, then the states of some recipients. With
 //!   [`SNAPSHOT`] it replaces every earlier record about the state of the message.
 //! * [`ATTEMPT`]: `count u32`, then indexes: these may be in flight from now on.
 //! * [`WITHDRAW`], [`HOLD`], [`RELEASE`], [`REMOVED`]: text (who and why), may be empty.
+//! * [`REROUTE`]: `length u8`, a next hop of so many bytes (0: routes say), then text as in those before.
 //! * [`STOPPED`]: id 0; then ids of messages, 8 bytes each, ascending: nothing that came before is in
 //!   flight but, perhaps, recipients of these, which an earlier crash has left in doubt.
 //!
@@ -48,6 +50,9 @@ pub const REMOVED: u8 = 7;
 /// Kind of a record: a clean stop; no attempt is under way.
 pub const STOPPED: u8 = 8;
 
+/// Kind of a record: an operator sends the message another way.
+pub const REROUTE: u8 = 9;
+
 /// Flag in a record's head: the message it is about has its state in the index.
 pub const ARCHIVED: u16 = 1;
 
@@ -73,6 +78,8 @@ pub const TEXT_MAX: usize = 512;
 pub const SERVER_MAX: usize = 255;
 /// The greatest length of a login that is kept.
 pub const USER_MAX: usize = 255;
+/// The greatest length of a next hop that an operator gives.
+pub const VIA_MAX: usize = 255;
 /// Bit of a stored fate: the name of the server that replied follows the text.
 const NAMED: u8 = 0x80;
 
@@ -283,6 +290,8 @@ pub struct MessageHead {
     pub effect: Effect,
     /// Bytes of trace headers.
     pub trace_len: u32,
+    /// Bytes of the next hop that an operator has given it, [`VIA_MAX`] at most.
+    pub via_len: u16,
 }
 
 impl MessageHead {
@@ -299,6 +308,7 @@ impl MessageHead {
             let n = u32::try_from(n).expect("parts of a record are below 4 GiB");
             out[at..at + 4].copy_from_slice(&n.to_le_bytes());
         }
+        out[52..54].copy_from_slice(&self.via_len.to_le_bytes());
         out
     }
 }
@@ -314,6 +324,8 @@ pub struct MessageView<'a> {
     pub envelope: EnvelopeView<'a>,
     /// The login under which it was sent; empty: without one.
     pub user: &'a [u8],
+    /// The next hop that an operator has given it; empty: routes say.
+    pub via: &'a str,
     /// Where the envelope and the login behind it lie in the payload.
     pub envelope_at: (usize, usize),
     /// Where trace headers and body (or the trace headers alone) lie in the payload.
@@ -346,7 +358,8 @@ impl<'a> MessageView<'a> {
         };
         let [reported, states, envelope] = [u32_of(h)?, u32_of(h)?, u32_of(h)?].map(|n| n as usize);
         head.trace_len = u32_of(h)?;
-        if reported % 4 != 0 || take(h, 4)? != [0; 4] {
+        head.via_len = u16_of(h)?;
+        if reported % 4 != 0 || take(h, 2)? != [0; 2] {
             return Err(Malformed);
         }
         let reported = take(&mut rest, reported)?;
@@ -358,18 +371,20 @@ impl<'a> MessageView<'a> {
         let bytes = take(&mut rest, envelope)?;
         let (envelope, used) = EnvelopeView::parse(bytes).ok_or(Malformed)?;
         let user = &bytes[used..];
+        let via = via_of(take(&mut rest, head.via_len.into())?)?;
         let held = if head.side == 0 { head.size } else { u64::from(head.trace_len) };
         if user.len() > USER_MAX || rest.len() as u64 != held || u64::from(head.trace_len) > head.size {
             return Err(Malformed);
         }
-        let at = start + bytes.len();
+        let (at, from) = (start + bytes.len(), start + bytes.len() + via.len());
         Ok(MessageView {
             head,
             states,
             envelope,
             user,
+            via,
             envelope_at: (start, at),
-            content_at: (at, payload.len()),
+            content_at: (from, payload.len()),
             reported,
         })
     }
@@ -387,6 +402,26 @@ pub fn put_attempt(out: &mut Vec<u8>, recipients: &[u32]) {
     for r in recipients {
         out.extend_from_slice(&r.to_le_bytes());
     }
+}
+
+/// Appends the payload of a [`REROUTE`] record to `out`. `via` is cut to what can be kept; whoever lets one
+/// in sees to it that it need not be.
+pub fn put_reroute(out: &mut Vec<u8>, via: &str, note: &[u8]) {
+    let via = &via[..via.floor_char_boundary(VIA_MAX)];
+    out.push(via.len() as u8);
+    out.extend_from_slice(via.as_bytes());
+    out.extend_from_slice(note);
+}
+
+/// The next hop of a [`REROUTE`] record.
+pub fn reroute(payload: &[u8]) -> Result<&str, Malformed> {
+    let mut rest = payload;
+    let len = take(&mut rest, 1)?[0];
+    via_of(take(&mut rest, len.into())?)
+}
+
+fn via_of(bytes: &[u8]) -> Result<&str, Malformed> {
+    std::str::from_utf8(bytes).ok().filter(|via| via.len() <= VIA_MAX).ok_or(Malformed)
 }
 
 /// The messages of a [`STOPPED`] record.
@@ -450,12 +485,13 @@ mod tests {
             effect: Effect::Failed,
             trace_len: 4,
             side: 0,
+            via_len: 6,
         };
         let mut out = head.encode(8, states.len(), e.bytes().len() + 2).to_vec();
         out.extend([1u32, 3].iter().flat_map(|n| n.to_le_bytes()));
         out.extend(&states);
         out.extend(e.bytes());
-        out.extend(b"meT: xbody\n");
+        out.extend(b"mehop:25T: xbody\n");
         out
     }
 
@@ -470,7 +506,7 @@ mod tests {
         let m = MessageView::parse(&bytes).unwrap();
         assert_eq!((m.head.arrival, m.head.size, m.head.origin), (Wall(77), 9, MessageId(5)));
         assert_eq!(m.reported().collect::<Vec<_>>(), [1, 3]);
-        assert_eq!((m.envelope.sender(), m.user), (&b"a@b.example"[..], &b"me"[..]));
+        assert_eq!((m.envelope.sender(), m.user, m.via), (&b"a@b.example"[..], &b"me"[..], "hop:25"));
         assert_eq!(&bytes[m.content_at.0..m.content_at.1], b"T: xbody\n");
         let states = m.states.unwrap();
         assert!(states.snapshot && states.flags == HELD);
@@ -492,6 +528,9 @@ mod tests {
         put_attempt(&mut a, &[4, 9]);
         assert_eq!(attempt(&a).unwrap().collect::<Vec<_>>(), [4, 9]);
         assert!(attempt(&a[..11]).is_err());
+        let mut r = Vec::new();
+        put_reroute(&mut r, "mx", b"me: why");
+        assert_eq!((reroute(&r), reroute(&r[..2]), reroute(b"\0who")), (Ok("mx"), Err(Malformed), Ok("")));
     }
 
     proptest! {
@@ -500,6 +539,7 @@ mod tests {
             let _ = MessageView::parse(&bytes).map(|m| m.reported().count());
             let _ = StatesView::parse(&bytes).map(|s| s.states().count());
             let _ = attempt(&bytes).map(Iterator::count);
+            let _ = reroute(&bytes);
         }
 
         #[test]

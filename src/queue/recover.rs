@@ -11,6 +11,7 @@ use crate::message::envelope::Notify;
 use crate::queue::index::NOWHERE;
 use crate::queue::record::{self, Effect, Fate, Malformed, MessageView, State, StatesView};
 use crate::queue::routing::{Hop, Plan};
+use crate::queue::state::domain_of_all;
 use crate::queue::whose::Whose;
 use crate::storage::record::{Location, Recovered};
 use std::collections::{BTreeMap, BTreeSet};
@@ -61,6 +62,10 @@ pub struct Found {
     pub null_sender: bool,
     /// Number of its login, as [`Whose::key`] gives it.
     pub user: u64,
+    /// The domain that all recipients are of, in [`Rebuild::domains`]; none: several.
+    pub domain: Option<u32>,
+    /// The next hop that an operator has given it; empty: routes say.
+    pub via: Box<str>,
     /// In the order of the envelope.
     pub recipients: Vec<Recipient>,
 }
@@ -75,6 +80,8 @@ impl Default for Found {
             marks: 0,
             null_sender: false,
             user: 0,
+            domain: None,
+            via: Box::default(),
             recipients: Vec::new(),
         }
     }
@@ -99,6 +106,8 @@ impl Found {
             marks: view.head.flags,
             null_sender: view.envelope.sender().is_empty(),
             user: Whose::key(view.user),
+            domain: None,
+            via: view.via.into(),
             recipients: view.envelope.recipients().map(fresh).collect(),
         }
     }
@@ -117,6 +126,7 @@ impl Found {
             record::WITHDRAW | record::REMOVED => return Ok(true),
             record::HOLD => self.marks |= record::HELD,
             record::RELEASE => self.marks &= !record::HELD,
+            record::REROUTE => self.via = record::reroute(payload)?.into(),
             _ => return Err(Malformed),
         }
         Ok(self.is_done())
@@ -211,7 +221,10 @@ pub struct Rebuild {
     pub malformed: Vec<(u8, u64)>,
     /// The greatest id seen.
     pub last: MessageId,
+    /// Domains of recipients.
+    pub domains: Vec<Box<[u8]>>,
     names: BTreeMap<String, usize>,
+    domain_numbers: BTreeMap<Box<[u8]>, u32>,
 }
 
 impl Rebuild {
@@ -263,6 +276,7 @@ impl Rebuild {
     ) -> Result<(), Malformed> {
         let view = MessageView::parse(r.payload)?;
         let mut found = Found::of(&view, r.location, |address| self.way(address, plan(address)));
+        found.domain = self.domain(&view);
         let moved = view.states.is_some();
         if let Some(states) = view.states {
             found.outcome(r.location, &states);
@@ -273,6 +287,17 @@ impl Rebuild {
             self.reported(&view);
         }
         Ok(())
+    }
+
+    fn domain(&mut self, view: &MessageView<'_>) -> Option<u32> {
+        let domain = domain_of_all(view.envelope.recipients().map(|r| r.address))?;
+        if let Some(number) = self.domain_numbers.get(&domain[..]) {
+            return Some(*number);
+        }
+        let number = self.domains.len() as u32;
+        self.domains.push((&domain[..]).into());
+        self.domain_numbers.insert((&domain[..]).into(), number);
+        Some(number)
     }
 
     /// A notification implies that the sender has been told what it reports.
@@ -396,11 +421,12 @@ mod tests {
             (record::MESSAGE, 3, m.clone()),
             (record::WITHDRAW, 3, vec![]),
             (record::HOLD, 2, b"why".to_vec()),
+            (record::REROUTE, 2, b"\x02mxwhy".to_vec()),
         ]);
         let (one, two) = (&r.messages[&MessageId(1)], &r.messages[&MessageId(2)]);
         assert!(!one.is_done() && !one.recipients[1].in_doubt && two.recipients[0].in_doubt);
         assert_eq!((one.recipients[1].said.offset, one.recipients[1].due), (2, Wall(50)));
-        assert_eq!((two.marks, r.messages.len()), (record::HELD, 2));
+        assert_eq!((two.marks, &*two.via, r.messages.len()), (record::HELD, "mx", 2));
         let mut a = Vec::new();
         record::put_attempt(&mut a, &[1]);
         let mut log = vec![(record::MESSAGE, 1, m)];

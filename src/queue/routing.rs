@@ -114,6 +114,13 @@ pub trait Routing {
     /// Where `recipient` (local part, `@`, domain) goes.
     fn plan(&self, recipient: &[u8]) -> Plan;
 
+    /// Where `recipient` goes if an operator sends it by the next hop `via`, in the words of the
+    /// configuration, or [`MX`](super::via::MX); `None`: these words mean nothing here.
+    fn via(&self, via: &str, recipient: &[u8]) -> Option<Rc<Hop>> {
+        let _ = (via, recipient);
+        None
+    }
+
     /// Calls `to` with each address that `recipient` stands for; `false` if it stands for itself
     /// (then `to` is not called). Bounded: tables are checked for loops when they are loaded.
     fn expand(&self, recipient: &[u8], to: &mut dyn FnMut(&[u8])) -> bool;

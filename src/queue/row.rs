@@ -6,16 +6,20 @@
 //! [`Malformed`], never a panic and never an allocation that the bytes did not pay for.
 //!
 //! Row: `version u8 = 1, marks u8, body flags u8, archive segment, offset, length, size, count` (the
-//! last five as variable-length numbers), the side file `u64` if the mark for that is set, then per
-//! recipient `fate u8` and, unless it is done, `destination` and, if it was tried, `attempts, due (ms),
-//! code, 3 enhanced, text length` (variable-length) and the text, then, if that is known, the name of the
-//! server that replied (length, bytes). Keys: `m` and the id, big endian
-//! (rows); `d` and a number (names of destinations); `x` ([`Meta`], one row).
+//! last five as variable-length numbers), the side file `u64` if the mark for that is set, the number of the
+//! name of the domain (variable-length) if all recipients are of one and the mark for that is set, the next
+//! hop that an operator has given it (length, bytes) if the mark for that is set, then per recipient `fate
+//! u8` and, unless it is done, `destination` and, if it was tried, `attempts, due (ms), code, 3 enhanced,
+//! text length` (variable-length) and the text, then, if that is known, the name of the server that replied
+//! (length, bytes). Keys: `m` and the id, big endian (rows); `d` and a number (names of destinations); `x`
+//! ([`Meta`], one row).
 
 use crate::base::ids::MessageId;
 use crate::base::time::Wall;
 use crate::message::body::BodyFlags;
-use crate::queue::record::{DOUBLE_BOUNCE, Fate, HELD, Malformed, Reply, SERVER_MAX, TEXT_MAX, WARNED};
+use crate::queue::record::{
+    DOUBLE_BOUNCE, Fate, HELD, Malformed, Reply, SERVER_MAX, TEXT_MAX, VIA_MAX, WARNED,
+};
 use crate::storage::archive::Place;
 
 /// Version of the form of rows.
@@ -24,6 +28,10 @@ const VERSION: u8 = 1;
 const NULL_SENDER: u8 = 0x10;
 /// Mark of a row: the body is in a side file.
 const SIDE: u8 = 0x20;
+/// Mark of a row: the domain of all recipients follows.
+const DOMAIN: u8 = 0x40;
+/// Mark of a row: the next hop that an operator has given it follows.
+const VIA: u8 = 0x80;
 /// Bit of a recipient's fate: it was tried, and what came of it follows.
 const TRIED: u8 = 0x10;
 /// Bit of a recipient's fate: the name of the server that replied follows at the end.
@@ -71,6 +79,18 @@ pub fn name_of(key: &[u8]) -> Option<u32> {
 pub fn name_value(name: &str, sample: &[u8]) -> Vec<u8> {
     let len = u16::try_from(name.len()).expect("names of destinations are short");
     [&len.to_le_bytes(), name.as_bytes(), sample].concat()
+}
+
+/// What a domain is called among the names.
+#[must_use]
+pub fn domain_name(domain: &str) -> String {
+    format!("@{domain}")
+}
+
+/// The domain that a name stands for: of its own, or because it is the destination of a domain.
+#[must_use]
+pub fn domain_of(name: &str) -> Option<&str> {
+    name.strip_prefix('@').or_else(|| name.strip_prefix("mx:"))
 }
 
 /// Reads the value of a name.
@@ -162,6 +182,10 @@ pub struct RowView<'a> {
     pub marks: u8,
     /// The sender is null.
     pub null_sender: bool,
+    /// Number of the name of the domain that all recipients are of; none: of several, or not known.
+    pub domain: Option<u32>,
+    /// The next hop that an operator has given it; empty: routes say.
+    pub via: &'a str,
     /// Number of recipients.
     pub count: u32,
     recipients: &'a [u8],
@@ -169,7 +193,7 @@ pub struct RowView<'a> {
 
 /// The fixed part of a row about to be written.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct RowHead {
+pub struct RowHead<'a> {
     /// See [`RowView`].
     pub place: Place,
     /// See [`RowView`].
@@ -182,18 +206,24 @@ pub struct RowHead {
     pub marks: u8,
     /// See [`RowView`].
     pub null_sender: bool,
+    /// See [`RowView`].
+    pub domain: Option<u32>,
+    /// See [`RowView`].
+    pub via: &'a str,
 }
 
 /// Writes a row into `out`, which is emptied.
 pub fn write<'a>(
     out: &mut Vec<u8>,
-    head: &RowHead,
+    head: &RowHead<'_>,
     recipients: impl ExactSizeIterator<Item = RowRecipient<'a>>,
 ) {
     out.clear();
     let mut marks = head.marks & (HELD | WARNED | DOUBLE_BOUNCE);
     marks |= if head.null_sender { NULL_SENDER } else { 0 };
     marks |= if head.side != 0 { SIDE } else { 0 };
+    marks |= if head.domain.is_some() { DOMAIN } else { 0 };
+    marks |= if head.via.is_empty() { 0 } else { VIA };
     out.extend_from_slice(&[VERSION, marks, head.body.0]);
     let place = head.place;
     for n in [place.segment.into(), place.offset.into(), place.len.into(), head.size] {
@@ -202,6 +232,13 @@ pub fn write<'a>(
     put(out, recipients.len() as u64);
     if head.side != 0 {
         out.extend_from_slice(&head.side.to_le_bytes());
+    }
+    if let Some(domain) = head.domain {
+        put(out, domain.into());
+    }
+    if !head.via.is_empty() {
+        put(out, head.via.len() as u64);
+        out.extend_from_slice(head.via.as_bytes());
     }
     for r in recipients {
         put_recipient(out, &r);
@@ -237,7 +274,7 @@ impl<'a> RowView<'a> {
     /// Reads the whole of `bytes`.
     pub fn parse(bytes: &'a [u8]) -> Result<Self, Malformed> {
         let (&[version, marks, body], mut rest) = bytes.split_first_chunk::<3>().ok_or(Malformed)?;
-        let known = HELD | WARNED | DOUBLE_BOUNCE | NULL_SENDER | SIDE;
+        let known = HELD | WARNED | DOUBLE_BOUNCE | NULL_SENDER | SIDE | DOMAIN | VIA;
         if version != VERSION || marks & !known != 0 {
             return Err(Malformed);
         }
@@ -252,6 +289,8 @@ impl<'a> RowView<'a> {
                 return Err(Malformed);
             }
         }
+        let domain = if marks & DOMAIN != 0 { Some(small(&mut rest)?) } else { None };
+        let via = if marks & VIA != 0 { via(&mut rest)? } else { "" };
         let view = RowView {
             place,
             size,
@@ -259,6 +298,8 @@ impl<'a> RowView<'a> {
             body: BodyFlags(body),
             marks: marks & (HELD | WARNED | DOUBLE_BOUNCE),
             null_sender: marks & NULL_SENDER != 0,
+            domain,
+            via,
             count,
             recipients: rest,
         };
@@ -276,10 +317,29 @@ impl<'a> RowView<'a> {
 
     /// The part that is not about recipients.
     #[must_use]
-    pub fn head(&self) -> RowHead {
-        let RowView { place, size, side, body, marks, null_sender, .. } = *self;
-        RowHead { place, size, side, body, marks, null_sender }
+    pub fn head(&self) -> RowHead<'a> {
+        let RowView { place, size, side, body, marks, null_sender, domain, via, .. } = *self;
+        RowHead { place, size, side, body, marks, null_sender, domain, via }
     }
+
+    /// The same row with other marks, of the three that [`RowView::marks`] has.
+    #[must_use]
+    pub fn with_marks(row: &[u8], marks: u8) -> Box<[u8]> {
+        let mut out: Box<[u8]> = row.into();
+        let own = HELD | WARNED | DOUBLE_BOUNCE;
+        if let Some(stored) = out.get_mut(1) {
+            *stored = *stored & !own | marks & own;
+        }
+        out
+    }
+}
+
+fn via<'a>(rest: &mut &'a [u8]) -> Result<&'a str, Malformed> {
+    let len = usize::from(tiny(rest)?);
+    let (via, after) =
+        rest.split_at_checked(len).filter(|_| (1..=VIA_MAX).contains(&len)).ok_or(Malformed)?;
+    *rest = after;
+    std::str::from_utf8(via).map_err(|_| Malformed)
 }
 
 fn recipient<'a>(rest: &mut &'a [u8]) -> Result<RowRecipient<'a>, Malformed> {
@@ -371,9 +431,10 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn head() -> RowHead {
+    fn head() -> RowHead<'static> {
         let place = Place { segment: 3, offset: 70_000, len: 1400 };
-        RowHead { place, size: 1300, side: 0, body: BodyFlags(2), marks: WARNED, null_sender: false }
+        let (body, domain) = (BodyFlags(2), None);
+        RowHead { place, size: 1300, side: 0, body, marks: WARNED, null_sender: false, domain, via: "" }
     }
 
     #[test]
@@ -403,9 +464,16 @@ mod tests {
             RowRecipient { fate: Fate::Attempting, attempts: 1, ..RowRecipient::default() },
         ];
         let mut out = vec![9; 9];
-        let h = RowHead { side: 1 << 40, null_sender: true, marks: HELD | DOUBLE_BOUNCE, ..head() };
+        let marks = HELD | DOUBLE_BOUNCE;
+        let h =
+            RowHead { side: 1 << 40, null_sender: true, marks, domain: Some(300), via: "hop:25", ..head() };
         write(&mut out, &h, list.into_iter());
         let view = RowView::parse(&out).unwrap();
+        let marked = RowView::with_marks(&out, WARNED);
+        let other = RowHead { marks: WARNED, ..h };
+        assert_eq!(RowView::parse(&marked).map(|v| (v.head(), v.recipients)), Ok((other, view.recipients)));
+        let domains = ["@a.b", "mx:a.b", "a.b:25"].map(domain_of);
+        assert_eq!((domains, domain_name("a.b")), ([Some("a.b"), Some("a.b"), None], "@a.b".to_owned()));
         assert_eq!((view.head(), view.count, view.recipients().collect::<Vec<_>>()), (h, 5, list.to_vec()));
         for n in 0..out.len() {
             assert!(RowView::parse(&out[..n]).is_err(), "cut at {n}");

@@ -15,9 +15,11 @@ use crate::queue::ledger::Ledger;
 use crate::queue::record::{self, Effect, Reply, SERVER_MAX, TEXT_MAX};
 use crate::queue::recover::{Loaded, Progress, Said};
 use crate::queue::routing::Hop;
+use crate::queue::row;
 use crate::queue::rules::Rules;
 use crate::queue::schedule::{PoolId, Schedule};
 use crate::queue::tour::Tour;
+use crate::queue::via::Vias;
 use crate::queue::whose::Whose;
 use crate::storage::archive::Place;
 use crate::storage::group::Staged;
@@ -33,6 +35,9 @@ use std::task::Waker;
 pub(crate) const LOCAL: DestId = DestId::MAX - 1;
 /// Stands for a destination: there is no route.
 pub(crate) const NO_ROUTE: DestId = DestId::MAX;
+
+/// Longest domain by which messages are found without reading them (RFC 5321 §4.5.3.1.2).
+const DOMAIN_MAX: usize = 255;
 
 /// Indexes of recipients; nearly always one.
 pub(crate) type Indexes = SmallVec<[u32; 2]>;
@@ -144,6 +149,8 @@ pub(crate) enum About {
     Others,
     /// An archived message.
     Archived(Key, MessageId),
+    /// A message that was parked when it was staged.
+    Parked(Key, MessageId),
     /// A message that was archived there, and is no more.
     Gone(MessageId, Place),
 }
@@ -220,6 +227,10 @@ pub(crate) struct State {
     pub rules: Rules,
     /// Whose mail it is.
     pub whose: Whose,
+    /// What operators send another way.
+    pub vias: Vias,
+    /// Such messages of the journal, found at the start, that are to be routed.
+    pub reroutes: Vec<Key>,
     pub tour: Tour,
     pub commits: VecDeque<Pending>,
     /// Batches that have become known to be on stable storage, more or less.
@@ -323,6 +334,8 @@ impl State {
             porches: Vec::new(),
             rules: Rules::default(),
             whose: Whose::default(),
+            vias: Vias::default(),
+            reroutes: Vec::new(),
             tour: Tour::default(),
             commits: Default::default(),
             batches: 0,
@@ -539,6 +552,7 @@ impl State {
         self.index.get(key)?;
         let Some(Resident::Rich(mut entry)) = self.index.remove(key) else { return None };
         self.whose.leave(entry.id);
+        self.vias.forget(entry.id);
         self.archived -= usize::from(entry.archived.is_some());
         if let Some(timer) = entry.timer.take() {
             self.timers.cancel(timer);
@@ -566,6 +580,31 @@ pub(crate) fn number(ledger: &mut Ledger, doors: &[Door], d: DestId) -> u32 {
         Some(door) => ledger.number(&door.hop.key, &door.sample),
         None => ledger.number("", b""),
     }
+}
+
+/// The number in the index of the domain that all recipients of `e` are of: that of its destination if it is
+/// the destination of this domain.
+pub(crate) fn domain_number(ledger: &mut Ledger, doors: &[Door], e: &Entry, domain: &str) -> u32 {
+    let first = e.recipients.iter().find(|r| !r.phase.is_done()).map(|r| r.destination);
+    let door = first.and_then(|d| doors.get(d as usize));
+    match door.filter(|door| door.hop.key.strip_prefix("mx:") == Some(domain)) {
+        Some(door) => ledger.number(&door.hop.key, &door.sample),
+        None => ledger.number(&row::domain_name(domain), b""),
+    }
+}
+
+/// The domain of all recipients, in small letters, if they have one in common that can be a name.
+pub(crate) fn domain_of_all<'a>(
+    mut recipients: impl Iterator<Item = &'a [u8]>,
+) -> Option<SmallVec<[u8; 64]>> {
+    let first = domain_in(recipients.next()?);
+    let usual = !first.is_empty() && first.len() <= DOMAIN_MAX && std::str::from_utf8(first).is_ok();
+    (usual && recipients.all(|to| domain_in(to).eq_ignore_ascii_case(first)))
+        .then(|| first.iter().map(u8::to_ascii_lowercase).collect())
+}
+
+fn domain_in(address: &[u8]) -> &[u8] {
+    address.iter().rposition(|b| *b == b'@').map_or(b"", |at| &address[at + 1..])
 }
 
 /// The tick of the wheel at which something due at `at` fires: not before it. 134 ms.

@@ -17,6 +17,7 @@ use crate::policy::sessions::Full;
 use crate::queue::pace::Rate;
 use crate::queue::routing::{Encryption, Hop, LmtpServer, Plan, Routing, Security, Site, Target};
 use crate::queue::schedule::Limits;
+use crate::queue::via::MX;
 use crate::route::access::{Action, Question as Listed};
 use crate::route::destination::{self, Host, NextHop, TlsPolicy};
 use crate::route::expand::Expansion;
@@ -369,6 +370,19 @@ impl Routing for Tables {
             },
             tables::Plan::NoRoute => Plan::NoRoute,
         }
+    }
+
+    fn via(&self, via: &str, recipient: &[u8]) -> Option<Rc<Hop>> {
+        let domain = split(recipient).1;
+        if via == MX {
+            return (!domain.is_empty()).then(|| self.direct(domain));
+        }
+        let tls = if via.starts_with("mx:") { DIRECT } else { TlsPolicy::Opportunistic };
+        let next = NextHop::parse(via, tls).ok()?;
+        // Where routes lead, too, they say how: TLS and login.
+        let mut known = self.config.routes.iter().map(|(_, hop)| hop).chain(&self.config.relay.smarthost);
+        let next = known.find(|known| known.target == next.target).cloned().unwrap_or(next);
+        Some(self.hop(Arc::new(next), domain))
     }
 
     fn expand(&self, recipient: &[u8], to: &mut dyn FnMut(&[u8])) -> bool {

@@ -193,6 +193,16 @@ fn delayed_then_failed() {
     );
     assert!(is_date(&late["will-retry-until"]) && is_date(&late["last-attempt-date"]));
     assert_eq!(of("failed").about("late1@next.test")["status"], "5.4.7");
+    // The mail log says whose senders were told.
+    let late = || {
+        let lines = server.lines();
+        let records = lines.iter().filter_map(|l| serde_json::from_str::<serde_json::Value>(l).ok());
+        let of = records.filter(|r| r["type"] == "Delayed" && r["response"]["code"] == 451);
+        let mut who: Vec<String> = of.map(|r| r["recipient"].as_str().unwrap_or("").to_owned()).collect();
+        who.sort_unstable();
+        who.join(", ")
+    };
+    until("both are recorded", || (late() == "late1@next.test, late3@next.test").then_some(()));
 }
 
 #[test]

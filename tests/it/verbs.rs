@@ -213,6 +213,42 @@ fn requeued_mail_forgets_its_attempts_and_takes_todays_way() {
 }
 
 #[test]
+fn mail_is_sent_another_way_also_after_a_restart() {
+    let config = Config::new(Hop::later()).set("cores", "mta", "2");
+    let mails: Vec<(&str, &str, &[u8])> = vec![
+        ("a@one.test", "x@first.test", BODY),
+        ("b@one.test", "y@second.test", BODY),
+        ("c@two.test", "z@second.test", BODY),
+    ];
+    let (server, ids) = full(&config, &mails);
+    let other = Hop::later();
+    let to = other.to_string();
+    for bad in [&["--to", "no host"][..], &["--to", ""], &[]] {
+        let words = [&["queue", "reroute", "--domain", "second.test", "-y"], bad].concat();
+        assert!(matches!(server.run(&words).status.code(), Some(2 | 64)), "{words:?}");
+    }
+    let dry = server.queue(&["reroute", "--domain", "second.test", "--to", &to, "--dry-run"]);
+    assert_eq!((&dry[0]["matches"], dry.len()), (&2.into(), 1));
+    let words = ["reroute", "--domain", "second.test", "--to", &to, "-y", "--reason", "down"];
+    assert_eq!(server.queue(&words)[1]["changed"], 2);
+    let told = server.event_with("operator", "reroute 2");
+    assert!(told.contains(&to) && told.contains("reason: down"), "{told}");
+    let shown = server.queue(&["show", &ids[1]]);
+    assert_eq!(
+        (&shown[0]["rerouted"], &shown[0]["recipients"][0]["destination"]),
+        (&to.as_str().into(), &to.as_str().into())
+    );
+    assert!(text(&server.run(&["why", &ids[1]])).contains(&format!("rerouted by an operator to {to}")));
+    assert_eq!(server.queue(&["reroute", &ids[2], "--to", "default"])[1]["changed"], 1);
+    assert!(server.queue(&["show", &ids[2]])[0].get("rerouted").is_none());
+    let server = Server::start_in(server.stop(), &config);
+    let hop = Hop::on(other);
+    server.queue(&["flush", "--all"]);
+    assert!(hop.one().to[0].contains("y@second.test"));
+    until("the others wait", || (found(&server, &[]) == some(&ids, &[0, 2])).then_some(()));
+}
+
+#[test]
 fn deleted_flushed_and_shown_by_condition() {
     let nobody = Hop::later();
     let mails: Vec<(&str, &str, &[u8])> =

@@ -5,7 +5,7 @@
 
 use super::Logs;
 use crate::base::ids::{MessageId, QueueId};
-use crate::queue::control::{ControlError, Request, Response, Which};
+use crate::queue::control::{ControlError, Cursor, Request, Response, Which};
 use crate::queue::desk::Desk;
 use crate::queue::pick::{Pick, Verb};
 use crate::runtime::Runtime;
@@ -15,7 +15,7 @@ impl<R: Runtime> Logs<R> {
     pub async fn control(&self, request: &Request) -> Response {
         match request {
             Request::List { after, limit, in_doubt } => self.list(*after, *limit, *in_doubt).await,
-            Request::Select { pick, verb, after } => self.select(pick, *verb, *after).await,
+            Request::Select { pick, verb, after } => self.select(pick, *verb, after.as_ref()).await,
             Request::ShowSome(_) => self.some(request).await,
             Request::Show(id) | Request::Why(id) | Request::Cat { id, .. } => self.one(*id, request).await,
             Request::Flush(which)
@@ -29,6 +29,8 @@ impl<R: Runtime> Logs<R> {
                 Which::Some(_) => self.all(request).await,
                 Which::All | Which::Destination(_) => self.all(request).await,
             },
+            // Each takes what is its own.
+            Request::Reroute { .. } => self.all(request).await,
             Request::Rules(rules) => {
                 // Logs that are adopted later have them too.
                 self.0.rules.replace(rules.clone());
@@ -52,15 +54,17 @@ impl<R: Runtime> Logs<R> {
     }
 
     /// Log after log, as in [`Self::list`].
-    async fn select(&self, pick: &Pick, verb: Verb, after: Option<QueueId>) -> Response {
-        let mut desks = self.desks().into_iter().skip_while(|d| after.is_some_and(|a| d.log() < a.log));
+    async fn select(&self, pick: &Pick, verb: Verb, after: Option<&Cursor>) -> Response {
+        let before = |log| after.is_some_and(|a| log < a.after.log);
+        let mut desks = self.desks().into_iter().skip_while(|d| before(d.log()));
         let Some(desk) = desks.next() else {
             return Response::Selected { ids: Vec::new(), bytes: 0, looked: 0, unread: 0, next: None };
         };
-        let after = after.filter(|a| a.log == desk.log());
+        let after = after.filter(|a| a.after.log == desk.log()).cloned();
         match desk.control(&Request::Select { pick: Box::new(pick.clone()), verb, after }).await {
             Response::Selected { ids, bytes, looked, unread, next: None } => {
-                let next = desks.next().map(|d| QueueId { message: MessageId(0), log: d.log() });
+                let first = |log| QueueId { message: MessageId(0), log };
+                let next = desks.next().map(|d| Cursor { after: first(d.log()), few: None });
                 Response::Selected { ids, bytes, looked, unread, next }
             }
             other => other,

@@ -147,6 +147,7 @@ pub(super) fn attempt(out: &mut Vec<u8>, stamp: &Stamp, at: Wall, core: u16, a: 
     let kind = match a.fate {
         Fate::Delivery => "Delivery",
         Fate::TransientFailure => "TransientFailure",
+        Fate::Delayed => "Delayed",
         Fate::Bounce => "Bounce",
         Fate::Expiration => "Expiration",
     };

@@ -75,6 +75,7 @@ fn json_has_the_fields_of_kumomta() {
     }
     log.attempt(AT, &attempt(Fate::TransientFailure));
     log.removal(AT, id(), b"by hand");
+    log.attempt(AT, &attempt(Fate::Delayed));
     log.flush();
     let got: Vec<Value> = lines(&from).iter().map(|l| serde_json::from_str(l).expect(l)).collect();
     let name = String::from_utf8(id().text().to_vec()).unwrap();
@@ -105,6 +106,19 @@ fn json_has_the_fields_of_kumomta() {
         })
     );
     assert_eq!((&got[3]["type"], &got[3]["reason"]), (&json!("AdminBounce"), &json!("by hand")));
+    let delayed = (&got[4]["type"], &got[4]["recipient"], &got[4]["delay_ms"]);
+    assert_eq!(delayed, (&json!("Delayed"), &json!("b@next.test"), &json!(2500)));
+}
+
+#[test]
+fn a_late_recipient_is_no_attempt_in_the_text_form() {
+    let (log, from, _) = log(Format::Text, false);
+    log.attempt(AT, &attempt(Fate::Delayed));
+    log.flush();
+    let [line] = &lines(&from)[..] else { panic!("one line") };
+    let said = "to=<b@next.test>, delay=2.50, dsn=4.2.1 (host mx1.next.test said: 450 4.2.1 come back later)";
+    assert!(line.ends_with(&format!("]: {}: sender delay notification: {said}", id())), "{line}");
+    assert!(line.contains(" postfix/bounce[") && !line.contains("status="));
 }
 
 #[test]

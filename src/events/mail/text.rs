@@ -121,15 +121,21 @@ pub(super) fn attempt(to: &mut Lines<'_>, a: &Attempt<'_>) {
     let [class, subject, detail] = match (a.fate, class) {
         (_, 1..) => [class, subject, detail],
         (Fate::Delivery, _) => [2, 0, 0],
-        (Fate::TransientFailure, _) => [4, 0, 0],
+        (Fate::TransientFailure | Fate::Delayed, _) => [4, 0, 0],
         (Fate::Bounce | Fate::Expiration, _) => [5, 0, 0],
     };
+    let said = Said { by: relay, code, enhanced: a.reply.1, text };
     let status = match a.fate {
         Fate::Delivery => "sent",
         Fate::TransientFailure => "deferred",
         Fate::Bounce | Fate::Expiration => "bounced",
+        Fate::Delayed => {
+            // No `status=`: it would be counted as another attempt.
+            let dsn = format_args!("dsn={class}.{subject}.{detail}");
+            let text = format_args!("to=<{recipient}>, delay={age}, {dsn} ({said})");
+            return to.line("bounce", format_args!("{id}: sender delay notification: {text}"));
+        }
     };
-    let said = Said { by: relay, code, enhanced: a.reply.1, text };
     let daemon = if a.local { "virtual" } else { "smtp" };
     to.line(
         daemon,

@@ -13,7 +13,7 @@ use crate::queue::desk::Desk;
 use crate::queue::desk::recall::Source;
 use crate::queue::index::{Archived, Cover, Entry, Key, NOWHERE, Phase, Recipient};
 use crate::queue::ledger::Change;
-use crate::queue::record::{self, Fate, MessageView, Reply, State as Stored, StatesView};
+use crate::queue::record::{self, Fate, MessageHead, MessageView, Reply, State as Stored, StatesView};
 use crate::queue::state::{After, OwnedReply};
 use crate::runtime::{Runtime, yield_now};
 use crate::storage::archive::{Archive, ArchiveError, Place};
@@ -197,6 +197,8 @@ impl<R: Runtime> Desk<R> {
                     Some((_, Standing::Archived)) => {}
                     Some((key, Standing::Busy)) => pass.busy.push(key),
                     Some((key, Standing::Quiet)) => pass.tried.push(key),
+                    // Its record does not say by which next hop it goes.
+                    Some((key, Standing::Fresh)) if self.is_rerouted(r.head.id) => pass.tried.push(key),
                     Some((key, Standing::Fresh)) if pass.full => pass.busy.push(key),
                     Some((key, Standing::Fresh)) => match vault.append(r.head, 0, &[r.payload]).await {
                         Ok(place) => {
@@ -213,6 +215,10 @@ impl<R: Runtime> Desk<R> {
             yield_now().await;
         }
         Ok(())
+    }
+
+    fn is_rerouted(&self, id: u64) -> bool {
+        self.0.state.borrow().vias.get(MessageId(id)).is_some()
     }
 
     /// True if outcomes may find no room unless this segment is emptied, wherever that goes.
@@ -239,8 +245,11 @@ impl<R: Runtime> Desk<R> {
                 let Some((seen, payload, replies)) = read else { continue };
                 let restated = {
                     let s = self.0.state.borrow();
-                    let quiet = |e: &&Entry| !seen.is_past(e) && matches!(standing(e), Standing::Quiet);
-                    s.index.get(*key).filter(quiet).and_then(|e| self.with_states(e, &payload, &replies))
+                    let quiet = |e: &&Entry| {
+                        !seen.is_past(e) && matches!(standing(e), Standing::Quiet | Standing::Fresh)
+                    };
+                    let e = s.index.get(*key).filter(quiet);
+                    e.and_then(|e| self.with_states((e, s.vias.get(e.id)), &payload, &replies))
                 };
                 let Some((head, restated)) = restated else { continue };
                 if pass.full {
@@ -310,7 +319,7 @@ impl<R: Runtime> Desk<R> {
     /// A message in the journal with its states, as it is stored anew.
     fn with_states(
         &self,
-        e: &Entry,
+        (e, via): (&Entry, Option<&str>),
         payload: &SharedBytes,
         replies: &BTreeMap<u32, OwnedReply>,
     ) -> Option<(RecordHead, Restated)> {
@@ -318,12 +327,14 @@ impl<R: Runtime> Desk<R> {
         let reported: Vec<u8> = view.reported().flat_map(u32::to_le_bytes).collect();
         let envelope = view.envelope_at.1 - view.envelope_at.0;
         let content = view.content_at.1 - view.content_at.0;
-        let fixed = record::HEAD_LEN + reported.len() + envelope + content;
+        let via: Box<str> = via.unwrap_or_default().into();
+        let fixed = record::HEAD_LEN + reported.len() + envelope + via.len() + content;
         let states = self.snapshot(e, replies, self.0.payload_max.saturating_sub(fixed));
-        let head = view.head.encode(reported.len(), states.len(), envelope);
+        let head = MessageHead { via_len: via.len() as u16, ..view.head };
+        let head = head.encode(reported.len(), states.len(), envelope);
         let record = RecordHead { kind: record::MESSAGE, version: record::VERSION, flags: 0, id: e.id.0 };
         let (envelope, content) = (view.envelope_at, view.content_at);
-        Some((record, Restated { head, reported, states, envelope, content }))
+        Some((record, Restated { head, reported, states, envelope, via, content }))
     }
 
     /// Stages the records of messages anew, in one step, so that they share batches: they must not take
@@ -370,7 +381,8 @@ impl<R: Runtime> Desk<R> {
         let archived = e.archived.is_some();
         // What was said since it was read is with it.
         let with_it = e.archived.as_ref().map(|a| a.replies.iter().cloned().collect());
-        let Some((record, restated)) = self.with_states(e, payload, with_it.as_ref().unwrap_or(replies))
+        let Some((record, restated)) =
+            self.with_states((e, s.vias.get(e.id)), payload, with_it.as_ref().unwrap_or(replies))
         else {
             return Err(StageError::Full);
         };
@@ -441,14 +453,15 @@ struct Restated {
     reported: Vec<u8>,
     states: Vec<u8>,
     envelope: (usize, usize),
+    via: Box<str>,
     content: (usize, usize),
 }
 
 impl Restated {
-    fn parts<'a>(&'a self, payload: &'a [u8]) -> [&'a [u8]; 5] {
+    fn parts<'a>(&'a self, payload: &'a [u8]) -> [&'a [u8]; 6] {
         let envelope = &payload[self.envelope.0..self.envelope.1];
         let content = &payload[self.content.0..self.content.1];
-        [&self.head, &self.reported, &self.states, envelope, content]
+        [&self.head, &self.reported, &self.states, envelope, self.via.as_bytes(), content]
     }
 }
 

@@ -1,18 +1,17 @@
-//! L4: an operator gives up a parked message whose body cannot be read.
+//! L4: an operator removes a parked message, whether its body can be read or not.
 //!
 //! Its row says where the body is, and that is all that is needed to end it: the journal says that it is
 //! gone, then the index loses the row, and the body counts as dead. A message without a row stays.
 
 use crate::base::ids::MessageId;
 use crate::queue::control::ControlError;
-use crate::queue::desk::Desk;
+use crate::queue::desk::{Desk, done};
 use crate::queue::index::Key;
 use crate::queue::record;
 use crate::queue::row::RowView;
-use crate::queue::state::{About, After, Answer, State};
+use crate::queue::state::{About, Answer, State};
 use crate::queue::stub::Marks;
 use crate::runtime::Runtime;
-use crate::storage::archive::Place;
 
 impl<R: Runtime> Desk<R> {
     /// Ends those of `keys` that are parked, without reading their bodies; gives how many, once that is on
@@ -29,7 +28,13 @@ impl<R: Runtime> Desk<R> {
                 if s.dead || s.closing {
                     return Err(ControlError::Closed);
                 }
-                self.bury_one(s, *key, id, (view.place, view.side), note)
+                // Or somebody reads it back after all, or has.
+                let there = s.index.stub(*key).is_some_and(|stub| !stub.marks.has(Marks::RECALLING));
+                there.then(|| {
+                    let slip = s.slips.take();
+                    self.bury_one(s, *key, id, &view, (note, Some(slip)));
+                    slip
+                })
             };
             match slip {
                 None => {}
@@ -40,25 +45,24 @@ impl<R: Runtime> Desk<R> {
         Ok(count)
     }
 
-    /// `None`: somebody reads it back after all, or has.
-    fn bury_one(
+    /// Ends a parked message that nobody reads back, by its row. `slip`: somebody waits for it.
+    pub(super) fn bury_one(
         &self,
         s: &mut State,
         key: Key,
         id: MessageId,
-        (place, side): (Place, u64),
-        note: &[u8],
-    ) -> Option<usize> {
-        let timer = s.index.stub(key).filter(|stub| !stub.marks.has(Marks::RECALLING))?.timer;
+        view: &RowView<'_>,
+        (note, slip): (&[u8], Option<usize>),
+    ) {
+        let timer = s.index.change_stub(key, |stub| stub.timer.take()).flatten();
         s.index.remove(key);
         s.whose.leave(id);
+        s.vias.forget(id);
         if let Some(timer) = timer {
             s.timers.cancel(timer);
         }
         self.record_removal(id, note);
-        let slip = s.slips.take();
-        let after = After::Done { side, slip: Some(slip) };
-        self.note_about(s, record::REMOVED, id, note, None, (About::Gone(id, place), after));
-        Some(slip)
+        let after = done(view.side, slip);
+        self.note_about(s, record::REMOVED, id, note, None, (About::Gone(id, view.place), after));
     }
 }

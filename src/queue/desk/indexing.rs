@@ -54,6 +54,7 @@ impl<R: Runtime> Desk<R> {
                     None => s.orphans.entry(id).or_default().push(at),
                 }
             }
+            About::Parked(key, id) => self.tell_parked(s, key, id, at),
             About::Gone(id, place) => {
                 let mut outcomes = s.orphans.remove(&id).unwrap_or_default();
                 outcomes.push(at);
@@ -279,9 +280,11 @@ impl<R: Runtime> Desk<R> {
     pub(crate) fn enter_row(&self, s: &mut State, key: Key, outcome: Option<Location>, mut change: Change) {
         let wall = self.0.rt.wall();
         let now = self.0.rt.now();
-        let State { index, ledger, doors, .. } = s;
+        let State { index, ledger, doors, vias, .. } = s;
         let Some(e) = index.get(key) else { return };
         let Some(archived) = &e.archived else { return };
+        let domain = index.domain(key).and_then(|d| std::str::from_utf8(d).ok());
+        let domain = domain.map(|domain| state::domain_number(ledger, doors, e, domain));
         let replies = &archived.replies;
         let recipients: Vec<RowRecipient<'_>> = e
             .recipients
@@ -306,7 +309,8 @@ impl<R: Runtime> Desk<R> {
             })
             .collect();
         let mut bytes = Vec::new();
-        row::write(&mut bytes, &head(e), recipients.into_iter());
+        let via = vias.get(e.id).unwrap_or_default();
+        row::write(&mut bytes, &RowHead { domain, via, ..head(e) }, recipients.into_iter());
         change.row = Some(bytes.into());
         change.key = Some(key);
         change.outcomes.extend(outcome);
@@ -320,7 +324,7 @@ pub(crate) fn is_full(e: &io::Error) -> bool {
     matches!(e.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
-fn head(e: &Entry) -> RowHead {
+fn head(e: &Entry) -> RowHead<'static> {
     let marks = [
         (e.switches.held, record::HELD),
         (e.switches.warned, record::WARNED),
@@ -333,6 +337,8 @@ fn head(e: &Entry) -> RowHead {
         body: e.body,
         marks: marks.iter().filter(|m| m.0).fold(0, |f, m| f | m.1),
         null_sender: e.switches.null_sender,
+        domain: None,
+        via: "",
     }
 }
 

@@ -17,6 +17,7 @@ use crate::queue::record::{self, Fate};
 use crate::queue::recover::{Found, Rebuild, Way};
 use crate::queue::row::{self, Meta, RowView};
 use crate::queue::state::{self, After, State};
+use crate::queue::via;
 use crate::runtime::table::{ScanLimit, Table, TableOptions};
 use crate::runtime::{Disk, Runtime, yield_now};
 use crate::storage::keeper::Keeper;
@@ -225,7 +226,8 @@ impl<R: Runtime> Desk<R> {
         for (number, name, sample) in names.iter().flatten() {
             // Destinations that there are no more by that name are found anew, message by message.
             if !sample.is_empty() {
-                self.destination(s, sample);
+                let (via, address) = via::parse_sample(sample);
+                self.destination_by(s, via, address);
             }
             if !s.ledger.learn(*number, name, sample) {
                 return Err(io::Error::new(
@@ -279,6 +281,10 @@ impl<R: Runtime> Desk<R> {
                     return Err(io::ErrorKind::Interrupted.into());
                 }
                 self.take_over_one(&mut s, id, &found, &doors);
+                let domain = found.domain.and_then(|n| rebuild.domains.get(n as usize));
+                if let Some((key, domain)) = s.index.find(id).zip(domain) {
+                    s.index.set_domain(key, domain);
+                }
                 if let Some(row) = united.get(&id) {
                     self.unite(&mut s, id, row);
                 }
@@ -287,6 +293,7 @@ impl<R: Runtime> Desk<R> {
                 yield_now().await;
             }
         }
+        self.route_again();
         Ok(())
     }
 
@@ -327,6 +334,11 @@ impl<R: Runtime> Desk<R> {
         }
         let held = e.switches.held;
         let key = s.index.insert(e);
+        if !found.via.is_empty() {
+            // Its addresses are needed to know where it goes.
+            s.vias.set(id, &found.via);
+            return s.reroutes.push(key);
+        }
         if !held {
             self.line_up(s, key, now);
         }

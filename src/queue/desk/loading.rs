@@ -8,7 +8,7 @@
 use crate::base::ids::MessageId;
 use crate::base::time::{Mono, Wall};
 use crate::queue::desk::Desk;
-use crate::queue::index::{DestId, NOWHERE};
+use crate::queue::index::{DestId, Key, NOWHERE};
 use crate::queue::ledger::Change;
 use crate::queue::record::{self, Fate, MessageView, StatesView};
 use crate::queue::recover::{self, Found, Said, Way};
@@ -37,8 +37,12 @@ struct Places {
     loaded: Loaded,
     /// Side files that rows name.
     sides: BTreeSet<u64>,
+    /// All rows are read: what is found out once is kept.
+    all: bool,
     /// Of the numbers that the index gives to destinations, those that have one by that name today.
     known: Vec<Option<DestId>>,
+    /// Of the same numbers, those that are domains, and how the lists call them. 0: not known yet.
+    domains: Vec<u32>,
     /// The time, as good as it need be.
     now: Mono,
     wall: Wall,
@@ -52,12 +56,30 @@ impl Places {
             return Some(*d);
         }
         let d = s.schedule.find(s.ledger.name(number)?)?;
-        if self.known.len() <= slot {
-            self.known.resize(slot + 1, None);
+        if self.all {
+            if self.known.len() <= slot {
+                self.known.resize(slot + 1, None);
+            }
+            // Destinations are not forgotten before everything is loaded.
+            self.known[slot] = Some(d);
         }
-        // Destinations are not forgotten before everything is loaded.
-        self.known[slot] = Some(d);
         Some(d)
+    }
+
+    /// How the lists call the domain with this number in the index.
+    fn domain(&mut self, s: &mut State, number: u32) -> Option<u32> {
+        let slot = number as usize;
+        if let Some(domain) = self.domains.get(slot).filter(|domain| **domain != 0) {
+            return Some(*domain);
+        }
+        let name = row::domain_of(s.ledger.name(number)?)?;
+        let domain = s.index.chains().domain(name.as_bytes());
+        if self.domains.len() <= slot {
+            self.domains.resize(slot + 1, 0);
+        }
+        // Domains are not forgotten before everything is loaded either.
+        self.domains[slot] = domain;
+        Some(domain)
     }
 }
 
@@ -126,6 +148,7 @@ impl<R: Runtime> Desk<R> {
         match result {
             Ok(loaded) => {
                 s.loaded = true;
+                s.index.chains().may_forget();
                 self.0.metrics.queue_loading.set(0.0);
                 s.found = Some(loaded);
             }
@@ -155,7 +178,7 @@ impl<R: Runtime> Desk<R> {
     }
 
     async fn read_index(&self, lost: bool) -> io::Result<Loaded> {
-        let mut places = Places::default();
+        let mut places = Places { all: true, ..Places::default() };
         if lost {
             places.loaded.rebuilt = Some(self.rebuild_rows().await?);
         }
@@ -242,6 +265,10 @@ impl<R: Runtime> Desk<R> {
         if there {
             let view = RowView::parse(&row).expect("just written");
             self.take_place(s, id, &view, false, places);
+            if said.iter().any(|said| said.kind == record::REROUTE) {
+                // The row says yet where it went before.
+                s.recalls.extend(s.index.find(id));
+            }
         } else {
             places.loaded.unreadable += 1;
         }
@@ -276,9 +303,20 @@ impl<R: Runtime> Desk<R> {
         let unknown = ready.iter().any(|n| places.known(s, *n).is_none());
         stub.ready = !ready.is_empty() && !unknown;
         let key = s.index.insert_parked(stub);
-        if held {
-            return;
+        if !view.via.is_empty() {
+            s.vias.set(id, view.via);
         }
+        if let Some(domain) = view.domain.and_then(|n| places.domain(s, n)) {
+            s.index.put_into_domain(key, domain);
+        }
+        if !held {
+            self.seat(s, key, Open { ready, due, owed, only, several, attempting }, unknown, places);
+        }
+    }
+
+    /// A parked message that is not held takes its places in lists, and gets its timer.
+    fn seat(&self, s: &mut State, key: Key, open: Open, unknown: bool, places: &mut Places) {
+        let (now, Open { ready, due, owed, several, .. }) = (places.now, open);
         if owed && ready.is_empty() {
             // Its sender is told when there is room.
             s.owed.push_back(key);
@@ -301,6 +339,26 @@ impl<R: Runtime> Desk<R> {
             s.index.change_stub(key, |stub| stub.timer = Some(timer));
             s.look_at(due);
         }
+    }
+
+    /// A parked message that was held waits like others again, as its row says.
+    pub(super) fn let_go(&self, s: &mut State, key: Key, view: &RowView<'_>) {
+        let (now, wall) = (self.0.rt.now(), self.0.rt.wall());
+        let longest = self.0.options.retry.longest();
+        let mut places = Places { now, wall, ..Places::default() };
+        let open = Open::of(view, |at| now.after(at.since(wall).min(longest)));
+        let unknown = open.ready.iter().any(|n| places.known(s, *n).is_none());
+        if let Some(Some(timer)) = s.index.change_stub(key, |stub| stub.timer.take()) {
+            s.timers.cancel(timer);
+        }
+        let only = open.only.filter(|_| !open.several && !open.owed);
+        let destination = only.and_then(|n| places.known(s, n)).unwrap_or(SEVERAL);
+        s.index.change_stub(key, |stub| {
+            (stub.held, stub.ready) = (false, !open.ready.is_empty() && !unknown);
+            stub.destination = destination;
+        });
+        self.seat(s, key, open, unknown, &mut places);
+        self.recall_due(s);
     }
 
     /// Of what the log says of indexed messages, what no row was found for: they have gone, and the
@@ -390,14 +448,19 @@ impl<R: Runtime> Desk<R> {
             body: found.body,
             marks: found.marks,
             null_sender: found.null_sender,
+            domain: None,
+            via: view.via,
         };
         let mut numbers = Vec::with_capacity(found.recipients.len());
+        let domain = state::domain_of_all(view.envelope.recipients().map(|r| r.address));
+        let domain = domain.and_then(|d| Some(row::domain_name(std::str::from_utf8(&d).ok()?)));
+        let head = RowHead { domain: domain.map(|name| s.ledger.number(&name, b"")), ..head };
         for (r, to) in found.recipients.iter_mut().zip(view.envelope.recipients()) {
             // It may have been tried, and even delivered, since its body was copied.
             if !r.fate.is_done() && !r.fate.is_owed() {
                 r.fate = Fate::Attempting;
             }
-            let d = self.destination(s, to.address);
+            let d = self.destination_by(s, view.via, to.address);
             numbers.push(s.number(d));
         }
         let mut row = Vec::new();
@@ -433,6 +496,7 @@ fn renewed(view: &RowView<'_>, said: &[Said], sure: bool) -> Option<Vec<u8>> {
         body: view.body,
         marks: view.marks,
         null_sender: view.null_sender,
+        via: view.via.into(),
         ..Found::default()
     };
     let mut numbers = Vec::new();
@@ -459,7 +523,7 @@ fn renewed(view: &RowView<'_>, said: &[Said], sure: bool) -> Option<Vec<u8>> {
         }
     }
     let replies = replies(view, said);
-    let head = RowHead { marks: found.marks, ..view.head() };
+    let head = RowHead { marks: found.marks, via: &found.via, ..view.head() };
     let mut row = Vec::new();
     row::write(&mut row, &head, row_recipients(&found, &replies, &numbers).into_iter());
     Some(row)

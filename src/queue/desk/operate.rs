@@ -30,6 +30,8 @@ use std::time::Duration;
 
 /// Messages read at a time.
 const TOGETHER: usize = 64;
+/// Messages changed before others run.
+const AT_ONCE: usize = 512;
 /// How often a message is read back, and how long to wait in between, before it counts as unreadable.
 const TRIES: usize = 1500;
 const DELETE_TRIES: usize = 75;
@@ -37,8 +39,9 @@ const TRY_AGAIN: Duration = Duration::from_millis(20);
 /// Messages looked at in one turn for a list of few.
 const SCAN_MAX: usize = 4000;
 
+/// What an operator does to messages.
 #[derive(Clone, Copy)]
-enum Change<'a> {
+pub(crate) enum Change<'a> {
     Flush,
     Hold(&'a str),
     Release(&'a str),
@@ -46,6 +49,15 @@ enum Change<'a> {
     /// Note, and reason for senders.
     Bounce(&'a str, &'a str),
     Requeue(&'a str),
+    /// Note, and the next hop; empty: as routes say again.
+    Reroute(&'a str, &'a str),
+}
+
+impl Change<'_> {
+    /// True if addresses are needed for it.
+    fn needs_addresses(self) -> bool {
+        matches!(self, Change::Requeue(_) | Change::Reroute(..))
+    }
 }
 
 impl<R: Runtime> Desk<R> {
@@ -57,7 +69,7 @@ impl<R: Runtime> Desk<R> {
         }
         let result = match request {
             Request::List { after, limit, in_doubt } => self.list(*after, *limit, *in_doubt).await,
-            Request::Select { pick, verb, after } => self.select(pick, *verb, *after).await,
+            Request::Select { pick, verb, after } => self.select(pick, *verb, after.as_ref()).await,
             Request::Show(id) => self.show(*id).await,
             Request::ShowSome(ids) => self.show_some(ids).await,
             Request::Why(id) => self.why(*id).await,
@@ -68,6 +80,9 @@ impl<R: Runtime> Desk<R> {
             Request::Delete { which, note } => self.change(which, Change::Delete(note)).await,
             Request::Bounce { which, note, reason } => self.change(which, Change::Bounce(note, reason)).await,
             Request::Requeue { which, note } => self.change(which, Change::Requeue(note)).await,
+            Request::Reroute { ids, note, to } => {
+                self.change(&Which::Some(ids.clone()), Change::Reroute(note, to)).await
+            }
             Request::Stats => Ok(Response::Stats(vec![self.stats()])),
             Request::CopyIndex(dir) => self.copy_index(dir).await,
             Request::Rules(rules) => {
@@ -182,6 +197,7 @@ impl<R: Runtime> Desk<R> {
             forced_expire: false,
             sender: String::new(),
             recipients: Vec::new(),
+            rerouted: s.vias.get(stub.id).map(str::to_owned),
             unreadable: true,
         })
     }
@@ -228,6 +244,7 @@ impl<R: Runtime> Desk<R> {
             forced_expire: false,
             sender: view.map(|v| text(v.envelope.sender())).unwrap_or_default(),
             recipients: Vec::new(),
+            rerouted: s.vias.get(e.id).map(str::to_owned),
             unreadable: view.is_none(),
         };
         let mut addresses =
@@ -291,12 +308,7 @@ impl<R: Runtime> Desk<R> {
         }
         if let Which::Some(ids) = which {
             let keys: Vec<Key> = ids.iter().filter_map(|id| self.key_of(*id).ok()).collect();
-            let mut count = 0;
-            for keys in keys.chunks(TOGETHER) {
-                count += self.change_these(keys, change, &Which::All).await?;
-                yield_now().await;
-            }
-            return Ok(Response::Done(count));
+            return self.change_these(&keys, change, &Which::All).await.map(Response::Done);
         }
         let mut after = MessageId(0);
         let mut count = 0;
@@ -304,7 +316,7 @@ impl<R: Runtime> Desk<R> {
             let page: Vec<(MessageId, Key)> = {
                 let s = self.0.state.borrow();
                 let page = s.index.after(after).map(|(key, id, _)| (id, key));
-                page.filter(|(_, key)| is_known(&s, *key)).take(PAGE_MAX).collect()
+                page.filter(|(_, key)| is_known(&s, *key)).take(SCAN_MAX).collect()
             };
             let Some(last) = page.last() else { return Ok(Response::Done(count)) };
             after = last.0;
@@ -312,26 +324,78 @@ impl<R: Runtime> Desk<R> {
                 let s = self.0.state.borrow();
                 page.iter().map(|p| p.1).filter(|k| matches(&s, *k, which)).collect()
             };
-            for keys in keys.chunks(TOGETHER) {
-                count += self.change_these(keys, change, which).await?;
-            }
+            count += self.change_these(&keys, change, which).await?;
             yield_now().await;
         }
     }
 
-    /// Changes those of `keys` that are `which`; gives how many, once that is on stable storage.
+    /// Changes those of `keys` that are `which`; gives how many, once that is on stable storage. That is
+    /// waited for at the end only: others run in between, but not for each disk write.
     async fn change_these(
         &self,
         keys: &[Key],
         change: Change<'_>,
         which: &Which,
     ) -> Result<u64, ControlError> {
+        let (mut count, mut slips, mut result) = (0, Vec::new(), Ok(()));
+        for some in keys.chunks(AT_ONCE) {
+            match self.change_some(some, change, which, &mut slips).await {
+                Ok(n) => count += n,
+                Err(e) => {
+                    result = Err(e);
+                    break;
+                }
+            }
+            yield_now().await;
+        }
+        for slip in slips {
+            if !matches!(self.answer(slip).await, Answer::Committed(_)) {
+                result = Err(ControlError::Closed);
+            }
+        }
+        result.map(|()| count)
+    }
+
+    /// As [`Self::change_these`]; what is to be waited for is added to `slips`.
+    async fn change_some(
+        &self,
+        keys: &[Key],
+        change: Change<'_>,
+        which: &Which,
+        slips: &mut Vec<usize>,
+    ) -> Result<u64, ControlError> {
+        let parked = self.change_parked(keys, change, which).await?;
+        slips.extend(parked.slip);
+        let mut count = parked.count;
+        let bodies = {
+            let s = self.0.state.borrow();
+            let is_parked = |key: &Key| s.index.presence(*key) == Presence::Parked;
+            change.needs_addresses() || parked.rest.iter().any(is_parked)
+        };
+        for keys in parked.rest.chunks(if bodies { TOGETHER } else { AT_ONCE }) {
+            count += self.change_rich(keys, change, which, slips).await?;
+        }
+        Ok(count)
+    }
+
+    async fn change_rich(
+        &self,
+        keys: &[Key],
+        change: Change<'_>,
+        which: &Which,
+        slips: &mut Vec<usize>,
+    ) -> Result<u64, ControlError> {
         let buried = self.make_rich(keys, change).await?;
-        if let Change::Requeue(_) = change {
+        if change.needs_addresses() {
             let read = together(keys.iter().map(|key| self.read_back(*key))).await;
             let mut s = self.0.state.borrow_mut();
+            let s = &mut *s;
             for (key, payload) in keys.iter().zip(read) {
-                payload.iter().for_each(|payload| self.route_anew(&mut s, *key, payload));
+                if let (Change::Reroute(_, via), true) = (change, self.would(s, *key, change)) {
+                    let id = s.index.get(*key).map(|e| e.id);
+                    id.into_iter().for_each(|id| s.vias.set(id, via));
+                }
+                payload.iter().for_each(|payload| self.route_anew(s, *key, payload));
             }
         }
         // Of those that were read back it is known now where they go.
@@ -339,9 +403,11 @@ impl<R: Runtime> Desk<R> {
             let s = self.0.state.borrow();
             keys.iter().copied().filter(|k| matches(&s, *k, which)).collect()
         };
-        let changed = self.change_all(&meant, change).await;
+        let changed = self.change_all(&meant, change);
         self.settle_down(keys);
-        Ok(buried + changed?)
+        let (count, slip) = changed?;
+        slips.extend(slip);
+        Ok(buried + count)
     }
 
     /// Reads parked messages back that `change` is about; a flush needs only their stubs. Gives how many
@@ -389,33 +455,19 @@ impl<R: Runtime> Desk<R> {
         keys.iter().for_each(|key| s.park(*key, now));
     }
 
-    /// Changes these messages; gives how many, once that is on stable storage.
-    async fn change_all(&self, keys: &[Key], change: Change<'_>) -> Result<u64, ControlError> {
-        let (count, slip) = {
-            let mut s = self.0.state.borrow_mut();
-            let s = &mut *s;
-            if s.dead || s.closing {
-                return Err(ControlError::Closed);
-            }
-            let mut changed: Vec<Key> = Vec::new();
-            for &key in keys {
-                if self.would(s, key, change) {
-                    changed.push(key);
-                }
-            }
-            let Some((last, rest)) = changed.split_last() else { return Ok(0) };
-            rest.iter().for_each(|key| self.apply(s, *key, change, None));
-            let slip = (!matches!(change, Change::Flush)).then(|| s.slips.take());
-            self.apply(s, *last, change, slip);
-            (changed.len() as u64, slip)
-        };
-        match slip {
-            None => Ok(count),
-            Some(slip) => match self.answer(slip).await {
-                Answer::Committed(_) => Ok(count),
-                Answer::Failed | Answer::Late => Err(ControlError::Closed),
-            },
+    /// Changes these messages; gives how many, and what to wait for until that is on stable storage.
+    fn change_all(&self, keys: &[Key], change: Change<'_>) -> Result<(u64, Option<usize>), ControlError> {
+        let mut s = self.0.state.borrow_mut();
+        let s = &mut *s;
+        if s.dead || s.closing {
+            return Err(ControlError::Closed);
         }
+        let changed: Vec<Key> = keys.iter().copied().filter(|key| self.would(s, *key, change)).collect();
+        let Some((last, rest)) = changed.split_last() else { return Ok((0, None)) };
+        rest.iter().for_each(|key| self.apply(s, *key, change, None));
+        let slip = (!matches!(change, Change::Flush)).then(|| s.slips.take());
+        self.apply(s, *last, change, slip);
+        Ok((changed.len() as u64, slip))
     }
 
     fn would(&self, s: &State, key: Key, change: Change<'_>) -> bool {
@@ -428,7 +480,7 @@ impl<R: Runtime> Desk<R> {
             Change::Hold(_) => !e.switches.held,
             Change::Release(_) => e.switches.held,
             Change::Delete(_) => true,
-            Change::Bounce(..) => e.recipients.iter().any(waits),
+            Change::Bounce(..) | Change::Reroute(..) => e.recipients.iter().any(waits),
             Change::Requeue(_) => !e.switches.held && e.recipients.iter().any(waits),
         }
     }
@@ -455,6 +507,7 @@ impl<R: Runtime> Desk<R> {
                 self.tell(s, key, Vec::new(), None);
             }
             Change::Bounce(note, reason) => self.bounce(s, key, (cut(note), reason), after()),
+            Change::Reroute(note, via) => self.reroute(s, key, (cut(note), via), after()),
             Change::Requeue(note) => self.requeue(s, key, cut(note), after()),
             Change::Delete(note) => {
                 self.record_removal(id, cut(note));
@@ -572,19 +625,21 @@ impl<R: Runtime> Desk<R> {
     }
 }
 
+/// Whether that is the name of the destination, or of its site.
+pub(crate) fn is_named(s: &State, d: DestId, name: &str) -> bool {
+    let there = (d as usize) < s.doors.len();
+    there && (s.schedule.name(d) == name || s.schedule.pool_name(s.schedule.pool_of(d)) == name)
+}
+
 fn matches(s: &State, key: Key, which: &Which) -> bool {
-    let named = |d: DestId, name: &str| {
-        let there = (d as usize) < s.doors.len();
-        there && (s.schedule.name(d) == name || s.schedule.pool_name(s.schedule.pool_of(d)) == name)
-    };
     match which {
         Which::All => true,
         Which::One(_) | Which::Some(_) => false,
         Which::Destination(name) => match s.index.stub(key) {
             // Which they are is seen when it has been read back.
-            Some(stub) => stub.destination == SEVERAL || named(stub.destination, name),
+            Some(stub) => stub.destination == SEVERAL || is_named(s, stub.destination, name),
             None => s.index.get(key).is_some_and(|e| {
-                e.recipients.iter().any(|r| !r.phase.is_done() && named(r.destination, name))
+                e.recipients.iter().any(|r| !r.phase.is_done() && is_named(s, r.destination, name))
             }),
         },
     }
@@ -631,6 +686,6 @@ pub(crate) fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).chars().map(|c| if c.is_control() { '?' } else { c }).collect()
 }
 
-fn cut(note: &str) -> &[u8] {
+pub(crate) fn cut(note: &str) -> &[u8] {
     &note.as_bytes()[..note.len().min(TEXT_MAX)]
 }

@@ -73,6 +73,10 @@ impl<R: Runtime> Desk<R> {
         let doubt = s.index.stub(key)?.marks.has(Marks::IN_DOUBT);
         let entry = self.entry_of(s, id, &view, &payload, doubt)?;
         let stub = s.index.recall(key, entry)?;
+        if s.index.domain(key).is_none() {
+            // Its row was written by a version that did not say.
+            know_domain(s, key, &payload);
+        }
         s.archived += 1;
         let (now, wall) = (self.0.rt.now(), self.0.rt.wall());
         let passed = view.recipients().any(|r| r.fate == Fate::Deferred && r.due <= wall);
@@ -151,7 +155,7 @@ impl<R: Runtime> Desk<R> {
                 }
             };
             if !r.fate.is_done() {
-                out.destination = self.destination(s, to.address);
+                out.destination = self.destination_by(s, view.via, to.address);
                 if r.reply != record::Reply::default() {
                     let at = if r.fate.is_owed() { r.due } else { Wall(0) };
                     archived.replies.push((i as u32, OwnedReply::from(r.reply).at(at)));
@@ -235,6 +239,13 @@ impl<R: Runtime> Desk<R> {
                 }
             });
         }
+    }
+}
+
+fn know_domain(s: &mut State, key: Key, payload: &SharedBytes) {
+    let Ok(view) = MessageView::parse(payload) else { return };
+    if let Some(domain) = state::domain_of_all(view.envelope.recipients().map(|r| r.address)) {
+        s.index.set_domain(key, &domain);
     }
 }
 

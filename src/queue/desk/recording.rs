@@ -1,4 +1,4 @@
-//! L4: what the queue tells the mail log: attempts as they end, what is given up or removed, reports.
+//! L4: what the queue tells the mail log: attempts as they end, what is late, given up or removed, reports.
 //!
 //! Adds nothing to what is known: names and replies are those of the outcome. Nothing here can fail, and
 //! nothing waits.
@@ -9,10 +9,10 @@ use crate::events::mail::{Attempt, Fate, MailLog, Reception};
 use crate::message::envelope::EnvelopeView;
 use crate::queue::desk::settle::Item;
 use crate::queue::desk::{Desk, NewMessage};
-use crate::queue::index::{DestId, Key};
+use crate::queue::index::{DestId, Entry, Key};
 use crate::queue::record::{Effect, MessageView};
 use crate::queue::routing::Target;
-use crate::queue::state::{self, Report, State};
+use crate::queue::state::{self, Notice, Report, State};
 use crate::runtime::Runtime;
 use std::time::Duration;
 
@@ -103,30 +103,53 @@ impl<R: Runtime> Desk<R> {
             let Ok(view) = MessageView::parse(&payload) else { return };
             let (Some(log), s) = (desk.mail_log(), desk.0.state.borrow()) else { return };
             let Some(e) = s.index.get(key) else { return };
-            let (now, wall, arrival) = (desk.0.rt.now(), desk.0.rt.wall(), view.head.arrival);
-            let (queue, site) = desk.names_of(&s, d);
             for report in &reports {
-                let index = report.index as usize;
-                let recipient = view.envelope.recipients().nth(index).map(|r| r.address);
-                let attempt = Attempt {
-                    fate: Fate::Expiration,
-                    id: Some(desk.queue_id(e.id)),
-                    sender: view.envelope.sender(),
-                    recipient: recipient.unwrap_or_default(),
-                    size: e.size,
-                    arrival,
-                    age: s.ages.age(now, wall, e.id, arrival),
-                    took: Duration::ZERO,
-                    queue,
-                    site,
-                    local: is_local(&s, d),
-                    server: "",
-                    attempts: e.recipients.get(index).map_or(0, |r| r.attempts),
-                    reply: (report.reply.code, report.reply.enhanced, &report.reply.text),
-                };
-                log.attempt(wall, &attempt);
+                desk.record_untried(log, &s, (e, &view), Fate::Expiration, (report, Some(d)));
             }
         });
+    }
+
+    /// The sender of the message of `notice` has been told that these recipients are late.
+    pub(crate) fn record_delayed(&self, notice: &Notice, view: &MessageView<'_>, told: &[&Report]) {
+        let (Some(log), s) = (self.mail_log(), self.0.state.borrow()) else { return };
+        let Some(e) = s.index.get(notice.key) else { return };
+        told.iter().for_each(|r| self.record_untried(log, &s, (e, view), Fate::Delayed, (r, None)));
+    }
+
+    /// What has become of a recipient without an attempt. Without a destination: of its own.
+    fn record_untried(
+        &self,
+        log: &MailLog,
+        s: &State,
+        (e, view): (&Entry, &MessageView<'_>),
+        fate: Fate,
+        (report, d): (&Report, Option<DestId>),
+    ) {
+        let (now, wall, arrival) = (self.0.rt.now(), self.0.rt.wall(), view.head.arrival);
+        let index = report.index as usize;
+        let own = e.recipients.get(index);
+        let d = d.or(own.map(|r| r.destination)).unwrap_or(state::NO_ROUTE);
+        let (queue, site) = self.names_of(s, d);
+        // Of what is given up nobody was asked.
+        let said = fate == Fate::Delayed && report.reply.code > 0;
+        let server = std::str::from_utf8(&report.reply.server).ok().filter(|_| said).unwrap_or_default();
+        let attempt = Attempt {
+            fate,
+            id: Some(self.queue_id(e.id)),
+            sender: view.envelope.sender(),
+            recipient: view.envelope.recipients().nth(index).map(|r| r.address).unwrap_or_default(),
+            size: e.size,
+            arrival,
+            age: s.ages.age(now, wall, e.id, arrival),
+            took: Duration::ZERO,
+            queue,
+            site,
+            local: is_local(s, d),
+            server,
+            attempts: own.map_or(0, |r| r.attempts),
+            reply: (report.reply.code, report.reply.enhanced, &report.reply.text),
+        };
+        log.attempt(wall, &attempt);
     }
 
     /// A report about another message has been put into the queue.

@@ -1,21 +1,23 @@
 //! L4: which messages an operator means, found slice by slice while mail flows.
 //!
-//! A slice looks at so many messages in memory ([`SLICE`]) and reads so many at most ([`READ`]); whoever asks
-//! goes on behind the last one. What is on stable storage counts, nothing else. A message that cannot be
-//! read, and would have to be, is counted and left out.
+//! Where a condition says state, destination, site or domain, only the messages of those lists are looked at
+//! (`narrowing`), else all. A slice looks at so many messages in memory ([`SLICE`]) and reads so many at
+//! most ([`READ`]); whoever asks goes on behind the last one. What is on stable storage counts, nothing
+//! else. A message that cannot be read, and would have to be, is counted and left out.
 
 use crate::base::aligned::SharedBytes;
-use crate::base::ids::{MessageId, QueueId};
-use crate::base::time::Mono;
-use crate::queue::control::{ControlError, Response};
+use crate::base::ids::MessageId;
+use crate::base::time::{Mono, Wall};
+use crate::queue::control::{ControlError, Cursor, Response};
 use crate::queue::desk::Desk;
 use crate::queue::desk::archiving::together;
 use crate::queue::desk::operate::{is_known, paused_reason};
 use crate::queue::desk::recall::Source;
-use crate::queue::index::{DestId, Entry, Key, Phase, Recipient};
+use crate::queue::desk::verbs::{waits, waits_still};
+use crate::queue::index::{DestId, Entry, Key, Phase, Presence, Recipient};
 use crate::queue::pick::{HEADER_BYTES, Pick, Resident, Standing, Verb};
 use crate::queue::record::MessageView;
-use crate::queue::row::RowView;
+use crate::queue::row::{RowRecipient, RowView};
 use crate::queue::state::State;
 use crate::queue::stub::{SEVERAL, Stub};
 use crate::runtime::Runtime;
@@ -23,10 +25,11 @@ use crate::storage::side::SideFile;
 
 /// Messages looked at in memory in one slice.
 const SLICE: usize = 4000;
-/// Messages read in one slice.
-const READ: usize = 512;
-/// Messages read at a time.
-const TOGETHER: usize = 64;
+/// Messages, or rows, read in one slice.
+const READ: usize = 2048;
+/// Messages read at a time, and their bytes, but for one.
+const TOGETHER: usize = 256;
+const TOGETHER_BYTES: u64 = 16 << 20;
 
 /// What is known of a message that may be meant.
 #[derive(Clone, Copy)]
@@ -36,8 +39,51 @@ struct Candidate {
     size: u64,
     /// It is parked.
     parked: bool,
-    /// Where it goes is not known before it is read.
-    several: bool,
+    /// Its row decides, too: it has several destinations.
+    reads_row: bool,
+    /// The message decides, too.
+    reads_message: bool,
+}
+
+/// How many of them are read side by side.
+fn side_by_side(near: &[Candidate]) -> usize {
+    let mut bytes = 0;
+    let fit = near.iter().take(TOGETHER).take_while(|c| {
+        bytes += if c.reads_message { c.size } else { 0 };
+        bytes <= TOGETHER_BYTES
+    });
+    fit.count().max(1)
+}
+
+/// What is resident of a message, if that suits.
+fn candidate(
+    s: &State,
+    pick: &Pick,
+    verb: Verb,
+    (key, id): (Key, MessageId),
+    (now, wall): (Mono, Wall),
+) -> Option<Candidate> {
+    let stub = s.index.stub(key);
+    let (size, standing, several) = match (stub, s.index.get(key)) {
+        (Some(stub), _) => of_stub(s, stub, now),
+        (None, Some(e)) if verb.needs_waiting() && !e.recipients.iter().any(waits) => return None,
+        (None, Some(e)) => (e.size, standing(s, e, now), false),
+        (None, None) => return None,
+    };
+    let resident = Resident { arrival: id.arrival(), size, standing };
+    if !verb.would_change(standing == Standing::Hold) || !pick.suits(&resident, wall) {
+        return None;
+    }
+    if pick.needs_destinations() && !several && !suits_destinations(s, pick, key) {
+        return None;
+    }
+    let reads_message = match s.index.domain(key) {
+        Some(domain) if !pick.suits_domain(domain) => return None,
+        Some(_) => pick.needs_more_than_domain(),
+        None => pick.needs_message(),
+    };
+    let reads_row = several && (pick.needs_destinations() || verb.needs_waiting());
+    Some(Candidate { key, id, size, parked: stub.is_some(), reads_row, reads_message })
 }
 
 impl<R: Runtime> Desk<R> {
@@ -46,16 +92,24 @@ impl<R: Runtime> Desk<R> {
         &self,
         pick: &Pick,
         verb: Verb,
-        after: Option<QueueId>,
+        after: Option<&Cursor>,
     ) -> Result<Response, ControlError> {
         if self.is_closed() {
             return Err(ControlError::Closed);
         }
-        let after = after.map_or(MessageId(0), |id| id.message);
-        let (near, looked, last) = self.near(pick, verb, after);
+        let begun = after.filter(|a| a.after.message != MessageId(0));
+        let few = match begun {
+            Some(cursor) => cursor.few.clone(),
+            None => self.narrow(pick).await,
+        };
+        let after = begun.map_or(MessageId(0), |a| a.after.message);
+        let (near, looked, last) = self.near(pick, verb, after, few.as_deref());
         let (mut ids, mut bytes, mut unread) = (Vec::new(), 0, 0);
-        for some in near.chunks(TOGETHER) {
-            let verdicts = self.verdicts(pick, some).await;
+        let mut near = &near[..];
+        while !near.is_empty() {
+            let (some, rest) = near.split_at(side_by_side(near));
+            near = rest;
+            let verdicts = self.verdicts(pick, verb, some).await;
             for (candidate, verdict) in some.iter().zip(verdicts) {
                 match verdict {
                     Some(true) => {
@@ -67,54 +121,85 @@ impl<R: Runtime> Desk<R> {
                 }
             }
         }
-        Ok(Response::Selected { ids, bytes, looked, unread, next: last.map(|id| self.queue_id(id)) })
+        let next = last.map(|id| Cursor { after: self.queue_id(id), few });
+        Ok(Response::Selected { ids, bytes, looked, unread, next })
     }
 
-    /// Those of the slice of which what is resident suits; how many were looked at, and the last.
-    fn near(&self, pick: &Pick, verb: Verb, after: MessageId) -> (Vec<Candidate>, u64, Option<MessageId>) {
+    /// Those of the slice of which what is resident suits; how many were looked at, and the last. Of `few`,
+    /// or of all.
+    fn near(
+        &self,
+        pick: &Pick,
+        verb: Verb,
+        after: MessageId,
+        few: Option<&[MessageId]>,
+    ) -> (Vec<Candidate>, u64, Option<MessageId>) {
         let (now, wall) = (self.0.rt.now(), self.0.rt.wall());
         let s = self.0.state.borrow();
+        let slice: Vec<(MessageId, Option<Key>)> = match few {
+            Some(few) => {
+                let from = few.partition_point(|id| *id <= after);
+                few[from..].iter().take(SLICE).map(|id| (*id, s.index.find(*id))).collect()
+            }
+            None => s.index.after(after).take(SLICE).map(|(key, id, _)| (id, Some(key))).collect(),
+        };
         let (mut near, mut looked, mut last, mut reads) = (Vec::new(), 0, None, 0);
-        for (key, id, _) in s.index.after(after).take(SLICE) {
+        for (id, key) in slice {
             if reads == READ {
                 break;
             }
             looked += 1;
             last = Some(id);
-            if !is_known(&s, key) {
-                continue;
-            }
-            let found = match (s.index.stub(key), s.index.get(key)) {
-                (Some(stub), _) => of_stub(&s, stub, now),
-                (None, Some(e)) => (e.size, standing(&s, e, now), false),
-                (None, None) => continue,
-            };
-            let (size, standing, several) = found;
-            let resident = Resident { arrival: id.arrival(), size, standing };
-            let fits = verb.would_change(standing == Standing::Hold) && pick.suits(&resident, wall);
-            let fits = fits && (!pick.needs_destinations() || several || suits_destinations(&s, pick, key));
-            if fits {
-                let several = several && pick.needs_destinations();
-                let parked = s.index.stub(key).is_some();
-                reads += usize::from(pick.needs_message() || several);
-                near.push(Candidate { key, id, size, parked, several });
+            let Some(key) = key.filter(|key| is_known(&s, *key)) else { continue };
+            if let Some(candidate) = candidate(&s, pick, verb, (key, id), (now, wall)) {
+                reads += usize::from(candidate.reads_message || candidate.reads_row);
+                near.push(candidate);
             }
         }
         (near, looked, last)
     }
 
     /// Whether each is meant; `None`: it would have to be read, and cannot be.
-    async fn verdicts(&self, pick: &Pick, some: &[Candidate]) -> Vec<Option<bool>> {
-        let reads = |c: &Candidate| pick.needs_message() || c.several;
-        let parked = some.iter().filter(|c| c.parked && reads(c)).map(|c| c.id).collect::<Vec<_>>();
-        // What cannot be read is told as unread.
-        let mut rows = self.rows(parked.iter().copied()).await.unwrap_or_default().into_iter();
+    async fn verdicts(&self, pick: &Pick, verb: Verb, some: &[Candidate]) -> Vec<Option<bool>> {
+        let reads = |c: &Candidate| c.parked && (c.reads_message || c.reads_row);
+        let parked = some.iter().filter(|c| reads(c)).map(|c| c.id).collect::<Vec<_>>();
+        let mut rows = match parked.is_empty() {
+            true => Vec::new(),
+            // What cannot be read is told as unread.
+            false => self.rows(parked.iter().copied()).await.unwrap_or_default(),
+        }
+        .into_iter();
         let rows: Vec<Option<Box<[u8]>>> =
-            some.iter().map(|c| if c.parked && reads(c) { rows.next().flatten() } else { None }).collect();
+            some.iter().map(|c| if reads(c) { rows.next().flatten() } else { None }).collect();
         let each = some.iter().zip(rows).map(|(c, row)| async move {
-            if reads(c) { self.verdict(pick, c, row).await } else { Some(true) }
+            if c.reads_row && !self.row_suits(pick, verb, c, row.as_deref())? {
+                return Some(false);
+            }
+            if c.reads_message { self.verdict(pick, c, row).await } else { Some(true) }
         });
         together(each).await
+    }
+
+    /// Whether what the row of a message to several destinations says of them suits.
+    fn row_suits(&self, pick: &Pick, verb: Verb, c: &Candidate, row: Option<&[u8]>) -> Option<bool> {
+        let s = self.0.state.borrow();
+        if let Some(e) = s.index.get(c.key) {
+            // It has been read back meanwhile.
+            return Some(!pick.needs_destinations() || any_suits(&s, pick, e));
+        }
+        if s.index.presence(c.key) == Presence::Gone {
+            return Some(false);
+        }
+        let view = RowView::parse(row?).ok()?;
+        let waits = !verb.needs_waiting() || view.recipients().any(|r| waits_still(r.fate));
+        let suits = |r: RowRecipient<'_>| {
+            let name = s.ledger.name(r.destination).filter(|name| !name.is_empty() && !r.fate.is_done());
+            name.is_some_and(|name| match s.schedule.find(name) {
+                Some(d) => is_suitable(&s, pick, d),
+                None => pick.suits_destination(name, name),
+            })
+        };
+        Some(waits && (!pick.needs_destinations() || view.recipients().any(suits)))
     }
 
     async fn verdict(&self, pick: &Pick, c: &Candidate, row: Option<Box<[u8]>>) -> Option<bool> {
@@ -135,15 +220,12 @@ impl<R: Runtime> Desk<R> {
         };
         let view = MessageView::parse(&payload).ok()?;
         let done = self.done(c.key, row.as_deref())?;
-        if c.several && !self.several_suit(pick, c.id, row.as_deref(), &payload)? {
-            return Some(false);
-        }
         let header = match pick.needs_header() {
             true => self.header_of(&view, &payload).await?,
             false => Vec::new(),
         };
         let open = |i: usize| done.get(i).is_none_or(|done| !done);
-        Some(!pick.needs_message() || pick.suits_message(&view.envelope, view.user, open, &header))
+        Some(pick.suits_message(&view.envelope, view.user, open, &header))
     }
 
     /// Which recipients are done.
@@ -155,25 +237,6 @@ impl<R: Runtime> Desk<R> {
                 Some(s.index.get(key)?.recipients.iter().map(|r| r.phase.is_done()).collect())
             }
         }
-    }
-
-    /// Whether a message with several destinations goes to one that suits.
-    fn several_suit(
-        &self,
-        pick: &Pick,
-        id: MessageId,
-        row: Option<&[u8]>,
-        payload: &SharedBytes,
-    ) -> Option<bool> {
-        let mut s = self.0.state.borrow_mut();
-        // Without a row it is rich by now.
-        let Some(row) = row else {
-            let key = s.index.find(id)?;
-            return Some(suits_destinations(&s, pick, key));
-        };
-        let view = RowView::parse(row).ok()?;
-        let e = self.entry_of(&mut s, id, &view, payload, false)?;
-        Some(any_suits(&s, pick, &e))
     }
 
     /// Trace headers and header of a message, as far as they are looked at.
@@ -236,7 +299,7 @@ fn any_suits(s: &State, pick: &Pick, e: &Entry) -> bool {
     e.recipients.iter().any(|r| !r.phase.is_done() && is_suitable(s, pick, r.destination))
 }
 
-fn is_suitable(s: &State, pick: &Pick, d: DestId) -> bool {
+pub(super) fn is_suitable(s: &State, pick: &Pick, d: DestId) -> bool {
     let there = (d as usize) < s.doors.len();
     there && pick.suits_destination(s.schedule.name(d), s.schedule.pool_name(s.schedule.pool_of(d)))
 }

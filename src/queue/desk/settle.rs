@@ -256,11 +256,12 @@ impl<R: Runtime> Desk<R> {
     /// Routes may have changed since the message came.
     fn plan_again(&self, s: &mut State, key: Key, payload: &SharedBytes) {
         let Ok(view) = MessageView::parse(payload) else { return };
+        let Some(id) = s.index.get(key).map(|e| e.id) else { return };
         for (i, to) in view.envelope.recipients().enumerate() {
             let ready = s.index.get(key).is_some_and(|e| e.recipients[i].phase == Phase::Ready);
             if ready {
-                let d = self.destination(s, to.address);
-                s.index.change(key, |e| e.recipients[i].destination = d);
+                let d = self.destination_of(s, id, to.address);
+                s.index.route(key, i, d);
             }
         }
     }

@@ -9,6 +9,8 @@ mod clock;
 mod crash;
 mod held;
 mod joining;
+mod narrow;
+mod rerouted;
 mod returned;
 mod told;
 mod touring;
@@ -54,6 +56,10 @@ impl Routing for Table {
             None if domain == "here.example" => Plan::Local,
             None => Plan::NoRoute,
         }
+    }
+
+    fn via(&self, via: &str, _: &[u8]) -> Option<Rc<Hop>> {
+        self.0.get(via).cloned()
     }
 
     fn expand(&self, recipient: &[u8], to: &mut dyn FnMut(&[u8])) -> bool {

@@ -11,7 +11,7 @@ use crate::queue::state::{After, Indexes, OwnedReply, Report, State};
 use crate::runtime::Runtime;
 
 /// What senders are told if the operator has given no reason.
-const NO_REASON: &str = "given up by the operator of this server";
+pub(crate) const NO_REASON: &str = "given up by the operator of this server";
 
 impl<R: Runtime> Desk<R> {
     /// Gives up the recipients of `key` that wait; their sender is told `reason`. `after` follows when that
@@ -38,10 +38,11 @@ impl<R: Runtime> Desk<R> {
     /// Recipients of `key` that wait go where today's tables say.
     pub(crate) fn route_anew(&self, s: &mut State, key: Key, payload: &SharedBytes) {
         let Ok(view) = MessageView::parse(payload) else { return };
+        let Some(id) = s.index.get(key).map(|e| e.id) else { return };
         for (i, to) in view.envelope.recipients().enumerate() {
             if s.index.get(key).and_then(|e| e.recipients.get(i)).is_some_and(waits) {
-                let d = self.destination(s, to.address);
-                s.index.change(key, |e| e.recipients[i].destination = d);
+                let d = self.destination_of(s, id, to.address);
+                s.index.route(key, i, d);
             }
         }
     }
@@ -85,6 +86,11 @@ impl<R: Runtime> Desk<R> {
 /// True of a recipient that waits, for its turn or for another attempt.
 pub(crate) fn waits(r: &Recipient) -> bool {
     matches!(r.phase, Phase::Ready | Phase::Waiting)
+}
+
+/// True of a recipient whose row says that it waits, or may be being sent to.
+pub(crate) fn waits_still(fate: Fate) -> bool {
+    matches!(fate, Fate::Fresh | Fate::Attempting | Fate::Deferred)
 }
 
 fn open(e: &Entry) -> Vec<u32> {

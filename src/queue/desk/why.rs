@@ -130,6 +130,7 @@ impl<R: Runtime> Desk<R> {
             arrival_time: view.head.arrival.seconds(),
             sender: text(view.envelope.sender()),
             message_size: e.size,
+            rerouted: s.vias.get(e.id).map(str::to_owned),
             recipients,
         }
     }

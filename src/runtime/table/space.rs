@@ -324,22 +324,27 @@ impl Space {
     }
 }
 
-/// Has the file at `path` read into the page cache, in the order of the disk, on a thread of its own:
-/// opening verifies it page by page in the order of the tree, and waits for each page that is not there.
-pub(super) fn read_ahead(path: &Path) {
-    // A description of its own: it has nothing to do with the lock. What fails here fails again where it
-    // matters; without this opening takes longer, that is all.
-    let Ok(file) = File::open(path) else { return };
+/// Reads the file at `path` through, in the order of the disk, so that it is in the page cache: opening
+/// verifies it page by page in the order of the tree, which on a cold disk means to wait for each of them.
+/// A thread of its own asks for what comes next meanwhile, so that the disk always has work. What fails
+/// here fails again where it matters; without this opening takes longer, that is all. Gives the number of
+/// reads.
+pub(super) fn read_ahead(path: &Path) -> u64 {
+    // A description of its own: it has nothing to do with the lock.
+    let Ok(file) = File::open(path) else { return 0 };
     let length = file.metadata().map_or(0, |meta| i64::try_from(meta.len()).unwrap_or(i64::MAX));
     if length < AHEAD_FROM {
-        return;
+        return 0;
     }
+    let (file, length) = (Arc::new(file), length.min(AHEAD_MAX));
+    let asking = file.clone();
     let body = move || {
         crate::runtime::block_signals();
         let mut at = 0;
-        while at < length.min(AHEAD_MAX) {
+        while at < length {
             // SAFETY: a system call on a descriptor that this closure owns; no memory.
-            let res = unsafe { libc::posix_fadvise(file.as_raw_fd(), at, AHEAD, libc::POSIX_FADV_WILLNEED) };
+            let res =
+                unsafe { libc::posix_fadvise(asking.as_raw_fd(), at, AHEAD, libc::POSIX_FADV_WILLNEED) };
             if res != 0 {
                 return;
             }
@@ -347,6 +352,21 @@ pub(super) fn read_ahead(path: &Path) {
         }
     };
     drop(std::thread::Builder::new().name("index-ahead".into()).spawn(body));
+    read_through(&*file, length as u64)
+}
+
+/// Reads `length` bytes in pieces, in order; gives the number of reads.
+fn read_through(file: &impl FileExt, length: u64) -> u64 {
+    let mut piece = vec![0; AHEAD as usize];
+    let (mut at, mut reads) = (0, 0);
+    while at < length {
+        match file.read_at(&mut piece, at) {
+            Ok(0) | Err(_) => break,
+            Ok(n) => at += n as u64,
+        }
+        reads += 1;
+    }
+    reads
 }
 
 /// redb's view of the file.

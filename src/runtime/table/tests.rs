@@ -55,6 +55,17 @@ fn content(store: &Store) -> Content {
 }
 
 #[test]
+fn a_file_is_read_in_order_and_in_large_pieces_before_it_is_opened() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("index");
+    let file = std::fs::File::create(&path).unwrap();
+    file.set_len(33 << 20).unwrap();
+    assert_eq!(super::space::read_ahead(&path), 9, "reads of 4 MiB");
+    file.set_len(1 << 20).unwrap();
+    assert_eq!(super::space::read_ahead(&path), 0, "a small one is read at once anyway");
+}
+
+#[test]
 fn rows_are_found_in_order_and_after_a_reopening() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("index");

@@ -139,6 +139,12 @@ impl Stage {
                 Request::Delete { which: Which::One(id_of(one)), note }
             }
             (5, _) => Request::Show(id_of(one)),
+            (6, _) => {
+                // By a next hop that leads where routes do, or as routes say again.
+                let to = if world.below(4) == 0 { "" } else { "as usual" };
+                let some = listed.iter().take(1 + world.below(20) as usize).map(id_of);
+                Request::Reroute { ids: some.chain([id_of(one)]).collect(), note, to: to.to_owned() }
+            }
             _ => Request::Flush(which),
         };
         let parked = desk.stats().parked > 0;
