@@ -6,7 +6,7 @@ use super::guard::Guard;
 use super::residents::Residents;
 use super::settings;
 use crate::auth::passwd::Users;
-use crate::base::time::Mono;
+use crate::base::time::{Mono, Wall};
 use crate::config::Config;
 use crate::config::raw::OverQuota;
 use crate::delivery::post::Post;
@@ -22,6 +22,7 @@ use crate::route::destination::{self, Host, NextHop, TlsPolicy};
 use crate::route::expand::Expansion;
 use crate::route::rewrite::Rewritten;
 use crate::route::site;
+use crate::route::srs::Returned;
 use crate::route::tables::{self, Router, split};
 use crate::smtp::reply::{Refusal, Reply};
 use crate::smtp::serve::{Asked, Caller, Gate, Guest, Refused, Sender};
@@ -301,6 +302,10 @@ impl Gate for Tables {
         self.router.borrow().access()?.find(question).cloned()
     }
 
+    fn is_expired(&self, address: &[u8], wall: &dyn Fn() -> Wall) -> bool {
+        self.router.borrow().is_expired(address, || day(wall()))
+    }
+
     fn recipient(&self, who: Sender<'_>, address: &[u8], now: Mono) -> Result<(), Refusal<'static>> {
         let trusted = who.trusted || who.login.is_some();
         let client = if trusted { Client::Trusted } else { Client::Stranger };
@@ -342,6 +347,11 @@ impl Gate for Tables {
     }
 }
 
+/// Days since the epoch.
+fn day(now: Wall) -> u64 {
+    now.0 / 86_400_000
+}
+
 /// In the key of a hop: for this domain, which has limits of its own.
 const FOR: &str = " for ";
 
@@ -379,6 +389,17 @@ impl Routing for Tables {
             }
             // The gate has refused recipients whose maps are at fault.
             Expansion::Same | Expansion::Fault(_) => false,
+        }
+    }
+
+    fn forwarded(&self, sender: &[u8], to: &[u8], now: Wall) -> Option<Box<[u8]>> {
+        self.router.borrow().forwarded(sender, to, day(now))
+    }
+
+    fn returned(&self, sender: &[u8]) -> Option<Box<[u8]>> {
+        match self.router.borrow().returned(sender)? {
+            Returned::To(original) => Some(original),
+            Returned::Forged => None,
         }
     }
 
