@@ -28,8 +28,26 @@ pub(super) fn sum_of(sums: &[Sum]) -> Option<&[u8]> {
 }
 
 impl<R: Runtime> Talk<'_, R> {
+    /// Puts signatures, or a seal, of the message before its trace header. On an error it is refused.
+    pub(super) async fn vouch(
+        &mut self,
+        intake: &Intake<R>,
+        filtered: Option<&Filtered>,
+        now: Wall,
+    ) -> Result<(), Reply> {
+        let done = match self.sign(intake, filtered, now).await {
+            Ok(()) => self.seal(intake, filtered, now).await,
+            refused => refused,
+        };
+        if done.is_err() {
+            // What filters have written is for nobody.
+            filtered.and_then(Filtered::side).into_iter().for_each(|side| intake.discard_side(side));
+        }
+        done
+    }
+
     /// Puts a seal of the message before its trace header, if it is passed on.
-    pub(super) async fn seal(
+    async fn seal(
         &mut self,
         intake: &Intake<R>,
         filtered: Option<&Filtered>,

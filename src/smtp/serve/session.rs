@@ -654,8 +654,7 @@ impl<R: Runtime> Talk<'_, R> {
         let filtered = if self.filters.is_some() { Box::pin(self.filter(intake, id)).await? } else { None };
         let filtered = filtered.as_deref();
         if self.looked.is_some() {
-            self.sign(intake, filtered, arrival).await?;
-            self.seal(intake, filtered, arrival).await?;
+            self.vouch(intake, filtered, arrival).await?;
         }
         let mut len = self.body.in_memory();
         if let Some(filtered) = filtered {
