@@ -1,11 +1,13 @@
 //! What a message costs beyond its reception: looking at it while it comes in, what is left out of its
-//! header, its signature. Look-ups and the verification of signatures are not in it.
+//! header, its signature, its seal. Look-ups and the verification of signatures are not in it.
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use mail_auth::common::crypto::HashAlgorithm;
 use mail_auth::dkim::Canonicalization;
 use ringpost::authenticity::fields::{in_our_name, without};
 use ringpost::authenticity::keys::{Key, generate};
+use ringpost::authenticity::results::Outcome;
+use ringpost::authenticity::seal;
 use ringpost::authenticity::sign::{self, Mail};
 use ringpost::authenticity::watch::{Fed, Watch};
 use std::hint::black_box;
@@ -60,7 +62,7 @@ fn look(c: &mut Criterion) {
 
 fn signatures(c: &mut Criterion) {
     let mut group = c.benchmark_group("sign");
-    for (name, bits) in [("ed25519", None), ("rsa2048", Some(2048))] {
+    for (name, bits) in [("ed25519", None), ("rsa2048", Some(2048)), ("rsa4096", Some(4096))] {
         let pem = generate(bits).expect("a key");
         let key = Key::parse("client.example.net", "s", pem.as_bytes()).expect("a key");
         let mail = Mail { front: b"", header: HEADER.as_bytes(), body: &[7; 32], now: 1_795_417_200 };
@@ -71,6 +73,17 @@ fn signatures(c: &mut Criterion) {
                 out
             });
         });
+        // A first set, and one behind another.
+        let said = b" mx.example; spf=pass\r\n";
+        let first = seal::set(&key, &mail, said, Outcome::None).1;
+        let sealed = [&first[..], HEADER.as_bytes()].concat();
+        for (sets, header, found) in [(1, HEADER.as_bytes(), Outcome::None), (2, &sealed[..], Outcome::Pass)]
+        {
+            let mail = Mail { header, ..mail };
+            group.bench_function(format!("seal_{name}_{sets}"), |b| {
+                b.iter(|| seal::set(&key, &mail, said, found));
+            });
+        }
     }
     group.finish();
 }

@@ -225,7 +225,7 @@ impl<R: Runtime> Intake<R> {
         if self.verdict()? == Admission::Full {
             return Err(IntakeError::Full);
         }
-        let expanded = self.expand(m.envelope);
+        let (expanded, rewritten) = self.expand(m.envelope, m.arrival);
         let envelope = expanded.as_ref().unwrap_or(m.envelope);
         if envelope.count() == 0 {
             return Err(IntakeError::NoRecipients);
@@ -257,6 +257,7 @@ impl<R: Runtime> Intake<R> {
         let slip = s.slips.take();
         match self.desk.stage_message(s, &new, Urgency::NewMail, Some(slip)) {
             Ok(key) => {
+                self.desk.0.metrics.srs_rewritten.increment(rewritten.into());
                 if let Some(why) = terms.hold {
                     // That it is held is in its own record; this one says why, and may come later.
                     let why = &why.as_bytes()[..why.len().min(TEXT_MAX)];
@@ -293,15 +294,31 @@ impl<R: Runtime> Intake<R> {
                 return None;
             }
         }
-        shard.filter(|_| self.expand(envelope).is_none())
+        shard.filter(|_| self.expand(envelope, Wall(0)).0.is_none())
     }
 
-    /// The envelope with sender and aliases replaced; `None` if all of it stands for itself.
-    fn expand(&self, envelope: &Envelope) -> Option<Envelope> {
+    /// Some of it goes to other servers, by way of an alias or not.
+    #[must_use]
+    pub fn passes_on(&self, envelope: &Envelope) -> bool {
+        let routing = self.desk.0.routing.borrow().clone();
+        let leaves = |to: &[u8]| matches!(routing.plan(to), Plan::Relay(hop) if !hop.is_last());
+        envelope.view().recipients().any(|r| {
+            let mut any = false;
+            if routing.expand(r.address, &mut |to| any |= leaves(to)) { any } else { leaves(r.address) }
+        })
+    }
+
+    /// The envelope with sender and aliases replaced; `None` if all of it stands for itself. True: the
+    /// sender is another one because the message is forwarded.
+    fn expand(&self, envelope: &Envelope, now: Wall) -> (Option<Envelope>, bool) {
         let routing = self.desk.0.routing.borrow().clone();
         let other = routing.sender(envelope.view().sender()).map(|sender| from(envelope, &sender));
-        let recipients = expand_recipients(&*routing, other.as_ref().unwrap_or(envelope));
-        recipients.or(other)
+        let (recipients, sender) = expand_recipients(&*routing, other.as_ref().unwrap_or(envelope), now);
+        let expanded = recipients.or(other);
+        match (expanded, sender) {
+            (Some(expanded), Some(sender)) => (Some(from(&expanded, &sender)), true),
+            (expanded, _) => (expanded, false),
+        }
     }
 }
 
@@ -314,10 +331,14 @@ fn from(envelope: &Envelope, sender: &[u8]) -> Envelope {
     out
 }
 
-/// `None` if every recipient stands for itself.
-fn expand_recipients(routing: &dyn Routing, envelope: &Envelope) -> Option<Envelope> {
+/// `None` if every recipient stands for itself. And the sender of a message that is forwarded.
+fn expand_recipients(
+    routing: &dyn Routing,
+    envelope: &Envelope,
+    now: Wall,
+) -> (Option<Envelope>, Option<Box<[u8]>>) {
     let view = envelope.view();
-    let mut out: Option<Envelope> = None;
+    let (mut out, mut sender): (Option<Envelope>, Option<Box<[u8]>>) = (None, None);
     for (i, mut r) in view.recipients().enumerate() {
         let sum = stands_for_several(&r, routing);
         if sum {
@@ -341,6 +362,9 @@ fn expand_recipients(routing: &dyn Routing, envelope: &Envelope) -> Option<Envel
         let rewritten = routing.expand(r.address, &mut |to| {
             let e = grown.get_or_insert_with(|| prefix(envelope, i));
             push(e, to, &r);
+            if sender.is_none() {
+                sender = routing.forwarded(view.sender(), to, now);
+            }
         });
         out = match (grown, rewritten) {
             (Some(mut e), false) => {
@@ -351,7 +375,7 @@ fn expand_recipients(routing: &dyn Routing, envelope: &Envelope) -> Option<Envel
             (grown, _) => grown,
         };
     }
-    out
+    (out, sender)
 }
 
 /// True if the recipient is replaced by several, and its sender wants to be told of success.

@@ -299,6 +299,16 @@ series! {
     authenticity_seconds: Histogram "ringpost_authenticity_seconds" {} "From the end of a message to the results of SPF, DKIM, DMARC and ARC";
     dkim_signatures: Counter "ringpost_dkim_signatures_total" {} "Signatures made";
     dkim_unsigned: Counter "ringpost_dkim_unsigned_total" {} "Messages of our own clients whose author's domain has no key, or not for this client";
+    dkim_busy: Counter "ringpost_dkim_busy_total" {} "Messages put off (451) because too many wait for signatures or seals with RSA";
+    arc_none: Counter "ringpost_arc_seals_total" {"cv" = "none"} "Messages of strangers that were sealed, by what became of the chain before";
+    arc_pass: Counter "ringpost_arc_seals_total" {"cv" = "pass"} "Messages of strangers that were sealed, by what became of the chain before";
+    arc_fail: Counter "ringpost_arc_seals_total" {"cv" = "fail"} "Messages of strangers that were sealed, by what became of the chain before";
+    arc_unsealed: Counter "ringpost_arc_unsealed_total" {} "Messages of strangers that were passed on without a seal: behind cv=fail, behind 50 seals, or because the chain could not be looked at";
+    srs_rewritten: Counter "ringpost_srs_rewritten_total" {} "Forwarded messages whose sender was rewritten";
+    reports_feedback: Counter "ringpost_reports_total" {"kind" = "feedback"} "Messages to the addresses of [reports], by what they were; delivered: reports of success";
+    reports_bounce: Counter "ringpost_reports_total" {"kind" = "bounce"} "Messages to the addresses of [reports], by what they were; delivered: reports of success";
+    reports_delivered: Counter "ringpost_reports_total" {"kind" = "delivered"} "Messages to the addresses of [reports], by what they were; delivered: reports of success";
+    reports_unreadable: Counter "ringpost_reports_total" {"kind" = "unreadable"} "Messages to the addresses of [reports], by what they were; delivered: reports of success";
     dnssec_off: Gauge "ringpost_dnssec_off" {} "1 while DNSSEC is off because the name servers strip signatures";
     acked_unsynced: Counter "ringpost_acked_unsynced_total" {} "Messages acknowledged before they were on stable storage; 0 by construction";
 }

@@ -77,6 +77,12 @@ impl Key {
         Ok(Key { domain, selector, secret, public, rsa_bits: Some(bits) })
     }
 
+    /// A signature takes so long that it is no work for a mail core.
+    #[must_use]
+    pub fn is_slow(&self) -> bool {
+        self.rsa_bits.is_some()
+    }
+
     /// Where its record is in DNS (RFC 6376 §3.6.2.1).
     #[must_use]
     pub fn name(&self) -> String {

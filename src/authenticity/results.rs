@@ -71,6 +71,12 @@ pub fn is_put_aside(message: &[u8]) -> bool {
         && fields(message).next().is_some_and(|f| memchr::memmem::find(f.value, ASIDE).is_some())
 }
 
+/// What stands behind the colon of a field of ours.
+#[must_use]
+pub fn said(field: &[u8]) -> &[u8] {
+    field.strip_prefix(b"Authentication-Results:").unwrap_or(field)
+}
+
 const FIELD: &[u8] = b"Authentication-Results: ";
 const ASIDE: &[u8] = b" (p=quarantine, put aside)";
 

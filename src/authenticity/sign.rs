@@ -9,7 +9,7 @@ use mail_auth::common::crypto::SigningKey;
 use mail_auth::dkim::{Canonicalization, Signature};
 
 /// Fields that are signed where they are there (RFC 6376 §5.4.1).
-const SIGNED: &[&str] = &[
+pub(super) const SIGNED: &[&str] = &[
     "From",
     "Sender",
     "Reply-To",
@@ -74,22 +74,69 @@ pub struct Mail<'a> {
     pub now: u64,
 }
 
-/// Appends a field DKIM-Signature; false if the key does not sign.
-pub fn put(out: &mut Vec<u8>, key: &Key, mail: &Mail<'_>) -> bool {
+/// The fields that are signed, in relaxed form; their names, as `h=` has them.
+pub(super) fn chosen<'n>(
+    mail: &Mail<'_>,
+    wanted: impl Iterator<Item = &'n str>,
+    text: &mut Vec<u8>,
+) -> Vec<String> {
     let all: Vec<_> = fields(mail.front).chain(fields(mail.header)).collect();
     let (mut names, mut signed) = (Vec::new(), Vec::new());
-    for name in SIGNED {
+    for name in wanted {
         // RFC 6376 §5.4.2: of several with a name, from the last one up.
         let with_name = all.iter().rev().filter(|f| f.name.eq_ignore_ascii_case(name.as_bytes()));
         for field in with_name.take(EACH_MAX) {
-            names.push((*name).to_owned());
+            names.push(name.to_owned());
             signed.push((field.name, field.value));
         }
-        if *name == "From" {
+        if name == "From" {
             // Once more than it is there: another one cannot be added (RFC 6376 §8.15).
-            names.push((*name).to_owned());
+            names.push(name.to_owned());
         }
     }
+    Canonicalization::Relaxed.canonicalize_headers(signed.into_iter(), text);
+    names
+}
+
+/// A message that waits for its signatures on another thread.
+#[derive(Clone, Debug)]
+pub struct Waiting {
+    /// As in [`Mail`].
+    pub front: Vec<u8>,
+    /// As in [`Mail`].
+    pub header: Vec<u8>,
+    /// As in [`Mail`].
+    pub body: Vec<u8>,
+    /// As in [`Mail`].
+    pub now: u64,
+}
+
+impl Waiting {
+    /// The message.
+    #[must_use]
+    pub fn mail(&self) -> Mail<'_> {
+        Mail { front: &self.front, header: &self.header, body: &self.body, now: self.now }
+    }
+}
+
+impl From<Mail<'_>> for Waiting {
+    fn from(m: Mail<'_>) -> Self {
+        Waiting { front: m.front.to_vec(), header: m.header.to_vec(), body: m.body.to_vec(), now: m.now }
+    }
+}
+
+/// The signatures of all keys of an author's domain, and how many they are.
+#[must_use]
+pub fn all(keys: &Keys, author: &str, mail: &Mail<'_>) -> (Vec<u8>, u64) {
+    let mut out = Vec::new();
+    let count = keys.of(author).filter(|key| put(&mut out, key, mail)).count();
+    (out, count as u64)
+}
+
+/// Appends a field DKIM-Signature; false if the key does not sign.
+pub fn put(out: &mut Vec<u8>, key: &Key, mail: &Mail<'_>) -> bool {
+    let mut text = Vec::with_capacity(1024);
+    let names = chosen(mail, SIGNED.iter().copied(), &mut text);
     let mut signature = Signature {
         a: key.secret.algorithm(),
         d: key.domain.clone(),
@@ -101,8 +148,6 @@ pub fn put(out: &mut Vec<u8>, key: &Key, mail: &Mail<'_>) -> bool {
         cb: Canonicalization::Relaxed,
         ..Signature::default()
     };
-    let mut text = Vec::with_capacity(1024);
-    Canonicalization::Relaxed.canonicalize_headers(signed.into_iter(), &mut text);
     signature.write(&mut text, false);
     let Ok(value) = key.secret.sign(&text[..]) else { return false };
     signature.b = value;

@@ -38,7 +38,8 @@ fn run_as(args: &Args, out: &mut impl Write, become_user: fn(&Config) -> Vec<Pro
             );
             all.extend(outgoing::read(&config).map_or_else(|errors| errors.0, |(_, warnings)| warnings.0));
             all.extend(
-                signing::read(&config.dkim).map_or_else(|errors| errors.0, |(_, warnings)| warnings.0),
+                signing::read(&signing::files(&config))
+                    .map_or_else(|errors| errors.0, |(_, warnings)| warnings.0),
             );
             all.extend(mail_log(&config));
             Problems(all)

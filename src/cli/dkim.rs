@@ -105,8 +105,10 @@ fn keygen(
 
 fn show(domain: &str, offline: bool, file: &ConfigFile, out: &mut impl Write) -> Outcome {
     let (config, _) = Config::load(&file.config).map_err(|problems| (Exit::Config, problems.to_string()))?;
-    let files: Vec<_> =
-        config.dkim.iter().filter(|key| key.domain.eq_ignore_ascii_case(domain)).cloned().collect();
+    let mut files = signing::files(&config);
+    files.retain(|key| key.domain.eq_ignore_ascii_case(domain));
+    // One key may sign and seal.
+    files.dedup_by(|a, b| a == b);
     if files.is_empty() {
         let what = format!("{domain} has no key; make one with ringpost dkim keygen {domain} SELECTOR");
         return Err((Exit::NoInput, what));

@@ -124,30 +124,36 @@ pub(super) fn keys(raw: &raw::Dkim, report: &mut Report<'_>) -> Vec<KeyFile> {
     let mut all: Vec<KeyFile> = Vec::new();
     for (n, key) in raw.key.iter().enumerate() {
         let at = |what: &str| format!("dkim.key.{n}.{what}");
-        let domain = host_name(&key.domain);
-        if let Err(e) = &domain {
-            report.error(&at("domain"), e.clone(), "write a domain such as \"example.net\"");
-        }
-        // RFC 6376 §3.1: labels of a domain.
-        let selector = host_name(&key.selector);
-        if selector.is_err() {
-            report.error(&at("selector"), "must be a name such as \"s2026\"", "");
-        }
-        if key.file.is_empty() {
-            report.error(&at("file"), "is required", "make one with ringpost dkim keygen");
-            continue;
-        }
-        let (Some(file), Ok(domain), Ok(selector)) =
-            (absolute(&key.file, &at("file"), report), domain, selector)
-        else {
-            continue;
-        };
-        if all.iter().any(|k| (&k.domain, &k.selector) == (&domain, &selector)) {
+        let Some(key) = key_file(key, &at, report) else { continue };
+        if all.iter().any(|k| (&k.domain, &k.selector) == (&key.domain, &key.selector)) {
             report.error(&at("selector"), "is used for another key of the domain already", "");
         }
-        all.push(KeyFile { domain, selector, file });
+        all.push(key);
     }
     all
+}
+
+/// A key; `at`: how its parts are called.
+pub(super) fn key_file(
+    key: &raw::DkimKey,
+    at: &dyn Fn(&str) -> String,
+    report: &mut Report<'_>,
+) -> Option<KeyFile> {
+    let domain = host_name(&key.domain);
+    if let Err(e) = &domain {
+        report.error(&at("domain"), e.clone(), "write a domain such as \"example.net\"");
+    }
+    // RFC 6376 §3.1: labels of a domain.
+    let selector = host_name(&key.selector);
+    if selector.is_err() {
+        report.error(&at("selector"), "must be a name such as \"s2026\"", "");
+    }
+    if key.file.is_empty() {
+        report.error(&at("file"), "is required", "make one with ringpost dkim keygen");
+        return None;
+    }
+    let file = absolute(&key.file, &at("file"), report)?;
+    Some(KeyFile { domain: domain.ok()?, selector: selector.ok()?, file })
 }
 
 #[cfg(test)]

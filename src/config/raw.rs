@@ -37,7 +37,10 @@ macro_rules! choice {
 
 mod authenticity;
 mod choices;
-pub use authenticity::{Authenticity, AuthenticityFor, Check, Dkim, DkimKey, ListenerCheck};
+pub use authenticity::{
+    ArcKey, Authenticity, AuthenticityFor, Check, Dkim, DkimKey, ListenerCheck, ReportAction, ReportKeys,
+    SrsKeys,
+};
 pub use choices::*;
 
 section! {
@@ -87,6 +90,12 @@ section! {
         authenticity: Authenticity = Authenticity::default(),
         /// `[dkim]`
         dkim: Dkim = Dkim::default(),
+        /// `[arc]`
+        arc: ArcKey = ArcKey::default(),
+        /// `[srs]`
+        srs: SrsKeys = SrsKeys::default(),
+        /// `[reports]`
+        reports: ReportKeys = ReportKeys::default(),
         /// `[mailbox]`
         mailbox: Mailbox = Mailbox::default(),
         /// `[pop3]`

@@ -5,6 +5,7 @@
 
 use super::access::Access as AccessFiles;
 use super::diagnose::{Problem, Problems, Severity};
+use super::forwarding;
 use super::resolve::Config;
 use crate::route::access::{self, Access};
 use crate::route::map::{self, Kind, Parsed, Table, Targets};
@@ -98,6 +99,8 @@ fn read(config: &Config, lists: &mut Lists) -> Result<(Router, Problems), Proble
     r.set_expressions(of_senders.unwrap_or_default(), of_recipients.unwrap_or_default());
     r.set_senders(config.submission.senders.is_some().then_some(senders));
     r.set_access(access(&config.access, &mut problems));
+    let srs = config.srs.as_ref();
+    r.set_srs(srs.and_then(|srs| forwarding::read(srs, read_file(&srs.file), &mut problems)));
     check_domains(&r, d.rewrites.as_deref(), &addresses, &mut problems);
     check_postmaster(&r, config, &mut problems);
     if problems.fatal() { Err(problems) } else { Ok((r, problems)) }
@@ -225,7 +228,8 @@ fn stamps(config: &Config, lists: &Lists) -> Stamps {
         &config.access.sender,
         &config.access.recipient,
     ];
-    stamps_of(maps.into_iter().flatten().chain(lists))
+    let secrets = config.srs.as_ref().map(|srs| &srs.file);
+    stamps_of(maps.into_iter().flatten().chain(secrets).chain(lists))
 }
 
 fn stamps_of<'a>(files: impl IntoIterator<Item = &'a PathBuf>) -> Stamps {

@@ -9,6 +9,7 @@ use super::authenticity::{self, Authenticity, KeyFile};
 use super::brakes;
 use super::diagnose::{Problem, Problems, Report, Severity};
 use super::filters;
+use super::forwarding;
 use super::raw::{self, AuthMode, Protocol, Raw};
 use super::routes::{next_hop, routes};
 use super::tls;
@@ -17,6 +18,7 @@ use super::users::{self, Auth};
 use crate::mailbox::spread::SHARDS_MAX;
 use crate::policy::brakes::Rule;
 use crate::policy::greylist::Options as Greylisting;
+use crate::policy::reports::Reports;
 use crate::route::destination::{NextHop, host_name};
 use crate::smtp::inbound;
 use crate::smtp::serve::lists::Options as ListOptions;
@@ -92,6 +94,12 @@ pub struct Config {
     pub authenticity: Authenticity,
     /// `[[dkim.key]]`.
     pub dkim: Vec<KeyFile>,
+    /// `[arc]`; none: nothing is sealed.
+    pub arc: Option<KeyFile>,
+    /// `[srs]`; none: senders stay.
+    pub srs: Option<forwarding::SrsFile>,
+    /// `[reports]`; none: no report is read.
+    pub reports: Option<Reports>,
     /// `[mailbox]`.
     pub mailbox: Mailbox,
     /// `[pop3]`.
@@ -371,6 +379,9 @@ fn resolve(raw: Raw, text: &str, report: &mut Report<'_>) -> Option<Config> {
         auth,
         authenticity,
         dkim: authenticity::keys(&raw.dkim, report),
+        arc: forwarding::arc(&raw.arc, &raw.authenticity, report),
+        srs: forwarding::srs(&raw.srs, report),
+        reports: forwarding::reports(&raw.reports, report),
         mailbox: raw.mailbox,
         pop3: raw.pop3,
         metrics: raw.metrics.address.0,

@@ -1,4 +1,4 @@
-//! The keys of a config that sign mail: their files read, and read again when they change.
+//! The keys of a config that sign and seal mail: their files read, and read again when they change.
 //!
 //! Owns reading of the files, by the user that the server runs as. At the start one that cannot be used is
 //! an error; later the old keys stay in use and the problem is reported. No message holds anything of a key.
@@ -18,7 +18,10 @@ type Stamps = Vec<Option<(SystemTime, u64)>>;
 pub struct Watch {
     files: Vec<KeyFile>,
     stamps: Stamps,
+    /// How many of the files sign; one behind them seals.
+    signing: usize,
     signers: Signers,
+    sealer: Signers,
 }
 
 impl Watch {
@@ -27,21 +30,34 @@ impl Watch {
     /// # Errors
     /// One of them cannot be used.
     pub fn start(config: &Config) -> Result<Option<(Self, Problems)>, Problems> {
-        if config.dkim.is_empty() {
+        let files = files(config);
+        if files.is_empty() {
             return Ok(None);
         }
         // Taken before reading, so that a change during reading is seen next time.
-        let stamps = stamps(&config.dkim);
-        let (keys, problems) = read(&config.dkim)?;
-        let signers = Signers::default();
-        signers.set(keys);
-        Ok(Some((Watch { files: config.dkim.clone(), stamps, signers }, problems)))
+        let (stamps, signing) = (stamps(&files), config.dkim.len());
+        let (keys, problems) = read(&files)?;
+        let (signers, sealer) = <(Signers, Signers)>::default();
+        let watch = Watch { files, stamps, signing, signers, sealer };
+        watch.set(keys);
+        Ok(Some((watch, problems)))
     }
 
-    /// For the cores.
+    fn set(&self, Keys(mut keys): Keys) {
+        self.sealer.set(Keys(keys.split_off(self.signing)));
+        self.signers.set(Keys(keys));
+    }
+
+    /// What signs mail of our own clients, if anything does.
     #[must_use]
-    pub fn signers(&self) -> Signers {
-        self.signers.clone()
+    pub fn signers(&self) -> Option<Signers> {
+        (self.signing > 0).then(|| self.signers.clone())
+    }
+
+    /// What seals mail of strangers, if anything does.
+    #[must_use]
+    pub fn sealer(&self) -> Option<Signers> {
+        (self.files.len() > self.signing).then(|| self.sealer.clone())
     }
 
     /// Whether keys have been replaced since the last call, with warnings; none: nothing has changed. An
@@ -53,10 +69,16 @@ impl Watch {
         }
         self.stamps = now;
         Some(read(&self.files).map(|(keys, problems)| {
-            self.signers.set(keys);
+            self.set(keys);
             problems
         }))
     }
+}
+
+/// The files of all keys of a config.
+#[must_use]
+pub fn files(config: &Config) -> Vec<KeyFile> {
+    config.dkim.iter().chain(&config.arc).cloned().collect()
 }
 
 fn stamps(files: &[KeyFile]) -> Stamps {
@@ -135,17 +157,23 @@ mod tests {
         let ed25519 = generate(None).unwrap();
         put(&ed25519, 0o640);
         let (mut watch, problems) = Watch::start(&config).unwrap().unwrap();
-        let first = watch.signers().keys();
+        let first = watch.signers().unwrap().keys();
         assert_eq!((problems.0, first.0[0].algorithm()), (Vec::new(), "ed25519-sha256"));
         assert!(watch.poll().is_none());
         put("nothing", 0o640);
         let problems = watch.poll().unwrap().unwrap_err();
         assert!(problems.fatal() && watch.poll().is_none());
-        assert_eq!(watch.signers().keys().0[0].record(), first.0[0].record());
+        assert_eq!(watch.signers().unwrap().keys().0[0].record(), first.0[0].record());
         put(&generate(Some(2048)).unwrap(), 0o644);
         let problems = watch.poll().unwrap().unwrap();
         assert!(problems.to_string().contains("every user"), "{problems}");
-        assert_eq!(watch.signers().keys().0[0].algorithm(), "rsa-sha256");
+        assert_eq!(watch.signers().unwrap().keys().0[0].algorithm(), "rsa-sha256");
+        assert!(watch.sealer().is_none());
+        let seal = text.replace("[[dkim.key]]", "[authenticity]\narc = \"tag\"\n[arc]");
+        let (config, _) = Config::parse(&seal, "t").unwrap();
+        let (watch, _) = Watch::start(&config).unwrap().unwrap();
+        assert!(watch.signers().is_none());
+        assert_eq!(watch.sealer().unwrap().keys().0[0].algorithm(), "rsa-sha256");
         let (config, _) = Config::parse("[server]\nhostname = \"mx.example.net\"\n", "t").unwrap();
         assert!(Watch::start(&config).unwrap().is_none());
     }

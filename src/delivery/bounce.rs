@@ -85,14 +85,18 @@ async fn make<R: Runtime>(desk: &Desk<R>, notice: &Notice) -> Result<(), Later> 
         return Err(Later(None));
     }
     let recipients: Vec<_> = view.envelope.recipients().collect();
-    let to = addressee(desk, notice, &view, &recipients, &reports, &message)?;
+    // The sender of what was forwarded stands for another, who is told.
+    let behind = desk.returned(view.envelope.sender());
+    let sender = behind.as_deref().unwrap_or(view.envelope.sender());
+    let to = addressee(desk, notice, (&view, sender), &recipients, &reports, &message)?;
     let wants = |r: &&Report| to != To::Nobody && is_wanted(notice.effect, &view, &recipients, r);
     let (told, silent): (Vec<&Report>, Vec<&Report>) = reports.iter().partition(wants);
     if !silent.is_empty() {
         desk.notified(notice, silent.iter().map(|r| r.index));
     }
-    let address = if to == To::Postmaster { desk.postmaster().as_bytes() } else { view.envelope.sender() };
-    let telling = Facts { desk, notice, view: &view, recipients: &recipients, to: address };
+    let address = if to == To::Postmaster { desk.postmaster().as_bytes() } else { sender };
+    let is_double = address != sender;
+    let telling = Facts { desk, notice, view: &view, recipients: &recipients, to: address, is_double };
     telling.submit_all(&told, &message)?;
     let m = desk.metrics();
     match to {
@@ -114,7 +118,7 @@ async fn body<R: Runtime>(desk: &Desk<R>, notice: &Notice) -> Option<SharedBytes
 fn addressee<R: Runtime>(
     desk: &Desk<R>,
     notice: &Notice,
-    view: &MessageView<'_>,
+    (view, sender): (&MessageView<'_>, &[u8]),
     recipients: &[Recipient<'_>],
     reports: &[Report],
     message: &[u8],
@@ -125,7 +129,6 @@ fn addressee<R: Runtime>(
         DoubleBounce::Postmaster if may => To::Postmaster,
         _ => To::Nobody,
     };
-    let sender = view.envelope.sender();
     // RFC 5321 §6.1: never to the null sender.
     if sender.is_empty() {
         return Ok(instead);
@@ -198,6 +201,8 @@ struct Facts<'a, R: Runtime> {
     view: &'a MessageView<'a>,
     recipients: &'a [Recipient<'a>],
     to: &'a [u8],
+    /// Somebody else is told than the sender.
+    is_double: bool,
 }
 
 impl<R: Runtime> Facts<'_, R> {
@@ -274,7 +279,7 @@ impl<R: Runtime> Facts<'_, R> {
             effect: notice.effect,
             reported: &reported,
             // What the postmaster does not get is told to nobody.
-            marks: if *to == view.envelope.sender() { 0 } else { record::DOUBLE_BOUNCE },
+            marks: if self.is_double { record::DOUBLE_BOUNCE } else { 0 },
             user: b"",
         };
         desk.submit_notification(&message)?;

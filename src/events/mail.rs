@@ -14,6 +14,7 @@ use super::Said;
 use crate::base::ids::QueueId;
 use crate::base::time::Wall;
 use crate::message::envelope::EnvelopeView;
+use crate::message::report::{Delivery, Feedback, Recipient};
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::net::IpAddr;
@@ -125,6 +126,34 @@ pub struct Rejection<'a> {
     pub recipient: &'a [u8],
     /// The reply, without its end of line.
     pub reply: &'a [u8],
+}
+
+/// A complaint about a message of ours (RFC 5965).
+#[derive(Clone, Copy, Debug)]
+pub struct Complaint<'a> {
+    /// The message that it came in.
+    pub id: QueueId,
+    /// The sender of that.
+    pub sender: &'a [u8],
+    /// Whom that came to.
+    pub recipient: &'a [u8],
+    /// What it says.
+    pub feedback: &'a Feedback,
+}
+
+/// A recipient of a message that has come back (RFC 3464).
+#[derive(Clone, Copy, Debug)]
+pub struct Returned<'a> {
+    /// The message that says so.
+    pub id: QueueId,
+    /// Whom that came to.
+    pub to: &'a [u8],
+    /// The recipient that this address names; empty: none.
+    pub named: &'a [u8],
+    /// What it says.
+    pub delivery: &'a Delivery,
+    /// The recipient that this is about.
+    pub of: &'a Recipient,
 }
 
 /// The form of the lines.
@@ -251,6 +280,24 @@ impl MailLog {
         inner.record(|out, stamp| match inner.form {
             Form::Json => json::rejection(out, stamp, at, inner.options.core, r),
             Form::Text { .. } => text::rejection(&mut text::Lines { inner, out, stamp, at }, r),
+        });
+    }
+
+    /// Somebody complains about a message.
+    pub fn complaint(&self, at: Wall, c: &Complaint<'_>) {
+        let Some(inner) = self.0.as_deref() else { return };
+        inner.record(|out, stamp| match inner.form {
+            Form::Json => json::complaint(out, stamp, at, inner.options.core, c),
+            Form::Text { .. } => text::complaint(&mut text::Lines { inner, out, stamp, at }, c),
+        });
+    }
+
+    /// A message has come back for a recipient.
+    pub fn returned(&self, at: Wall, r: &Returned<'_>) {
+        let Some(inner) = self.0.as_deref() else { return };
+        inner.record(|out, stamp| match inner.form {
+            Form::Json => json::returned(out, stamp, at, inner.options.core, r),
+            Form::Text { .. } => text::returned(&mut text::Lines { inner, out, stamp, at }, r),
         });
     }
 

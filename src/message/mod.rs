@@ -9,4 +9,5 @@ pub mod envelope;
 pub mod headers;
 pub mod mime;
 pub mod received;
+pub mod report;
 pub mod submitted;

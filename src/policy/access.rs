@@ -4,6 +4,7 @@
 //! (451). Knows no session. A verdict allocates only when the address is rewritten.
 
 use crate::route::expand::Expansion;
+use crate::route::srs::Returned;
 use crate::route::tables::{Router, split};
 use ipnet::{IpNet, Ipv4Net};
 use std::net::IpAddr;
@@ -117,13 +118,18 @@ pub fn recipient(router: &Router, client: Client, recipient: &[u8]) -> Verdict {
     if domain.is_empty() && !local.eq_ignore_ascii_case(b"postmaster") {
         return Verdict::Refuse(NO_DOMAIN);
     }
+    let returned = router.returned(recipient);
+    if returned == Some(Returned::Forged) {
+        return Verdict::Refuse(UNKNOWN_USER);
+    }
     let expansion = match router.expand(recipient) {
         Expansion::Fault(_) => return Verdict::Refuse(MAP_FAULT),
         e => e,
     };
     let (is_local, is_relay) = (router.is_local(domain), router.is_relay(domain));
     let is_postmaster = local.eq_ignore_ascii_case(b"postmaster") && expansion != Expansion::Same;
-    if client == Client::Stranger && !is_local && !is_relay && !is_ours(router, domain, is_postmaster) {
+    let is_ours = is_local || is_relay || returned.is_some() || is_ours(router, domain, is_postmaster);
+    if client == Client::Stranger && !is_ours {
         return Verdict::Refuse(RELAY_DENIED);
     }
     if let Expansion::To(targets) = expansion {

@@ -10,6 +10,7 @@ pub mod logins;
 pub mod place;
 pub mod rates;
 pub mod ratio;
+pub mod reports;
 pub mod rspamd;
 pub mod sessions;
 pub mod waiting;

@@ -3,6 +3,7 @@
 //! The tables behind it are the composition's affair. Look-ups are synchronous and in memory.
 //! Cannot fail: what has no route is [`Plan::NoRoute`] and ends in a notification.
 
+use crate::base::time::Wall;
 use crate::queue::schedule::Limits;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -124,6 +125,19 @@ pub trait Routing {
     /// Calls `to` with each address that `recipient` stands for; `false` if it stands for itself
     /// (then `to` is not called). Bounded: tables are checked for loops when they are loaded.
     fn expand(&self, recipient: &[u8], to: &mut dyn FnMut(&[u8])) -> bool;
+
+    /// What is written as the sender in place of `sender`, because an address that stands for others has
+    /// become `to`; `None` if it stays. `now`: when the message came.
+    fn forwarded(&self, sender: &[u8], to: &[u8], now: Wall) -> Option<Box<[u8]>> {
+        let _ = (sender, to, now);
+        None
+    }
+
+    /// Whom a sender stands for that was written so; `None` if it is no such one.
+    fn returned(&self, sender: &[u8]) -> Option<Box<[u8]>> {
+        let _ = sender;
+        None
+    }
 
     /// What is written as the sender in place of `sender`; `None` if it stays.
     fn sender(&self, sender: &[u8]) -> Option<Box<[u8]>> {

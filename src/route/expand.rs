@@ -1,10 +1,11 @@
-//! What an address stands for: expressions, virtual map, aliases, postmaster.
+//! What an address stands for: a sender that was rewritten, expressions, virtual map, aliases, postmaster.
 //!
 //! Owns the order of rewriting and its bounds. The local part is never changed but by an expression,
 //! only compared without regard to ASCII case. Loops and excess end in [`Expansion::Fault`], which
 //! is an error of our configuration: the sender may try again.
 
 use super::rewrite::Rewritten;
+use super::srs::Returned;
 use super::tables::{Plan, Router, split};
 
 /// What an address stands for.
@@ -37,6 +38,9 @@ impl Router {
     /// them.
     #[must_use]
     pub fn expand(&self, address: &[u8]) -> Expansion {
+        if let Some(Returned::To(sender)) = self.returned(address) {
+            return Expansion::To(vec![sender]);
+        }
         match self.rewrite_recipients.apply(address) {
             Rewritten::Same => self.look_up(address),
             Rewritten::Bad => Expansion::Fault(Fault::NoAddress),

@@ -11,6 +11,7 @@ pub mod mx;
 pub mod rewrite;
 pub mod senders;
 pub mod site;
+pub mod srs;
 pub mod tables;
 pub mod tls_policy;
 pub mod tlsa;

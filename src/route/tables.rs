@@ -8,6 +8,7 @@ use super::destination::NextHop;
 use super::map::{Table, Targets};
 use super::mx;
 use super::rewrite::Rules;
+use super::srs::Srs;
 use crate::message::domain::literal;
 use std::sync::Arc;
 
@@ -56,6 +57,7 @@ pub struct Router {
     pub(super) access: Option<Access>,
     pub(super) rewrite_recipients: Rules,
     rewrite_senders: Rules,
+    pub(super) srs: Option<Arc<Srs>>,
     pub(super) postmaster: Option<Box<[u8]>>,
     pub(super) hostname: Box<[u8]>,
     pub(super) delimiters: Box<[u8]>,

@@ -17,6 +17,7 @@ use crate::attempts::Attempts;
 use crate::auth::client::Account;
 use crate::auth::passwd::Users;
 use crate::auth::service::Logins;
+use crate::authenticity::aside;
 use crate::authenticity::check::Checker;
 use crate::authenticity::keys::Signers;
 use crate::base::ids::{LogNumber, MessageId};
@@ -167,6 +168,10 @@ pub struct Seed {
     pub outgoing: Outgoing,
     /// Keys of mail of our own clients, if there are any.
     pub signers: Option<Signers>,
+    /// Who makes signatures that take long.
+    pub aside: Option<aside::Threads>,
+    /// What seals mail of strangers that is passed on.
+    pub sealer: Option<Signers>,
     /// Who has come again, if anybody is asked to.
     pub greylist: Option<Greylist>,
     /// Users, if there are any.
@@ -438,14 +443,22 @@ fn context(
     logins.into_iter().for_each(|logins| ctx.set_logins(logins.clone()));
     wires.into_iter().for_each(|wires| ctx.set_post(Rc::new(wires)));
     seed.signers.iter().for_each(|signers| ctx.set_signers(signers.clone()));
+    seed.sealer.iter().for_each(|sealer| ctx.set_sealer(sealer.clone()));
+    seed.aside.iter().for_each(|threads| ctx.set_aside(threads.clone()));
+    seed.config.reports.iter().for_each(|reports| ctx.set_reports(reports.clone()));
     ctx
 }
 
 /// What holds clients back, if anything does.
 fn policy(rt: &Uring, seed: &Seed, names: &Rc<Names<Uring>>) -> Option<Policy<Uring>> {
     let brakes = seed.guard.brakes.clone();
-    let lists = (!seed.config.lists.lists.is_empty())
-        .then(|| Lists::new(rt.clone(), names.clone(), seed.metrics.clone(), seed.config.lists.clone()));
+    let lists = (!seed.config.lists.lists.is_empty()).then(|| {
+        // A resolver of their own: the many names of lists must not push out what mail finds its way by.
+        // It was possible to make one a moment ago.
+        let own = Names::new(rt, &seed.config, Vec::new(), &seed.metrics, Box::new(|_| {}));
+        let own = own.unwrap_or_else(|_| names.clone());
+        Lists::new(rt.clone(), own, seed.metrics.clone(), seed.config.lists.clone())
+    });
     let greylist = seed.greylist.clone();
     if brakes.is_none() && lists.is_none() && greylist.is_none() {
         return None;

@@ -21,6 +21,7 @@ mod watchdog;
 use crate::admin::holds::Holds;
 use crate::admin::lockout::Lockout;
 use crate::admin::rules::Book;
+use crate::authenticity::aside;
 use crate::authenticity::keys::Signers;
 use crate::config::certificates::Keeper;
 use crate::config::outgoing::{self, Outgoing};
@@ -136,7 +137,9 @@ pub fn start(config: Arc<Config>) -> Result<Running, Failure> {
         recorder: recording,
         accounts: users_of,
         outgoing,
-        signers: signing.as_ref().map(signing::Watch::signers),
+        signers: signing.as_ref().and_then(signing::Watch::signers),
+        sealer: signing.as_ref().and_then(signing::Watch::sealer),
+        aside: signing.as_ref().map(|_| signers_aside()).transpose()?,
         destinations,
         greylist,
     };
@@ -192,6 +195,12 @@ fn of_operators(config: &Config, accounts: Option<&Accounts>, events: &Events) -
     Ok(Kept { book, holds, lockout })
 }
 
+/// Threads for signatures with RSA, one for every two CPUs. Another key may be such a one any time.
+fn signers_aside() -> Result<aside::Threads, Failure> {
+    let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    aside::Threads::start(cpus / 2).map_err(|e| Failure::new(71, e))
+}
+
 /// What the files say that the configuration names.
 struct Files {
     reloader: Reloader,
@@ -240,6 +249,8 @@ struct First {
     accounts: Option<Accounts>,
     outgoing: Outgoing,
     signers: Option<Signers>,
+    sealer: Option<Signers>,
+    aside: Option<aside::Threads>,
     recorder: Arc<PrometheusRecorder>,
     destinations: Registry,
     greylist: Option<Greylist>,
@@ -365,6 +376,8 @@ fn start_cores(
             rules: first.rules.clone(),
             outgoing: first.outgoing.clone(),
             signers: first.signers.clone(),
+            sealer: first.sealer.clone(),
+            aside: first.aside.clone(),
             greylist: first.greylist.clone(),
             poison: poison.clone(),
             metrics: metrics::Core::new(&*first.recorder, number).counted_in(&first.destinations),

@@ -6,7 +6,7 @@ use super::guard::Guard;
 use super::residents::Residents;
 use super::settings;
 use crate::auth::passwd::Users;
-use crate::base::time::Mono;
+use crate::base::time::{Mono, Wall};
 use crate::config::Config;
 use crate::config::raw::OverQuota;
 use crate::delivery::post::Post;
@@ -23,6 +23,7 @@ use crate::route::destination::{self, Host, NextHop, TlsPolicy};
 use crate::route::expand::Expansion;
 use crate::route::rewrite::Rewritten;
 use crate::route::site;
+use crate::route::srs::Returned;
 use crate::route::tables::{self, Router, split};
 use crate::smtp::reply::{Refusal, Reply};
 use crate::smtp::serve::{Asked, Caller, Gate, Guest, Refused, Sender};
@@ -302,6 +303,10 @@ impl Gate for Tables {
         self.router.borrow().access()?.find(question).cloned()
     }
 
+    fn is_expired(&self, address: &[u8], wall: &dyn Fn() -> Wall) -> bool {
+        self.router.borrow().is_expired(address, || day(wall()))
+    }
+
     fn recipient(&self, who: Sender<'_>, address: &[u8], now: Mono) -> Result<(), Refusal<'static>> {
         let trusted = who.trusted || who.login.is_some();
         let client = if trusted { Client::Trusted } else { Client::Stranger };
@@ -341,6 +346,11 @@ impl Gate for Tables {
             answer.map_err(|r| self.of_mailbox(r))
         }))
     }
+}
+
+/// Days since the epoch.
+fn day(now: Wall) -> u64 {
+    now.0 / 86_400_000
 }
 
 /// In the key of a hop: for this domain, which has limits of its own.
@@ -393,6 +403,17 @@ impl Routing for Tables {
             }
             // The gate has refused recipients whose maps are at fault.
             Expansion::Same | Expansion::Fault(_) => false,
+        }
+    }
+
+    fn forwarded(&self, sender: &[u8], to: &[u8], now: Wall) -> Option<Box<[u8]>> {
+        self.router.borrow().forwarded(sender, to, day(now))
+    }
+
+    fn returned(&self, sender: &[u8]) -> Option<Box<[u8]>> {
+        match self.router.borrow().returned(sender)? {
+            Returned::To(original) => Some(original),
+            Returned::Forged => None,
         }
     }
 

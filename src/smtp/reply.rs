@@ -194,6 +194,10 @@ replies! {
     NEEDS_TLS = "530 5.7.0 Must issue a STARTTLS command first";
     /// The recipient does not exist.
     NO_SUCH_USER = "550 5.1.1 No such user here";
+    /// Too many messages wait for their signatures.
+    SIGNING_BUSY = "451 4.3.2 Too much to sign, try again later";
+    /// Mail comes back by a return path that is too old.
+    RETURN_PATH_OLD = "550 5.1.1 Return path has expired";
     /// Above a limit of policy, for good.
     BRAKED_FOR_GOOD = "550 5.7.1 Too much mail";
     /// The client may not send to that domain through us.

@@ -57,6 +57,7 @@ const SHELLS: &[&str] = &[
     "mailbox/store",
     "auth/hashing",
     "auth/service",
+    "authenticity/aside",
     "authenticity/check",
     "route/dns",
     "channel",

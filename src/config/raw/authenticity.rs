@@ -1,4 +1,5 @@
-//! Keys about where mail comes from: `[authenticity]`, `[[dkim.key]]`, `authenticity =` at a listener.
+//! Keys about where mail comes from: `[authenticity]`, `[[dkim.key]]`, `[arc]`, `[srs]`, `[reports]`,
+//! `authenticity =` at a listener.
 //!
 //! As all of `raw`: names and defaults, no rules.
 
@@ -49,6 +50,38 @@ section! {
         key: Vec<DkimKey> = Vec::new(),
     }
 
+    /// `[arc]`: seals of mail of strangers that is passed on.
+    ArcKey {
+        /// In whose name; empty: nothing is sealed.
+        domain: String = String::new(),
+        /// Its name in DNS.
+        selector: String = String::new(),
+        /// PEM file.
+        file: String = String::new(),
+    }
+
+    /// `[srs]`: senders of mail that is forwarded.
+    SrsKeys {
+        /// Domain of the senders that are written; empty: they stay.
+        domain: String = String::new(),
+        /// File of secrets.
+        key_file: String = String::new(),
+        /// How long mail may come back by them.
+        max_age: Duration = Duration::s(21 * 86_400),
+        /// What stands behind SRS0 and SRS1.
+        separator: String = "=".into(),
+    }
+
+    /// `[reports]`: bounces and complaints that come in.
+    ReportKeys {
+        /// Addresses of complaints.
+        feedback: Vec<String> = Vec::new(),
+        /// Addresses of bounces.
+        bounces: Vec<String> = Vec::new(),
+        /// What becomes of the messages.
+        action: ReportAction = ReportAction::Deliver,
+    }
+
     /// `[[dkim.key]]`: a key.
     DkimKey {
         /// Whose authors' mail it signs. Required.
@@ -78,6 +111,13 @@ choice! {
         Off,
         /// Nothing is refused.
         Tag,
+    }
+    /// What becomes of a report that was read.
+    ReportAction {
+        /// It goes where its address leads.
+        Deliver,
+        /// It is thrown away.
+        Discard,
     }
 }
 

@@ -4,7 +4,9 @@
 //! is replaced), is cut, and its quotes, backslashes and control characters are escaped, so that no peer can
 //! add a field or a line.
 
-use super::{Attempt, Client, Fate, NAMED_MAX, Reception, Rejection, Stamp, cut, put_number};
+use super::{
+    Attempt, Client, Complaint, Fate, NAMED_MAX, Reception, Rejection, Returned, Stamp, cut, put_number,
+};
 use crate::base::ids::QueueId;
 use crate::base::time::Wall;
 use std::io::Write;
@@ -143,6 +145,22 @@ pub(super) fn reception(out: &mut Vec<u8>, stamp: &Stamp, at: Wall, core: u16, r
     end(out);
 }
 
+fn response(out: &mut Vec<u8>, (code, [class, subject, detail], content): (u16, [u16; 3], &[u8])) {
+    name!(out, "response");
+    out.extend_from_slice(b"{\"code\":");
+    put_number(out, code.into());
+    if class > 0 {
+        name!(out, "enhanced_code");
+        out.extend_from_slice(b"{\"class\":");
+        put_number(out, class.into());
+        number!(out, "subject", subject.into());
+        number!(out, "detail", detail.into());
+        out.push(b'}');
+    }
+    string!(out, "content", content);
+    out.push(b'}');
+}
+
 pub(super) fn attempt(out: &mut Vec<u8>, stamp: &Stamp, at: Wall, core: u16, a: &Attempt<'_>) {
     let kind = match a.fate {
         Fate::Delivery => "Delivery",
@@ -160,20 +178,7 @@ pub(super) fn attempt(out: &mut Vec<u8>, stamp: &Stamp, at: Wall, core: u16, a: 
     string!(out, "queue", a.queue.as_bytes());
     string!(out, "site", a.site.as_bytes());
     number!(out, "size", a.size);
-    name!(out, "response");
-    let (code, [class, subject, detail], content) = a.reply;
-    out.extend_from_slice(b"{\"code\":");
-    put_number(out, code.into());
-    if class > 0 {
-        name!(out, "enhanced_code");
-        out.extend_from_slice(b"{\"class\":");
-        put_number(out, class.into());
-        number!(out, "subject", subject.into());
-        number!(out, "detail", detail.into());
-        out.push(b'}');
-    }
-    string!(out, "content", content);
-    out.push(b'}');
+    response(out, a.reply);
     if !a.server.is_empty() {
         name!(out, "peer_address");
         out.extend_from_slice(b"{\"name\":");
@@ -209,5 +214,79 @@ pub(super) fn removal(out: &mut Vec<u8>, stamp: &Stamp, at: Wall, core: u16, of:
     begin(out, stamp, at, core, "AdminBounce");
     id!(out, "id", of);
     string!(out, "reason", reason);
+    end(out);
+}
+
+macro_rules! said {
+    ($out:expr, $field:literal, $text:expr) => {
+        if !$text.is_empty() {
+            string!($out, $field, $text);
+        }
+    };
+}
+
+fn list(out: &mut Vec<u8>, all: &[Vec<u8>]) {
+    out.push(b'[');
+    for (n, text) in all.iter().enumerate() {
+        if n > 0 {
+            out.push(b',');
+        }
+        quoted(out, text);
+    }
+    out.push(b']');
+}
+
+pub(super) fn complaint(out: &mut Vec<u8>, stamp: &Stamp, at: Wall, core: u16, c: &Complaint<'_>) {
+    begin(out, stamp, at, core, "Feedback");
+    id!(out, "id", c.id);
+    string!(out, "sender", c.sender);
+    string!(out, "recipient", c.recipient);
+    let f = c.feedback;
+    said!(out, "message_id", &f.message);
+    name!(out, "feedback_report");
+    out.extend_from_slice(b"{\"feedback_type\":");
+    quoted(out, &f.kind);
+    string!(out, "user_agent", &f.agent);
+    string!(out, "version", &f.version);
+    said!(out, "arrival_date", &f.arrival);
+    number!(out, "incidents", f.incidents);
+    said!(out, "original_envelope_id", &f.envelope);
+    said!(out, "original_mail_from", &f.sender);
+    said!(out, "reporting_mta", &f.reporting);
+    said!(out, "source_ip", &f.source);
+    name!(out, "original_rcpt_to");
+    list(out, &f.recipients);
+    name!(out, "reported_domain");
+    list(out, &f.domains);
+    name!(out, "reported_uri");
+    list(out, &f.uris);
+    name!(out, "authentication_results");
+    list(out, &f.results);
+    out.push(b'}');
+    end(out);
+}
+
+pub(super) fn returned(out: &mut Vec<u8>, stamp: &Stamp, at: Wall, core: u16, r: &Returned<'_>) {
+    // As KumoMTA calls it: out of band.
+    begin(out, stamp, at, core, "OOB");
+    id!(out, "id", r.id);
+    // A bounce comes to the sender of what has bounced.
+    string!(out, "sender", r.to);
+    string!(out, "recipient", &r.of.address);
+    said!(out, "original_recipient", &r.of.original);
+    said!(out, "verp_recipient", r.named);
+    string!(out, "action", r.of.action.text().as_bytes());
+    let code = r.of.said.get(..3).filter(|code| code.iter().all(u8::is_ascii_digit));
+    let code = code.and_then(|code| std::str::from_utf8(code).ok()?.parse().ok());
+    response(out, (code.unwrap_or(0), r.of.status, &r.of.said));
+    if !r.of.server.is_empty() {
+        name!(out, "peer_address");
+        out.extend_from_slice(b"{\"name\":");
+        quoted(out, &r.of.server);
+        out.push(b'}');
+    }
+    said!(out, "reporting_mta", &r.delivery.reporting);
+    said!(out, "original_envelope_id", &r.delivery.envelope);
+    said!(out, "message_id", &r.delivery.message);
     end(out);
 }

@@ -273,3 +273,64 @@ fn the_last_handle_flushes() {
     drop(other);
     assert_eq!(lines(&from).len(), 1);
 }
+
+#[test]
+fn reports_say_what_they_are_about() {
+    let delivery = Delivery {
+        reporting: b"mx.far.test".to_vec(),
+        message: b"<1@client.test>".to_vec(),
+        ..Delivery::default()
+    };
+    let of = Recipient {
+        address: b"jim@deep.test".to_vec(),
+        original: b"joe@far.test".to_vec(),
+        status: [5, 1, 1],
+        server: b"deep.test".to_vec(),
+        said: b"550 5.1.1 no \"such\" user\n".to_vec(),
+        ..Recipient::default()
+    };
+    let feedback = Feedback {
+        kind: b"abuse".to_vec(),
+        agent: b"loop/1".to_vec(),
+        sender: b"a@client.test".to_vec(),
+        recipients: vec![b"joe@far.test".to_vec(), b"x@far.test".to_vec()],
+        incidents: 2,
+        ..Feedback::default()
+    };
+    let both = |log: &MailLog| {
+        let to = b"b+joe=far.test@client.test";
+        log.returned(AT, &Returned { id: id(), to, named: b"joe@far.test", delivery: &delivery, of: &of });
+        let (sender, recipient) = (b"fbl@far.test", b"fbl@client.test");
+        log.complaint(AT, &Complaint { id: id(), sender, recipient, feedback: &feedback });
+        log.flush();
+    };
+    // They are no successes.
+    let (json, from, _) = log(Format::Json, true);
+    both(&json);
+    let got: Vec<Value> = lines(&from).iter().map(|l| serde_json::from_str(l).expect(l)).collect();
+    let [returned, complaint] = &got[..] else { panic!("{got:?}") };
+    assert_eq!((&returned["type"], &returned["recipient"]), (&json!("OOB"), &json!("jim@deep.test")));
+    assert_eq!(returned["verp_recipient"], "joe@far.test");
+    assert_eq!(returned["response"]["code"], 550);
+    assert_eq!(returned["response"]["enhanced_code"], json!({"class": 5, "subject": 1, "detail": 1}));
+    assert_eq!(returned["response"]["content"], "550 5.1.1 no \"such\" user\n");
+    assert_eq!(returned["peer_address"], json!({"name": "deep.test"}));
+    let report = &complaint["feedback_report"];
+    assert_eq!((&complaint["type"], &report["feedback_type"]), (&json!("Feedback"), &json!("abuse")));
+    assert_eq!(report["original_rcpt_to"], json!(["joe@far.test", "x@far.test"]));
+    assert_eq!((&report["incidents"], &report["reported_domain"]), (&json!(2), &json!([])));
+    let (text, from, _) = log(Format::Text, true);
+    both(&text);
+    let got = lines(&from);
+    assert!(
+        got[0].contains(
+            "failed reported to <b+joe=far.test@client.test>: original=<jim@deep.test>, code 5.1.1"
+        ),
+        "{got:?}"
+    );
+    assert!(
+        got[1].contains("abuse reported by loop/1: sender=<a@client.test>, original=<joe@far.test>"),
+        "{got:?}"
+    );
+    assert!(got.iter().all(|line| line.contains("postfix/feedback[") && !line.contains(" to=<")), "{got:?}");
+}

@@ -4,7 +4,7 @@
 //! `relay=`, `delays=`, `dsn=`, `status=`. What a peer has sent loses its control characters here, and where
 //! a word is meant also its blanks, so that it cannot add a line or a field.
 
-use super::{Attempt, Client, Fate, Form, Inner, Reception, Rejection, Stamp, cut};
+use super::{Attempt, Client, Complaint, Fate, Form, Inner, Reception, Rejection, Returned, Stamp, cut};
 use crate::base::ids::QueueId;
 use crate::base::time::Wall;
 use std::fmt;
@@ -209,6 +209,35 @@ fn enhanced(rest: &[u8]) -> (&[u8], &[u8]) {
         w.iter().filter(|b| **b == b'.').count() == 2 && w.iter().all(|b| b.is_ascii_digit() || *b == b'.')
     });
     if is_code { rest.split_at(end) } else { (b"", rest) }
+}
+
+/// Not in the words of a delivery, or programs that count those would count it with them.
+pub(super) fn complaint(to: &mut Lines<'_>, c: &Complaint<'_>) {
+    let (f, first) = (c.feedback, c.feedback.recipients.first().map_or(&b""[..], |r| &r[..]));
+    let (kind, sender) = (Word(&f.kind), Clean(&f.sender));
+    to.line(
+        "feedback",
+        format_args!(
+            "{}: {kind} reported by {}: sender=<{sender}>, original=<{}>",
+            c.id,
+            Word(&f.agent),
+            Clean(first)
+        ),
+    );
+}
+
+pub(super) fn returned(to: &mut Lines<'_>, r: &Returned<'_>) {
+    let [class, subject, detail] = r.of.status;
+    let (action, address) = (r.of.action.text(), Clean(&r.of.address));
+    to.line(
+        "feedback",
+        format_args!(
+            "{}: {action} reported to <{}>: original=<{address}>, code {class}.{subject}.{detail} ({})",
+            r.id,
+            Clean(r.to),
+            Clean(&r.of.said)
+        ),
+    );
 }
 
 pub(super) fn removal(to: &mut Lines<'_>, id: QueueId, reason: &[u8]) {

@@ -233,6 +233,11 @@ impl<R: Runtime> Desk<R> {
         if null_sender { self.0.options.bounce_lifetime } else { self.0.options.lifetime }
     }
 
+    /// Whom a sender stands for that was written in the place of another.
+    pub(crate) fn returned(&self, sender: &[u8]) -> Option<Box<[u8]>> {
+        self.0.routing.borrow().returned(sender)
+    }
+
     /// True if what goes to `address` waits for a destination that cannot be reached: it is left alone, or
     /// has not been reached again and something waits for it already, with which that will be tried.
     pub(crate) fn is_away(&self, address: &[u8]) -> bool {

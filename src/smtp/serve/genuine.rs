@@ -4,12 +4,14 @@
 //! nothing. The header is kept back until it has ended, so that what others say in our name can be left
 //! out; the body goes on its usual way and is hashed in passing. Knows no policy: `authenticity` decides.
 
+use super::Context;
 use super::filter::Filtered;
+use super::seal;
 use super::session::Talk;
 use crate::authenticity::check::Mail;
 use crate::authenticity::fields;
-use crate::authenticity::keys::Keys;
-use crate::authenticity::results::Results;
+use crate::authenticity::keys::{Key, Keys};
+use crate::authenticity::results::{Outcome, Results};
 use crate::authenticity::rules::{Refused, Rules};
 use crate::authenticity::sign;
 use crate::authenticity::watch::{Fed, Watch};
@@ -22,28 +24,58 @@ use std::ops::Range;
 use std::rc::Rc;
 use std::sync::Arc;
 
+/// Bytes of a header that is kept back: they count as those of bodies do.
+struct Kept<R: Runtime> {
+    ctx: Rc<Context<R>>,
+    bytes: usize,
+}
+
+impl<R: Runtime> Kept<R> {
+    fn set(&mut self, bytes: usize) {
+        let held = &self.ctx.held;
+        held.set(held.get() - self.bytes + bytes);
+        self.bytes = bytes;
+    }
+}
+
+impl<R: Runtime> Drop for Kept<R> {
+    fn drop(&mut self) {
+        self.set(0);
+    }
+}
+
 /// A message that is looked at.
-pub(super) struct Looked {
-    watch: Watch,
-    purpose: Purpose,
+pub(super) struct Looked<R: Runtime> {
+    kept: Kept<R>,
+    pub(super) watch: Watch,
+    pub(super) purpose: Purpose,
     /// Bytes of the header that were left out.
     removed: u64,
     /// The field that says what was found.
     front: Vec<u8>,
+    /// For a seal: what came of the chain, and the hash of the body.
+    pub(super) chain: Option<(Outcome, Vec<u8>)>,
 }
 
 /// What for.
-enum Purpose {
+pub(super) enum Purpose {
     /// A stranger's: where does it come from?
     Check(Rc<Rules>),
     /// One of our own users': it is signed. The domain of its author, once it is known.
     Sign(Arc<Keys>, Option<String>),
 }
 
-impl Looked {
+impl<R: Runtime> Looked<R> {
     /// What is put before the trace header.
     pub fn front(&self) -> &[u8] {
         &self.front
+    }
+
+    /// Takes the next piece.
+    fn feed(&mut self, piece: &[u8]) -> Fed {
+        let fed = self.watch.feed(piece);
+        self.kept.set(self.watch.header().len());
+        fed
     }
 }
 
@@ -57,7 +89,9 @@ impl<R: Runtime> Talk<'_, R> {
             self.door.authenticity.clone().map(Purpose::Check)
         };
         self.looked = purpose.map(|purpose| {
-            Box::new(Looked { watch: Watch::default(), purpose, removed: 0, front: Vec::new() })
+            let (watch, front) = <(Watch, Vec<u8>)>::default();
+            let kept = Kept { ctx: self.ctx.clone(), bytes: 0 };
+            Box::new(Looked { kept, watch, purpose, removed: 0, front, chain: None })
         });
     }
 
@@ -71,7 +105,7 @@ impl<R: Runtime> Talk<'_, R> {
     /// A piece of it lies here in the receive buffer.
     pub(super) fn look_at(&mut self, range: Range<usize>) {
         let Some(looked) = &mut self.looked else { return };
-        let from = match looked.watch.feed(&self.buf[range.clone()]) {
+        let from = match looked.feed(&self.buf[range.clone()]) {
             Fed::Header => return,
             Fed::Body => range.start,
             Fed::Ended(at) => {
@@ -94,7 +128,7 @@ impl<R: Runtime> Talk<'_, R> {
     /// A piece of it was inserted.
     pub(super) fn look_at_inserted(&mut self, bytes: &'static [u8]) {
         let Some(looked) = &mut self.looked else { return };
-        let bytes = match looked.watch.feed(bytes) {
+        let bytes = match looked.feed(bytes) {
             Fed::Header => return,
             Fed::Body => bytes,
             Fed::Ended(at) => {
@@ -118,6 +152,9 @@ impl<R: Runtime> Talk<'_, R> {
         let left_out = match &mut looked.purpose {
             Purpose::Check(rules) => {
                 looked.watch.want_for_signatures();
+                if self.ctx.sealer.get().is_some() {
+                    looked.watch.want_for_ours();
+                }
                 fields::in_our_name(looked.watch.header(), &rules.id)
             }
             Purpose::Sign(keys, author) => {
@@ -152,7 +189,7 @@ impl<R: Runtime> Talk<'_, R> {
         result
     }
 
-    async fn check(&self, rules: &Rules, looked: &mut Looked) -> Result<(), Reply> {
+    async fn check(&self, rules: &Rules, looked: &mut Looked<R>) -> Result<(), Reply> {
         let ctx = self.ctx;
         let Some(checker) = ctx.checker.get() else { return Err(Reply::LOCAL_ERROR) };
         let begun = ctx.rt.now();
@@ -160,6 +197,7 @@ impl<R: Runtime> Talk<'_, R> {
         let helo = String::from_utf8_lossy(self.machine.helo());
         let sender = String::from_utf8_lossy(self.machine.envelope().view().sender());
         let sums = looked.watch.sums();
+        let of_body = seal::sum_of(&sums).map(<[u8]>::to_vec);
         let mail = Mail {
             client: self.peer.ip(),
             helo: &helo,
@@ -170,6 +208,8 @@ impl<R: Runtime> Talk<'_, R> {
         };
         let mut results = checker.check(mail, rules.wanted(), expired).await;
         ctx.metrics.authenticity_seconds.record(ctx.rt.now().since(begun).as_secs_f64());
+        let of_chain = results.arc.as_ref().map(|chain| chain.outcome);
+        looked.chain = of_chain.zip(of_body).filter(|_| ctx.sealer.get().is_some());
         let refused = rules.refuses(&results);
         let treatment = rules.treatment(&results);
         rules.reduce(&mut results);
@@ -215,29 +255,44 @@ impl<R: Runtime> Talk<'_, R> {
         let mut trace = self.trace().to_vec();
         if let Purpose::Sign(keys, author) = &looked.purpose {
             let sums = looked.watch.sums();
-            let mut signatures = Vec::new();
             if let (Some(author), Some((.., body))) = (author, sums.first()) {
                 let header = looked.watch.header();
                 let mail = sign::Mail { front: &trace, header, body, now: now.0 / 1000 };
-                for key in keys.of(author) {
-                    if sign::put(&mut signatures, key, &mail) {
-                        m.dkim_signatures.increment(1);
-                    }
-                }
+                let (signatures, count) = self.signatures(keys, author, mail).await?;
+                m.dkim_signatures.increment(count);
+                trace.splice(..0, signatures);
             } else {
                 m.dkim_unsigned.increment(1);
             }
-            trace.splice(..0, signatures);
         }
         self.set_trace(trace);
         self.looked = Some(looked);
         Ok(())
     }
 
-    /// Reads the message as filters have left it.
-    async fn look_again(
+    /// Those of all keys of the author's domain; on another thread if one of them takes long.
+    async fn signatures(
         &self,
-        looked: &mut Looked,
+        keys: &Arc<Keys>,
+        author: &str,
+        mail: sign::Mail<'_>,
+    ) -> Result<(Vec<u8>, u64), Reply> {
+        let ctx = self.ctx;
+        let aside = ctx.aside.get().filter(|_| keys.of(author).any(Key::is_slow));
+        let Some(aside) = aside else { return Ok(sign::all(keys, author, &mail)) };
+        let (keys, author, waiting) = (keys.clone(), author.to_owned(), sign::Waiting::from(mail));
+        let signed = aside.ask(move || sign::all(&keys, &author, &waiting.mail())).await;
+        // Nothing goes out unsigned because there is much to sign.
+        signed.map_err(|_| {
+            ctx.metrics.dkim_busy.increment(1);
+            Reply::SIGNING_BUSY
+        })
+    }
+
+    /// Reads the message as filters have left it.
+    pub(super) async fn look_again(
+        &self,
+        looked: &mut Looked<R>,
         intake: &Intake<R>,
         filtered: &Filtered,
     ) -> Result<(), Reply> {
@@ -257,8 +312,8 @@ impl<R: Runtime> Talk<'_, R> {
         Ok(())
     }
 
-    fn feed_again(&self, looked: &mut Looked, piece: &[u8]) {
-        match looked.watch.feed(piece) {
+    fn feed_again(&self, looked: &mut Looked<R>, piece: &[u8]) {
+        match looked.feed(piece) {
             Fed::Header => {}
             Fed::Body => looked.watch.hash(piece),
             Fed::Ended(at) => {
@@ -268,12 +323,15 @@ impl<R: Runtime> Talk<'_, R> {
         }
     }
 
-    fn want_again(&self, looked: &mut Looked) {
+    fn want_again(&self, looked: &mut Looked<R>) {
         let sender = (!self.guest.trusted).then(|| self.machine.envelope().view().sender());
-        if let Purpose::Sign(keys, author) = &mut looked.purpose {
-            *author = sign::author(keys, looked.watch.header(), sender);
-            if author.is_some() {
-                looked.watch.want_for_ours();
+        match &mut looked.purpose {
+            Purpose::Check(_) => looked.watch.want_for_ours(),
+            Purpose::Sign(keys, author) => {
+                *author = sign::author(keys, looked.watch.header(), sender);
+                if author.is_some() {
+                    looked.watch.want_for_ours();
+                }
             }
         }
     }

@@ -15,6 +15,8 @@ mod genuine;
 pub mod lists;
 pub mod local;
 mod record;
+mod reports;
+mod seal;
 pub(crate) mod secure;
 pub(crate) mod session;
 mod short;
@@ -25,10 +27,11 @@ pub use arrive::Refused;
 use crate::access::roll::{Badge, Present, Roll, Whom};
 use crate::attempts::Attempts;
 use crate::auth::service::Logins;
+use crate::authenticity::aside;
 use crate::authenticity::check::Check;
 use crate::authenticity::keys::Signers;
 use crate::authenticity::rules::Rules;
-use crate::base::time::Mono;
+use crate::base::time::{Mono, Wall};
 use crate::delivery::post::Post;
 use crate::events::mail::MailLog;
 use crate::events::trace::Tracer;
@@ -36,6 +39,7 @@ use crate::intake::Intake;
 use crate::message::date::DateCache;
 use crate::metrics;
 use crate::policy::access::Networks;
+use crate::policy::reports::Reports;
 use crate::route::access::{Action, Question as Listed};
 use crate::runtime::pool::Pool;
 use crate::runtime::{Listener, Runtime, Stream};
@@ -70,6 +74,11 @@ pub trait Gate {
     /// What the access maps say.
     fn listed(&self, _question: Listed<'_>) -> Option<Action> {
         None
+    }
+
+    /// Is the recipient a sender that was written in the place of another, too long ago?
+    fn is_expired(&self, _address: &[u8], _wall: &dyn Fn() -> Wall) -> bool {
+        false
     }
 
     /// May it send to this recipient through us?
@@ -271,6 +280,12 @@ pub struct Context<R: Runtime> {
     checker: OnceCell<Rc<dyn Check>>,
     /// None: nothing is signed.
     signers: OnceCell<Signers>,
+    /// None: no reports come in that are read.
+    reports: OnceCell<Reports>,
+    /// None: signatures are made here.
+    aside: OnceCell<aside::Threads>,
+    /// None: nothing is sealed.
+    sealer: OnceCell<Signers>,
     live: RefCell<Live<R::Stream>>,
 }
 
@@ -331,6 +346,9 @@ impl<R: Runtime> Context<R> {
             logins: OnceCell::new(),
             checker: OnceCell::new(),
             signers: OnceCell::new(),
+            reports: OnceCell::new(),
+            sealer: OnceCell::new(),
+            aside: OnceCell::new(),
             live,
         })
     }
@@ -395,6 +413,25 @@ impl<R: Runtime> Context<R> {
     pub fn set_signers(&self, signers: Signers) {
         // A second time is a bug that changes nothing.
         let _ = self.signers.set(signers);
+    }
+
+    /// Signatures that take long are made there; to be said once, before the first session.
+    pub fn set_aside(&self, threads: aside::Threads) {
+        // A second time is a bug that changes nothing.
+        let _ = self.aside.set(threads);
+    }
+
+    /// Reports that come to these addresses are read; to be said once, before the first session.
+    pub fn set_reports(&self, reports: Reports) {
+        // A second time is a bug that changes nothing.
+        let _ = self.reports.set(reports);
+    }
+
+    /// Mail of strangers that is passed on is sealed with this key; to be said once, before the first
+    /// session.
+    pub fn set_sealer(&self, sealer: Signers) {
+        // A second time is a bug that changes nothing.
+        let _ = self.sealer.set(sealer);
     }
 
     /// The rules by which logins are let in; without, everybody may try at once.

@@ -7,6 +7,7 @@ use super::collect::Collector;
 use super::filter::{About, Filtered, Guards, Stop};
 use super::genuine::Looked;
 use super::lists;
+use super::reports::Heard;
 use super::secure::Counted;
 use super::{Caller, Context, Door, Goal, Guest, Handle, Refused, Sender};
 use crate::base::ids::QueueId;
@@ -70,6 +71,7 @@ pub(super) async fn run<R: Runtime>(
         out: Vec::new(),
         trace: Vec::new(),
         filters: Guards::new(&door.filters),
+        heard: None,
     };
     talk.machine.set_tls(door.tls);
     talk.machine.set_auth(door.auth);
@@ -121,7 +123,7 @@ pub(super) struct Talk<'a, R: Runtime> {
     /// The header of a submitted message.
     seen: FieldsSeen,
     /// What is found out about the message, or signed with.
-    pub(super) looked: Option<Box<Looked>>,
+    pub(super) looked: Option<Box<Looked<R>>>,
     pub(super) body: Collector<R>,
     /// What has been received; consumed up to `at`.
     pub(super) buf: Vec<u8>,
@@ -135,6 +137,8 @@ pub(super) struct Talk<'a, R: Runtime> {
     trace: Vec<u8>,
     /// Those of others that are asked.
     pub(super) filters: Option<Box<Guards<R>>>,
+    /// What the message reports.
+    pub(super) heard: Option<Box<Heard>>,
 }
 
 impl<R: Runtime> Talk<'_, R> {
@@ -472,6 +476,12 @@ impl<R: Runtime> Talk<'_, R> {
     /// Is there such a recipient, for this client?
     async fn is_taken(&mut self) -> Result<(), Refusal<'static>> {
         let address = self.machine.envelope().last().expect("the question is about a recipient").address;
+        if self.is_only_read(address) {
+            return Ok(());
+        }
+        if self.ctx.gate.is_expired(address, &|| self.ctx.rt.wall()) {
+            return Err(Reply::RETURN_PATH_OLD.into());
+        }
         self.ctx.gate.recipient(self.sender(), address, self.now)?;
         let size = self.machine.declared_size().unwrap_or(0);
         match self.ctx.gate.willing(address, size) {
@@ -544,10 +554,12 @@ impl<R: Runtime> Talk<'_, R> {
         let from = self.out.len();
         match result {
             Ok(accepted) => {
+                self.tell_heard(accepted.id);
                 self.tell_taken(&accepted.id.text());
                 self.machine.accepted(now, &accepted.id.text(), accepted.ticket, &mut self.out);
             }
             Err(Stop::Discarded(id, by)) => {
+                self.tell_heard(id);
                 self.record_discarded(id, &by);
                 self.machine.discarded(now, &id.text(), &mut self.out);
             }
@@ -574,6 +586,7 @@ impl<R: Runtime> Talk<'_, R> {
         self.body.clear();
         self.seen = FieldsSeen::default();
         self.looked = None;
+        self.heard = None;
     }
 
     /// The client of the message, as the trace header names it: what XFORWARD says of it, else what
@@ -641,13 +654,13 @@ impl<R: Runtime> Talk<'_, R> {
         let filtered = if self.filters.is_some() { Box::pin(self.filter(intake, id)).await? } else { None };
         let filtered = filtered.as_deref();
         if self.looked.is_some() {
-            self.sign(intake, filtered, arrival).await?;
+            self.vouch(intake, filtered, arrival).await?;
         }
         let mut len = self.body.in_memory();
         if let Some(filtered) = filtered {
             (facts, len) = (filtered.facts, filtered.facts.len as usize);
         }
-        let redirected = self.checks.redirected(self.machine.envelope());
+        let mut redirected = self.checks.redirected(self.machine.envelope());
         let envelope = redirected.as_ref().unwrap_or(self.machine.envelope());
         let needed = envelope.bytes().len() + self.trace.len() + len;
         let too_long = needed > intake.inline_max(envelope.count());
@@ -658,6 +671,10 @@ impl<R: Runtime> Talk<'_, R> {
                 SideError::Poisoned => Reply::STORAGE_FAILED,
             })?);
         }
+        if redirected.is_none() && ctx.reports.get().is_some() {
+            redirected = Box::pin(self.hear(intake, id, filtered, side)).await?;
+        }
+        let envelope = redirected.as_ref().unwrap_or(self.machine.envelope());
         let hold = self.checks.hold.as_deref().or(filtered.and_then(|f| f.hold.as_deref()));
         let handed = match side {
             None if hold.is_none() && redirected.is_none() => {
