@@ -16,6 +16,11 @@ use std::time::Duration;
 const QUIET: Duration = Duration::from_secs(60);
 /// Different ones that are remembered.
 const REMEMBERED_MAX: usize = 256;
+/// After a notice the writer waits so long for more, and writes them together: a thousand logins a second
+/// would else wake it a thousand times, and each time a core pays for it.
+const NAP: Duration = Duration::from_millis(10);
+/// Bytes of lines that are written together.
+const TOGETHER: usize = 64 << 10;
 /// Bytes of a text that are written.
 const TEXT_MAX: usize = 2000;
 
@@ -28,35 +33,88 @@ pub(super) struct Writer {
     /// Last time written and how often suppressed since, by name, core and text.
     said: BTreeMap<(&'static str, Option<u16>, String), (Event, u64)>,
     line: Vec<u8>,
+    /// Lines that are written together; `None`: each by itself.
+    together: Option<Vec<u8>>,
 }
 
 impl Writer {
     pub(super) fn new(out: Box<dyn Write + Send>, format: Format, pid: u32, dropped: Arc<AtomicU64>) -> Self {
-        Writer { out, format, pid, dropped, reported: 0, said: BTreeMap::new(), line: Vec::new() }
+        Writer {
+            out,
+            format,
+            pid,
+            dropped,
+            reported: 0,
+            said: BTreeMap::new(),
+            line: Vec::new(),
+            together: None,
+        }
     }
 
     /// Writes until all senders are gone.
+    #[allow(clippy::disallowed_methods)] // a thread of its own, for which no core waits
     pub(super) fn run(&mut self, from: &Receiver<Said>, clock: fn() -> Wall) {
+        self.together = Some(Vec::new());
         loop {
-            match from.recv_timeout(Duration::from_secs(1)) {
-                Ok(Said::Event(event)) => self.take(event),
-                Ok(Said::Mail { mut bytes, lost, core, back }) => {
-                    self.mail(&bytes, lost, core, clock());
-                    bytes.clear();
-                    // The log may have ended.
-                    let _ = back.try_send(bytes);
+            let goes_on = match from.recv_timeout(Duration::from_secs(1)) {
+                Ok(said) => {
+                    let notice = matches!(&said, Said::Event(event) if event.level == Level::Info);
+                    let mut goes_on = self.hear(said, clock);
+                    if notice && goes_on {
+                        self.flush();
+                        std::thread::sleep(NAP);
+                    }
+                    while goes_on && let Ok(said) = from.try_recv() {
+                        goes_on = self.hear(said, clock);
+                    }
+                    goes_on
                 }
-                Err(RecvTimeoutError::Timeout) => self.forget(clock()),
-                Ok(Said::End) | Err(RecvTimeoutError::Disconnected) => break,
+                Err(RecvTimeoutError::Timeout) => {
+                    self.forget(clock());
+                    true
+                }
+                Err(RecvTimeoutError::Disconnected) => false,
+            };
+            self.flush();
+            if !goes_on {
+                break;
             }
         }
         self.forget(Wall(u64::MAX));
+        self.flush();
+    }
+
+    /// Takes what has been said; `false`: nothing comes any more.
+    fn hear(&mut self, said: Said, clock: fn() -> Wall) -> bool {
+        match said {
+            Said::Event(event) => self.take(event),
+            Said::Mail { mut bytes, lost, core, back } => {
+                // In the order in which it was said.
+                self.flush();
+                self.mail(&bytes, lost, core, clock());
+                bytes.clear();
+                // The log may have ended.
+                let _ = back.try_send(bytes);
+            }
+            Said::End => return false,
+        }
+        true
+    }
+
+    /// Writes the lines that wait.
+    fn flush(&mut self) {
+        if let Some(lines) = self.together.as_mut().filter(|lines| !lines.is_empty()) {
+            // Nobody to tell: the place for telling is what fails.
+            let _ = self.out.write_all(lines).and_then(|()| self.out.flush());
+            lines.clear();
+        }
     }
 
     fn mail(&mut self, lines: &[u8], lost: u64, core: u16, at: Wall) {
         if lost > 0 {
             let text = format!("{lost} records of mail were not written: the writer was behind");
             self.write(&Event { level: Level::Warn, name: "mail_log_lost", text, core: Some(core), at }, 0);
+            self.flush();
         }
         // Nobody to tell: the place for telling is what fails.
         let _ = self.out.write_all(lines).and_then(|()| self.out.flush());
@@ -127,8 +185,16 @@ impl Writer {
             }
         }
         self.line.push(b'\n');
-        // Nobody to tell: the place for telling is what fails.
-        let _ = self.out.write_all(&self.line).and_then(|()| self.out.flush());
+        match &mut self.together {
+            Some(lines) => {
+                lines.extend_from_slice(&self.line);
+                if lines.len() >= TOGETHER {
+                    self.flush();
+                }
+            }
+            // Nobody to tell: the place for telling is what fails.
+            None => drop(self.out.write_all(&self.line).and_then(|()| self.out.flush())),
+        }
     }
 
     fn json(&mut self, event: &Event, repeated: u64) {
@@ -273,6 +339,36 @@ mod tests {
         fn flush(&mut self) -> std::io::Result<()> {
             Ok(())
         }
+    }
+
+    #[test]
+    fn notices_that_wait_are_written_together() {
+        struct Counting(Arc<Mutex<()>>, Arc<AtomicU64>, Paper);
+        impl Write for Counting {
+            fn write(&mut self, b: &[u8]) -> std::io::Result<usize> {
+                let _wait = self.0.lock();
+                self.1.fetch_add(1, Ordering::Relaxed);
+                self.2.write(b)
+            }
+            fn flush(&mut self) -> std::io::Result<()> {
+                Ok(())
+            }
+        }
+        let (gate, writes, paper) = (Arc::new(Mutex::new(())), Arc::new(AtomicU64::new(0)), Paper::default());
+        let held = gate.lock().unwrap();
+        let out = Box::new(Counting(Arc::clone(&gate), Arc::clone(&writes), paper.clone()));
+        let (events, thread) = Events::start(out, Format::Text, || Wall(5000)).unwrap();
+        // The first of them is being written, the others wait.
+        (0..500).for_each(|n| events.info("login", n.to_string()));
+        drop(held);
+        drop(events);
+        thread.join().unwrap();
+        let lines = paper.lines();
+        assert!(
+            lines.iter().zip(0..).all(|(l, n)| l.ends_with(&format!("login: {n}"))),
+            "in order: {lines:?}"
+        );
+        assert_eq!((lines.len(), writes.load(Ordering::Relaxed)), (500, 2));
     }
 
     #[test]
