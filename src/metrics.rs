@@ -253,6 +253,7 @@ series! {
     imap_timeouts: Counter "ringpost_imap_timeouts_total" {} "IMAP sessions closed because a deadline passed";
     imap_moved_in: Counter "ringpost_imap_moves_total" {"direction" = "in"} "IMAP sessions that moved at their login to the core that owns the account";
     imap_moved_out: Counter "ringpost_imap_moves_total" {"direction" = "out"} "IMAP sessions that moved at their login to the core that owns the account";
+    imap_notify: Histogram "ringpost_imap_notify_seconds" {} "From the commit of a message until the socket has taken the EXISTS of an IMAP session in IDLE, on the core that owns the mailbox";
     core_lag: Histogram "ringpost_core_lag_seconds" {} "How late the core comes to what is due: it is busy with something else, or has no CPU; looked at four times a second";
     session_panics: Counter "ringpost_session_panics_total" {} "Sessions closed by a fault of ours; must stay 0";
     received: Counter "ringpost_messages_received_total" {} "Messages accepted and on stable storage";
@@ -321,6 +322,7 @@ pub const BUCKETS: &[(&str, &[f64])] = &[
         "ringpost_filter_seconds",
         &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 300.0],
     ),
+    ("ringpost_imap_notify_seconds", COMMAND_SECONDS),
     (
         "ringpost_core_lag_seconds",
         &[0.001, 0.002, 0.003, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0],

@@ -266,6 +266,7 @@ DASHBOARDS = {
             ("sum by (verb) (rate(ringpost_imap_command_seconds_count{$i}[$r]))", "{{verb}}"),
         ]),
         quantiles("Time for a command (95th percentile)", "ringpost_imap_command_seconds", "verb"),
+        quantiles("From the commit of a message to its EXISTS in IDLE", "ringpost_imap_notify_seconds"),
         series("Moves and time-outs", "cps", [
             ("sum by (direction) (rate(ringpost_imap_moves_total{$i}[$r]))", "moved {{direction}}"),
             ("sum(rate(ringpost_imap_timeouts_total{$i}[$r]))", "timed out"),

@@ -43,6 +43,7 @@ impl Writer {
     }
 
     /// Writes until all senders are gone.
+    #[allow(clippy::disallowed_methods, reason = "sleeps in a thread of its own, for which no core waits")]
     pub(super) fn run(&mut self, from: &Receiver<Said>, clock: fn() -> Wall) {
         let mut next = from.recv_timeout(Duration::from_secs(1));
         loop {

@@ -8,6 +8,7 @@ pub mod casemap;
 pub mod charset;
 pub mod encode;
 pub mod line;
+pub mod parameter;
 pub mod parse;
 pub mod search;
 pub mod serve;

@@ -130,6 +130,14 @@ impl<'o> Teller<'o> {
         fetch::exists(self.out, n);
     }
 
+    /// So many of them are recent (RFC 3501 §7.3.2; RFC 9051 has none).
+    pub fn recent(&mut self, n: u32) {
+        self.flush();
+        if !self.mode.rev2 {
+            fetch::recent(self.out, n);
+        }
+    }
+
     /// The flags of a message have changed.
     pub fn changed<'a>(&mut self, message: Changed, keywords: impl IntoIterator<Item = &'a [u8]>) {
         self.flush();

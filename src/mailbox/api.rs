@@ -6,7 +6,7 @@
 //! Names of mailboxes are UTF-8 with `/` as the separator; protocols convert (`mailbox::name`).
 
 use crate::base::aligned::SharedBytes;
-use crate::base::time::Wall;
+use crate::base::time::{Mono, Wall};
 use crate::mailbox::types::{
     AccountId, DeliveryId, Flags, Guid, MailboxId, Message, Quota, SpecialUse, Status, UidSet, Usage,
 };
@@ -226,6 +226,8 @@ pub enum News {
     },
     /// There are so many messages now: EXISTS.
     Exists(u32),
+    /// So many of them are recent: RECENT (RFC 3501 §7.3.2).
+    Recent(u32),
     /// A message was changed, or is new: FETCH (FLAGS MODSEQ).
     Changed {
         /// Sequence number after all expunges of this list.
@@ -369,12 +371,22 @@ pub trait Selected: 'static {
     fn first_unseen(&self) -> Option<u32>;
     /// Keywords of the mailbox; their positions are the bits of [`Message::keywords`].
     fn keywords(&self) -> Vec<String>;
+    /// From now on this session is one that is told of messages: those that no session has been told of
+    /// before are recent for it, and for no later one if it is `read_write` (RFC 3501 §2.3.2). Costs no
+    /// write.
+    fn meet(&mut self, read_write: bool);
+    /// UIDs of what is recent for this session, whatever of them is gone.
+    fn recent(&self) -> UidSet;
+    /// How many of them are in the snapshot.
+    fn recent_count(&self) -> u32;
     /// Moves the snapshot on, and says what the client must be told. `expunges`: they may be told now; if
     /// not (FETCH, STORE, SEARCH without UID), they wait (RFC 9051 §7.5.1).
     fn sync(&mut self, expunges: bool) -> Vec<News>;
     /// Changes with this MODSEQ are known to the client already (its own STORE): [`Self::sync`] passes
     /// over them.
     fn told(&mut self, modseq: u64);
+    /// When the first message was committed that [`Self::sync`] has not told of; gives it once.
+    fn waits(&self) -> Option<Mono>;
     /// Resolves when [`Self::sync`] has something to say. May be dropped.
     fn changed(&self) -> impl Future<Output = ()>;
 

@@ -4,6 +4,7 @@
 //! What an account holds is the sum of the counters of its mailboxes, kept as they change, so it cannot
 //! drift from them. Knows no messages and no disk. Nothing fails.
 
+use crate::mailbox::fresh::Fresh;
 use crate::mailbox::name;
 use crate::mailbox::row::{AccountRow, MailboxRow};
 use crate::mailbox::types::{AccountId, MailboxId, Quota, SpecialUse, Status, Usage};
@@ -70,8 +71,18 @@ pub struct Mailbox {
     pub status: Status,
     /// All expunges with a greater MODSEQ have rows.
     pub kept_from: u64,
+    /// Messages that no session has been told of.
+    pub fresh: Fresh,
     /// Its keywords, by bit.
     pub keywords: Vec<Rc<str>>,
+}
+
+impl Mailbox {
+    /// Its counters, all of them.
+    #[must_use]
+    pub fn counters(&self) -> Status {
+        Status { recent: self.fresh.len(), ..self.status }
+    }
 }
 
 /// See the module.
@@ -170,6 +181,7 @@ impl Directory {
             special,
             status: Status { mailbox: id, uidnext: 1, highest_modseq: 1, ..Status::default() },
             kept_from: 1,
+            fresh: Fresh::default(),
             keywords: Vec::new(),
         });
         if owner.find(&mailbox.name) == Some(id) {
@@ -253,6 +265,7 @@ impl Directory {
             special: m.special,
             status: m.status,
             kept_from: m.kept_from,
+            fresh: m.fresh.clone(),
             keywords: m.keywords.iter().map(|k| k.to_string()).collect(),
         })
     }
@@ -275,6 +288,7 @@ impl Directory {
         self.count(row.status);
         let m = self.mailboxes.get_mut(&id).expect("just put");
         m.kept_from = row.kept_from;
+        m.fresh = row.fresh.clone();
         m.keywords = row.keywords.iter().map(|k| k.as_str().into()).collect();
         self.accounts.get_mut(&row.account).expect("just seen").moved = moved;
         true

@@ -155,6 +155,33 @@ impl Ledger {
         out
     }
 
+    /// As [`Self::over`], one after the other, in order.
+    pub fn each_over(&self, tag: u8, a: u64) -> impl Iterator<Item = (u64, Option<&[u8]>)> {
+        let (from, to) = row::range(tag, a);
+        let mut flying = self.flying.range(from..=to).peekable();
+        let mut waiting = self.waiting.range(from..=to).peekable();
+        std::iter::from_fn(move || {
+            loop {
+                let (key, change) = match (flying.peek(), waiting.peek()) {
+                    (Some((f, _)), Some((w, _))) if f < w => flying.next()?,
+                    (Some((f, _)), Some((w, _))) => {
+                        if f == w {
+                            flying.next();
+                        }
+                        waiting.next()?
+                    }
+                    (Some(_), None) => flying.next()?,
+                    (None, _) => waiting.next()?,
+                };
+                match &change.row {
+                    Row::Put(value) => return Some((key.b(), Some(&**value))),
+                    Row::Delete => return Some((key.b(), None)),
+                    Row::Dirty => {}
+                }
+            }
+        })
+    }
+
     /// Changes that wait, and that are under way.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -293,6 +320,7 @@ mod tests {
         ledger.put(key(3), b"c".to_vec(), false, None);
         let over = ledger.over(row::MESSAGES, 7);
         let expected = [(1, Some(&b"a"[..])), (2, None), (3, Some(&b"c"[..]))];
+        assert_eq!(ledger.each_over(row::MESSAGES, 7).collect::<Vec<_>>(), expected);
         assert_eq!(over.into_iter().collect::<Vec<_>>(), expected);
         ledger.failed();
         assert_eq!(take(&mut ledger, true), [(key(2), None)], "deletes go on");

@@ -11,7 +11,7 @@
 //!
 //! * L1 [`types`]: ids, flags, messages, UID sets; [`name`]: names of mailboxes; [`api`]: the interface,
 //!   its questions and answers; [`record`], [`row`], [`wire`]: operations and rows of the index as bytes;
-//!   [`spread`]: which shard an account is in.
+//!   [`fresh`]: what no session has been told of; [`spread`]: which shard an account is in.
 //! * L2 [`directory`]: accounts, mailboxes, counters; [`opened`]: an opened mailbox and the snapshots
 //!   that sessions have of it; [`bodies`]: which messages have a body; [`deliveries`]: what queues have
 //!   handed over already; [`ledger`]: what the index has not got yet; [`shard`]: the state of a shard,
@@ -25,6 +25,7 @@ pub mod api;
 pub mod bodies;
 pub mod deliveries;
 pub mod directory;
+pub mod fresh;
 pub mod ledger;
 pub mod name;
 pub mod opened;

@@ -6,7 +6,7 @@
 //! are ranks, found by binary search, and an idle session costs next to nothing (RFC 9051 §7.5.1: they
 //! change only when the client is told). State that does not add up is a bug and panics.
 
-use crate::base::time::Wall;
+use crate::base::time::{Mono, Wall};
 use crate::mailbox::api::{News, Vanished};
 use crate::mailbox::types::{Message, UidSet};
 use smallvec::SmallVec;
@@ -19,6 +19,8 @@ pub const HISTORY_MAX: usize = 10_000;
 pub const HISTORY_AGE: u64 = 90 * 86_400_000;
 /// Changes that are remembered one by one; a session further behind looks at all messages.
 const RECENT_MAX: usize = 1024;
+/// Ranges of messages that are recent for one session.
+const RECENT_RANGES: usize = 64;
 /// Messages that are looked at for one that has not been seen; what was found out is remembered.
 const UNSEEN_AMONG: usize = 20_000;
 /// Tombs that nobody sees any more are taken out when there are more than this, and a sixteenth.
@@ -56,6 +58,16 @@ struct View {
     keywords: usize,
     /// Changes that its client has made itself.
     told: SmallVec<[u64; 2]>,
+    /// Whose session wants to know what is recent: it takes that away from later ones, or only looks.
+    meets: Option<bool>,
+    /// Up to this UID it knows what is recent.
+    met: u32,
+    /// What is (RFC 3501 §2.3.2).
+    recent: UidSet,
+    /// How many its client believes there are.
+    recent_told: u32,
+    /// When the first message came that its session has not been told of.
+    waits: Option<Mono>,
     /// Positions of tombs that it does not show, ascending; right for `version`.
     hidden: Rc<[u32]>,
     version: u64,
@@ -312,6 +324,11 @@ impl Opened {
             modseq: self.modseq,
             keywords: self.keywords,
             told: SmallVec::new(),
+            meets: None,
+            met: 0,
+            recent: UidSet::default(),
+            recent_told: 0,
+            waits: None,
             hidden: self.tombs.clone(),
             version: self.version,
         };
@@ -319,6 +336,71 @@ impl Opened {
         self.next_view = self.next_view.wrapping_add(1);
         assert!(self.views.insert(id, view).is_none(), "4 billion sessions at a time");
         id
+    }
+
+    /// The session of a snapshot wants to know what is recent, and takes that away from later sessions or
+    /// (EXAMINE) only looks.
+    pub fn meet(&mut self, view: ViewId, takes: bool) {
+        self.refresh(view).meets = Some(takes);
+    }
+
+    /// Whether it takes what is recent, and up to which UID it has been told of messages; `None`: it has not
+    /// asked.
+    #[must_use]
+    pub fn meets(&self, view: ViewId) -> Option<(bool, u32)> {
+        let v = &self.views[&view];
+        v.meets.map(|takes| (takes, v.last_uid))
+    }
+
+    /// These messages, among others perhaps that it knows, are recent for its session. Gives how many there
+    /// are, if its client believes otherwise.
+    pub fn met(&mut self, view: ViewId, uids: &UidSet) -> Option<u32> {
+        let v = self.refresh(view);
+        for &(from, to) in uids.ranges().iter().filter(|r| r.1 > v.met) {
+            let from = from.max(v.met + 1);
+            match v.recent.ranges().last() {
+                // Many sessions share new mail: who cannot tell calls more of it recent (RFC 3501 §2.3.2).
+                Some(&(_, last)) if v.recent.ranges().len() >= RECENT_RANGES => {
+                    v.recent.push_range(last + 1, to)
+                }
+                _ => v.recent.push_range(from, to),
+            }
+        }
+        v.met = v.last_uid;
+        let recent = std::mem::take(&mut v.recent);
+        let ends = recent.ranges().iter().map(|&(from, to)| {
+            let after = to.checked_add(1).map_or(self.exists(view) + 1, |next| self.seq_from(view, next));
+            after - self.seq_from(view, from)
+        });
+        let count = ends.sum();
+        let v = self.refresh(view);
+        v.recent = recent;
+        (std::mem::replace(&mut v.recent_told, count) != count).then_some(count)
+    }
+
+    /// The UIDs that are recent for the session of a snapshot, whatever of them is gone.
+    #[must_use]
+    pub fn recent(&self, view: ViewId) -> UidSet {
+        self.views[&view].recent.clone()
+    }
+
+    /// How many of them there are, as its client has been told.
+    #[must_use]
+    pub fn recent_told(&self, view: ViewId) -> u32 {
+        self.views[&view].recent_told
+    }
+
+    /// Messages may have come at this moment.
+    pub fn came(&mut self, now: Mono) {
+        let last = self.slots.last().map_or(0, |s| s.message.uid);
+        for view in self.views.values_mut().filter(|v| v.last_uid < last && v.waits.is_none()) {
+            view.waits = Some(now);
+        }
+    }
+
+    /// When the first message came that the session of a snapshot has not been told of. Gives it once.
+    pub fn waits(&mut self, view: ViewId) -> Option<Mono> {
+        self.refresh(view).waits.take()
     }
 
     /// A snapshot is given up.
@@ -452,6 +534,7 @@ impl Opened {
         let v = self.refresh(view);
         let known = v.last_uid;
         v.last_uid = known.max(last);
+        v.waits = None;
         let more_keywords = std::mem::replace(&mut v.keywords, keywords) != keywords;
         let exists = self.exists(view);
         if exists != left {

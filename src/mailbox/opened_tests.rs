@@ -138,7 +138,7 @@ impl Client {
                     assert_eq!(self.uids[seq as usize - 1], message.uid);
                     changed.push(message);
                 }
-                News::Keywords | News::Deleted => unreachable!("neither happens here"),
+                News::Recent(_) | News::Keywords | News::Deleted => unreachable!("none of them happens here"),
             }
         }
         if let Some(n) = exists {
@@ -232,4 +232,25 @@ proptest! {
         clients.iter().for_each(|c| o.leave(c.view));
         prop_assert_eq!(o.slots(), alive.len(), "nothing is left behind");
     }
+}
+
+#[test]
+fn sessions_that_share_new_mail_remember_it_within_bounds() {
+    let mut o = opened(0);
+    let v = o.enter();
+    assert_eq!(o.meets(v), None, "it has not asked");
+    o.meet(v, true);
+    for n in 1..=500u32 {
+        (2 * n - 1..=2 * n).for_each(|uid| o.put(message(uid, u64::from(uid) + 1)));
+        o.sync(v, true);
+        // The other one of each two was told to somebody else before.
+        let count = o.met(v, &UidSet::of([(2 * n, 2 * n)]));
+        assert!(count.is_some() && o.recent(v).ranges().len() <= RECENT_RANGES);
+    }
+    assert!((2..=1000).step_by(2).all(|uid| o.recent(v).has(uid)) && !o.recent(v).has(1));
+    let before = o.recent_told(v);
+    o.expunge(expunge(2000, &[2, 3, 1000]));
+    assert_eq!(o.met(v, &UidSet::default()), None, "they are shown as long as nobody is told");
+    o.sync(v, true);
+    assert_eq!(o.met(v, &UidSet::default()), Some(before - 2), "3 is not recent");
 }

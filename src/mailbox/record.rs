@@ -264,6 +264,7 @@ fn counters(input: &mut Input<'_>, mailbox: u32, highest_modseq: u64) -> Result<
         unseen: input.small()?,
         deleted: input.small()?,
         bytes: input.number()?,
+        recent: 0,
     })
 }
 
@@ -543,6 +544,7 @@ mod tests {
             unseen: 3,
             deleted: 2,
             bytes: 1 << 40,
+            recent: 0,
         };
         let quota = Quota { bytes: u64::MAX, messages: 7 };
         let id = DeliveryId { log: 2703, message: u64::MAX, recipient: 99 };

@@ -4,6 +4,7 @@
 //! the bytes did not pay for. `docs/storage.md` has the list of keys.
 
 use crate::base::time::Wall;
+use crate::mailbox::fresh::Fresh;
 use crate::mailbox::types::{
     AccountId, BodyId, DeliveryId, Guid, MailboxId, Quota, SpecialUse, Status, UIDL_MAX, UidSet,
 };
@@ -13,6 +14,8 @@ use smallvec::SmallVec;
 
 /// Version of the form of rows.
 const VERSION: u8 = 1;
+/// Version of the form of rows of mailboxes. The first one does not know what is fresh.
+const MAILBOX_VERSION: u8 = 2;
 /// The key of [`Meta`].
 pub const META: &[u8] = b"z";
 
@@ -283,6 +286,8 @@ pub struct MailboxRow {
     pub status: Status,
     /// All expunges with a greater MODSEQ have rows.
     pub kept_from: u64,
+    /// Messages that no session has been told of.
+    pub fresh: Fresh,
     /// Its keywords, by bit.
     pub keywords: Vec<String>,
 }
@@ -292,13 +297,14 @@ impl MailboxRow {
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         let s = &self.status;
-        let mut out = vec![VERSION, self.special.map_or(0, |u| u as u8)];
+        let mut out = vec![MAILBOX_VERSION, self.special.map_or(0, |u| u as u8)];
         put(&mut out, u64::from(self.account.0));
         put_bytes(&mut out, self.name.as_bytes());
         for n in [s.uidvalidity, s.uidnext, s.messages, s.unseen, s.deleted] {
             put(&mut out, u64::from(n));
         }
         [s.bytes, s.highest_modseq, self.kept_from].into_iter().for_each(|n| put(&mut out, n));
+        self.fresh.put(&mut out);
         self.keywords.iter().for_each(|k| put_bytes(&mut out, k.as_bytes()));
         out
     }
@@ -306,7 +312,10 @@ impl MailboxRow {
     /// Reads that of `mailbox`.
     pub fn parse(mailbox: MailboxId, bytes: &[u8]) -> Result<Self, Malformed> {
         let mut i = Input(bytes);
-        version(&mut i)?;
+        let version = i.byte()?;
+        if version != VERSION && version != MAILBOX_VERSION {
+            return Err(Malformed);
+        }
         let special = match i.byte()? {
             0 => None,
             n => Some(SpecialUse::of(n).ok_or(Malformed)?),
@@ -321,9 +330,14 @@ impl MailboxRow {
             deleted: i.small()?,
             bytes: i.number()?,
             highest_modseq: i.number()?,
+            recent: 0,
         };
         let kept_from = i.number()?;
-        let mut row = MailboxRow { account, name, special, status, kept_from, keywords: Vec::new() };
+        let fresh = match version {
+            VERSION => Fresh::above(status.uidnext),
+            _ => Fresh::parse(&mut i)?,
+        };
+        let mut row = MailboxRow { account, name, special, status, kept_from, fresh, keywords: Vec::new() };
         while !i.is_empty() {
             row.keywords.push(i.text()?.to_owned());
         }
@@ -455,11 +469,22 @@ mod tests {
                 unseen: 5,
                 deleted: 6,
                 bytes: 7,
+                recent: 0,
             },
             kept_from: 9,
+            fresh: Fresh::above(2),
             keywords: vec!["$Junk".to_owned()],
         };
-        assert_eq!(MailboxRow::parse(MailboxId(8), &mailbox.encode()), Ok(mailbox));
+        let bytes = mailbox.encode();
+        assert_eq!(MailboxRow::parse(MailboxId(8), &bytes), Ok(mailbox.clone()));
+        // As it was written by the first versions: all there is has been told of.
+        let mut old = bytes.clone();
+        old[0] = VERSION;
+        let at = old.windows(3).position(|w| w == [9, 2, 0]).expect("behind the history") + 1;
+        old.drain(at..at + 2);
+        assert_eq!(MailboxRow::parse(MailboxId(8), &old), Ok(mailbox));
+        old[0] = 3;
+        assert_eq!(MailboxRow::parse(MailboxId(8), &old), Err(Malformed));
         let body = BodyRow { side: 5, uidl: b"u", summary: b"sum", ..BodyRow::default() };
         assert_eq!(BodyRow::parse(&body.encode()), Ok(body));
         let uids = UidSet::of([(1, 5), (9, 9)]);

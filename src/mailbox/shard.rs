@@ -10,7 +10,7 @@ use crate::mailbox::bodies::{Bodies, Body, Facts, Fate};
 use crate::mailbox::deliveries::Deliveries;
 use crate::mailbox::directory::Directory;
 use crate::mailbox::ledger::{Freed, Ledger, Said, hold};
-use crate::mailbox::opened::{Expunge, Opened};
+use crate::mailbox::opened::{Expunge, Opened, ViewId};
 use crate::mailbox::record::{self, BodyView, Item, ItemsView, Malformed};
 use crate::mailbox::row::{self, Key};
 use crate::mailbox::types::{AccountId, BodyId, DeliveryId, MailboxId, Message, Status, UidSet, Usage};
@@ -203,6 +203,9 @@ impl Shard {
         }
         for mailbox in &effects.mailboxes {
             self.charge(*mailbox);
+            if let Some(opened) = self.opened.get_mut(mailbox) {
+                opened.came(now);
+            }
         }
         for (id, _) in parts.iter().filter_map(|p| p.body.as_ref()) {
             // Nobody has taken it.
@@ -328,12 +331,16 @@ impl Shard {
         if let Some(opened) = self.opened.get_mut(&mailbox) {
             opened.put(m);
         }
+        if let Some(known) = self.directory.mailbox_mut(mailbox) {
+            known.fresh.come(m.uid);
+        }
         effects.mailboxes.insert(mailbox);
     }
 
     fn expunge(&mut self, mailbox: MailboxId, modseq: u64, gone: Gone, now: Mono, effects: &mut Effects) {
         let uids: UidSet = gone.messages.iter().map(|g| g.0).collect();
-        if self.directory.mailbox(mailbox).is_some() {
+        if let Some(known) = self.directory.mailbox_mut(mailbox) {
+            gone.messages.iter().for_each(|g| known.fresh.go(g.0));
             let key = Key::expunge(mailbox, modseq);
             let row = row::expunge_row(gone.when, &uids);
             gone.said.iter().for_each(|said| {
@@ -434,24 +441,35 @@ impl Shard {
         self.opened.get_mut(&mailbox)
     }
 
-    /// Opens a mailbox: `rows` are the index's messages, `expunges` its history, both before what the
+    /// The session of a snapshot is told of all its messages: those that it is the first to be told of are
+    /// its own. Gives how many it has if they are not as many as it was told last.
+    pub fn meet(&mut self, mailbox: MailboxId, view: ViewId) -> Option<u32> {
+        let opened = self.opened.get_mut(&mailbox)?;
+        let (takes, last) = opened.meets(view)?;
+        let known = self.directory.mailbox_mut(mailbox)?;
+        let uids = if takes && !known.fresh.is_empty() {
+            // With the next transaction of the index: no record says so.
+            self.ledger.touch(Key::mailbox(mailbox), None);
+            known.fresh.take(last)
+        } else {
+            known.fresh.up_to(last)
+        };
+        opened.met(view, &uids)
+    }
+
+    /// Opens a mailbox: `rows` are the index's messages by UID, `expunges` its history, both before what the
     /// ledger says. Gives the MODSEQs of expunges that are too old to be kept. `Err`: a row is damaged.
     pub fn open(
         &mut self,
         mailbox: MailboxId,
-        rows: BTreeMap<u32, Message>,
+        rows: Vec<Message>,
         expunges: BTreeMap<u64, (Wall, UidSet)>,
         wall: Wall,
     ) -> Result<(), Malformed> {
         let Some(known) = self.directory.mailbox(mailbox) else { return Err(Malformed) };
-        let (mut rows, mut expunges) = (rows, expunges);
-        for (uid, row) in self.ledger.over(row::MESSAGES, u64::from(mailbox.0)) {
-            let uid = uid as u32;
-            match row {
-                Some(row) => drop(rows.insert(uid, record::parse_row(uid, row)?)),
-                None => drop(rows.remove(&uid)),
-            }
-        }
+        let mut expunges = expunges;
+        let over = self.ledger.each_over(row::MESSAGES, u64::from(mailbox.0));
+        let messages = laid_over(rows, known.status.messages, over)?;
         for (modseq, row) in self.ledger.over(row::EXPUNGES, u64::from(mailbox.0)) {
             match row {
                 Some(row) => drop(expunges.insert(modseq, row::parse_expunge(row)?)),
@@ -461,7 +479,6 @@ impl Shard {
         let history = expunges.into_iter().map(|(modseq, (when, uids))| Expunge { modseq, when, uids });
         let (modseq, keywords) = (known.status.highest_modseq, known.keywords.len());
         let history = history.filter(|e| e.modseq > known.kept_from).collect();
-        let messages = rows.into_values().collect();
         let mut opened = Opened::new(messages, history, known.kept_from, modseq, keywords);
         let forgotten = opened.trim(wall);
         if !forgotten.is_empty() {
@@ -632,6 +649,33 @@ impl Shard {
             }
         }
     }
+}
+
+/// Messages by UID, and what lies over them, as one list.
+fn laid_over<'a>(
+    rows: Vec<Message>,
+    count: u32,
+    over: impl Iterator<Item = (u64, Option<&'a [u8]>)>,
+) -> Result<Vec<Message>, Malformed> {
+    let mut over = over.peekable();
+    if over.peek().is_none() {
+        return Ok(rows);
+    }
+    // Most of it may be new: then the array has its size from the start.
+    let mut all = Vec::with_capacity(rows.len().max(count as usize));
+    let mut rows = rows.into_iter().peekable();
+    for (uid, row) in over {
+        let uid = u32::try_from(uid).map_err(|_| Malformed)?;
+        while let Some(before) = rows.next_if(|m| m.uid < uid) {
+            all.push(before);
+        }
+        rows.next_if(|m| m.uid == uid);
+        if let Some(row) = row {
+            all.push(record::parse_row(uid, row)?);
+        }
+    }
+    all.extend(rows);
+    Ok(all)
 }
 
 #[cfg(test)]

@@ -117,7 +117,7 @@ impl Bench {
 
     fn open(&mut self, mailbox: MailboxId) {
         if self.shard.opened(mailbox).is_none() {
-            self.shard.open(mailbox, BTreeMap::new(), BTreeMap::new(), Wall(0)).expect("sound rows");
+            self.shard.open(mailbox, Vec::new(), BTreeMap::new(), Wall(0)).expect("sound rows");
         }
     }
 
@@ -419,4 +419,22 @@ proptest! {
         prop_assert_eq!(picture(&twice), picture(&b.shard));
         prop_assert!(checked > 0 || late != 0);
     }
+}
+
+#[test]
+fn what_lies_over_rows_replaces_adds_and_takes_away() {
+    let message = |uid: u32, modseq: u64| Message { uid, modseq, ..Message::default() };
+    let row = |uid: u32| {
+        let mut row = Vec::new();
+        record::put_row(&mut row, &message(uid, 9));
+        row
+    };
+    let (two, six, nine) = (row(2), row(6), row(9));
+    let over = [(2, Some(&two[..])), (3, None), (4, None), (6, Some(&six[..])), (9, Some(&nine[..]))];
+    let rows = || [1, 2, 3, 5, 7].map(|uid| message(uid, 1)).to_vec();
+    let all = laid_over(rows(), 6, over.into_iter()).expect("sound");
+    let seen: Vec<(u32, u64)> = all.iter().map(|m| (m.uid, m.modseq)).collect();
+    assert_eq!(seen, [(1, 1), (2, 9), (5, 1), (6, 9), (7, 1), (9, 9)]);
+    assert_eq!(laid_over(rows(), 5, std::iter::empty()).map(|all| all.len()), Ok(5));
+    assert_eq!(laid_over(rows(), 5, [(1, Some(&b"?"[..]))].into_iter()), Err(Malformed));
 }

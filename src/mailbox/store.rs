@@ -26,6 +26,8 @@ mod tidying;
 #[cfg(test)]
 mod reading_tests;
 #[cfg(test)]
+mod selected_tests;
+#[cfg(test)]
 mod tests;
 
 pub use large::Writing;

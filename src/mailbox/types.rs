@@ -47,7 +47,7 @@ pub struct DeliveryId {
     pub recipient: u32,
 }
 
-/// System flags of a message. `\Recent` is no flag here: nothing stores it (RFC 9051 has none).
+/// System flags of a message. `\Recent` is no flag here: it is of a session, not of a message.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct Flags(pub u8);
 
@@ -204,6 +204,8 @@ pub struct Status {
     pub deleted: u32,
     /// Bytes of all messages.
     pub bytes: u64,
+    /// Messages that no session has been told of (RFC 3501 §2.3.2). Only in answers: no record has it.
+    pub recent: u32,
 }
 
 /// A set of UIDs: ranges with both ends in it, ascending, with gaps between them.
@@ -233,6 +235,56 @@ impl UidSet {
             Some(last) if from <= last.1.saturating_add(1) => last.1 = last.1.max(to),
             _ => self.0.push((from, to)),
         }
+    }
+
+    /// Adds a UID.
+    pub fn insert(&mut self, uid: u32) {
+        if self.0.last().is_none_or(|last| last.1 <= uid) {
+            return self.add((uid, uid));
+        }
+        let at = self.0.partition_point(|r| r.1 < uid);
+        if self.0[at].0 <= uid {
+            return;
+        }
+        let meets_next = self.0[at].0 == uid + 1;
+        match at.checked_sub(1).filter(|before| self.0[*before].1 + 1 == uid) {
+            Some(before) if meets_next => {
+                self.0[before].1 = self.0[at].1;
+                self.0.remove(at);
+            }
+            Some(before) => self.0[before].1 = uid,
+            None if meets_next => self.0[at].0 = uid,
+            None => self.0.insert(at, (uid, uid)),
+        }
+    }
+
+    /// Takes a UID out.
+    pub fn remove(&mut self, uid: u32) {
+        let at = self.0.partition_point(|r| r.1 < uid);
+        let Some(&(from, to)) = self.0.get(at).filter(|r| r.0 <= uid) else { return };
+        match (from == uid, to == uid) {
+            (true, true) => drop(self.0.remove(at)),
+            (true, false) => self.0[at].0 = uid + 1,
+            (false, true) => self.0[at].1 = uid - 1,
+            (false, false) => {
+                self.0[at].1 = uid - 1;
+                self.0.insert(at + 1, (uid + 1, to));
+            }
+        }
+    }
+
+    /// Takes all UIDs below `from` out.
+    pub fn cut(&mut self, from: u32) {
+        self.0.retain(|r| r.1 >= from);
+        if let Some(first) = self.0.first_mut() {
+            first.0 = first.0.max(from);
+        }
+    }
+
+    /// Adds a range of UIDs that are greater than all in the set.
+    pub fn push_range(&mut self, from: u32, to: u32) {
+        assert!(from <= to && self.0.last().is_none_or(|l| l.1 < from), "in ascending order");
+        self.add((from, to));
     }
 
     /// Adds a UID that is not smaller than any in the set.

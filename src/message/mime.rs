@@ -22,6 +22,7 @@ mod tests;
 mod written;
 
 pub use code::Damaged;
+pub use field::parameters;
 pub use scan::Scanner;
 pub use summary::{
     Address, Addresses, Children, Disposition, Envelope, Kind, Params, Part, Strings, Summary,

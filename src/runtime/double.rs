@@ -83,6 +83,8 @@ pub struct Stored {
     pub rows: RefCell<BTreeMap<Vec<u8>, Vec<u8>>>,
     /// Commits so far.
     pub commits: Cell<u64>,
+    /// Scans so far.
+    pub scans: Cell<u64>,
     /// Commits fail so from now on. `StorageFull` leaves the table usable.
     pub fail: Cell<Option<io::ErrorKind>>,
     /// Commits do not end as long as this is set.
@@ -158,6 +160,7 @@ impl Table for MemTable {
 
     async fn scan(&self, prefix: &[u8], after: &[u8], limit: ScanLimit) -> io::Result<Rows> {
         self.ready().await?;
+        self.stored.scans.set(self.stored.scans.get() + 1);
         let from = if after < prefix { Bound::Included(prefix) } else { Bound::Excluded(after) };
         let rows = self.stored.rows.borrow();
         let mut page = Rows::new();

@@ -78,7 +78,7 @@ pub trait Table: Clone + 'static {
     /// As [`Self::get`].
     fn get_many(&self, keys: Vec<Vec<u8>>) -> impl Future<Output = io::Result<Vec<Option<Vec<u8>>>>>;
     /// Rows whose keys start with `prefix` and are greater than `after`, in order, up to `limit`.
-    /// None: there are no more. Each page is as of one commit, several pages need not be.
+    /// Fewer than that, or none: there are no more. Each page is as of one commit, several pages need not be.
     ///
     /// # Errors
     /// As [`Self::get`].

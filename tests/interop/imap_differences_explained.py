@@ -13,6 +13,8 @@ NO_TYPE = names("type (2|3|4|5|13|29|30|31|42)", r"python msg_(14|06|46|02|36)\.
 NO_BOUNDARY = names("type (39|40|41)", r"python msg_(25|33|41)\.txt")
 NO_PARTS = names("no parts.*", "empty body", "no body", "space before", "boundary in other case", r"python msg_(17|31|42)\.txt")
 NO_ADDRESS = "address (12|31|32|34|35|37|38|39|48|51|52|64|66|74|76|77|81|82)"
+# What stands for UTF-8 where the client has not enabled it.
+SURROGATES = ("=?utf-8?B?", "internationalized-address.invalid", "utf-8''")
 SHAPE = r"(BODYSTRUCTURE|BODY) \S+( \S+)?"
 SECTION = r"(BODY|BINARY|BINARY\.SIZE)\[.*"
 SEARCH = r"SEARCH .*"
@@ -53,4 +55,5 @@ EXPLAINED = [
     ("UTF-7", FOUND, "charset utf-7 .*"),
     ("Text that is in no charset", FOUND, names("subject (27|31|35)", "address 59", "type 23", "field 38")),
     ("The language of an encoded word", FOUND, "subject 36"),
+    ("UTF-8 in headers", r"(ENVELOPE|BODYSTRUCTURE|BODY) .*", ".*", lambda ours, theirs: any(mark in repr(ours) for mark in SURROGATES)),
 ]

@@ -10,6 +10,7 @@ pub mod mailbox;
 pub mod search;
 pub mod status;
 pub mod structure;
+pub mod surrogate;
 
 #[cfg(test)]
 mod tests;

@@ -63,6 +63,8 @@ pub enum Code<'a> {
     CopyUid(u32, &'a [u32], &'a [u32]),
     /// MAILBOXID (RFC 8474 §4.1).
     MailboxId(&'a [u8]),
+    /// DOWNGRADED (RFC 6858 §3.3): of these UIDs something has been shown otherwise than it is.
+    Downgraded(&'a SeqSet),
 }
 
 macro_rules! words {
@@ -181,6 +183,10 @@ impl Code<'_> {
                 write_numbers(out, from.iter().copied());
                 out.push(b' ');
                 write_numbers(out, to.iter().copied());
+            }
+            Code::Downgraded(set) => {
+                out.extend_from_slice(b"DOWNGRADED ");
+                set.write(out);
             }
             Code::MailboxId(id) => {
                 named_bytes(out, "MAILBOXID (", id);

@@ -5,7 +5,7 @@
 //! text without charset has `us-ascii`, a part without encoding `7bit`, a multipart without parts an
 //! empty text. Nesting is bounded by whoever made the structure.
 
-use super::{Wire, nstring, number, string};
+use super::{Wire, nstring, number, string, surrogate};
 
 /// An address of ENVELOPE, or the begin or the end of a group (then without host).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -104,56 +104,97 @@ pub trait Part<'a>: Sized {
     fn children(&self) -> impl Iterator<Item = Self>;
 }
 
-/// Appends an ENVELOPE.
-pub fn envelope<'a>(out: &mut Vec<u8>, envelope: &impl Envelope<'a>, wire: Wire) {
+/// Appends a text or a name: for clients that take no UTF-8, as encoded words. True if they were needed.
+fn text(out: &mut Vec<u8>, text: Option<&[u8]>, wire: Wire) -> bool {
+    match text {
+        Some(text) if wire == Wire::Ascii && surrogate::is_needed(text) => {
+            string(out, &surrogate::words(text), wire);
+            true
+        }
+        _ => {
+            nstring(out, text, wire);
+            false
+        }
+    }
+}
+
+/// Appends an ENVELOPE. True if something is shown otherwise than it is written ([`surrogate`]).
+pub fn envelope<'a>(out: &mut Vec<u8>, envelope: &impl Envelope<'a>, wire: Wire) -> bool {
     out.push(b'(');
     nstring(out, envelope.date(), wire);
     out.push(b' ');
-    nstring(out, envelope.subject(), wire);
+    let mut other = text(out, envelope.subject(), wire);
     for field in [Field::From, Field::Sender, Field::ReplyTo, Field::To, Field::Cc, Field::Bcc] {
         out.push(b' ');
-        addresses(out, envelope.addresses(field), wire);
+        other |= addresses(out, envelope.addresses(field), wire);
     }
     out.push(b' ');
     nstring(out, envelope.in_reply_to(), wire);
     out.push(b' ');
     nstring(out, envelope.message_id(), wire);
     out.push(b')');
+    other
 }
 
-fn addresses<'a>(out: &mut Vec<u8>, list: impl Iterator<Item = Address<'a>>, wire: Wire) {
+fn addresses<'a>(out: &mut Vec<u8>, list: impl Iterator<Item = Address<'a>>, wire: Wire) -> bool {
     let from = out.len();
+    let mut other = false;
     for address in list {
         out.extend_from_slice(if out.len() == from { b"((" } else { b"(" });
-        for (i, text) in [address.name, address.route, address.mailbox, address.host].into_iter().enumerate()
-        {
-            if i > 0 {
+        let Address { name, route, mailbox, host } = address;
+        match (mailbox, host) {
+            (Some(local), Some(domain)) if wire == Wire::Ascii && is_utf8_only(local, domain) => {
+                // RFC 6858 §2.1: an address that nobody has, and all that is known as its name.
+                string(out, &surrogate::name_of(name, local, domain), wire);
+                out.extend_from_slice(b" NIL ");
+                string(out, surrogate::NOWHERE.0, wire);
                 out.push(b' ');
+                string(out, surrogate::NOWHERE.1, wire);
+                other = true;
             }
-            nstring(out, text, wire);
+            _ => {
+                other |= text(out, name, wire);
+                out.push(b' ');
+                nstring(out, route, wire);
+                out.push(b' ');
+                // The name of a group is text.
+                match host {
+                    None => other |= text(out, mailbox, wire),
+                    Some(_) => nstring(out, mailbox, wire),
+                }
+                out.push(b' ');
+                nstring(out, host, wire);
+            }
         }
         out.push(b')');
     }
     out.extend_from_slice(if out.len() == from { b"NIL" } else { b")" });
+    other
+}
+
+fn is_utf8_only(local: &[u8], domain: &[u8]) -> bool {
+    let utf8 = |text: &[u8]| text.is_ascii() || surrogate::is_needed(text);
+    (!local.is_ascii() || !domain.is_ascii()) && utf8(local) && utf8(domain)
 }
 
 /// Stands for a multipart without parts.
 const EMPTY: &[u8] = b"(\"text\" \"plain\" (\"charset\" \"us-ascii\") NIL NIL \"7bit\" 0 0";
 
-/// Appends BODYSTRUCTURE or, without `extended`, BODY.
-pub fn structure<'a, P: Part<'a>>(out: &mut Vec<u8>, part: &P, extended: bool, wire: Wire) {
+/// Appends BODYSTRUCTURE or, without `extended`, BODY. True as that of [`envelope`].
+pub fn structure<'a, P: Part<'a>>(out: &mut Vec<u8>, part: &P, extended: bool, wire: Wire) -> bool {
     if part.kind() == Kind::Multipart {
-        multipart(out, part, extended, wire);
+        multipart(out, part, extended, wire)
     } else {
-        single(out, part, extended, wire);
+        single(out, part, extended, wire)
     }
 }
 
-fn multipart<'a, P: Part<'a>>(out: &mut Vec<u8>, part: &P, extended: bool, wire: Wire) {
+fn multipart<'a, P: Part<'a>>(out: &mut Vec<u8>, part: &P, extended: bool, wire: Wire) -> bool {
     out.push(b'(');
     let from = out.len();
+    let mut other = false;
     for child in part.children() {
-        structure(out, &child, extended, wire);
+        other |= structure(out, &child, extended, wire);
     }
     if out.len() == from {
         out.extend_from_slice(EMPTY);
@@ -163,24 +204,25 @@ fn multipart<'a, P: Part<'a>>(out: &mut Vec<u8>, part: &P, extended: bool, wire:
     string(out, part.media().1, wire);
     if extended {
         out.push(b' ');
-        params(out, part.params(), false, wire);
-        extension(out, part, wire);
+        other |= params(out, part.params(), false, wire);
+        other |= extension(out, part, wire);
     }
     out.push(b')');
+    other
 }
 
-fn single<'a, P: Part<'a>>(out: &mut Vec<u8>, part: &P, extended: bool, wire: Wire) {
+fn single<'a, P: Part<'a>>(out: &mut Vec<u8>, part: &P, extended: bool, wire: Wire) -> bool {
     let (media, subtype) = part.media();
     out.push(b'(');
     string(out, media, wire);
     out.push(b' ');
     string(out, subtype, wire);
     out.push(b' ');
-    params(out, part.params(), part.kind() == Kind::Text, wire);
+    let mut other = params(out, part.params(), part.kind() == Kind::Text, wire);
     out.push(b' ');
     nstring(out, part.id(), wire);
     out.push(b' ');
-    nstring(out, part.description(), wire);
+    other |= text(out, part.description(), wire);
     out.push(b' ');
     string(out, part.encoding().unwrap_or(b"7bit"), wire);
     out.push(b' ');
@@ -189,9 +231,9 @@ fn single<'a, P: Part<'a>>(out: &mut Vec<u8>, part: &P, extended: bool, wire: Wi
     match (part.kind(), nested) {
         (Kind::Message, (Some(inner), Some(body))) => {
             out.push(b' ');
-            envelope(out, &inner, wire);
+            other |= envelope(out, &inner, wire);
             out.push(b' ');
-            structure(out, &body, extended, wire);
+            other |= structure(out, &body, extended, wire);
             out.push(b' ');
             number(out, part.lines());
         }
@@ -204,20 +246,22 @@ fn single<'a, P: Part<'a>>(out: &mut Vec<u8>, part: &P, extended: bool, wire: Wi
     if extended {
         out.push(b' ');
         nstring(out, part.md5(), wire);
-        extension(out, part, wire);
+        other |= extension(out, part, wire);
     }
     out.push(b')');
+    other
 }
 
 /// ` disposition language location`.
-fn extension<'a, P: Part<'a>>(out: &mut Vec<u8>, part: &P, wire: Wire) {
+fn extension<'a, P: Part<'a>>(out: &mut Vec<u8>, part: &P, wire: Wire) -> bool {
+    let mut other = false;
     out.push(b' ');
     match part.disposition() {
         Some(kind) => {
             out.push(b'(');
             string(out, kind, wire);
             out.push(b' ');
-            params(out, part.disposition_params(), false, wire);
+            other |= params(out, part.disposition_params(), false, wire);
             out.push(b')');
         }
         None => out.extend_from_slice(b"NIL"),
@@ -231,11 +275,13 @@ fn extension<'a, P: Part<'a>>(out: &mut Vec<u8>, part: &P, wire: Wire) {
     out.extend_from_slice(if out.len() == from { b"NIL" } else { b")" });
     out.push(b' ');
     nstring(out, part.location(), wire);
+    other
 }
 
 /// `("name" "value" ...)` or NIL; `charset`: with the default of a text if it has none.
-fn params<'a>(out: &mut Vec<u8>, list: impl Iterator<Item = Param<'a>>, charset: bool, wire: Wire) {
+fn params<'a>(out: &mut Vec<u8>, list: impl Iterator<Item = Param<'a>>, charset: bool, wire: Wire) -> bool {
     let from = out.len();
+    let mut other = false;
     let mut missing = charset;
     let put = |out: &mut Vec<u8>, name: &[u8], value: &[u8]| {
         out.push(if out.len() == from { b'(' } else { b' ' });
@@ -245,10 +291,17 @@ fn params<'a>(out: &mut Vec<u8>, list: impl Iterator<Item = Param<'a>>, charset:
     };
     for (name, value) in list {
         missing &= !name.eq_ignore_ascii_case(b"charset");
-        put(out, name, value);
+        match surrogate::parameter(name, value).filter(|_| wire == Wire::Ascii) {
+            Some((name, value)) => {
+                put(out, &name, &value);
+                other = true;
+            }
+            None => put(out, name, value),
+        }
     }
     if missing {
         put(out, b"charset", b"us-ascii");
     }
     out.extend_from_slice(if out.len() == from { b"NIL" } else { b")" });
+    other
 }

@@ -18,7 +18,7 @@ use crate::imap::parse::date::Day;
 use crate::imap::parse::flags::System;
 use crate::imap::parse::search::{Clock, Key, When};
 use crate::imap::set::SeqSet;
-use crate::imap::words;
+use crate::imap::{parameter, words};
 use crate::message::headers;
 use crate::message::mime::{self, Summary, Written};
 use encoding_rs::Encoding;
@@ -332,6 +332,7 @@ impl Run {
                     text.clear();
                     folded.clear();
                     words::decode(&value, &mut text);
+                    parameter::append(name, &value, &mut text);
                     crate::imap::casemap::fold(&text, &mut folded);
                     needle.is_in(&folded)
                 }),
@@ -457,6 +458,7 @@ fn fold_field(field: &headers::Field<'_>, text: &mut String, folded: &mut Vec<u8
         text.push_str(&String::from_utf8_lossy(field.name));
         text.push_str(": ");
         words::decode(field.value.trim_ascii_start(), text);
+        parameter::append(field.name, field.value, text);
         folded.clear();
         crate::imap::casemap::fold(text, folded);
     }

@@ -273,7 +273,8 @@ impl Stage {
         }
     }
 
-    async fn deliver(&mut self, mailbox: &str, flags: Flags, message: &str) {
+    /// Somebody has been told of it before, unless it is `new`.
+    async fn deliver(&mut self, mailbox: &str, flags: Flags, new: bool, message: &str) {
         let bytes = message.as_bytes();
         let facts = BodyFacts { len: bytes.len() as u64, ..BodyFacts::default() };
         let pieces = [bytes];
@@ -289,18 +290,22 @@ impl Stage {
         let target = Target { account: self.account, mailbox, flags, id: None, promised: false };
         let answers = self.store.deliver(incoming, &[target]).await;
         assert!(answers.iter().all(Result::is_ok), "{answers:?}");
+        if !new {
+            self.store.select(self.account, mailbox).await.expect("there").meet(true);
+        }
         self.settle().await;
     }
 
     async fn direct(&mut self, directive: &str, message: &str) {
         let words: Vec<&str> = directive.split(' ').collect();
         match words[..] {
-            ["deliver", mailbox] => self.deliver(mailbox, Flags::default(), message).await,
-            ["deliver", mailbox, "seen"] => self.deliver(mailbox, Flags::SEEN, message).await,
+            ["deliver", mailbox] => self.deliver(mailbox, Flags::default(), false, message).await,
+            ["deliver", mailbox, "seen"] => self.deliver(mailbox, Flags::SEEN, false, message).await,
+            ["new", mailbox] => self.deliver(mailbox, Flags::default(), true, message).await,
             ["many", mailbox, count] => {
                 for n in 1..=count.parse::<u32>().expect("a number") {
                     let text = format!("Subject: message {n}\r\nFrom: a{n}@example.org\r\n\r\nbody {n}\r\n");
-                    self.deliver(mailbox, Flags::default(), &text).await;
+                    self.deliver(mailbox, Flags::default(), false, &text).await;
                 }
             }
             ["login"] => self.hidden("C: l LOGIN u p").await,
@@ -466,6 +471,6 @@ mod files {
         login literals mailboxes list select fetch sections binary store copy uidplus expunge search sort
         thread append idle replace esearch condstore qresync rev2 utf8 together compress
         appendlimit children enable id list_extended list_status multiappend moving namespace objectid preview
-        quota sasl_ir savedate searchres special_use unauthenticate unselect within
+        quota recent sasl_ir savedate searchres special_use unauthenticate unselect within
     }
 }

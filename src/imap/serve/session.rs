@@ -26,6 +26,8 @@ pub(super) struct Talk<R: Moving, M: Mailboxes> {
     pub handshake: Option<Box<Connection>>,
     /// After the login.
     pub desk: Option<Desk<M>>,
+    /// When the message was committed that the client, within IDLE, is being told of.
+    pub telling: Option<Mono>,
 }
 
 /// How a session goes on.
@@ -54,7 +56,7 @@ pub(super) async fn begin<R: Moving, M: Mailboxes>(
         ends: wire.now.after(ctx.options.lasts),
     };
     let machine = Session::new(ctx.options.session.clone(), wire.now);
-    let mut talk = Talk { ctx, wire, known, machine, login: Login::default(), handshake: None, desk: None };
+    let mut talk = Talk::new(ctx, wire, known, machine);
     talk.machine.set_tls(login::tls(door.tls));
     talk.offer();
     let now = talk.wire.now;
@@ -74,12 +76,17 @@ pub(super) async fn go_on<R: Moving, M: Mailboxes>(
 ) {
     let machine = Session::arrive(ctx.options.session.clone(), luggage, wire.now);
     let door = ctx.door(known.service);
-    let mut talk = Talk { ctx, wire, known, machine, login: Login::default(), handshake: None, desk: None };
+    let mut talk = Talk::new(ctx, wire, known, machine);
     let step = talk.look();
     talk.run(&door, step).await;
 }
 
 impl<R: Moving, M: Mailboxes> Talk<R, M> {
+    fn new(ctx: Rc<Context<R, M>>, wire: Wire<R>, known: Known, machine: Session<M::Selected>) -> Self {
+        let login = Login::default();
+        Talk { ctx, wire, known, machine, login, handshake: None, desk: None, telling: None }
+    }
+
     async fn run(mut self, door: &Door, mut step: Step) {
         loop {
             match self.obey(door, step).await {
@@ -176,8 +183,7 @@ impl<R: Moving, M: Mailboxes> Talk<R, M> {
         };
         let Stayed { wire, session: known, luggage } = stayed;
         let machine = Session::arrive(ctx.options.session.clone(), luggage, wire.now);
-        let mut talk =
-            Talk { ctx, wire, known, machine, login: Login::default(), handshake: None, desk: None };
+        let mut talk = Talk::new(ctx, wire, known, machine);
         let now = talk.now();
         talk.machine.answer(now, Answer::Deny(denial), &mut talk.wire.outbox.out);
         Some(talk)
@@ -198,6 +204,10 @@ impl<R: Moving, M: Mailboxes> Talk<R, M> {
         let input = if watch && self.machine.is_selected() {
             // What waits to be sent must not be cut in two by a change.
             self.wire.flush().await?;
+            if let Some(since) = self.telling.take() {
+                let host = self.ctx.host();
+                host.metrics.imap_notify.record(host.rt.now().since(since).as_secs_f64());
+            }
             self.wire.fill_or(deadline, idle, self.machine.mailbox().changed()).await
         } else {
             Some(self.wire.fill(deadline, idle).await)
@@ -207,6 +217,7 @@ impl<R: Moving, M: Mailboxes> Talk<R, M> {
             Some(Input::Gone) => None,
             Some(Input::Late) => Some(self.on_time()),
             None => {
+                self.telling = self.machine.mailbox().waits();
                 self.machine.changed();
                 Some(None)
             }

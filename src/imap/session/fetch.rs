@@ -19,7 +19,7 @@ use crate::imap::parse::{Messages, Verb, parse};
 use crate::imap::set::{self, SeqSet};
 use crate::imap::transfer::Decoder;
 use crate::mailbox::api::{Alter, Selected};
-use crate::mailbox::types::{Flags, Message};
+use crate::mailbox::types::{Flags, Message, UidSet};
 use crate::message::mime::Summary;
 use std::ops::Range;
 use std::rc::Rc;
@@ -49,6 +49,9 @@ pub(super) struct Fetching {
     begun: Option<bool>,
     reading: Reading,
     names: Vec<String>,
+    recent: UidSet,
+    /// UIDs of messages of which something was shown otherwise than it is written.
+    downgraded: SeqSet,
     /// Some content is gone.
     gone: bool,
     /// Some part has an encoding that is not known.
@@ -278,6 +281,8 @@ impl<S: Selected> Session<S> {
             begun: None,
             reading: Reading::Nothing,
             names,
+            recent: self.recent(),
+            downgraded: SeqSet::default(),
             gone: false,
             encoded: false,
         };
@@ -338,6 +343,10 @@ impl<S: Selected> Session<S> {
     }
 
     fn fetched(&mut self, f: &Fetching, out: &mut Vec<u8>) -> Option<Step> {
+        if !f.downgraded.is_empty() {
+            let text = "UTF8=ACCEPT has not been enabled";
+            Self::untagged(Some(Code::Downgraded(&f.downgraded)), text, out);
+        }
         let no = |word| (Condition::No, Some(Code::Word(word)));
         let ((condition, code), text) = match () {
             () if f.gone => (no(Word::ExpungeIssued), "Some of the messages have been expunged"),
@@ -394,7 +403,7 @@ impl<S: Selected> Session<S> {
             writer.uid(m.uid);
         }
         if has(Items::FLAGS) {
-            writer.flags(system(m), keywords(&f.names, m.keywords));
+            writer.flags(system(m, &f.recent), keywords(&f.names, m.keywords));
         }
         if has(Items::MODSEQ) {
             writer.mod_seq(m.modseq);
@@ -414,8 +423,10 @@ impl<S: Selected> Session<S> {
         if has(Items::THREADID) {
             writer.thread_id(None);
         }
-        if let Some(summary) = summary {
-            put_shown(&mut writer, items, summary, wire);
+        if let Some(summary) = summary
+            && put_shown(&mut writer, items, summary, wire)
+        {
+            f.downgraded.insert(m.uid, m.uid);
         }
         f.begun = Some(writer.is_first());
     }
@@ -622,18 +633,20 @@ impl<S: Selected> Session<S> {
     }
 }
 
-/// Items that are made of a summary.
-fn put_shown(writer: &mut Fetch<'_>, items: Items, summary: &Summary<'_>, wire: Wire) {
+/// Items that are made of a summary. True if something is shown otherwise than it is written.
+fn put_shown(writer: &mut Fetch<'_>, items: Items, summary: &Summary<'_>, wire: Wire) -> bool {
+    let mut other = false;
     if items.has(Items::ENVELOPE) {
-        structure::envelope(writer.item("ENVELOPE"), &EnvelopeOf(*summary.envelope()), wire);
+        other |= structure::envelope(writer.item("ENVELOPE"), &EnvelopeOf(*summary.envelope()), wire);
     }
     if items.has(Items::BODYSTRUCTURE) {
-        structure::structure(writer.item("BODYSTRUCTURE"), &PartOf(summary.root()), true, wire);
+        other |= structure::structure(writer.item("BODYSTRUCTURE"), &PartOf(summary.root()), true, wire);
     }
     if items.has(Items::BODY) {
-        structure::structure(writer.item("BODY"), &PartOf(summary.root()), false, wire);
+        other |= structure::structure(writer.item("BODY"), &PartOf(summary.root()), false, wire);
     }
     if items.has(Items::PREVIEW) {
         writer.preview(Some(summary.preview()), wire);
     }
+    other
 }

@@ -257,8 +257,8 @@ impl<S: Selected> Session<S> {
         let id = self.mailbox_id(status.mailbox);
         let counters = Counters {
             messages: status.messages,
-            // RFC 9051 has none, and no session is the first that is told.
-            recent: 0,
+            // RFC 9051 has none.
+            recent: if self.is_rev2() { 0 } else { status.recent },
             uid_next: status.uidnext,
             uid_validity: status.uidvalidity,
             unseen: status.unseen,

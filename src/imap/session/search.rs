@@ -5,19 +5,19 @@
 //! several at once), else by their header, else by the text of their parts, which is streamed.
 
 use super::order::Order;
+use super::tell::system;
 use super::{Answer, Ask, Now, Session, Step, Task};
 use crate::imap::charset;
 use crate::imap::encode::search::esearch;
 use crate::imap::encode::status::{Code, Condition};
 use crate::imap::parse::Str;
-use crate::imap::parse::flags::System;
 use crate::imap::parse::search::{Key, Search, Wanted};
 use crate::imap::parse::session::Extensions;
 use crate::imap::search::{Context, Known, Program, Refused, Run, Verdict};
 use crate::imap::set::number;
 use crate::imap::transfer::Decoder;
 use crate::mailbox::api::Selected;
-use crate::mailbox::types::Message;
+use crate::mailbox::types::{Message, UidSet};
 use crate::message::mime::{Kind, Summary};
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -40,6 +40,7 @@ pub(super) struct Searching {
     run: Run,
     /// EMAILID is a key.
     ids: bool,
+    recent: UidSet,
     /// The next message.
     next: u32,
     /// Those before it that are not judged yet, in their order, and those among them that are found.
@@ -263,6 +264,7 @@ impl<S: Selected> Session<S> {
                     run: program.run(),
                     program,
                     ids: keys.iter().any(|k| matches!(k, Key::EmailId(_))),
+                    recent: self.recent(),
                     next: 1,
                     open: VecDeque::new(),
                     current: None,
@@ -398,7 +400,7 @@ impl<S: Selected> Session<S> {
         s.run.begin(&Known {
             seq,
             uid: m.uid,
-            system: System(m.flags.0),
+            system: system(m, &s.recent),
             keywords: m.keywords.0,
             internal: m.internal.seconds() as i64,
             saved: Some(m.saved.seconds() as i64),

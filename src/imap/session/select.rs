@@ -53,7 +53,7 @@ impl<S: Selected> Session<S> {
         answer: Answer<'_, S>,
         out: &mut Vec<u8>,
     ) {
-        let mailbox = match answer {
+        let mut mailbox = match answer {
             Answer::Selected(Ok(mailbox)) => mailbox,
             Answer::Selected(Err(refusal)) => {
                 self.refused(refusal, false, out);
@@ -61,6 +61,8 @@ impl<S: Selected> Session<S> {
             }
             _ => panic!("no answer to SELECT"),
         };
+        // RFC 3501 §6.3.2: EXAMINE takes nothing away from later sessions.
+        mailbox.meet(!selecting.read_only);
         let name = std::mem::take(&mut selecting.name);
         let keywords = mailbox.keywords().len();
         self.chosen = Some(Chosen { mailbox, name, read_only: selecting.read_only, keywords });
@@ -83,7 +85,7 @@ impl<S: Selected> Session<S> {
         self.flags_of_mailbox(&chosen.mailbox.keywords(), out);
         exists(out, count);
         if !self.is_rev2() {
-            recent(out, 0);
+            recent(out, chosen.mailbox.recent_count());
             if status.unseen > 0
                 && let Some(seq) = chosen.mailbox.first_unseen()
             {
@@ -150,13 +152,13 @@ impl<S: Selected> Session<S> {
             let mailbox = &self.chosen.as_ref().expect("just selected").mailbox;
             mailbox.window(selecting.next, self.options.messages_at_once, &mut batch);
             if !batch.is_empty() {
-                let names = mailbox.keywords();
+                let (names, recent) = (mailbox.keywords(), self.recent());
                 let known = known(qresync);
                 for m in &batch {
                     if m.modseq > qresync.mod_sequence && known.contains(m.uid, 0) {
                         let mut fetch = Fetch::begin(out, selecting.next);
                         fetch.uid(m.uid);
-                        fetch.flags(system(m), keywords(&names, m.keywords));
+                        fetch.flags(system(m, &recent), keywords(&names, m.keywords));
                         fetch.mod_seq(m.modseq);
                         fetch.end();
                     }

@@ -123,7 +123,7 @@ impl<S: Selected> Session<S> {
         }
         let names = self.mailbox().keywords();
         self.tell_keywords(&names, out);
-        let mailbox = self.mailbox();
+        let (mailbox, recent) = (self.mailbox(), self.recent());
         for m in &stored.now {
             let Some(seq) = mailbox.seq(m.uid) else { continue };
             // RFC 7162 §3.1.3: also with .SILENT, of those that have a new one.
@@ -138,7 +138,7 @@ impl<S: Selected> Session<S> {
                 fetch.mod_seq(m.modseq);
             }
             if !s.silent {
-                fetch.flags(system(m), keywords(&names, m.keywords));
+                fetch.flags(system(m, &recent), keywords(&names, m.keywords));
             }
             fetch.end();
         }

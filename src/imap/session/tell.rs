@@ -8,7 +8,7 @@ use crate::imap::parse::flags::System;
 use crate::imap::parse::session::Extensions;
 use crate::imap::view::{Changed, Mode, Teller};
 use crate::mailbox::api::{News, Selected};
-use crate::mailbox::types::{KEYWORDS_MAX, Keywords, Message};
+use crate::mailbox::types::{KEYWORDS_MAX, Keywords, Message, UidSet};
 use std::vec::IntoIter;
 
 /// All system flags that a client can set.
@@ -22,9 +22,9 @@ pub(super) struct Telling {
     tail: Vec<u8>,
 }
 
-/// Flags as they are written.
-pub(super) fn system(m: &Message) -> System {
-    System(m.flags.0)
+/// Flags as they are written, for a session with these recent messages.
+pub(super) fn system(m: &Message, recent: &UidSet) -> System {
+    System(m.flags.0 | if recent.has(m.uid) { System::RECENT.0 } else { 0 })
 }
 
 /// The names of a message's keywords.
@@ -83,7 +83,7 @@ impl<S: Selected> Session<S> {
 
     pub(super) fn tell_on(&mut self, mut telling: Telling, out: &mut Vec<u8>) -> Option<Step> {
         let names = self.chosen.as_ref().map(|c| c.mailbox.keywords()).unwrap_or_default();
-        let mode = self.mode();
+        let (mode, recent) = (self.mode(), self.recent());
         let mut deleted = false;
         while let Some(news) = telling.news.as_slice().first().copied() {
             if out.len() >= self.options.replies_max {
@@ -100,11 +100,12 @@ impl<S: Selected> Session<S> {
                 match *news {
                     News::Expunged { seq, uid } => teller.expunged(seq, uid),
                     News::Exists(n) => teller.exists(n),
+                    News::Recent(n) => teller.recent(n),
                     News::Changed { seq, message } => {
                         let changed = Changed {
                             seq,
                             uid: message.uid,
-                            system: system(&message),
+                            system: system(&message, &recent),
                             mod_seq: message.modseq,
                         };
                         teller.changed(changed, keywords(&names, message.keywords));
@@ -120,6 +121,14 @@ impl<S: Selected> Session<S> {
         out.extend_from_slice(&telling.tail);
         self.state = if telling.tail.is_empty() { State::Idle } else { State::Command };
         deleted.then(|| self.bye("The mailbox has been deleted", out))
+    }
+
+    /// UIDs that are recent for this session; RFC 9051 has none.
+    pub(super) fn recent(&self) -> UidSet {
+        match &self.chosen {
+            Some(chosen) if !self.is_rev2() => chosen.mailbox.recent(),
+            _ => UidSet::default(),
+        }
     }
 
     /// How changes are told.

@@ -6,6 +6,7 @@ use crate::mailbox::api::{
     Append, Appended, Content, Delivered, Done, Incoming, Listed, Mailboxes, Refusal, Selected, Target,
     Willing,
 };
+use crate::mailbox::directory::Mailbox;
 use crate::mailbox::name;
 use crate::mailbox::plan::NewMessage;
 use crate::mailbox::record::HEAD_LEN;
@@ -339,7 +340,7 @@ impl<R: Runtime> Mailboxes for Store<R> {
             let mailbox = id.and_then(|id| s.shard.directory.mailbox(id));
             Listed {
                 name: name.to_owned(),
-                status: mailbox.map(|m| m.status),
+                status: mailbox.map(Mailbox::counters),
                 children: owner.has_below(name),
                 subscribed: owner.subscribed.contains(name),
                 special: mailbox.and_then(|m| m.special),
@@ -351,7 +352,7 @@ impl<R: Runtime> Mailboxes for Store<R> {
     async fn status(&self, account: AccountId, mailbox: &str) -> Result<Status, Refusal> {
         let id = self.find(account, mailbox)?;
         let s = self.0.state.borrow();
-        s.shard.directory.mailbox(id).map(|m| m.status).ok_or(Refusal::NoMailbox)
+        s.shard.directory.mailbox(id).map(Mailbox::counters).ok_or(Refusal::NoMailbox)
     }
 
     async fn create(

@@ -6,6 +6,7 @@
 //! over, so that none is used twice.
 
 use crate::base::time::Wall;
+use crate::mailbox::fresh::Fresh;
 use crate::mailbox::record::{self, BodyView, Item, ItemsView};
 use crate::mailbox::row::{self, BodyRow, Key, Meta};
 use crate::mailbox::shard::Shard;
@@ -264,6 +265,8 @@ async fn write_directory<T: Table>(
             if let Some(m) = shard.directory.mailbox_mut(*mailbox) {
                 // What was expunged is not known any more.
                 m.kept_from = status.highest_modseq;
+                // Nor who has been told of what is there: it is old mail, most likely.
+                m.fresh = Fresh::above(status.uidnext);
             }
             let value = shard.directory.mailbox_row(*mailbox).map(|r| r.encode());
             value.into_iter().for_each(|row| changes.put(&Key::mailbox(*mailbox).bytes(), &row));

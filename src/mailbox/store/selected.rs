@@ -2,9 +2,11 @@
 //!
 //! A mailbox that nobody has open is read from the index; what is newer lies over it in memory.
 
+use crate::base::time::Mono;
 use crate::mailbox::api::{Alter, Append, Appended, Copied, Done, News, Refusal, Selected, Stored, Vanished};
+use crate::mailbox::directory::Mailbox;
 use crate::mailbox::opened::{Opened, ViewId};
-use crate::mailbox::record;
+use crate::mailbox::record::{self, Malformed};
 use crate::mailbox::row::{self, Key};
 use crate::mailbox::store::near::Pace;
 use crate::mailbox::store::{Content, Inner, Locked, State, Store};
@@ -45,19 +47,37 @@ impl<R: Runtime> Drop for Open<R> {
     }
 }
 
-/// The rows of `tag` whose keys have `a` as the first number, by the second.
-pub(super) async fn rows<T: Table>(table: &T, tag: u8, a: u64) -> io::Result<BTreeMap<u64, Vec<u8>>> {
+/// Shows the rows of `tag` whose keys have `a` as the first number, in the order of the second.
+async fn each<T: Table>(
+    table: &T,
+    tag: u8,
+    a: u64,
+    mut visit: impl FnMut(u64, &[u8]) -> Result<(), Malformed>,
+) -> io::Result<()> {
     let prefix = row::prefix(tag, a);
-    let (mut out, mut after) = (BTreeMap::new(), prefix.to_vec());
+    let mut after = prefix.to_vec();
     loop {
         let page = table.scan(&prefix, &after, PAGE).await?;
-        let Some(last) = page.last_key() else { return Ok(out) };
-        after = last.to_vec();
         for (key, value) in page.iter() {
             let key = Key::parse(key).ok_or(io::ErrorKind::InvalidData)?;
-            out.insert(key.b(), value.to_vec());
+            visit(key.b(), value).map_err(|_| io::ErrorKind::InvalidData)?;
+        }
+        match page.last_key() {
+            Some(last) if page.len() >= PAGE.rows || page.bytes() >= PAGE.bytes => after = last.to_vec(),
+            _ => return Ok(()),
         }
     }
+}
+
+/// The rows of `tag` whose keys have `a` as the first number, by the second.
+pub(super) async fn rows<T: Table>(table: &T, tag: u8, a: u64) -> io::Result<BTreeMap<u64, Vec<u8>>> {
+    let mut out = BTreeMap::new();
+    each(table, tag, a, |b, value| {
+        out.insert(b, value.to_vec());
+        Ok(())
+    })
+    .await?;
+    Ok(out)
 }
 
 /// Rows are being read: no transaction may end meanwhile.
@@ -110,15 +130,23 @@ impl<R: Runtime> Store<R> {
         let cold = self.cold().await;
         let id = u64::from(mailbox.0);
         let damaged = |_: io::Error| Refusal::Damaged;
-        let mut messages = BTreeMap::new();
-        for (uid, value) in self.rows(row::MESSAGES, id).await.map_err(damaged)? {
-            let uid = u32::try_from(uid).map_err(|_| Refusal::Damaged)?;
-            messages.insert(uid, record::parse_row(uid, &value).map_err(|_| Refusal::Damaged)?);
-        }
+        // As they come, in their order: a message costs what is read of it and its place in the array.
+        let table = &self.0.table;
+        let mut messages = Vec::new();
+        each(table, row::MESSAGES, id, |uid, value| {
+            let uid = u32::try_from(uid).map_err(|_| Malformed)?;
+            messages.push(record::parse_row(uid, value)?);
+            Ok(())
+        })
+        .await
+        .map_err(damaged)?;
         let mut expunges = BTreeMap::new();
-        for (modseq, value) in self.rows(row::EXPUNGES, id).await.map_err(damaged)? {
-            expunges.insert(modseq, row::parse_expunge(&value).map_err(|_| Refusal::Damaged)?);
-        }
+        each(table, row::EXPUNGES, id, |modseq, value| {
+            expunges.insert(modseq, row::parse_expunge(value)?);
+            Ok(())
+        })
+        .await
+        .map_err(damaged)?;
         let wall = self.0.rt.wall();
         {
             let mut s = self.0.state.borrow_mut();
@@ -184,7 +212,7 @@ impl<R: Runtime> Selected for Open<R> {
 
     fn status(&self) -> Status {
         let s = self.store.0.state.borrow();
-        s.shard.directory.mailbox(self.mailbox).map(|m| m.status).unwrap_or_default()
+        s.shard.directory.mailbox(self.mailbox).map(Mailbox::counters).unwrap_or_default()
     }
 
     fn exists(&self) -> u32 {
@@ -217,10 +245,33 @@ impl<R: Runtime> Selected for Open<R> {
         mailbox.map(|m| m.keywords.iter().map(|k| k.to_string()).collect()).unwrap_or_default()
     }
 
+    fn meet(&mut self, read_write: bool) {
+        self.with(|o, v| o.meet(v, read_write));
+        self.store.0.state.borrow_mut().shard.meet(self.mailbox, self.view);
+    }
+
+    fn waits(&self) -> Option<Mono> {
+        self.with(Opened::waits)
+    }
+
+    fn recent(&self) -> UidSet {
+        self.with(|o, v| o.recent(v))
+    }
+
+    fn recent_count(&self) -> u32 {
+        self.with(|o, v| o.recent_told(v))
+    }
+
     fn sync(&mut self, expunges: bool) -> Vec<News> {
-        let news = self.with(|o, v| o.sync(v, expunges));
+        let mut news = self.with(|o, v| o.sync(v, expunges));
+        let mut s = self.store.0.state.borrow_mut();
+        if let Some(count) = s.shard.meet(self.mailbox, self.view) {
+            // RFC 3501 §7.3.2: with the new number of messages.
+            let changes = |n: &News| matches!(n, News::Keywords | News::Changed { .. } | News::Deleted);
+            let at = news.iter().position(changes).unwrap_or(news.len());
+            news.insert(at, News::Recent(count));
+        }
         if expunges {
-            let mut s = self.store.0.state.borrow_mut();
             self.store.expire(&mut s, 0);
         }
         news

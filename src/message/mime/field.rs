@@ -231,6 +231,13 @@ fn put_params(out: &mut Vec<u8>, params: &[(Vec<u8>, Vec<u8>)]) {
     }
 }
 
+/// The parameters of the value of a MIME field, as BODYSTRUCTURE shows them: pieces are put together, names
+/// of encoded ones end with `*` (RFC 2231).
+#[must_use]
+pub fn parameters(value: &[u8]) -> Vec<(Vec<u8>, Vec<u8>)> {
+    Cursor::new(&value[..value.len().min(FIELD_MAX)]).params()
+}
+
 type Media = (Vec<u8>, Vec<u8>, Vec<(Vec<u8>, Vec<u8>)>);
 
 /// `type/subtype; parameters` (RFC 2045 §5.1); none if it cannot be read.

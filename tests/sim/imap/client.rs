@@ -13,6 +13,8 @@ pub struct Client {
     buf: Vec<u8>,
     /// Reads slowly.
     pub slow: bool,
+    /// It keeps `known` up to date. Not if QRESYNC tells it of expunges by UID.
+    pub believes: bool,
     tag: u32,
     /// The mailbox by sequence number: UID, if it is known.
     pub known: Vec<Option<u32>>,
@@ -45,7 +47,7 @@ impl Client {
     pub fn new(world: &World, stream: SimStream) -> Self {
         stream.set_deadline(Some(Mono(world.now() + 7200 * 1000 * MS)));
         let (buf, known) = (Vec::new(), Vec::new());
-        Client { world: world.clone(), stream, buf, slow: false, tag: 0, known }
+        Client { world: world.clone(), stream, buf, slow: false, believes: true, tag: 0, known }
     }
 
     /// Sends `bytes`, cut anywhere.
@@ -153,7 +155,9 @@ impl Client {
             if fixed && response.ends_with(" EXPUNGE") {
                 self.world.violation(format!("{response} within {text}"));
             }
-            self.believe(&response);
+            if self.believes {
+                self.believe(&response);
+            }
             if response.starts_with("* BYE") {
                 return None;
             }

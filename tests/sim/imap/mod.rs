@@ -1,17 +1,21 @@
 //! Histories of IMAP: clients on both cores of a machine that append, flag, copy, move, expunge and idle in
 //! the same mailboxes, slowly, cut anywhere, and break off; kills at any moment. What a client was told to
 //! be done is done after a restart; nothing that was appended is lost unless somebody has expunged it; no
-//! UID is given twice; sequence numbers are those that were told; content comes back octet for octet.
+//! UID is given twice; sequence numbers are those that were told; content comes back octet for octet; QRESYNC
+//! tells exactly the difference ([`resync`]).
 
 mod client;
 mod node;
+mod resync;
 
+use crate::disk::DiskFaults;
 use crate::machine::Machine;
 use crate::net::{NetFaults, SimNet};
 use crate::seeds::{self, History};
 use crate::world::{Death, MS, SEC, World};
 use client::{Client, number_behind};
 use node::{Counted, PASSWORD, PORT, USERS, Wish};
+use resync::{SharedCopy, Syncer};
 use ringpost::access::gate::Door;
 use ringpost::base::time::Mono;
 use ringpost::imap::session::Options;
@@ -295,10 +299,14 @@ struct Site {
     net: SimNet,
     machine: Machine,
     book: SharedBook,
+    /// What clients with QRESYNC keep.
+    copies: [SharedCopy; 3],
+    /// The disk says "durable" before it is.
+    lying: bool,
 }
 
 impl Site {
-    async fn life(&self, long: u64) {
+    async fn life(&self, number: u64, long: u64) {
         let (world, counted) = (&self.world, Counted::default());
         let rt = self.machine.boot();
         let wish = Wish {
@@ -323,8 +331,14 @@ impl Site {
             };
             world.spawn(USERS_NODE, user.for_ever());
         }
+        for (id, copy) in (0..).zip(&self.copies) {
+            let (world, net, copy) = (world.clone(), self.net.clone(), copy.clone());
+            let syncer = Syncer { world, net, server: self.machine.ip(), copy, id, life: number };
+            self.world.spawn(USERS_NODE, syncer.for_ever());
+        }
         world.pause(long).await;
-        self.machine.kill(if world.below(2) == 0 { Death::Power } else { Death::Process });
+        let power = self.lying || world.below(2) == 0;
+        self.machine.kill(if power { Death::Power } else { Death::Process });
         if counted.count() != 0 {
             world.violation(format!("{} permits are not given back", counted.count()));
         }
@@ -335,29 +349,42 @@ impl Site {
 /// The node of the users.
 const USERS_NODE: u32 = 9;
 
-fn history(world: &World) -> History {
+fn history(world: &World, lying: bool) -> History {
     let net = SimNet::new(world);
     let machine = Machine::new(world, &net, 1);
-    let site = Site { world: world.clone(), machine, net, book: SharedBook::default() };
+    let (book, copies) = (SharedBook::default(), Default::default());
+    let site = Site { world: world.clone(), machine, net, book, copies, lying };
+    site.machine.disk.set_faults(DiskFaults { lying, ..DiskFaults::default() });
     let w = world.clone();
     world.block_on(async move {
         let stormy = NetFaults { reset: 1_000, slow: 20, tiny: w.below(4) == 0, ..NetFaults::default() };
         let faults = if w.below(3) == 0 { NetFaults::default() } else { stormy };
         site.net.set_faults(faults);
-        for _ in 0..2 + w.below(3) {
-            site.life(w.below(3 * SEC)).await;
+        let lives = 2 + w.below(3);
+        for number in 0..lives {
+            site.life(number, w.below(3 * SEC)).await;
         }
         // The last one finds what the others have left.
         site.net.set_faults(NetFaults::default());
-        site.life(3 * SEC).await;
+        site.life(lives, 3 * SEC).await;
     });
     History::of(world)
 }
 
+/// The planted bug: a disk that says "durable" before it is. Clients with QRESYNC see it.
+#[test]
+fn mod_sequences_of_a_lying_disk_are_caught() {
+    let found = seeds::caught(12, |world| history(world, true));
+    let back = found.values().flatten().filter(|v| v.starts_with("resync: ")).count();
+    assert!(back > 0, "no client has seen it in 12 seeds: {found:?}");
+}
+
 #[test]
 fn imap_histories() {
-    seeds::run_long("imap_histories", 40, history);
+    seeds::run_long("imap_histories", 40, |world| history(world, false));
     let one = std::env::var_os("SIM_SEED").is_some();
+    let synced = resync::DONE.each_ref().map(|count| count.load(Ordering::Relaxed));
+    assert!(one || synced.iter().all(|count| *count > 0), "no copy was brought up to date: {synced:?}");
     let done = DONE.each_ref().map(|count| count.load(Ordering::Relaxed));
     assert!(one || done.iter().all(|count| *count > 0), "nobody has done anything: {done:?}");
 }
