@@ -3,6 +3,7 @@
 
     benches/queue_verbs.py                       1,000,000 messages
     benches/queue_verbs.py --messages 2000       a small run, to see that it works
+    benches/queue_verbs.py --window 64MiB --size 1000    nearly all of it in archive and index
 
 Fills the queue of one server with messages that a suspended next hop keeps waiting (from
 1,000 senders to 1,000 domains), then runs each verb by a condition that means one thousandth of them and
@@ -75,16 +76,16 @@ class Client:
         for _ in lines:
             self.line()
 
-    def mail(self, sender, to, number=0):
+    def mail(self, sender, to, number=0, text=""):
         """One message; seconds from the end of data to its reply."""
         self.say(f"MAIL FROM:<{sender}>", f"RCPT TO:<{to}>", "DATA")
         begun = time.monotonic()
-        self.say(f"Subject: number {number}\r\n\r\nqueued\r\n.")
+        self.say(f"Subject: number {number}\r\n\r\n{text}queued\r\n.")
         return time.monotonic() - begun
 
 
 class Server:
-    def __init__(self, binary, folder, sink):
+    def __init__(self, binary, folder, sink, window):
         self.binary, self.port = binary, free_port()
         self.file = folder / "ringpost.toml"
         self.file.write_text(f"""
@@ -98,6 +99,7 @@ pin = "off"
 [storage]
 durability = "weak"
 free_min = "64MiB"
+{window}
 [limits]
 messages_per_session = 0
 [admin]
@@ -132,16 +134,19 @@ next_hop = "127.0.0.1:{sink}"
             raise SystemExit(f"queue {words}: {out.stderr}")
         return [json.loads(line) for line in out.stdout.splitlines()]
 
+    def parked(self):
+        return sum(s["parked"] for s in self.queue("stats"))
+
     def cpu(self):
         fields = pathlib.Path(f"/proc/{self.process.pid}/stat").read_text().rsplit(")", 1)[1].split()
         return (int(fields[11]) + int(fields[12])) / HZ
 
 
-def fill(server, messages, clients=8):
+def fill(server, messages, size, clients=8):
     def some(n):
-        client = Client(server.port)
+        client, text = Client(server.port), ("x" * 70 + "\r\n") * (size // 72)
         for i in range(n, messages, clients):
-            client.mail(f"s{i % 1000}@from.test", f"r@d{i // 7 % 1000}.test", i)
+            client.mail(f"s{i % 1000}@from.test", f"r@d{i // 7 % 1000}.test", i, text)
 
     threads = [threading.Thread(target=some, args=(n,)) for n in range(clients)]
     [t.start() for t in threads]
@@ -182,6 +187,11 @@ VERBS = [
     ("hold, by sender, 1/1000", ["hold", "--sender", "s7@*", "-y"]),
     ("undo", ["undo", "1"]),
     ("requeue, by sender, 1/1000", ["requeue", "--sender", "s7@*", "-y"]),
+    ("reroute, by domain, 1/1000", ["reroute", "--domain", "d5.test", "--to", "127.0.0.1:1", "-y"]),
+    ("reroute, all", ["reroute", "--domain", "d*", "--to", "127.0.0.1:1", "-y"]),
+    ("hold, by domain, 1/1000", ["hold", "--domain", "d7.test", "-y"]),
+    ("count, held", ["list", "--count", "--state", "hold"]),
+    ("release, by domain, 1/1000", ["release", "--domain", "d7.test", "-y"]),
     ("bounce, by sender, 1/1000", ["bounce", "--sender", "s8@*", "-y"]),
     ("delete, by sender, 1/1000", ["delete", "--sender", "s9@*", "-y"]),
     ("hold, all", ["hold", "--domain", "d*", "-y"]),
@@ -195,16 +205,23 @@ def main():
     parser.add_argument("--messages", type=int, default=1_000_000)
     parser.add_argument("--binary", default=str(HERE.parent / "target/release/ringpost"))
     parser.add_argument("--dir", help="where the queue lies (default: a temporary directory)")
+    parser.add_argument("--size", type=int, default=0, help="bytes of a body")
+    parser.add_argument("--window", help="storage.journal_window; default: the product's")
     args = parser.parse_args()
+    window = f'journal_window = "{args.window}"' if args.window else ""
     sink = Threading(("127.0.0.1", 0), Sink)
     threading.Thread(target=sink.serve_forever, daemon=True).start()
     with tempfile.TemporaryDirectory(prefix="ringpost-verbs-", dir=args.dir) as folder:
-        server = Server(args.binary, pathlib.Path(folder), sink.server_address[1])
+        server = Server(args.binary, pathlib.Path(folder), sink.server_address[1], window)
         try:
             server.queue("suspend", "127.0.0.1:1", "--reason", "bench")
             begun = time.monotonic()
-            fill(server, args.messages)
+            fill(server, args.messages, args.size)
             print(f"filled with {args.messages} messages in {time.monotonic() - begun:.1f} s")
+            deadline = time.monotonic() + 30
+            while args.window and server.parked() < args.messages // 2 and time.monotonic() < deadline:
+                time.sleep(0.2)
+            print(f"{server.parked()} of them are in archive and index")
             print(f"{'verb':<28} {'answer':>10} {'seconds':>8} {'CPU s':>7} {'flow/s':>7} {'worst ms':>9}")
             for name, words in VERBS:
                 cpu, begun = server.cpu(), time.monotonic()
