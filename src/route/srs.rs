@@ -166,7 +166,7 @@ impl Srs {
         } else if behind(b"SRS0", local).is_some() {
             one(domain, &local[4..])
         } else {
-            let day = [ALPHABET[(day % DAYS >> 5) as usize], ALPHABET[(day % 32) as usize]];
+            let day = [ALPHABET[((day % DAYS) >> 5) as usize], ALPHABET[(day % 32) as usize]];
             let hash = Self::hash(secret, b'0', &[&day, domain, local]);
             [b"SRS0", &[self.separator][..], &hash, b"=", &day, b"=", domain, b"=", local].concat()
         };
