@@ -315,8 +315,9 @@ impl Shard {
 
     fn put_message(&mut self, mailbox: MailboxId, m: Message, said: &Said, effects: &mut Effects) {
         let Some(known) = self.directory.mailbox(mailbox) else {
-            // When the log is read back the mailbox may have gone, and the index knows that already. What became
-            // of its message, which may have moved, is said later in the log: until then it has its body.
+            // When the log is read back the mailbox may have gone, and the index knows that already. What
+            // became of its message, which may have moved, is said later in the log: until then it has its
+            // body.
             if self.replaying {
                 self.bodies.refer(m.body, mailbox, m.uid);
             }
