@@ -4,7 +4,8 @@
 //! does not run are made here. A backup goes into a directory of its own, is durable with its list when it
 //! is told, and has its name only then. Shards that are put back have lost what came after the backup, and
 //! clients may have seen it: so a million UIDs and MODSEQs are passed over in each mailbox, and what was
-//! expunged is not known any more. The queue is no part of it: one that is put back would send what has been sent.
+//! expunged is not known any more. The queue is no part of it: one that is put back would send what has been
+//! sent.
 
 use super::manifest::Manifest;
 use super::shards::{self, Desk, Site};

@@ -3,8 +3,8 @@
 //! What never changes goes first: finished archive segments, as further names or copies. Then,
 //! while nothing is taken out of the journal and nothing removed: the index as of one transaction, what is
 //! new in the archive, and the journal as far as it is durable after that. The journal says all that has
-//! happened since the transaction, and what it names is in the copy: so the copy opens as the shard would that
-//! had lost its power at that moment. Deliveries and sessions go on; the journal grows meanwhile.
+//! happened since the transaction, and what it names is in the copy: so the copy opens as the shard would
+//! that had lost its power at that moment. Deliveries and sessions go on; the journal grows meanwhile.
 //!
 //! A failure is the copy's, not the shard's.
 

@@ -1,6 +1,6 @@
 //! L4: the segments of an archive in another directory, while it is in use.
 //!
-//! What is finished never changes, so that a further name does as well as a copy. Errors are of the copy only.
+//! What is finished never changes, so that a further name does as well as a copy. Errors are of the copy.
 
 use super::Archive;
 use crate::runtime::{OpenAs, Runtime};
@@ -11,9 +11,9 @@ use std::io;
 use std::path::Path;
 
 impl<R: Runtime> Archive<R> {
-    /// Gives the segments, or copies of them, names in the directory `to`. Those in `there` are passed over, and
-    /// are added to it. `all`: also the one being written, as far as it is durable; and what is there and has
-    /// been removed since goes. The owner removes nothing meanwhile. Gives the bytes.
+    /// Gives the segments, or copies of them, names in the directory `to`. Those in `there` are passed over,
+    /// the others are added to it. `all`: also the one being written, as far as it is durable; and what is
+    /// there and has been removed since goes. The owner removes nothing meanwhile. Gives the bytes.
     ///
     /// # Errors
     /// Reading or writing the copy.
