@@ -43,6 +43,12 @@ def load(args, *words, timeout):
         raise wire.Wrong(f"load: {done.stdout[-300:]}{done.stderr[-300:]}") from None
 
 
+def on_disk(mailboxes, of="**/*"):
+    """MiB that files of all shards take on the disk."""
+    files = [path for shard in mailboxes.glob("[0-9]*") for path in shard.glob(of) if path.is_file()]
+    return sum(path.stat().st_blocks for path in files) * 512 / 2**20
+
+
 def start(args, _servers):
     """A server with many accounts and much mail is started again."""
     args.logins = [f"rcpt{n}" for n in range(args.many)]
@@ -60,6 +66,9 @@ def start(args, _servers):
         took = time.monotonic() - began
         full, _ = server.group.pss()
         server.stop()
+        disk = {"disk_mib": on_disk(server.dir / "data" / "mailbox")}
+        disk |= {f"{name}_mib": on_disk(server.dir / "data" / "mailbox", of) for name, of in (
+            ("journal", "*.segment"), ("archive", "archive/*"), ("index", "index"))}
         # Ports answer when a server is ready to take mail; a mailbox is there when it can be selected.
         begun = time.monotonic()
         server.group = servers.machine.Group("mailboxes-start")
@@ -69,7 +78,7 @@ def start(args, _servers):
                 client = wire.Single(server.port["imap"], patience=120).imap("rcpt0", server.password)
                 break
             except (OSError, wire.Wrong):
-                if time.monotonic() - begun > 120:
+                if time.monotonic() - begun > 600:
                     raise
                 time.sleep(0.01)
         login = time.monotonic() - begun
@@ -81,7 +90,7 @@ def start(args, _servers):
         cpu = server.group.cpu()
         yield server, f"start with {args.many} accounts and {each * args.many} messages", {
             "filled_per_second": each * args.many / took, "login_after_s": login, "selected_after_s": selected,
-            "start_cpu_s": cpu, "pss_mib": rest / 2**20, "pss_filled_mib": full / 2**20}
+            "start_cpu_s": cpu, "pss_mib": rest / 2**20, "pss_filled_mib": full / 2**20} | disk
     finally:
         server.close()
 

@@ -38,6 +38,13 @@ pub trait Queues: 'static {
     fn cores(&self) -> usize;
     /// Asks a core about its sessions; `None`: it does not answer.
     fn ask_roll(&self, core: usize, question: roll::Question) -> impl Future<Output = Option<roll::Answer>>;
+    /// Asks a core, one behind the queues', for copies of its mailbox shards below a directory; `None`: it
+    /// does not answer.
+    fn ask_backup(
+        &self,
+        core: usize,
+        dir: PathBuf,
+    ) -> impl Future<Output = Option<Vec<(u16, Result<u64, String>)>>>;
     /// Says whether new mail is taken.
     fn set_draining(&self, on: bool);
 }
@@ -138,6 +145,7 @@ impl<Q: Queues> Conversation<'_, Q> {
             Command::Rules => self.rules(self.office.book.rules(wall_now())).await,
             Command::Stats => self.stats().await,
             Command::CopyIndex { dir } => self.copy_index(dir).await,
+            Command::BackupMailboxes { dir } => self.backup_mailboxes(dir).await,
             Command::Pick { pick, verb, ids, reason, dry_run, ask, seconds, to } => {
                 self.pick(Wish { pick: *pick, verb, ids, reason, dry_run, ask, seconds, to }).await
             }

@@ -1,6 +1,7 @@
 //! L5: the endpoints for operators: HTTP for machines that watch, a socket for the command line.
 
 pub mod control;
+mod copies;
 pub mod holds;
 pub mod http;
 mod kept;

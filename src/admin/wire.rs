@@ -171,6 +171,11 @@ pub enum Command {
     Metrics,
     /// Counts of each queue.
     Stats,
+    /// Copies the mailbox shards.
+    BackupMailboxes {
+        /// Directory on the server, absolute, that its user may write to, with nothing in it.
+        dir: PathBuf,
+    },
     /// Copies the index of each log.
     CopyIndex {
         /// Directory on the server, absolute, that its user may write to.
@@ -190,7 +195,7 @@ pub enum Line {
     Why(serde_json::Value),
     /// A rule of operators.
     Rule(serde_json::Value),
-    /// An index has been copied: number of its log and the file.
+    /// An index has been copied: number of its log and the file; or a mailbox shard: its number and bytes.
     Copied(serde_json::Value),
     /// So many messages are meant.
     Matches {

@@ -1,23 +1,24 @@
 //! `ringpost mailbox`: the mailboxes of a server that does not run: looked at, verified, mended, filled,
 //! emptied, carried away.
 //!
-//! Every verb takes the lock of the data directory and opens shards as the server does, so what a crash has
-//! left is put in order first. Output goes out as it is found; `--json` prints one object a line. Exit
-//! codes: 0 done or sound, 64 wrong arguments, 65 damage or input that is not what it should be, 66 not
-//! there, 67 no such account, 73 cannot be made, 74 reading or writing failed, 75 in use by a server or no
-//! space, 78 the configuration is wrong.
+//! Every verb takes the lock of the data directory (`backup` asks the server instead, if one runs) and opens
+//! shards as the server does, so what a crash has left is put in order first. Output goes out as it is found;
+//! `--json` prints one object a line. Exit codes: 0 done or sound, 64 wrong arguments, 65 damage or
+//! input that is not what it should be, 66 not there, 67 no such account, 73 cannot be made, 74 reading or
+//! writing failed, 75 in use by a server or no space, 78 the configuration is wrong.
 
 #![allow(clippy::disallowed_methods, reason = "a program for operators: reads and writes files")]
 
 mod account;
+mod backup;
 mod convert;
-mod copy;
 mod export;
 mod expunge;
 mod import;
 mod list;
 mod lists;
 mod maildir;
+mod manifest;
 mod mbox;
 mod reindex;
 mod reshard;
@@ -38,7 +39,8 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// Mailboxes: looked at, verified, mended, filled, emptied, carried away; the server must not run.
+/// Mailboxes: looked at, verified, mended, filled, emptied, carried away; but for `backup` the server must
+/// not run.
 #[derive(Debug, Args)]
 pub struct MailboxArgs {
     #[command(flatten)]
@@ -83,10 +85,10 @@ enum MailboxCommand {
     Remove(account::RemoveArgs),
     /// Spread the accounts over another number of shards. Interrupted, run it again
     Reshard(reshard::ReshardArgs),
-    /// Copy a shard into a new directory
-    Backup(copy::BackupArgs),
-    /// Put a copied shard back where there is none
-    Restore(copy::RestoreArgs),
+    /// Copy all shards into a new directory; also, and best, while the server runs
+    Backup(backup::BackupArgs),
+    /// Put the shards of a backup back
+    Restore(backup::RestoreArgs),
 }
 
 /// Why a command ends early.
@@ -178,8 +180,8 @@ impl MailboxArgs {
             MailboxCommand::Rename(args) => account::rename(site, &args, out),
             MailboxCommand::Remove(args) => account::remove(site, &args, out),
             MailboxCommand::Reshard(args) => reshard::run(site, &args, out),
-            MailboxCommand::Backup(args) => copy::backup(site, &args, out),
-            MailboxCommand::Restore(args) => copy::restore(site, &args, out),
+            MailboxCommand::Backup(args) => backup::backup(site, &args, out),
+            MailboxCommand::Restore(args) => backup::restore(site, &args, out),
         }
     }
 }

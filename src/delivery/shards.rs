@@ -180,6 +180,21 @@ impl<R: Runtime> Shards<R> {
         }
     }
 
+    /// Copies each shard into `dir/NNNN`, one after another: number and bytes, or why there is no copy.
+    pub async fn backup(&self, dir: &Path) -> Vec<(u16, Result<u64, String>)> {
+        let mut done = Vec::new();
+        for Shard { number, store } in &self.0.shards {
+            let copied = match store {
+                Some(store) => {
+                    store.backup(&dir.join(format!("{number:04}"))).await.map_err(|e| e.to_string())
+                }
+                None => Err(Refusal::Damaged.to_string()),
+            };
+            done.push((*number, copied));
+        }
+        done
+    }
+
     /// The queue will not hand these over again.
     pub fn settled(&self, shard: u16, ids: &[DeliveryId]) {
         if let Ok(store) = self.store(shard) {

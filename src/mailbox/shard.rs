@@ -198,8 +198,9 @@ impl Shard {
                 self.apply_item(&item, &part.said, &mut gone, effects);
             }
         }
+        let stays = if gone.is_empty() { BTreeSet::new() } else { bodies_named(&parts) };
         for ((mailbox, modseq), gone) in gone {
-            self.expunge(mailbox, modseq, gone, now, effects);
+            self.expunge(mailbox, modseq, gone, &stays, now, effects);
         }
         for mailbox in &effects.mailboxes {
             self.charge(*mailbox);
@@ -316,8 +317,15 @@ impl Shard {
     }
 
     fn put_message(&mut self, mailbox: MailboxId, m: Message, said: &Said, effects: &mut Effects) {
-        // When the log is read back the mailbox may have gone, and the index knows that already.
-        let Some(known) = self.directory.mailbox(mailbox) else { return };
+        let Some(known) = self.directory.mailbox(mailbox) else {
+            // When the log is read back the mailbox may have gone, and the index knows that already. What
+            // became of its message, which may have moved, is said later in the log: until then it has its
+            // body.
+            if self.replaying {
+                self.bodies.refer(m.body, mailbox, m.uid);
+            }
+            return;
+        };
         let new = !self.replaying && m.uid >= known.status.uidnext;
         let mut row = Vec::new();
         record::put_row(&mut row, &m);
@@ -337,7 +345,16 @@ impl Shard {
         effects.mailboxes.insert(mailbox);
     }
 
-    fn expunge(&mut self, mailbox: MailboxId, modseq: u64, gone: Gone, now: Mono, effects: &mut Effects) {
+    /// `stays`: bodies that messages have by the same operation.
+    fn expunge(
+        &mut self,
+        mailbox: MailboxId,
+        modseq: u64,
+        gone: Gone,
+        stays: &BTreeSet<BodyId>,
+        now: Mono,
+        effects: &mut Effects,
+    ) {
         let uids: UidSet = gone.messages.iter().map(|g| g.0).collect();
         if let Some(known) = self.directory.mailbox_mut(mailbox) {
             gone.messages.iter().for_each(|g| known.fresh.go(g.0));
@@ -368,7 +385,8 @@ impl Shard {
                     let leaving = dead.leaving;
                     (Some(dead), leaving, false)
                 }
-                Fate::Elsewhere => (None, true, shared),
+                // What is moved keeps its body, of which the archive has no list as long as one has it.
+                Fate::Elsewhere => (None, true, shared || stays.contains(&body)),
             };
             if archived && shared {
                 // If it was the last reference, the body goes with it.
@@ -676,6 +694,16 @@ fn laid_over<'a>(
     }
     all.extend(rows);
     Ok(all)
+}
+
+/// Bodies of the messages that an operation puts into mailboxes.
+fn bodies_named(parts: &[Part]) -> BTreeSet<BodyId> {
+    let items = parts.iter().filter_map(|p| ItemsView::parse(&p.items).ok());
+    let bodies = items.map(|items| {
+        let body = |item| if let Item::Message { message, .. } = item { Some(message.body) } else { None };
+        items.iter().filter_map(body).collect::<Vec<_>>()
+    });
+    bodies.flatten().collect()
 }
 
 #[cfg(test)]

@@ -281,6 +281,68 @@ fn content_lingers_for_those_who_still_see_it() {
 }
 
 #[test]
+fn a_body_of_the_archive_stays_when_its_message_moves_and_goes_with_it() {
+    let mut b = Bench::default();
+    let a = b.account("a", Quota::default());
+    let (inbox, trash) = (b.find(a, "INBOX"), b.find(a, "Trash"));
+    b.deliver(&[to(a)]);
+    b.settle();
+    b.open(inbox);
+    b.open(trash);
+    let body = b.shard.opened(inbox).and_then(|o| o.get(1)).expect("there").body;
+    // The archive has it now, and the index has said so.
+    b.shard.bodies.remove(body);
+    b.shard.ledger.take(false, |_| None, |_, _| {});
+    b.shard.ledger.done(1);
+    let mut draft = b.draft();
+    draft.copy(inbox, &UidSet::all(), trash, true).expect("there");
+    let plan = draft.finish().expect("small");
+    b.stage(plan);
+    b.settle();
+    assert_eq!(b.shard.ledger.get(&Key::body(body)), None, "the message that was moved has it");
+    let mut draft = b.draft();
+    draft.expunge(trash, &UidSet::all(), false).expect("there");
+    let plan = draft.finish().expect("small");
+    b.stage(plan);
+    b.settle();
+    assert_eq!(b.shard.ledger.get(&Key::body(body)), Some(None), "nobody has it any more");
+}
+
+/// The index may be newer than the beginning of the log: a mailbox of which that speaks is gone.
+#[test]
+fn what_moved_out_of_a_mailbox_that_is_gone_keeps_its_body() {
+    let mut b = Bench::default();
+    let a = b.account("a", Quota::default());
+    let (from, trash) = (b.find(a, "a/b"), b.find(a, "Trash"));
+    b.deliver(&[Target { mailbox: "a/b", ..to(a) }]);
+    b.settle();
+    [from, trash].into_iter().for_each(|mailbox| b.open(mailbox));
+    let body = b.shard.opened(from).and_then(|o| o.get(1)).expect("there").body;
+    let mut draft = b.draft();
+    draft.copy(from, &UidSet::all(), trash, true).expect("there");
+    let plan = draft.finish().expect("small");
+    b.stage(plan);
+    b.settle();
+    let mut draft = b.draft();
+    draft.delete(from).expect("opened");
+    let plan = draft.finish().expect("small");
+    b.stage(plan);
+    b.settle();
+    let mut again = Shard::default();
+    let account = b.shard.directory.account_row(a).expect("there");
+    again.directory.load_account(a, &account);
+    let mailbox = b.shard.directory.mailbox_row(trash).expect("there");
+    again.directory.load_mailbox(trash, &mailbox);
+    again.replay();
+    for r in b.journal.iter().filter(|r| r.head.id >= body.0) {
+        again.release_items(r.head, r.at, &r.items, brought(r.side), Mono(0));
+    }
+    assert!(again.replayed().is_empty(), "none has died");
+    let refs = again.bodies.get(body).expect("the message that was moved has it").refs.clone();
+    assert_eq!(refs.to_vec(), [(trash, 1)]);
+}
+
+#[test]
 fn names_are_made_moved_and_taken_away() {
     let mut b = Bench::default();
     let a = b.account("a", Quota::default());

@@ -5,12 +5,13 @@
 //! interface; `selected` is a session's mailbox; `reading` gives content, `near` has what was read ahead;
 //! `indexing` keeps the index,
 //! `archiving` takes bodies out of the journal, `tidying` cleans the archive, `rebuild` makes a lost
-//! index anew.
+//! index anew, `backup` copies it all.
 //!
 //! A failed write is for ever: nothing is taken any more, who waits is told, reading goes on. State that
 //! does not add up is a bug and panics.
 
 mod archiving;
+pub mod backup;
 pub mod import;
 mod indexing;
 mod large;
@@ -52,6 +53,7 @@ use crate::storage::keeper::{Keeper, Observer};
 use crate::storage::options::{Poison, Urgency};
 use crate::storage::record::RecordHead;
 use crate::storage::side::SideFile;
+use crate::storage::space::Shortage;
 use crate::storage::ticket::Committed;
 use smallvec::SmallVec;
 use std::cell::RefCell;
@@ -202,6 +204,10 @@ struct State<R: Runtime> {
     /// The archive's living have been counted.
     counted: bool,
     hurry: bool,
+    /// The mover is at work.
+    moving: bool,
+    /// The mover must not be: a copy is being made.
+    held: bool,
     index_short: bool,
     index_ended: bool,
     mover_ended: bool,
@@ -325,7 +331,7 @@ impl<R: Runtime> Store<R> {
             match staged {
                 Ok(staged) => records.push((head, staged)),
                 Err(e) => {
-                    failed = Some(refusal(e));
+                    failed = Some(refused(s, e));
                     break;
                 }
             }
@@ -397,7 +403,12 @@ impl<R: Runtime> Store<R> {
                 Err(Refusal::Full)
             }
             None => Ok(()),
-            Some(shortage) => Err(refusal(shortage.into())),
+            Some(shortage) => {
+                if shortage == Shortage::Full {
+                    self.0.state.borrow_mut().mover_bell.ring();
+                }
+                Err(refusal(shortage.into()))
+            }
         }
     }
 
@@ -562,6 +573,8 @@ impl<R: Runtime> State<R> {
             through,
             counted: false,
             hurry: false,
+            moving: false,
+            held: false,
             index_short: false,
             index_ended: false,
             mover_ended: false,
@@ -588,6 +601,14 @@ async fn answer(wait: Waiting) -> Result<Vec<Committed>, Refusal> {
         }
     })
     .await
+}
+
+/// Why nothing is staged. What is dead in the archive may be worth something then.
+fn refused<R: Runtime>(s: &mut State<R>, e: StageError) -> Refusal {
+    if e == StageError::Full {
+        s.mover_bell.ring();
+    }
+    refusal(e)
 }
 
 fn refusal(e: StageError) -> Refusal {

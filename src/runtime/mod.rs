@@ -235,6 +235,12 @@ pub trait Disk {
     fn remove_dir(&self, path: &Path) -> impl Future<Output = io::Result<()>>;
     /// Removes a file, durable.
     fn remove(&self, path: &Path) -> impl Future<Output = io::Result<()>>;
+    /// Gives a file one more name on the same file system; [`Self::sync_dir`] makes it durable. Fails if the
+    /// name is taken. `Unsupported`, or another error, where a file cannot have two: it is to be copied then.
+    fn link(&self, from: &Path, to: &Path) -> impl Future<Output = io::Result<()>> {
+        let _ = (from, to);
+        std::future::ready(Err(io::ErrorKind::Unsupported.into()))
+    }
     /// Makes the names in `dir` durable.
     fn sync_dir(&self, dir: &Path) -> impl Future<Output = io::Result<()>>;
     /// Bytes that an ordinary user can still allocate on the file system of `path`.

@@ -216,6 +216,14 @@ impl Queues for Cores {
         answered.await.ok()
     }
 
+    async fn ask_backup(&self, core: usize, dir: PathBuf) -> Option<Vec<(u16, Result<u64, String>)>> {
+        let (answer, answered) = oneshot::channel();
+        if !self.tell(core, Note::Backup(dir, answer)) {
+            return None;
+        }
+        answered.await.ok()
+    }
+
     fn set_draining(&self, on: bool) {
         self.lines.borrow().iter().for_each(|line| line.health.set_draining(on));
     }

@@ -56,7 +56,7 @@ use crate::tls::client::Rules;
 use metrics_exporter_prometheus::PrometheusRecorder;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
@@ -76,6 +76,9 @@ pub enum Note {
     Control(Request, oneshot::Sender<Response>),
     /// A question about its sessions, and where the answer goes.
     Roll(roll::Question, oneshot::Sender<roll::Answer>),
+    /// Copy the mailbox shards into this directory, and where the answer goes: number and bytes of each, or
+    /// why there is no copy.
+    Backup(PathBuf, oneshot::Sender<Vec<(u16, Result<u64, String>)>>),
     /// Finish what is in hand within this time, and end.
     Stop(Duration),
 }
@@ -533,6 +536,8 @@ async fn obey(
                 // The asker may have gone.
                 let _ = answer.send(told.unwrap_or_else(|| roll::answer(&[ctx], &question)));
             }
+            // Shards are the access cores'.
+            Some(Note::Backup(..)) => {}
             Some(Note::Stop(grace)) => return grace,
             // The control thread has died; so do we, in order.
             None => return Duration::from_secs(5),

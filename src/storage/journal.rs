@@ -518,6 +518,17 @@ impl Journal {
         &mut self.space
     }
 
+    /// The segments of the log, each as far as it is on stable storage: number of the file, where that ends,
+    /// length of the file.
+    #[must_use]
+    pub fn durable_segments(&self) -> Vec<(u32, u32, u32)> {
+        let mut out: Vec<_> = self.space.listed().map(|s| (s.file, s.end, s.bytes)).collect();
+        if let (Some(Flight::Batch { offset, .. }), Some(last)) = (&self.in_flight, out.last_mut()) {
+            last.1 = *offset;
+        }
+        out
+    }
+
     /// True if nothing is staged and nothing is being written.
     #[must_use]
     pub fn is_quiet(&self) -> bool {

@@ -6,6 +6,7 @@
 //! unknown. A disk that hangs makes [`Keeper::committed`] wait; the time-out is the caller's.
 
 pub(in crate::storage) mod bell;
+pub mod copying;
 pub mod opening;
 pub mod removal;
 pub mod side;

@@ -100,6 +100,11 @@ impl Space {
         self.listed.back_mut().expect("never empty")
     }
 
+    /// The segments of the log, oldest first.
+    pub fn listed(&self) -> impl Iterator<Item = &Segment> {
+        self.listed.iter()
+    }
+
     /// Sequence of the oldest segment of the log.
     #[must_use]
     pub fn oldest(&self) -> u64 {

@@ -326,6 +326,70 @@ fn nothing_is_lost_or_doubled_by_kill_9() {
     count.iter().for_each(|(text, n)| assert!(*n == 1 && begun.iter().any(|b| b == text), "{text}: {n}"));
 }
 
+/// Runs `ringpost mailbox` beside the server of `site`, or without one; gives its exit code.
+fn program(site: &Site, words: &[&str]) -> Option<i32> {
+    let config = site.dir.path().join("ringpost.toml");
+    let mut command = std::process::Command::new(server::PROGRAM);
+    let output = command.arg("mailbox").args(words).arg("-c").arg(config).output().expect("it runs");
+    eprintln!("{words:?}: {output:?}");
+    output.status.code()
+}
+
+/// A backup is made while mail comes; what is put back is the mailboxes as they were at one moment.
+#[test]
+fn a_backup_is_made_while_mail_comes_and_put_back() {
+    let site = Site::new();
+    let server = site.start();
+    let mut first = Vec::new();
+    let mut client = server.client();
+    for n in 0..40 {
+        let (account, text) = (["ann", "bob"][n % 2], format!("first-{n}"));
+        assert_eq!(try_mail(&mut client, &format!("{account}@here.test"), &body(&text)), Some(true));
+        first.push((account, text));
+    }
+    drop(client);
+    let to = site.dir.path().join("backup");
+    let to = to.to_str().expect("UTF-8");
+    let acked = AtomicU64::new(0);
+    std::thread::scope(|scope| {
+        let threads = ["ann-0", "bob-1", "ann-2"].map(|name| {
+            let (address, acked) = (server.smtp, &acked);
+            scope.spawn(move || send_on(address, name, acked))
+        });
+        until("some mail to be taken", || (acked.load(Ordering::Relaxed) >= 50).then_some(()));
+        assert_eq!(program(&site, &["backup", to]), Some(0));
+        let during = acked.load(Ordering::Relaxed);
+        until("mail to be taken after it", || (acked.load(Ordering::Relaxed) > during).then_some(()));
+        assert_eq!(program(&site, &["backup", to]), Some(73), "it is never written over");
+        assert_eq!(program(&site, &["restore", to]), Some(75), "a server runs");
+        server.kill();
+        threads.into_iter().for_each(|t| drop(t.join().expect("no panic")));
+    });
+    let all = |account: &str| -> BTreeMap<u32, String> {
+        site.mailbox(account, "INBOX").into_iter().map(|(uid, text)| (uid, subject(&text))).collect()
+    };
+    let before = ["ann", "bob"].map(all);
+    assert_eq!(program(&site, &["restore", to]), Some(73), "there are mailboxes");
+    assert_eq!(program(&site, &["restore", to, "--replace"]), Some(0));
+    let back = ["ann", "bob"].map(all);
+    for (before, back) in before.iter().zip(&back) {
+        // In the order in which it came, up to one moment.
+        let known: BTreeMap<u32, String> = before.clone().into_iter().take(back.len()).collect();
+        assert_eq!(back, &known);
+    }
+    assert!(back.iter().map(BTreeMap::len).sum::<usize>() >= first.len() + 50);
+    for (account, text) in &first {
+        let back = if *account == "ann" { &back[0] } else { &back[1] };
+        assert!(back.values().any(|t| t == text), "{account}: {text}");
+    }
+    let server = site.start();
+    server.client().mail(FROM, &["ann@here.test"], body("later").as_bytes());
+    server.drained();
+    server.stop();
+    let last = all("ann").into_iter().next_back().expect("there is mail");
+    assert!(last.0 > 1 << 20 && last.1 == "later", "{last:?}: no UID is given twice");
+}
+
 /// RFC 3461: who asks for it is told that it is in the mailbox.
 #[test]
 fn success_is_reported_as_delivered() {

@@ -56,7 +56,7 @@ impl Folder {
 }
 
 /// The state after an operation.
-fn after(model: &Model, op: &Op) -> Model {
+pub fn after(model: &Model, op: &Op) -> Model {
     let mut m = model.clone();
     match op {
         Op::Account(a) => {
@@ -125,7 +125,7 @@ fn rename(boxes: &mut BTreeMap<String, Folder>, from: &str, to: &str) {
 }
 
 /// Everything that clients can see of a shard.
-async fn observe(store: &Store<SimRuntime>) -> Result<Model, Refusal> {
+pub async fn observe(store: &Store<SimRuntime>) -> Result<Model, Refusal> {
     let mut model = Model::new();
     for (id, account) in store.accounts() {
         let boxes = model.entry(account).or_default();
@@ -150,9 +150,14 @@ async fn observe(store: &Store<SimRuntime>) -> Result<Model, Refusal> {
     Ok(model)
 }
 
-/// Which content a message has: `None`: it cannot be read now; 0: none of ours.
+/// Which content a message has: `None`: it cannot be read now; 0: none of ours, or none at all.
 async fn content(open: &ringpost::mailbox::store::Open<SimRuntime>, uid: u32) -> Option<u64> {
-    let mut reader = open.read(uid, 0..u64::MAX).await.ok()?;
+    let mut reader = match open.read(uid, 0..u64::MAX).await {
+        Ok(reader) => reader,
+        // Nobody else is there who could have expunged it.
+        Err(Refusal::Expunged) => return Some(0),
+        Err(_) => return None,
+    };
     let mut bytes = Vec::new();
     while let Some(piece) = reader.next().await.ok()? {
         bytes.extend_from_slice(&piece);
@@ -161,7 +166,7 @@ async fn content(open: &ringpost::mailbox::store::Open<SimRuntime>, uid: u32) ->
 }
 
 /// Whether what was found is what a model says; what is known for the first time is taken over.
-fn fits(found: &Model, model: &mut Model) -> bool {
+pub fn fits(found: &Model, model: &mut Model) -> bool {
     let names = |m: &Model| -> Vec<(String, Vec<String>)> {
         m.iter().map(|(a, boxes)| (a.clone(), boxes.keys().cloned().collect())).collect()
     };

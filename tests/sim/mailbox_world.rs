@@ -41,13 +41,22 @@ pub async fn open(rt: &SimRuntime) -> Result<(Store<SimRuntime>, Recovery), Stri
 
 /// As [`open`]; new mail leaves so many bytes of the disk alone.
 pub async fn open_leaving(rt: &SimRuntime, free_min: u64) -> Result<(Store<SimRuntime>, Recovery), String> {
+    open_in(rt, FOLDER, free_min).await
+}
+
+/// As [`open_leaving`], of a shard that is elsewhere.
+pub async fn open_in(
+    rt: &SimRuntime,
+    folder: &str,
+    free_min: u64,
+) -> Result<(Store<SimRuntime>, Recovery), String> {
     let lock_wait = Duration::from_secs(60);
     let storage = storage::Options { lock_wait, disk_free_min: free_min, ..storage::Options::tiny() };
     let archive = archive::Options { lock_wait, disk_free_min: free_min / 2, ..archive::Options::tiny() };
     let table = TableOptions { reserve_bytes: 256 << 10, grow_bytes: 64 << 10, cache_bytes: 64 << 10 };
     let options = Options { archive, table, resident_max: 0, changes_max: 200, ..Options::default() };
     let parts = Parts { rt: rt.clone(), storage, poison: Poison::new(), options };
-    Store::open(Path::new(FOLDER), parts).await.map_err(|e| e.to_string())
+    Store::open(Path::new(folder), parts).await.map_err(|e| e.to_string())
 }
 
 /// Something that changes a shard.

@@ -8,6 +8,7 @@ mod journal;
 mod local;
 mod machine;
 mod mailbox;
+mod mailbox_backup;
 mod mailbox_damage;
 mod mailbox_full;
 mod mailbox_model;

@@ -180,7 +180,7 @@ impl Site {
         let done = uring::run(&uring::Options::small(), async |rt| {
             work(&Desk { site: self, rt, poison: Poison::new() }).await
         });
-        let given = self.give();
+        let given = self.give(&self.data_dir.join(FOLDER));
         let done = done.map_err(|e| {
             let e = checks::ring_error(e);
             Failure::new(if e.exit_code() == 71 { Exit::System } else { Exit::Config }, e)
@@ -188,13 +188,24 @@ impl Site {
         given.map(|()| done)
     }
 
-    fn give(&self) -> Result<(), Failure> {
+    /// What is at `path`, and below it, belongs to the server's user, whoever we are.
+    pub fn give(&self, path: &Path) -> Result<(), Failure> {
         let Some(user) = self.user.as_ref().filter(|_| privileges::is_root()) else {
             return Ok(());
         };
-        let folder = self.data_dir.join(FOLDER);
-        give_tree(&folder, user).map_err(|e| Failure::making(&folder, &e))
+        give_tree(path, user).map_err(|e| Failure::making(path, &e))
     }
+}
+
+/// The data directory, and the server's user if we can give him something.
+pub fn place(args: &SiteArgs) -> Result<(PathBuf, Option<User>), Failure> {
+    let known = read_config(args)?;
+    Ok((known.dir, known.user.filter(|_| privileges::is_root())))
+}
+
+/// How many shards there are in a data directory, if it says so.
+pub fn count(data_dir: &Path) -> Result<Option<u16>, Failure> {
+    number_in(&data_dir.join(FOLDER).join(COUNT_FILE))
 }
 
 /// The number of shards that a file says, if it is there.

@@ -159,14 +159,19 @@ fn accounts_are_renamed_removed_and_their_shards_carried_away() {
     }
     assert_eq!(site.seen("a@x.example"), seen);
 
-    let (shard, copy) = (home("a@x.example").to_string(), site.path("copy"));
-    site.done(&["backup", &shard, &copy]);
-    assert_eq!(site.run(&["restore", &shard, &copy]).0, Exit::CannotCreate, "it is there");
+    let copy = site.path("copy");
+    site.done(&["backup", &copy]);
+    assert_eq!(site.run(&["backup", &copy]).0, Exit::CannotCreate, "it is never written over");
+    assert_eq!(site.run(&["restore", &copy]).0, Exit::CannotCreate, "there are mailboxes");
     assert_eq!(site.run(&["remove", "a@x.example"]).0, Exit::Usage);
     site.done(&["remove", "a@x.example", "--yes"]);
     assert!(site.done(&["list"]).is_empty());
-    fs::remove_dir_all(spread::directory(Path::new(&site.path("data")), home("a@x.example"))).expect("gone");
-    site.done(&["restore", &shard, &copy]);
+    assert!(flip(Path::new(&copy), b"Subject: one"));
+    assert_eq!(site.run(&["restore", &copy, "--replace"]).0, Exit::Data, "its list says so");
+    assert!(flip(Path::new(&copy), b"Rubject: one"), "and back");
+    site.done(&["restore", &copy, "--replace"]);
+    assert!(Path::new(&site.path("data/mailbox.replaced/shards")).exists(), "what was there stays");
+    assert_eq!(site.run(&["restore", &copy, "--replace"]).0, Exit::CannotCreate, "nor is that written over");
     let mut back = site.seen("a@x.example");
     for (now, before) in back.iter_mut().zip(&seen).filter(|(now, _)| now["uidnext"].is_u64()) {
         let gap = now["uidnext"].as_u64().unwrap() - before["uidnext"].as_u64().unwrap();

@@ -12,6 +12,7 @@ use crate::runtime::table::Table;
 use crate::runtime::{Runtime, yield_now};
 use crate::storage::archive::{Archive, ArchiveError, Place};
 use crate::storage::record::{Location, RecordHead};
+use crate::storage::space::Shortage;
 use smallvec::SmallVec;
 use std::future::{Future, poll_fn};
 use std::pin::pin;
@@ -49,20 +50,31 @@ impl<R: Runtime> Store<R> {
                 if !self.empty(segment).await {
                     self.wait_for_space(segment).await;
                 }
-                if self.is_closed() {
+                if self.must_stop() {
                     break;
                 }
             }
             self.tidy().await;
+            let mut s = self.0.state.borrow_mut();
+            s.moving = false;
+            s.crowd.wake_all();
         }
         let mut s = self.0.state.borrow_mut();
         s.mover_ended = true;
         s.crowd.wake_all();
     }
 
+    /// It is closed, or a copy is to be made first.
+    pub(super) fn must_stop(&self) -> bool {
+        self.is_closed() || self.0.state.borrow().held
+    }
+
     /// Gives back what is dead in the archive; all of it, if space is short.
     async fn tidy(&self) {
-        let short = self.0.vault.is_short();
+        if self.0.keeper.shortage() == Some(Shortage::Full) {
+            let _ = self.0.vault.look_at_space().await;
+        }
+        let short = self.refuses_mail();
         if short {
             // No session keeps what was deleted, and it is dead when the index knows it.
             self.expire(&mut self.0.state.borrow_mut(), u64::MAX);
@@ -85,7 +97,8 @@ impl<R: Runtime> Store<R> {
                 if s.mover_bell.poll(cx).is_pending() {
                     return Poll::Pending;
                 }
-                if s.counted {
+                if s.counted && !s.held {
+                    s.moving = true;
                     return Poll::Ready(true);
                 }
             }
@@ -101,7 +114,7 @@ impl<R: Runtime> Store<R> {
         // Users who delete make the space, and meanwhile fill the journal.
         for _ in 0..LOOKS {
             self.tidy().await;
-            if self.is_closed() || self.crowded() != Some(segment) || self.0.vault.look_at_space().await {
+            if self.must_stop() || self.crowded() != Some(segment) || self.0.vault.look_at_space().await {
                 return;
             }
             self.rest(RETRY / LOOKS).await;
@@ -112,7 +125,7 @@ impl<R: Runtime> Store<R> {
         let mut sleep = pin!(self.0.rt.sleep_until(self.0.rt.now().after(time)));
         poll_fn(|cx| {
             let mut s = self.0.state.borrow_mut();
-            if s.closing || s.dead {
+            if s.closing || s.dead || s.held {
                 return Poll::Ready(());
             }
             s.crowd.join(cx);

@@ -3,7 +3,8 @@
 //!
 //! A body lives if its row names the place, an account's home if the account does. The new place goes
 //! into the row first; the old one is given up when the index has that. A segment that cannot be read is
-//! left alone; lack of space ends the pass.
+//! left alone; one of which nothing can be copied now is passed over; lack of space ends the pass. While
+//! space is short segments go that are mostly alive, too: who deletes at random leaves something everywhere.
 
 use crate::mailbox::record;
 use crate::mailbox::row::{BodyRow, Key};
@@ -14,6 +15,19 @@ use crate::runtime::Runtime;
 use crate::runtime::table::Table;
 use crate::storage::archive::{Entry, Place, Victim};
 use crate::storage::record::RecordHead;
+use crate::storage::space::Shortage;
+use std::collections::BTreeSet;
+
+/// What has come of a segment that was to go.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Cleaned {
+    /// It has gone, or less lives in it.
+    Some,
+    /// Nothing of it can be copied now: what lives in it is on its way out otherwise, or cannot be read.
+    Nothing,
+    /// There is no space, or the end has come.
+    NoSpace,
+}
 
 /// A record that was copied within the archive.
 struct Moved {
@@ -25,15 +39,40 @@ struct Moved {
 impl<R: Runtime> Store<R> {
     /// Removes and copies what should be, until nothing is left to do or nothing can be done now.
     pub(super) async fn tidy_archive(&self) {
-        while let Some(victim) = self.0.vault.victim(self.0.rt.wall()) {
-            let done = match victim {
-                Victim::Empty(segment) => self.remove_empty(segment).await,
-                Victim::Copy(segment) => self.clean(segment).await,
+        self.0.vault.set_cleaning(true);
+        self.tidy_segments().await;
+        self.0.vault.set_cleaning(false);
+    }
+
+    async fn tidy_segments(&self) {
+        let vault = &self.0.vault;
+        let mut passed = BTreeSet::new();
+        while let Some(victim) = vault.victim_of(self.0.rt.wall(), self.refuses_mail(), &passed) {
+            let cleaned = match victim {
+                Victim::Empty(segment) if self.remove_empty(segment).await => Cleaned::Some,
+                Victim::Empty(_) => Cleaned::NoSpace,
+                Victim::Copy(segment) => {
+                    let cleaned = self.clean(segment).await;
+                    if cleaned == Cleaned::Nothing {
+                        passed.insert(segment);
+                    }
+                    cleaned
+                }
             };
-            if !done || self.is_closed() {
+            if cleaned == Cleaned::NoSpace || self.must_stop() {
                 return;
             }
+            if self.refuses_mail() {
+                // As soon as it is not, no more is copied than is worth it.
+                let _ = vault.look_at_space().await;
+            }
         }
+    }
+
+    /// New mail is refused for want of space on the disk.
+    pub(super) fn refuses_mail(&self) -> bool {
+        let (keeper, vault) = (&self.0.keeper, &self.0.vault);
+        vault.is_short() || vault.is_scarce() && keeper.shortage() == Some(Shortage::Full)
     }
 
     /// An index that still names bodies in the segment, an old copy, must be known for one from now on.
@@ -41,14 +80,14 @@ impl<R: Runtime> Store<R> {
         self.0.keeper.keep_mark().await.is_ok() && self.0.vault.remove(segment).await.is_ok()
     }
 
-    /// Copies what lives in `segment`. `false`: not now.
-    async fn clean(&self, segment: u32) -> bool {
+    /// Copies what lives in `segment`.
+    async fn clean(&self, segment: u32) -> Cleaned {
         let Ok(entries) = self.0.vault.footer(segment).await else {
             self.0.vault.leave(segment);
-            return true;
+            return Cleaned::Nothing;
         };
         let vault = self.0.vault.clone();
-        let mut moved = Vec::new();
+        let (mut moved, mut full) = (Vec::new(), false);
         for entry in entries {
             let from = Place { segment, offset: entry.offset, len: entry.len };
             if !self.lives(&entry, from).await {
@@ -63,14 +102,17 @@ impl<R: Runtime> Store<R> {
             let head = RecordHead { kind, version, flags, id: entry.id };
             match vault.append(head, entry.owner, &[&payload]).await {
                 Ok(to) => moved.push(Moved { entry, from, to }),
-                Err(_) => break,
+                Err(_) => {
+                    full = true;
+                    break;
+                }
             }
             if self.is_closed() {
-                return false;
+                return Cleaned::NoSpace;
             }
         }
         // What a full disk has cost is not durable, and given up below.
-        let synced = vault.sync().await.is_ok();
+        full |= vault.sync().await.is_err();
         let mut any = false;
         for m in moved {
             let done = vault.is_durable(m.to) && self.relocate(&m).await;
@@ -80,7 +122,11 @@ impl<R: Runtime> Store<R> {
             }
         }
         self.indexed().await;
-        synced && any
+        match any {
+            _ if full => Cleaned::NoSpace,
+            true => Cleaned::Some,
+            false => Cleaned::Nothing,
+        }
     }
 
     /// The account whose home may be there: the footer says whose it is, unless there is none.

@@ -224,6 +224,11 @@ impl crate::runtime::Disk for Uring {
         .await
     }
 
+    async fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let (from, to) = (from.to_path_buf(), to.to_path_buf());
+        ask(Lane::Quick, move || fs::hard_link(&from, &to)).await
+    }
+
     async fn sync_dir(&self, dir: &Path) -> io::Result<()> {
         let dir = dir.to_path_buf();
         ask(Lane::Quick, move || sync_dir(&dir)).await

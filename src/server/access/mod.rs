@@ -232,6 +232,12 @@ async fn obey(access: &Access, front: &Front, notes: Receiver<Note>) -> Duration
                 // The asker may have gone.
                 let _ = answer.send(front.answer(&question));
             }
+            Some(Note::Backup(dir, answer)) => {
+                let shards = access.shards.clone();
+                access.rt.spawn(async move {
+                    let _ = answer.send(shards.backup(&dir).await);
+                });
+            }
             // Maps and queues are the mail cores'.
             Some(Note::Router(_) | Note::Control(..)) => {}
             Some(Note::Stop(grace)) => return grace,

@@ -8,7 +8,11 @@ use crate::base::time::Wall;
 use crate::storage::archive::format::HEAD_BYTES;
 use crate::storage::archive::{Options, Place};
 use crate::storage::segment::Keys;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// While space is short a segment of which less than this share lives, in percent, is cleaned: who deletes at
+/// random leaves something alive everywhere.
+const SHORT_SHARE: u8 = 95;
 
 /// One segment.
 #[derive(Clone)]
@@ -200,18 +204,20 @@ impl Shelf {
         }
     }
 
-    /// What should go first, if anything: what is empty, then what has the smallest share alive.
+    /// What should go first, if anything: what is empty, then what has the smallest share alive. `short`:
+    /// there is hardly any space left, and little is worth much. None of `but`.
     #[must_use]
-    pub fn victim(&self, now: Wall) -> Option<Victim> {
+    pub fn victim(&self, now: Wall, short: bool, but: &BTreeSet<u32>) -> Option<Victim> {
         if !self.counted {
             return None;
         }
         let highest = self.highest();
+        let most = if short { self.clean_share.max(SHORT_SHARE) } else { self.clean_share };
         let mut best: Option<(u64, u32)> = None;
         for (&number, v) in &self.volumes {
             // The one with the highest number stays, as the memory of it.
             let memory = number == highest && v.end <= HEAD_BYTES;
-            if v.open || v.left || memory {
+            if v.open || v.left || memory || but.contains(&number) {
                 continue;
             }
             if v.live_records == 0 {
@@ -219,7 +225,7 @@ impl Shelf {
             }
             let share = v.live_bytes.unsigned_abs() * 100 / v.bytes.max(1);
             let old = v.has_dead() && v.dead_since.is_some_and(|since| now.since(since) > self.dead_age);
-            if (share < u64::from(self.clean_share) || old) && best.is_none_or(|(least, _)| share < least) {
+            if (share < u64::from(most) || old) && best.is_none_or(|(least, _)| share < least) {
                 best = Some((share, number));
             }
         }

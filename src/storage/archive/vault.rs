@@ -5,6 +5,8 @@
 //! poisons the archive and every journal that shares the [`Poison`]; reading goes on. A full disk is
 //! told to whoever appends ([`ArchiveError::Full`]).
 
+mod copying;
+
 use crate::base::aligned::{AlignedBuf, PAGE, SharedBytes};
 use crate::base::time::Wall;
 use crate::runtime::{File, OpenAs, Runtime, shared};
@@ -23,7 +25,7 @@ use crate::storage::recover::LaterVersion;
 use crate::storage::stretch::Stretch;
 use crate::storage::walk::Window;
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -136,6 +138,10 @@ struct Inner<R: Runtime> {
     last_space: Cell<bool>,
     /// See [`Archive::is_short`].
     short: Cell<bool>,
+    /// See [`Archive::is_scarce`].
+    scarce: Cell<bool>,
+    /// See [`Archive::set_cleaning`].
+    cleaning: Cell<bool>,
     /// Something is to be done.
     work: Bell,
     /// Something was done.
@@ -197,6 +203,8 @@ impl<R: Runtime> Archive<R> {
             files: RefCell::new(opened.files),
             last_space: Cell::new(false),
             short: Cell::new(false),
+            scarce: Cell::new(false),
+            cleaning: Cell::new(false),
             work: Bell::default(),
             progress: Bell::default(),
             closing: Cell::new(false),
@@ -355,6 +363,13 @@ impl<R: Runtime> Archive<R> {
         self.inner().short.get()
     }
 
+    /// Whether the disk had less than twice the space that is to be left alone: a journal that leaves alone
+    /// so much does not grow then.
+    #[must_use]
+    pub fn is_scarce(&self) -> bool {
+        self.inner().scarce.get()
+    }
+
     /// Looks again whether it [is short](Self::is_short); whether a segment could be begun now.
     pub async fn look_at_space(&self) -> bool {
         let inner = self.inner();
@@ -369,7 +384,20 @@ impl<R: Runtime> Archive<R> {
     /// What should be done to get space back.
     #[must_use]
     pub fn victim(&self, now: Wall) -> Option<Victim> {
-        self.inner().with(|s| if s.is_poisoned() { None } else { s.shelf.victim(now) })
+        self.victim_of(now, false, &BTreeSet::new())
+    }
+
+    /// As [`Self::victim`]; `short`: also what gains little. None of the segments `but`.
+    #[must_use]
+    pub fn victim_of(&self, now: Wall, short: bool, but: &BTreeSet<u32>) -> Option<Victim> {
+        self.inner().with(|s| if s.is_poisoned() { None } else { s.shelf.victim(now, short, but) })
+    }
+
+    /// Whether what is appended from now on is copied within the archive, so that a segment can be removed
+    /// after it: then the last segment that the disk has room for may be begun, too, for an owner that
+    /// [takes the last space](Self::take_last_space). Else that is left for it.
+    pub fn set_cleaning(&self, on: bool) {
+        self.inner().cleaning.set(on);
     }
 
     /// The segment cannot be cleaned (it is damaged): it is not named again in this run.
@@ -560,8 +588,14 @@ impl<R: Runtime> Inner<R> {
     async fn look_at_space(&self) -> bool {
         let free = self.rt.free_bytes(&self.dir).await.unwrap_or(0);
         let segment = u64::from(self.options.segment_bytes);
-        self.short.set(free < segment.saturating_add(self.options.disk_free_min));
-        if self.last_space.get() { free >= segment } else { !self.short.get() }
+        let (alone, left) = (self.options.disk_free_min, free.saturating_sub(segment));
+        self.short.set(free < segment || left < alone);
+        self.scarce.set(free < segment || left < alone.saturating_mul(2));
+        match (self.last_space.get(), self.cleaning.get()) {
+            (false, _) => !self.short.get(),
+            (true, true) => free >= segment,
+            (true, false) => free >= 2 * segment,
+        }
     }
 
     /// Makes a segment's file, durable with its name and head, before a record is written behind.

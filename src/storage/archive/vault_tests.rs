@@ -220,6 +220,9 @@ fn cleaning() {
         let second: Vec<_> = places.iter().copied().zip(1..).filter(|p| p.0.segment == 2).collect();
         second[..4].iter().for_each(|p| a.dead(p.0, NOW));
         assert_eq!(a.victim(NOW), None, "more than half lives");
+        let short = |but: &[u32]| a.victim_of(NOW, true, &but.iter().copied().collect());
+        assert_eq!(short(&[]), Some(Victim::Copy(2)), "while space is short that is worth something");
+        assert_eq!(short(&[2]), None, "it was tried, and all others live as a whole");
         assert_eq!(a.victim(Wall(NOW.0 + 7 * DAY)), None, "not yet");
         let old = Wall(NOW.0 + 7 * DAY + 1);
         assert_eq!(a.victim(old), Some(Victim::Copy(2)), "mail that was deleted lies there too long");

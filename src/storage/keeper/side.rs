@@ -12,7 +12,7 @@ use crate::runtime::{File, OpenAs, Runtime};
 use crate::storage::group::Staged;
 use crate::storage::keeper::{Inner, Keeper, ReadError};
 use crate::storage::record::{u32_at, u64_at};
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeSet, VecDeque};
 use std::fmt;
 use std::io;
@@ -59,7 +59,7 @@ pub(in crate::storage) fn dir(dir: &Path) -> PathBuf {
     dir.join("side")
 }
 
-fn path(journal: &Path, name: u64) -> PathBuf {
+pub(in crate::storage) fn path(journal: &Path, name: u64) -> PathBuf {
     dir(journal).join(format!("{name:016x}.side"))
 }
 
@@ -98,9 +98,13 @@ impl<R: Runtime> Keeper<R> {
         let counter = inner.next_side.get();
         inner.next_side.set(counter.checked_add(1).expect("4 billion side files in one run"));
         let name = inner.with(|j| j.epoch()) << 32 | u64::from(counter);
+        inner.removals.begun(name);
         let file = inner.rt.open(&path(&inner.dir, name), OpenAs::NewSide).await;
         // No byte is at stake yet: whatever the reason, this one message is refused.
-        let file = file.map_err(|_| SideError::Full)?;
+        let file = file.map_err(|_| {
+            inner.removals.ended(name);
+            SideError::Full
+        })?;
         let block = Rc::new(AlignedBuf::with_capacity(BLOCK));
         let mut writer = SideWriter { inner, file, name, len: 0, blocks: 0, block, finished: false };
         writer.begin_block();
@@ -127,7 +131,7 @@ impl<R: Runtime> Keeper<R> {
     /// start if the process ends before).
     pub fn remove_side(&self, side: SideFile, after: Staged) {
         let inner = self.inner();
-        inner.removals.0.borrow_mut().push_back((side.name, Some(after)));
+        inner.removals.push(side.name, Some(after));
         inner.upkeep.ring();
     }
 
@@ -135,7 +139,7 @@ impl<R: Runtime> Keeper<R> {
     /// before).
     pub fn discard_side(&self, side: SideFile) {
         let inner = self.inner();
-        inner.removals.0.borrow_mut().push_back((side.name, None));
+        inner.removals.push(side.name, None);
         inner.upkeep.ring();
     }
 
@@ -144,6 +148,14 @@ impl<R: Runtime> Keeper<R> {
         let inner = self.inner();
         let files = inner.rt.list(&dir(&inner.dir)).await?;
         Ok(files.iter().filter_map(|(file, _)| name_of(file)).collect())
+    }
+
+    /// Names of those that are finished: they never change any more.
+    pub(in crate::storage) async fn finished_sides(&self) -> io::Result<BTreeSet<u64>> {
+        let mut all = self.sides().await?;
+        // One that was finished since they were listed is named by a later record than was asked for.
+        all.retain(|name| !self.inner().removals.is_begun(*name));
+        Ok(all)
     }
 
     /// After recovery: removes all side files of earlier runs that are not named in `live`. Returns
@@ -171,18 +183,49 @@ impl<R: Runtime> Keeper<R> {
 
 /// Side files to be removed, with the record that must be durable before.
 #[derive(Default)]
-pub(in crate::storage) struct Removals(RefCell<VecDeque<(u64, Option<Staged>)>>);
+pub(in crate::storage) struct Removals {
+    queue: RefCell<VecDeque<(u64, Option<Staged>)>>,
+    /// None is removed for so many reasons.
+    held: Cell<u32>,
+    /// Files that are being written.
+    begun: RefCell<BTreeSet<u64>>,
+}
 
 impl Removals {
     pub(in crate::storage) fn is_empty(&self) -> bool {
-        self.0.borrow().is_empty()
+        self.queue.borrow().is_empty()
+    }
+
+    /// Nothing is removed until [`Self::let_go`].
+    pub(in crate::storage) fn hold(&self) {
+        self.held.set(self.held.get() + 1);
+    }
+
+    pub(in crate::storage) fn let_go(&self) {
+        self.held.set(self.held.get() - 1);
+    }
+
+    fn begun(&self, name: u64) {
+        self.begun.borrow_mut().insert(name);
+    }
+
+    fn ended(&self, name: u64) {
+        self.begun.borrow_mut().remove(&name);
+    }
+
+    fn is_begun(&self, name: u64) -> bool {
+        self.begun.borrow().contains(&name)
+    }
+
+    fn push(&self, name: u64, after: Option<Staged>) {
+        self.queue.borrow_mut().push_back((name, after));
     }
 
     /// Removes what may be removed. A file that cannot be removed is an orphan at the next start.
     pub(in crate::storage) async fn run<R: Runtime>(&self, inner: &Inner<R>) {
-        let n = self.0.borrow().len();
+        let n = if self.held.get() > 0 { 0 } else { self.queue.borrow().len() };
         for _ in 0..n {
-            let Some((name, mut after)) = self.0.borrow_mut().pop_front() else { return };
+            let Some((name, mut after)) = self.queue.borrow_mut().pop_front() else { return };
             let state = match &mut after {
                 None => Poll::Ready(true),
                 // The upkeep bell rings after every commit while removals wait: no waker is needed.
@@ -191,7 +234,7 @@ impl Removals {
             match state {
                 Poll::Ready(true) => drop(inner.rt.remove(&path(&inner.dir, name)).await),
                 Poll::Ready(false) => {}
-                Poll::Pending => self.0.borrow_mut().push_back((name, after)),
+                Poll::Pending => self.push(name, after),
             }
         }
     }
@@ -283,8 +326,9 @@ impl<R: Runtime> SideWriter<R> {
 
 impl<R: Runtime> Drop for SideWriter<R> {
     fn drop(&mut self) {
+        self.inner.removals.ended(self.name);
         if !self.finished {
-            self.inner.removals.0.borrow_mut().push_back((self.name, None));
+            self.inner.removals.push(self.name, None);
             self.inner.upkeep.ring();
         }
     }
