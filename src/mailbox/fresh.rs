@@ -39,9 +39,15 @@ impl Fresh {
         if uid < self.from {
             return;
         }
-        let uids = self.uids.get_or_insert_default();
-        uids.insert(uid);
-        if uids.ranges().len() > RANGES_MAX {
+        self.uids.get_or_insert_default().insert(uid);
+        self.bound();
+    }
+
+    /// Both what comes and what goes may make one range more.
+    fn bound(&mut self) {
+        if let Some(uids) = &mut self.uids
+            && uids.ranges().len() > RANGES_MAX
+        {
             self.from = uids.ranges()[0].1.saturating_add(1);
             uids.cut(self.from);
         }
@@ -55,6 +61,7 @@ impl Fresh {
                 self.uids = None;
             }
         }
+        self.bound();
     }
 
     /// How many there are.
@@ -158,6 +165,10 @@ mod tests {
         let mut fresh = Fresh::default();
         (1..1000).step_by(2).for_each(|uid| fresh.come(uid));
         assert_eq!((fresh.len() as usize, again(&fresh) == fresh), (RANGES_MAX, true));
+        let mut holes = Fresh::default();
+        (1..1000).for_each(|uid| holes.come(uid));
+        (2..1000).step_by(2).for_each(|uid| holes.go(uid));
+        assert_eq!((holes.len() as usize, again(&holes) == holes), (RANGES_MAX, true));
         fresh.come(1);
         assert!(!fresh.up_to(1).has(1), "it is recent no more");
         assert!(fresh.up_to(u32::MAX).has(999));

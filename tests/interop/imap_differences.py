@@ -35,6 +35,8 @@ KEYS = [
 ]
 # With a charset.
 WORDS = ["Grüße", "grÜSSE", "über", "ÜBER", "ü", "Привет", "привет", "日本", "你好", "안녕", "€", "„grüße", "Příliš", "příliš", "Γειά", "γεια", "สวัสดี", "ß"]
+# Also asked of the session that has appended them.
+RECENT = ["NEW", "OLD", "RECENT"]
 SORTS = ["ARRIVAL", "DATE", "FROM", "TO", "CC", "SUBJECT", "SIZE", "REVERSE DATE", "REVERSE SUBJECT", "SUBJECT DATE", "REVERSE SIZE FROM"]
 
 
@@ -428,6 +430,17 @@ def exists(item, known, ours):
     return " of no message" if re.search("HEADER|TEXT", item) and not any(one.get(number[1]) for one in known) else ""
 
 
+def compare_recent(compare, a, b, names):
+    """\\Recent is of the session that was told of a message first: a later one, as after a lost connection, has none."""
+    for key in RECENT:
+        found = [s.ok("UID SEARCH " + key) for s in (a, b)]
+        x, y = ({int(n) for one in untagged if len(one) > 1 and one[1] == "SEARCH" for n in one[2:]} for untagged in found)
+        compare.checks += len(names)
+        compare.same(f"SEARCH {key} at first", "", len(x), len(y))
+        for n in sorted(x ^ y):
+            compare.same(f"SEARCH {key} at first", names[n - 1], n in x, n in y)
+
+
 def compare_searches(compare, a, b, names):
     def both(item, *pieces):
         answers = [s.command(*pieces) for s in (a, b)]
@@ -508,6 +521,7 @@ def main():
     atexit.register(shutil.rmtree, where, True)
     a, b = ours(program, where), dovecot(where)
     a.ok("LOGIN ", USER.encode(), f' "{PASSWORD}"')
+    a.ok("SELECT INBOX")
     every = list(messages())
     names = [name for name, _ in every]
     # MULTIAPPEND: as many commits as commands.
@@ -520,6 +534,7 @@ def main():
             server.ok("APPEND INBOX", *pieces)
     print(f"{len(names)} messages are there after {time.monotonic() - began:.0f} s", flush=True)
     compare = Comparison(names)
+    compare_recent(compare, a, b, names)
     for server in (a, b):
         server.ok("SELECT INBOX")
     compare_messages(compare, a, b, names)

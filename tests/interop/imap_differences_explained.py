@@ -55,5 +55,6 @@ EXPLAINED = [
     ("UTF-7", FOUND, "charset utf-7 .*"),
     ("Text that is in no charset", FOUND, names("subject (27|31|35)", "address 59", "type 23", "field 38")),
     ("The language of an encoded word", FOUND, "subject 36"),
+    ("Parameters that are encoded", "SEARCH TEXT .*", names("type (15|17)", "field 2")),
     ("UTF-8 in headers", r"(ENVELOPE|BODYSTRUCTURE|BODY) .*", ".*", lambda ours, theirs: any(mark in repr(ours) for mark in SURROGATES)),
 ]
