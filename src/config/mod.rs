@@ -7,6 +7,7 @@
 //! `docs/configuration.md` together.
 
 pub mod access;
+pub mod admin;
 pub mod authenticity;
 mod brakes;
 pub mod certificates;
