@@ -31,7 +31,7 @@ pub enum Step {
     Send(Vec<u8>),
     /// Send this; it was all.
     Last(Vec<u8>),
-    /// There is nothing but this problem.
+    /// There is nothing but this problem; or, behind raw bytes, they are not whole because of it.
     Failed(Box<Problem>),
 }
 
@@ -127,6 +127,13 @@ impl Render {
         let changed = self.fields.get("changed").and_then(Value::as_u64).unwrap_or(0) > 0;
         let nothing = match self.answer {
             _ if self.lines => true,
+            // Half a message must not look like a whole one.
+            Answer::Raw(_) => {
+                if let Some(problem) = self.problems.pop() {
+                    return Step::Failed(Box::new(problem));
+                }
+                return Step::Last(Vec::new());
+            }
             Answer::Changed => !changed && !self.fields.contains_key("matches"),
             _ => self.fields.is_empty(),
         };
@@ -136,7 +143,7 @@ impl Render {
         {
             return Step::Failed(Box::new(problem));
         }
-        if self.lines || matches!(self.answer, Answer::Raw(_)) {
+        if self.lines {
             return Step::Last(Vec::new());
         }
         let mut tail = std::mem::take(&mut self.fields);
@@ -231,6 +238,7 @@ mod tests {
         let bytes = |b: &str| Piece::Bytes(b.as_bytes().to_vec());
         assert_eq!(all(raw, true, vec![bytes("x"), bytes("y")]).as_deref(), Ok("xy"));
         assert_eq!(all(raw, false, vec![wrong(65)]), Err(404));
+        assert_eq!(all(raw, false, vec![bytes("x"), wrong(75)]), Err(503), "it breaks off");
         assert_eq!(Render::new(Answer::Lines, false).content_type(), "application/x-ndjson");
     }
 }

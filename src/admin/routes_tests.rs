@@ -10,7 +10,7 @@ fn commands() -> Vec<Command> {
     let id = || text("ABC 1/2?3");
     let pick = || Pick {
         sender: Some(String::new()),
-        domain: Some(text("exämple+tag.net")),
+        domain: Some(text("ex\u{e4}mple+tag.net")),
         older: Some(7200),
         state: Some(Standing::Hold),
         headers: vec![(text("Subject"), text("*a=b&c*")), (text("X"), text("100%"))],
@@ -118,6 +118,6 @@ fn the_table_is_sound() {
         let parts: BTreeSet<_> =
             route.path.split('/').filter(|p| p.starts_with('{')).map(str::to_owned).collect();
         assert_eq!(braces, parts, "{}", route.path);
-        assert_eq!(route.body.is_some() && route.method == "GET", false, "{}", route.path);
+        assert!(route.body.is_none() || route.method != "GET", "{}", route.path);
     }
 }

@@ -48,16 +48,16 @@ fn object(about: &str, fields: &[(&str, Value)]) -> Value {
 
 /// All of them, by name.
 pub(super) fn all() -> Map<String, Value> {
-    let parts = [asked(), of_messages(), of_queues(), of_people(), of_server(), of_answers()];
+    let parts =
+        [asked(), of_messages(), of_queues(), of_orders(), of_people(), top(), of_server(), of_answers()];
     parts.into_iter().flatten().map(|(name, schema)| (name.to_owned(), schema)).collect()
 }
 
 type Schemas = Vec<(&'static str, Value)>;
 
-fn asked() -> Schemas {
-    let seconds = || number("Seconds after which it ends by itself; without: not before it is taken back.");
+fn pick() -> Value {
     let pair = json!({ "type": "array", "items": { "type": "string" }, "minItems": 2, "maxItems": 2 });
-    let pick = object(
+    object(
         "Conditions; all must hold. Patterns know * and ?, case does not matter.",
         &[
             ("sender?", text("Pattern over the sender; empty: the null sender.")),
@@ -73,7 +73,11 @@ fn asked() -> Schemas {
             ("user?", text("Pattern over the login under which it was sent.")),
             ("headers?", list(pair, "Names of header fields, each with a pattern over its value.")),
         ],
-    );
+    )
+}
+
+fn asked() -> Schemas {
+    let seconds = || number("Seconds after which it ends by itself; without: not before it is taken back.");
     let ids = list(json!({ "type": "string" }), "Queue ids.");
     let which = json!({ "oneOf": [
         { "const": "all" },
@@ -100,7 +104,7 @@ fn asked() -> Schemas {
     );
     let reason = || text("Why; for people; 500 bytes.");
     vec![
-        ("Pick", pick),
+        ("Pick", pick()),
         ("Which", which),
         ("Change", change),
         (
@@ -230,13 +234,18 @@ fn of_queues() -> Schemas {
         ("oldest_ms", or_null(number("Arrival of the oldest, milliseconds since 1970."))),
         ("destinations", list(destination, "With messages, connections or failures; and suspended ones.")),
     ];
-    let by = || text("Who; for people.");
-    let since = || number("When, milliseconds since 1970.");
-    let until = || number("When it ends by itself, milliseconds since 1970.");
     vec![
         ("Storage", object("What a log has on the disk.", &disk)),
         ("Stats", object("Counts of a queue.", &[&disk[..], &counts].concat())),
         ("Copied", object("A copy of an index.", &[("log", number("Number.")), ("path", text("The file."))])),
+    ]
+}
+
+fn of_orders() -> Schemas {
+    let by = || text("Who; for people.");
+    let since = || number("When, milliseconds since 1970.");
+    let until = || number("When it ends by itself, milliseconds since 1970.");
+    vec![
         (
             "Rule",
             object(
@@ -314,7 +323,7 @@ fn of_people() -> Schemas {
     ]
 }
 
-fn of_server() -> Schemas {
+fn top() -> Schemas {
     let rate = || json!({ "type": "number", "description": "A second." });
     let core = object(
         "A core.",
@@ -343,6 +352,22 @@ fn of_server() -> Schemas {
             ("reason", text("Why it is left alone; may be empty.")),
         ],
     );
+    vec![(
+        "Top",
+        object(
+            "A frame of ringpost top.",
+            &[
+                ("cores", list(core, "All.")),
+                ("rates", of(&rates, rate())),
+                ("sessions", of(&sessions, number("Open ones."))),
+                ("queue", of(&queue, number("Of all queues."))),
+                ("destinations", list(destination, "The largest.")),
+            ],
+        ),
+    )]
+}
+
+fn of_server() -> Schemas {
     let said = object(
         "What was said of a file.",
         &[
@@ -352,19 +377,6 @@ fn of_server() -> Schemas {
         ],
     );
     vec![
-        (
-            "Top",
-            object(
-                "A frame of ringpost top.",
-                &[
-                    ("cores", list(core, "All.")),
-                    ("rates", of(&rates, rate())),
-                    ("sessions", of(&sessions, number("Open ones."))),
-                    ("queue", of(&queue, number("Of all queues."))),
-                    ("destinations", list(destination, "The largest.")),
-                ],
-            ),
-        ),
         (
             "State",
             object(

@@ -187,7 +187,7 @@ mod tests {
         for (answer, want) in [
             (format!("{head}Content-Length: 28\n\n{one}\n{two}"), good.clone()),
             (format!("{chunked}1c;x=y\n{one}\n{two}\n0\n\n"), good.clone()),
-            (format!("{chunked}5\n{}\nA\n{}\nd\n{two}\n0\n\n", &one[..5], format!("{}\n", &one[5..])), good),
+            (format!("{chunked}5\n{}\nA\n{}\n\nd\n{two}\n0\n\n", &one[..5], &one[5..]), good),
             (format!("{chunked}0\n\n"), Some(vec![])),
             (format!("{head}Content-Length: 0\n\n"), Some(vec![])),
             (format!("{chunked}1c\n{one}\n{two}\n"), None),

@@ -4,6 +4,8 @@
 //! long lines. All of it is put back when the value goes, also in a panic. What the terminal does not do is
 //! done without.
 
+#![allow(clippy::disallowed_methods, reason = "a program for operators looks at the clock")]
+
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::termios::{
     LocalModes, OptionalActions, SpecialCodeIndex, Termios, isatty, tcgetattr, tcgetwinsize, tcsetattr,

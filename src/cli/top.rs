@@ -51,6 +51,7 @@ impl TopArgs {
             Err(code) => return code,
         };
         let mut terminal = if self.once || self.json { None } else { Terminal::take() };
+        let mut shown = String::new();
         loop {
             let until = Instant::now() + self.every.0.max(SHORTEST);
             match &mut terminal {
@@ -59,8 +60,7 @@ impl TopArgs {
                     match terminal.wait(until) {
                         Woken::Time => break,
                         Woken::Quit => return ExitCode::SUCCESS,
-                        // The next frame fits; until then nothing of the old one stays in the way.
-                        Woken::Resized => terminal.show(""),
+                        Woken::Resized => terminal.show(&shown),
                     }
                 },
             }
@@ -71,7 +71,10 @@ impl TopArgs {
             let rows = terminal.as_ref().map_or(DESTINATIONS, |t| t.size().rows);
             let frame = frame(&before, &now, self.destinations.unwrap_or(rows));
             match &terminal {
-                Some(terminal) => terminal.show(&screen(&frame)),
+                Some(terminal) => {
+                    shown = screen(&frame);
+                    terminal.show(&shown);
+                }
                 None => {
                     let text = if self.json { format!("{frame}\n") } else { screen(&frame) };
                     let mut out = io::stdout().lock();

@@ -17,7 +17,7 @@ fn it_fits_and_leaves_the_terminal_as_it_was() {
     for key in ["q", "\x03"] {
         // Two rows, forty columns; larger while it runs.
         let line = format!(
-            "stty cols 40 rows 3; (sleep 2; stty cols 60 rows 20) & {top}; echo ended with $?; stty -a; wait"
+            "stty cols 40 rows 3; (sleep 2; stty -F /dev/tty cols 60 rows 20) & {top}; echo ended with $?; stty -a; wait"
         );
         let mut child = Command::new("script")
             .args(["-qec", &line, "/dev/null"])
