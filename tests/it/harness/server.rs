@@ -62,9 +62,8 @@ impl Config {
             for (_, key, value) in self.values.iter().filter(|v| v.0 == section) {
                 text += &format!("{key} = {value}\n");
             }
-            match section {
-                "server" => text += &format!("data_dir = \"{}\"\n", dir.join("data").display()),
-                _ => {}
+            if section == "server" {
+                text += &format!("data_dir = \"{}\"\n", dir.join("data").display());
             }
         }
         // Where there is a socket for operators is the same for all.
