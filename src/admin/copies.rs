@@ -23,7 +23,7 @@ impl<Q: Queues> Conversation<'_, Q> {
             for (shard, copied) in copied {
                 match copied {
                     Ok(bytes) => {
-                        self.out.line(&Line::Copied(json!({ "shard": shard, "bytes": bytes }))).await?;
+                        self.out.line(Line::Copied(json!({ "shard": shard, "bytes": bytes }))).await?;
                     }
                     Err(why) => {
                         return self.out.error(&format!("shard {shard:04}: {why}"), 73).await;

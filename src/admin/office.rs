@@ -8,14 +8,17 @@ use super::control::Queues;
 use super::holds::Holds;
 use super::lockout::Lockout;
 use super::rules::Book;
+use super::verbs::Previews;
 use crate::base::ids::QueueId;
 use crate::base::time::Wall;
 use crate::events::Events;
 use crate::queue::control::{Request, Response, Which};
+use serde::Serialize;
 use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::{mpsc, oneshot};
 
 /// Conditions that are being looked for, or carried out, at the same time.
 pub const AT_ONCE: usize = 4;
@@ -23,6 +26,17 @@ pub const AT_ONCE: usize = 4;
 pub const CHUNK: usize = 4096;
 /// How often holds are looked at whose time may be over.
 const LOOK: Duration = Duration::from_secs(1);
+
+/// What is said of files that were read anew.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct Said {
+    /// `info`, `warning` or `alarm`: the old ones stay in use.
+    pub level: &'static str,
+    /// What it is about, as in the event.
+    pub event: &'static str,
+    /// What.
+    pub text: String,
+}
 
 /// See the module.
 pub struct Office {
@@ -36,6 +50,12 @@ pub struct Office {
     pub metrics: Arc<dyn Fn() -> String + Send + Sync>,
     /// Where it is recorded.
     pub events: Events,
+    /// Whether new mail is taken; if not, why.
+    pub ready: Arc<dyn Fn() -> Result<(), String> + Send + Sync>,
+    /// Who asks here is told what has been read anew.
+    pub reload: mpsc::Sender<oneshot::Sender<Vec<Said>>>,
+    /// What has been counted, and may be changed.
+    pub previews: Previews,
     /// How many conditions are being looked for.
     pub busy: Cell<usize>,
     /// How many traces there have been.
@@ -77,6 +97,7 @@ impl Office {
     pub async fn end_holds(self: Rc<Self>, queues: Rc<impl Queues>, wall: fn() -> Wall) {
         loop {
             tokio::time::sleep(LOOK).await;
+            self.previews.forget();
             for hold in self.holds.over(wall()) {
                 let Ok(ids) = self.holds.ids(hold.number) else {
                     let text = format!("hold {} cannot be read, and does not end by itself", hold.number);

@@ -3,7 +3,7 @@
 //! All cores are asked, page by page. Runs on the control thread. A core that does not answer in time is
 //! reported; the others are asked nevertheless.
 
-use super::control::{Conversation, Queues};
+use super::control::{Conversation, Queues, code_of};
 use super::wire::Line;
 use crate::access::roll::{Answer, Question, Whom};
 use crate::auth::prepare;
@@ -45,7 +45,7 @@ impl<Q: Queues> Conversation<'_, Q> {
                 for session in some {
                     let mut value = serde_json::to_value(session).map_err(io::Error::other)?;
                     value["core"] = core.into();
-                    self.out.line(&Line::Session(value)).await?;
+                    self.out.line(Line::Session(value)).await?;
                 }
                 from = next;
             }
@@ -59,7 +59,7 @@ impl<Q: Queues> Conversation<'_, Q> {
         let by_login = || Whom::User(prepare::login(whom).unwrap_or_else(|| whom.to_owned()));
         let count = self.expel(&by_address.unwrap_or_else(by_login)).await?;
         self.office.tell(&self.who, "kick", count, whom, "");
-        self.out.line(&Line::Done(count)).await
+        self.out.line(Line::Changed(count)).await
     }
 
     async fn expel(&mut self, whom: &Whom) -> io::Result<u64> {
@@ -94,7 +94,7 @@ impl<Q: Queues> Conversation<'_, Q> {
                 let _ = self.ask(queue, Request::Flush(Which::All)).await;
             }
         }
-        self.out.line(&Line::Done(u64::from(on))).await
+        self.out.line(Line::Changed(u64::from(on))).await
     }
 
     /// Tells what passes between us and a peer.
@@ -111,11 +111,11 @@ impl<Q: Queues> Conversation<'_, Q> {
                 lost += dropped;
                 for line in lines {
                     let value = serde_json::to_value(line).map_err(io::Error::other)?;
-                    self.out.line(&Line::Traced(value)).await?;
+                    self.out.line(Line::Traced(value)).await?;
                 }
             }
             // Also so that it is noticed if nobody listens any more.
-            self.out.line(&Line::Progress { what: "lost".into(), done: lost, of: lost }).await?;
+            self.out.line(Line::Progress { what: "lost".into(), done: lost, of: lost }).await?;
             tokio::time::sleep(FETCH).await;
         }
         Ok(())
@@ -126,7 +126,7 @@ impl<Q: Queues> Conversation<'_, Q> {
         let login = match self.office.lockout.disable(login, reason, &self.who, wall_now()) {
             Ok(login) => login,
             Err(e) => {
-                let code = if e.kind() == io::ErrorKind::NotFound { 67 } else { 73 };
+                let code = if e.kind() == io::ErrorKind::NotFound { 67 } else { code_of(&e) };
                 return self.out.error(&e.to_string(), code).await;
             }
         };
@@ -135,7 +135,7 @@ impl<Q: Queues> Conversation<'_, Q> {
         tokio::time::sleep(AGAIN).await;
         count += self.expel(&whom).await?;
         self.office.tell(&self.who, "disable", count, &login, reason);
-        self.out.line(&Line::Done(count)).await
+        self.out.line(Line::Changed(count)).await
     }
 
     /// A user may log in again.
@@ -143,7 +143,7 @@ impl<Q: Queues> Conversation<'_, Q> {
         match self.office.lockout.enable(login) {
             Ok(true) => {
                 self.office.tell(&self.who, "enable", 1, login, "");
-                self.out.line(&Line::Done(1)).await
+                self.out.line(Line::Changed(1)).await
             }
             Ok(false) => self.out.error(&format!("{login:?} is not disabled"), 67).await,
             Err(e) => self.out.error(&e.to_string(), 73).await,
@@ -155,7 +155,7 @@ impl<Q: Queues> Conversation<'_, Q> {
         for (login, lock) in self.office.lockout.all() {
             let mut value = serde_json::to_value(lock).map_err(io::Error::other)?;
             value["login"] = login.into();
-            self.out.line(&Line::Locked(value)).await?;
+            self.out.line(Line::Locked(value)).await?;
         }
         Ok(())
     }

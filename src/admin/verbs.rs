@@ -1,43 +1,45 @@
 //! L5: what an operator does to all messages that a condition means: they are found, counted, and changed.
 //!
-//! The ids of what is found stay here until it is done, so that what is changed is what was counted: none
-//! that came, or came to suit, in between; those that have ended meanwhile are told. Cores look in slices and
-//! are asked one after the other; mail flows in between. At most `FOUND_MAX` messages, `AT_ONCE`
-//! conditions at a time.
+//! The ids of what a preview has found stay here under its stamp, so that what is changed is what was
+//! counted: none that came, or came to suit, in between; those that have ended meanwhile are told. Cores
+//! look in slices and are asked one after the other; mail flows in between. At most `FOUND_MAX` messages,
+//! `AT_ONCE` conditions at a time. A change that has begun is finished, and recorded, whoever still
+//! listens.
 
 use super::control::{Conversation, Queues};
 use super::holds::Hold;
-use super::office::{AT_ONCE, CHUNK, Place};
-use super::wire::{GO, Line};
+use super::office::{AT_ONCE, CHUNK, Office, Place};
+use super::wire::{Change, Line, Problem, Which};
 use crate::base::ids::QueueId;
-use crate::queue::control::{ControlError, PAGE_MAX, Request, Response, Which};
+use crate::queue::control::{self, ControlError, PAGE_MAX, Request, Response};
 use crate::queue::pick::{Pick, Verb};
 use crate::queue::record::VIA_MAX;
 use crate::queue::via;
 use crate::route::destination::{NextHop, TlsPolicy};
 use crate::runtime::uring::wall_now;
+use std::cell::RefCell;
 use std::io;
 use std::time::{Duration, Instant};
 
 /// Messages that one condition may mean: 16 bytes each.
 const FOUND_MAX: usize = 8_000_000;
-/// How long an answer to a question is waited for.
-const PATIENCE: Duration = Duration::from_secs(600);
+/// How long a stamp is good.
+const STAMP: Duration = Duration::from_secs(600);
+/// Previews that are kept.
+const PREVIEWS: usize = 4;
 /// How often progress is told.
 const TELL: Duration = Duration::from_secs(1);
 /// Bytes of a reason at most.
 const REASON_MAX: usize = 400;
 
 /// What is wanted.
-pub(super) struct Wish {
-    pub pick: Pick,
-    pub verb: Verb,
-    pub ids: Vec<String>,
-    pub reason: String,
-    pub dry_run: bool,
-    pub ask: bool,
-    pub seconds: Option<u64>,
-    pub to: Option<String>,
+struct Wish {
+    pick: Pick,
+    verb: Verb,
+    ids: Vec<String>,
+    reason: String,
+    seconds: Option<u64>,
+    to: Option<String>,
 }
 
 impl Wish {
@@ -67,6 +69,53 @@ struct Found {
     unread: u64,
 }
 
+/// What has been counted, and may be changed.
+struct Preview {
+    stamp: String,
+    at: Instant,
+    wish: Wish,
+    found: Found,
+}
+
+/// What has been counted of late, oldest first.
+#[derive(Default)]
+pub struct Previews {
+    kept: RefCell<Vec<Preview>>,
+    /// How many there have been.
+    count: std::cell::Cell<u64>,
+}
+
+impl Previews {
+    /// Those that are too old are gone.
+    pub fn forget(&self) {
+        self.kept.borrow_mut().retain(|p| p.at.elapsed() < STAMP);
+    }
+
+    /// Keeps one more; others make place for it. Gives its stamp.
+    #[allow(clippy::disallowed_methods, reason = "the control thread knows how old a preview is")]
+    fn keep(&self, wish: Wish, found: Found) -> String {
+        self.forget();
+        self.count.set(self.count.get() + 1);
+        // Unlike those of an earlier run.
+        let stamp = format!("{}-{}", wall_now().0, self.count.get());
+        let mut kept = self.kept.borrow_mut();
+        kept.push(Preview { stamp: stamp.clone(), at: Instant::now(), wish, found });
+        let messages = |kept: &[Preview]| kept.iter().map(|p| p.found.messages as usize).sum::<usize>();
+        while kept.len() > PREVIEWS || kept.len() > 1 && messages(&kept) > FOUND_MAX {
+            kept.remove(0);
+        }
+        stamp
+    }
+
+    /// That of a stamp, which is used by this.
+    fn take(&self, stamp: &str, verb: Verb) -> Option<Preview> {
+        self.forget();
+        let mut kept = self.kept.borrow_mut();
+        let at = kept.iter().position(|p| p.stamp == stamp && p.wish.verb == verb)?;
+        Some(kept.remove(at))
+    }
+}
+
 /// Tells how far it has come, now and then.
 struct Pace {
     what: &'static str,
@@ -92,44 +141,122 @@ impl Pace {
     }
 }
 
-impl<Q: Queues> Conversation<'_, Q> {
-    /// Does what is wanted.
-    pub(super) async fn pick(&mut self, wish: Wish) -> io::Result<()> {
-        let office = self.office;
-        if let Err(text) = wish.pick.check() {
-            return self.out.error(&text, 64).await;
-        }
-        if wish.reason.len() > REASON_MAX {
+impl<'a, Q: Queues> Conversation<'a, Q> {
+    /// Changes messages, or says how many would be.
+    pub(super) async fn change(&mut self, asked: Change) -> io::Result<()> {
+        let Change { verb, which, reason, seconds, to, preview, unseen, stamp } = asked;
+        if reason.len() > REASON_MAX {
             return self.out.error(&format!("a reason has {REASON_MAX} bytes at most"), 64).await;
         }
-        if wish.seconds.is_some() && wish.verb != Verb::Hold {
+        if seconds.is_some() && verb != Verb::Hold {
             return self.out.error("only a hold ends by itself", 64).await;
         }
-        let via = match wish.via() {
-            Ok(via) => via,
-            Err(text) => return self.out.error(&text, 64).await,
+        let which = match (stamp, which) {
+            (Some(stamp), None) => return self.stamped(&stamp, verb, (reason, seconds, to)).await,
+            (None, Some(which)) => which,
+            (Some(_), Some(_)) => return self.out.error("a stamp says which messages", 64).await,
+            (None, None) => return self.out.error("say which messages: which, or stamp", 64).await,
         };
-        let Some(_place) = Place::take(&office.busy) else {
-            let text = format!("{AT_ONCE} others are at it: try again");
-            return self.out.error(&text, 75).await;
+        // These change messages as they are found, and keep nothing.
+        let simple = matches!(verb, Verb::Flush | Verb::Hold | Verb::Release | Verb::Delete);
+        let (pick, ids) = match which {
+            Which::Ids(ids) if ids.is_empty() => return self.out.error("no ids are given", 64).await,
+            Which::All | Which::Ids(_) | Which::Destination(_) if simple && !preview && seconds.is_none() => {
+                return self.at_once(which, verb, &reason).await;
+            }
+            Which::All => (Pick::default(), Vec::new()),
+            Which::Ids(ids) => (Pick::default(), ids),
+            Which::Destination(name) => (Pick { destination: Some(name), ..Pick::default() }, Vec::new()),
+            Which::Pick(pick) => (*pick, Vec::new()),
         };
-        let found = match wish.ids.is_empty() {
-            true => self.find(&wish).await?,
-            false => self.named(&wish).await?,
-        };
-        let Some(found) = found else { return Ok(()) };
-        if wish.verb == Verb::Look && !wish.dry_run {
-            return self.show_found(&found).await;
+        if ids.is_empty() && !preview && !unseen {
+            // RFC 6585 §3.
+            let text = "this may change many messages: ask with preview, then with the stamp; or say unseen";
+            return self.out.problem(Problem::with(428, 64, text)).await;
         }
+        self.by_condition(Wish { pick, verb, ids, reason, seconds, to }, preview).await
+    }
+
+    async fn by_condition(&mut self, wish: Wish, preview: bool) -> io::Result<()> {
+        if let Err(text) = wish.via() {
+            return self.out.error(&text, 64).await;
+        }
+        let Some(_place) = self.place().await? else { return Ok(()) };
+        let Some(found) = self.find_all(&wish).await? else { return Ok(()) };
         let (messages, bytes, unread) = (found.messages, found.bytes, found.unread);
-        let asks = wish.ask && !wish.dry_run && messages > 0;
-        self.out.line(&Line::Matches { messages, bytes, unread, asks }).await?;
-        if wish.dry_run || asks && self.out.hear(PATIENCE).await? != GO {
-            return Ok(());
+        if preview {
+            let stamp = Some(self.office.previews.keep(wish, found));
+            return self.out.line(Line::Matches { messages, bytes, unread, stamp }).await;
         }
-        if messages == 0 {
-            return self.out.line(&Line::Done(0)).await;
+        self.out.line(Line::Matches { messages, bytes, unread, stamp: None }).await?;
+        self.apply(&wish, &found).await
+    }
+
+    /// Changes what a preview has counted.
+    async fn stamped(
+        &mut self,
+        stamp: &str,
+        verb: Verb,
+        (reason, seconds, to): (String, Option<u64>, Option<String>),
+    ) -> io::Result<()> {
+        let Some(_place) = self.place().await? else { return Ok(()) };
+        let Some(Preview { mut wish, found, .. }) = self.office.previews.take(stamp, verb) else {
+            let text = "the stamp is of another verb, used, or too old: ask for a preview again";
+            return self.out.problem(Problem::with(410, 75, text)).await;
+        };
+        if !reason.is_empty() {
+            wish.reason = reason;
         }
+        wish.seconds = seconds.or(wish.seconds);
+        wish.to = to.or(wish.to);
+        if let Err(text) = wish.via() {
+            return self.out.error(&text, 64).await;
+        }
+        self.apply(&wish, &found).await
+    }
+
+    /// A place among those that look for many messages; none: that has been said.
+    async fn place(&mut self) -> io::Result<Option<Place<'a>>> {
+        let office: &'a Office = self.office;
+        let place = Place::take(&office.busy);
+        if place.is_none() {
+            self.out.error(&format!("{AT_ONCE} others are at it: try again"), 75).await?;
+        }
+        Ok(place)
+    }
+
+    async fn find_all(&mut self, wish: &Wish) -> io::Result<Option<Found>> {
+        if let Err(text) = wish.pick.check() {
+            self.out.error(&text, 64).await?;
+            return Ok(None);
+        }
+        match wish.ids.is_empty() {
+            true => self.find(wish).await,
+            false => self.named(wish).await,
+        }
+    }
+
+    /// Shows what a condition means, or says how much it is.
+    pub(super) async fn look(&mut self, pick: Pick, count: bool) -> io::Result<()> {
+        let (ids, reason) = (Vec::new(), String::new());
+        let wish = Wish { pick, verb: Verb::Look, ids, reason, seconds: None, to: None };
+        let Some(_place) = self.place().await? else { return Ok(()) };
+        let Some(found) = self.find_all(&wish).await? else { return Ok(()) };
+        match count {
+            true => {
+                let Found { messages, bytes, unread, .. } = found;
+                self.out.line(Line::Matches { messages, bytes, unread, stamp: None }).await
+            }
+            false => self.show_found(&found).await,
+        }
+    }
+
+    /// Changes what was found.
+    async fn apply(&mut self, wish: &Wish, found: &Found) -> io::Result<()> {
+        if found.messages == 0 {
+            return self.out.line(Line::Changed(0)).await;
+        }
+        let via = wish.via().unwrap_or_default();
         let note = match wish.reason.is_empty() {
             true => self.who.clone(),
             false => format!("{}: {}", self.who, wish.reason),
@@ -138,16 +265,57 @@ impl<Q: Queues> Conversation<'_, Q> {
         if let Some(to) = &wish.to {
             what = format!("{what}, to {to}");
         }
-        let hold = match self.begin_hold(&wish, &what, &found).await? {
+        let hold = match self.begin_hold(wish, &what, found).await? {
             Ok(hold) => hold,
             Err(()) => return Ok(()),
         };
-        let changed = self.carry_out(&wish, (&note, via), &found).await?;
-        office.tell(&self.who, wish.verb.word(), changed, &what, &wish.reason);
+        let changed = self.carry_out(wish, (&note, via), found).await;
+        self.office.tell(&self.who, wish.verb.word(), changed, &what, &wish.reason);
         if let Some(hold) = hold {
             self.hold_line(&hold).await?;
         }
-        self.out.line(&Line::Done(changed)).await
+        self.out.line(Line::Changed(changed)).await
+    }
+
+    /// Changes all messages, those of a destination, or those with these ids.
+    async fn at_once(&mut self, which: Which, verb: Verb, reason: &str) -> io::Result<()> {
+        let (what, targets) = match which {
+            Which::Destination(name) => {
+                (format!("destination {name}"), vec![control::Which::Destination(name)])
+            }
+            Which::Ids(ids) => {
+                let mut targets = Vec::new();
+                for id in &ids {
+                    let Ok(parsed) = id.parse() else { return self.bad_id(id).await };
+                    targets.push(control::Which::One(parsed));
+                }
+                (ids.join(" "), targets)
+            }
+            Which::All | Which::Pick(_) => ("all".to_owned(), vec![control::Which::All]),
+        };
+        let note = if reason.is_empty() { self.who.clone() } else { format!("{}: {reason}", self.who) };
+        let mut changed = 0;
+        'all: for target in targets {
+            let mut found = !matches!(target, control::Which::One(_));
+            for queue in 0..self.queues.count() {
+                match self.ask(queue, request(verb, target.clone(), &note, reason)).await {
+                    Response::Done(n) => {
+                        changed += n;
+                        found = true;
+                    }
+                    Response::Error(ControlError::NotFound) => {}
+                    other => {
+                        let _ = self.refuse(&other).await;
+                        break 'all;
+                    }
+                }
+            }
+            if let (false, control::Which::One(id)) = (found, target) {
+                let _ = self.out.error(&format!("{id}: {}", ControlError::NotFound), 65).await;
+            }
+        }
+        self.office.tell(&self.who, verb.word(), changed, &what, reason);
+        self.out.line(Line::Changed(changed)).await
     }
 
     /// Notes what is about to be held. `Err`: that cannot be done, and has been said.
@@ -195,7 +363,7 @@ impl<Q: Queues> Conversation<'_, Q> {
                         of_queue.extend(ids);
                         after = next;
                         if let Some(line) = pace.step(looked) {
-                            self.out.line(&line).await?;
+                            self.out.line(line).await?;
                         }
                     }
                     other => {
@@ -205,7 +373,7 @@ impl<Q: Queues> Conversation<'_, Q> {
                 }
                 if found.messages as usize > FOUND_MAX {
                     let text = format!("more than {FOUND_MAX} messages are meant: say it more closely");
-                    self.out.error(&text, 65).await?;
+                    self.out.error(&text, 64).await?;
                     return Ok(None);
                 }
                 if after.is_none() {
@@ -271,26 +439,32 @@ impl<Q: Queues> Conversation<'_, Q> {
         Ok(())
     }
 
-    /// Changes what was found; gives how many there still were.
-    async fn carry_out(&mut self, wish: &Wish, (note, via): (&str, &str), found: &Found) -> io::Result<u64> {
+    /// Changes what was found; gives how many there still were. Goes on if nobody listens any more.
+    async fn carry_out(&mut self, wish: &Wish, (note, via): (&str, &str), found: &Found) -> u64 {
         let mut changed = 0;
         let mut pace = Pace::new("changed", found.messages);
         for (queue, ids) in found.ids.iter().enumerate() {
             for some in ids.chunks(CHUNK) {
-                let request = request(wish, some.to_vec(), (note, via));
+                let request = match wish.verb {
+                    Verb::Reroute => {
+                        let (note, to) = (note.to_owned(), via.to_owned());
+                        Request::Reroute { ids: some.to_vec(), note, to }
+                    }
+                    verb => request(verb, control::Which::Some(some.to_vec()), note, &wish.reason),
+                };
                 match self.ask(queue, request).await {
                     Response::Done(n) => changed += n,
                     other => {
-                        self.refuse(&other).await?;
-                        return Ok(changed);
+                        let _ = self.refuse(&other).await;
+                        return changed;
                     }
                 }
                 if let Some(line) = pace.step(some.len() as u64) {
-                    self.out.line(&line).await?;
+                    let _ = self.out.line(line).await;
                 }
             }
         }
-        Ok(changed)
+        changed
     }
 
     /// Lets go what a hold has held.
@@ -311,7 +485,7 @@ impl<Q: Queues> Conversation<'_, Q> {
             self.out.error(&format!("the hold cannot be removed: {e}"), 73).await?;
         }
         office.tell(&self.who, "undo", count, &hold.what, &hold.reason);
-        self.out.line(&Line::Done(count)).await
+        self.out.line(Line::Changed(count)).await
     }
 
     /// The holds that can be taken back.
@@ -324,21 +498,17 @@ impl<Q: Queues> Conversation<'_, Q> {
 
     async fn hold_line(&mut self, hold: &Hold) -> io::Result<()> {
         let value = serde_json::to_value(hold).map_err(io::Error::other)?;
-        self.out.line(&Line::Hold(value)).await
+        self.out.line(Line::Hold(value)).await
     }
 }
 
-fn request(wish: &Wish, ids: Vec<QueueId>, (note, via): (&str, &str)) -> Request {
+fn request(verb: Verb, which: control::Which, note: &str, reason: &str) -> Request {
     let note = note.to_owned();
-    if wish.verb == Verb::Reroute {
-        return Request::Reroute { ids, note, to: via.to_owned() };
-    }
-    let which = Which::Some(ids);
-    match wish.verb {
+    match verb {
         Verb::Hold => Request::Hold { which, note },
         Verb::Release => Request::Release { which, note },
         Verb::Requeue => Request::Requeue { which, note },
-        Verb::Bounce => Request::Bounce { which, note, reason: wish.reason.clone() },
+        Verb::Bounce => Request::Bounce { which, note, reason: reason.to_owned() },
         Verb::Delete => Request::Delete { which, note },
         Verb::Flush | Verb::Look | Verb::Reroute => Request::Flush(which),
     }

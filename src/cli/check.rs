@@ -3,6 +3,7 @@
 //! Owns their print-out. Changes nothing. Exit code 78 if there is an error, 0 otherwise.
 
 use super::{ConfigFile, Exit};
+use crate::admin::token::Token;
 use crate::config::resolve::EventTarget;
 use crate::config::{Config, Problem, Problems, Severity, certificates, outgoing, reload, signing, users};
 use crate::runtime::{privileges, uring};
@@ -41,6 +42,7 @@ fn run_as(args: &Args, out: &mut impl Write, become_user: fn(&Config) -> Vec<Pro
                 signing::read(&signing::files(&config))
                     .map_or_else(|errors| errors.0, |(_, warnings)| warnings.0),
             );
+            all.extend(token(&config));
             all.extend(mail_log(&config));
             Problems(all)
         }
@@ -66,6 +68,14 @@ fn become_user(config: &Config) -> Vec<Problem> {
         Err(e) => problem(Severity::Error, e),
         Ok(user) => privileges::drop_to(&user).map_or_else(|e| problem(Severity::Error, e), |()| Vec::new()),
     }
+}
+
+/// The token of the HTTP interface must be there, and be nobody else's.
+fn token(config: &Config) -> Option<Problem> {
+    let (_, path) = config.admin.tcp.as_ref()?;
+    let what = Token::read(path).err()?;
+    let name = path.display().to_string();
+    Some(Problem::of_file(Severity::Error, &name, None, what, "server.user must be able to read it"))
 }
 
 /// The mail log must be writable by the server's user; one that is not there yet is made at the start.

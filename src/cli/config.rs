@@ -2,10 +2,13 @@
 //!
 //! Owns the print-out. Reads the file only; it holds no secrets, for these lie in files of their own.
 
+use super::queue::{Contact, simply};
 use super::{ConfigFile, Exit};
+use crate::admin::wire::Command;
 use crate::config::diagnose::Report;
 use crate::config::{Config, raw::Raw};
 use std::io::Write;
+use std::process::ExitCode;
 
 /// The commented file: each key with its default and its meaning.
 const EXAMPLE: &str = include_str!("../../examples/ringpost.toml");
@@ -27,12 +30,31 @@ pub enum ConfigCommand {
     },
     /// A file with every key, its default and its meaning, to begin with
     Default,
+    /// Have the running server read maps, users, keys and certificates anew, and say what came of it; keys
+    /// of the file itself need a restart
+    Reload {
+        /// How the server is found
+        #[command(flatten)]
+        contact: Contact,
+        /// JSON instead of text
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 impl ConfigCommand {
     /// Runs the command.
-    pub fn run(&self, out: &mut impl Write) -> Exit {
+    pub fn run(self) -> ExitCode {
+        match self {
+            ConfigCommand::Reload { contact, json } => simply(&contact, json, Command::Reload, "config"),
+            other => other.print(&mut std::io::stdout()).into(),
+        }
+    }
+
+    fn print(&self, out: &mut impl Write) -> Exit {
         let text = match self {
+            // Not printed: asked for.
+            ConfigCommand::Reload { .. } => String::new(),
             ConfigCommand::Default => EXAMPLE.to_owned(),
             ConfigCommand::Show { file, changed, json } => match show(file, *changed, *json) {
                 Ok(text) => text,
@@ -88,7 +110,7 @@ mod tests {
         let config = dir.path().join("r.toml");
         std::fs::write(&config, text).unwrap();
         let mut out = Vec::new();
-        let exit = ConfigCommand::Show { file: ConfigFile { config }, changed, json }.run(&mut out);
+        let exit = ConfigCommand::Show { file: ConfigFile { config }, changed, json }.print(&mut out);
         (exit, String::from_utf8(out).unwrap())
     }
 
@@ -111,7 +133,7 @@ mod tests {
         assert_eq!(object["queue"]["retry_first"], "7m");
         assert_eq!(shown("[server]\n", false, false).0, Exit::Config);
         let mut out = Vec::new();
-        assert_eq!(ConfigCommand::Default.run(&mut out), Exit::Ok);
+        assert_eq!(ConfigCommand::Default.print(&mut out), Exit::Ok);
         assert!(Config::parse(&String::from_utf8(out).unwrap(), "d").is_ok());
     }
 }

@@ -3,12 +3,14 @@
 //! Owns parsing of arguments and the exit codes of sysexits.h. A command that is added gets a
 //! variant, a file, and a line in `Command::run`.
 
+pub mod api;
 pub mod check;
 pub mod config;
 pub mod demo;
 pub mod dkim;
 pub mod doctor;
 pub mod explain;
+mod http;
 pub mod load;
 pub mod mailbox;
 pub mod man;
@@ -19,6 +21,7 @@ pub mod sendmail;
 pub mod serve;
 pub mod storage;
 pub mod submit;
+mod terminal;
 pub mod top;
 pub mod trace;
 pub mod user;
@@ -103,6 +106,8 @@ enum Command {
     /// Say what would become of mail to an address, and why
     #[command(subcommand)]
     Explain(explain::ExplainCommand),
+    /// Print the OpenAPI description of the HTTP interface
+    Api,
     /// Look at the queue of a running server, and change it
     Queue(Box<queue::QueueArgs>),
     /// Why a message is still here: what each recipient waits for, and what has been tried
@@ -164,9 +169,10 @@ impl Command {
             Command::Demo(args) => demo::run(&args),
             Command::Serve(args) => serve::run(&args),
             Command::Check(args) => check::run(&args, &mut std::io::stdout()).into(),
-            Command::Config(command) => command.run(&mut std::io::stdout()).into(),
+            Command::Config(command) => command.run(),
             Command::Doctor(args) => doctor::run(&args, &mut std::io::stdout()).into(),
             Command::Explain(command) => command.run(&mut std::io::stdout()).into(),
+            Command::Api => api::run(&mut std::io::stdout()).into(),
             Command::Queue(args) => args.run(),
             Command::Why(args) => args.run(),
             Command::Top(args) => args.run(),

@@ -28,7 +28,7 @@ impl Plain {
         let mut out = io::stdout().lock();
         let mut count = 0u64;
         let json = self.json;
-        let code = converse(&self.contact, &Command::Who, "who", |line, _| {
+        let code = converse(&self.contact, &Command::Who, "who", |line| {
             let Line::Session(s) = line else { return Ok(()) };
             if json {
                 return writeln!(out, "{s}");
@@ -152,7 +152,7 @@ impl DrainArgs {
     /// Runs the command.
     pub fn run(self) -> ExitCode {
         let (contact, json) = (&self.plain.contact, self.plain.json);
-        let code = converse(contact, &Command::Drain { on: !self.cancel }, "drain", |_, _| Ok(()));
+        let code = converse(contact, &Command::Drain { on: !self.cancel }, "drain", |_| Ok(()));
         if code != ExitCode::SUCCESS {
             return code;
         }
@@ -182,7 +182,7 @@ impl DrainArgs {
 
 fn left(contact: &Contact) -> Result<Left, ExitCode> {
     let mut left = Left::default();
-    let code = converse(contact, &Command::Stats, "drain", |line, _| {
+    let code = converse(contact, &Command::Stats, "drain", |line| {
         if let Line::Stats(s) = line {
             let number = |key: &str| s[key].as_u64().unwrap_or(0);
             left.messages += number("messages");

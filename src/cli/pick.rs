@@ -4,7 +4,7 @@
 //! shown before it is made: on a terminal by a question, else with `--dry-run`; without a terminal `--yes` is
 //! needed.
 
-use crate::admin::wire::{Command, GO, Line};
+use crate::admin::wire::{Change, Line, Which};
 use crate::config::units::{Duration, Size};
 use crate::queue::pick::{Pick, Standing, Verb};
 use clap::{Args, ValueEnum};
@@ -139,22 +139,17 @@ impl Chosen {
     }
 
     /// The request.
-    pub fn command(&self, verb: Verb, reason: &str, seconds: Option<u64>) -> Result<Command, &'static str> {
-        let named = !self.ids.is_empty();
-        let ask = !(self.yes || self.dry_run || named);
-        if ask && !(io::stdin().is_terminal() && io::stderr().is_terminal()) {
+    pub fn change(&self, verb: Verb, reason: String, seconds: Option<u64>) -> Result<Change, &'static str> {
+        let which = match self.ids.is_empty() {
+            true => Which::Pick(Box::new(self.picked.pick())),
+            false => Which::Ids(self.ids.clone()),
+        };
+        let asks = self.ids.is_empty() && !(self.yes || self.dry_run);
+        if asks && !(io::stdin().is_terminal() && io::stderr().is_terminal()) {
             return Err("this may change many messages: see how many with --dry-run, then say --yes");
         }
-        Ok(Command::Pick {
-            pick: Box::new(self.picked.pick()),
-            verb,
-            ids: self.ids.clone(),
-            reason: reason.to_owned(),
-            dry_run: self.dry_run,
-            ask,
-            seconds,
-            to: None,
-        })
+        let (preview, unseen) = (self.dry_run, self.yes && !self.dry_run);
+        Ok(Change { reason, seconds, preview, unseen, ..Change::of(verb, which) })
     }
 }
 
@@ -172,8 +167,8 @@ impl Teller {
         Teller { json, verb, midway: false }
     }
 
-    /// Prints `line`; on a question, asks, and sends the answer to the server. False: it is none of these.
-    pub fn line(&mut self, out: &mut impl Write, line: &Line, server: &mut dyn Write) -> io::Result<bool> {
+    /// Prints `line`. False: it is none of these.
+    pub fn line(&mut self, out: &mut impl Write, line: &Line) -> io::Result<bool> {
         match line {
             Line::Progress { what, done, of } => {
                 if io::stderr().is_terminal() {
@@ -181,15 +176,11 @@ impl Teller {
                     self.midway = true;
                 }
             }
-            Line::Matches { messages, bytes, unread, asks } => {
-                self.finish();
-                if *unread > 0 {
-                    eprintln!("{unread} messages cannot be read now, and are not counted");
-                }
-                match (asks, self.json) {
-                    (true, _) => self.ask(*messages, *bytes, server)?,
-                    (false, true) => writeln!(out, "{{\"matches\":{messages},\"bytes\":{bytes}}}")?,
-                    (false, false) => writeln!(out, "{}", amount(*messages, *bytes))?,
+            Line::Matches { messages, bytes, unread, .. } => {
+                self.unread(*unread);
+                match self.json {
+                    true => writeln!(out, "{{\"matches\":{messages},\"bytes\":{bytes}}}")?,
+                    false => writeln!(out, "{}", amount(*messages, *bytes))?,
                 }
             }
             Line::Hold(hold) => {
@@ -210,7 +201,20 @@ impl Teller {
         }
     }
 
-    fn ask(&self, messages: u64, bytes: u64, server: &mut dyn Write) -> io::Result<()> {
+    fn unread(&mut self, unread: u64) {
+        self.finish();
+        if unread > 0 {
+            eprintln!("{unread} messages cannot be read now, and are not counted");
+        }
+    }
+
+    /// Asks whether so many messages are to be changed.
+    pub fn ask(&mut self, messages: u64, bytes: u64, unread: u64) -> io::Result<bool> {
+        self.unread(unread);
+        if messages == 0 {
+            eprintln!("{}", amount(messages, bytes));
+            return Ok(false);
+        }
         eprint!("{}. {}? [y/N] ", amount(messages, bytes), self.verb.word());
         let mut answer = String::new();
         io::stdin().lock().read_line(&mut answer)?;
@@ -218,7 +222,7 @@ impl Teller {
         if !yes {
             eprintln!("nothing is changed");
         }
-        writeln!(server, "{}", if yes { GO } else { "no" })
+        Ok(yes)
     }
 }
 
@@ -288,12 +292,11 @@ mod tests {
         if io::stdin().is_terminal() && io::stderr().is_terminal() {
             return;
         }
-        assert!(chosen(&["--sender", "a"]).command(Verb::Hold, "", None).is_err());
+        assert!(chosen(&["--sender", "a"]).change(Verb::Hold, String::new(), None).is_err());
         for words in [&["--sender", "a", "--yes"][..], &["--sender", "a", "--dry-run"], &["ID"]] {
-            let Ok(Command::Pick { ask, .. }) = chosen(words).command(Verb::Hold, "", None) else {
-                panic!("{words:?}")
-            };
-            assert!(!ask);
+            let change = chosen(words).change(Verb::Hold, String::new(), None).expect("good");
+            let by_ids = matches!(change.which, Some(Which::Ids(_)));
+            assert!(by_ids || change.unseen || change.preview, "{words:?}");
         }
     }
 }

@@ -8,13 +8,14 @@
 
 mod exchange;
 
+use super::http::{self, Body};
 use super::pick::{Chosen, Picked, Teller};
-use crate::admin::wire::{Command, Line, Which};
+use crate::admin::wire::{Change, Command, Line, Which};
 use crate::config::Config;
 use crate::queue::pick::{Pick, Verb};
 use clap::{Args, Subcommand};
 use serde_json::Value;
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io::{self, Write};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -148,76 +149,60 @@ struct Changed {
     reason: String,
 }
 
-/// What one conversation is about.
-struct Task {
-    command: Command,
-    /// Of a change by condition.
-    verb: Verb,
+/// A change of messages that are chosen. By ids, one destination or all it is made as it always was, unless
+/// there is more to it.
+fn change(verb: Verb, changed: Changed, seconds: Option<u64>) -> Result<Command, &'static str> {
+    let Changed { chosen, reason } = changed;
+    chosen.check()?;
+    let which = match (&*chosen.ids, chosen.all, chosen.picked.only_destination()) {
+        ([_, ..], _, _) => Some(Which::Ids(chosen.ids.clone())),
+        (_, _, Some(name)) => Some(Which::Destination(name)),
+        (_, true, None) if chosen.picked.is_empty() => Some(Which::All),
+        _ => None,
+    };
+    let simple = matches!(verb, Verb::Flush | Verb::Hold | Verb::Release | Verb::Delete);
+    let plain = simple && !chosen.dry_run && seconds.is_none();
+    Ok(Command::Change(match which.filter(|_| plain) {
+        Some(which) => Change { reason, ..Change::of(verb, which) },
+        None => chosen.change(verb, reason, seconds)?,
+    }))
 }
 
-impl Task {
-    fn of(command: Command) -> Result<Task, &'static str> {
-        let verb = if let Command::Pick { verb, .. } = command { verb } else { Verb::Look };
-        Ok(Task { command, verb })
-    }
-
-    /// A change of messages that are chosen. By ids, one destination or all it is made as it always was,
-    /// unless there is more to it.
-    fn change(verb: Verb, changed: Changed, seconds: Option<u64>) -> Result<Task, &'static str> {
-        let Changed { chosen, reason } = changed;
-        chosen.check()?;
-        let plain = !chosen.dry_run && seconds.is_none();
-        let which = match (&*chosen.ids, chosen.all, chosen.picked.only_destination()) {
-            ([_, ..], _, _) => Some(Which::Ids(chosen.ids.clone())),
-            (_, _, Some(name)) => Some(Which::Destination(name)),
-            (_, true, None) if chosen.picked.is_empty() => Some(Which::All),
-            _ => None,
-        };
-        Task::of(match (verb, which.filter(|_| plain)) {
-            (Verb::Flush, Some(which)) => Command::Flush { which },
-            (Verb::Hold, Some(which)) => Command::Hold { which, reason },
-            (Verb::Release, Some(which)) => Command::Release { which, reason },
-            (Verb::Delete, Some(which)) => Command::Delete { which, reason },
-            _ => chosen.command(verb, &reason, seconds)?,
-        })
-    }
-
-    fn look(pick: Pick, dry_run: bool) -> Command {
-        let (verb, ids, reason) = (Verb::Look, Vec::new(), String::new());
-        let pick = Box::new(pick);
-        Command::Pick { pick, verb, ids, reason, dry_run, ask: false, seconds: None, to: None }
-    }
+fn look(pick: Pick, count: bool) -> Command {
+    Command::List { pick: Box::new(pick), in_doubt: false, count }
 }
 
 impl QueueCommand {
     /// What to ask the server; not of export and import.
-    fn task(self) -> Result<Task, &'static str> {
+    fn command(self) -> Result<Command, &'static str> {
         let seconds = |time: Option<crate::config::units::Duration>| time.map(|t| t.0.as_secs());
-        Task::of(match self {
+        Ok(match self {
             QueueCommand::List { count, picked, in_doubt } if count || !picked.is_empty() => {
                 if in_doubt {
                     return Err("--in-doubt goes with no other condition");
                 }
-                Task::look(picked.pick(), count)
+                look(picked.pick(), count)
             }
-            QueueCommand::List { in_doubt, .. } => Command::List { in_doubt },
+            QueueCommand::List { in_doubt, .. } => {
+                Command::List { pick: Box::default(), in_doubt, count: false }
+            }
             QueueCommand::Show { id } => Command::Show { id },
             QueueCommand::Cat { id } => Command::Cat { id },
             QueueCommand::Flush(chosen) => {
-                return Task::change(Verb::Flush, Changed { chosen, reason: String::new() }, None);
+                return change(Verb::Flush, Changed { chosen, reason: String::new() }, None);
             }
-            QueueCommand::Hold { changed, time } => return Task::change(Verb::Hold, changed, seconds(time)),
-            QueueCommand::Release(c) => return Task::change(Verb::Release, c, None),
-            QueueCommand::Requeue(c) => return Task::change(Verb::Requeue, c, None),
-            QueueCommand::Reroute { changed, to: next_hop } => {
-                let mut task = Task::change(Verb::Reroute, changed, None)?;
-                if let Command::Pick { to, .. } = &mut task.command {
-                    *to = Some(next_hop);
+            QueueCommand::Hold { changed, time } => return change(Verb::Hold, changed, seconds(time)),
+            QueueCommand::Release(c) => return change(Verb::Release, c, None),
+            QueueCommand::Requeue(c) => return change(Verb::Requeue, c, None),
+            QueueCommand::Reroute { changed, to } => {
+                let mut command = change(Verb::Reroute, changed, None)?;
+                if let Command::Change(change) = &mut command {
+                    change.to = Some(to);
                 }
-                return Ok(task);
+                return Ok(command);
             }
-            QueueCommand::Bounce(c) => return Task::change(Verb::Bounce, c, None),
-            QueueCommand::Delete(c) => return Task::change(Verb::Delete, c, None),
+            QueueCommand::Bounce(c) => return change(Verb::Bounce, c, None),
+            QueueCommand::Delete(c) => return change(Verb::Delete, c, None),
             QueueCommand::Undo { number } => Command::Undo { number },
             QueueCommand::Holds => Command::Holds,
             QueueCommand::Suspend { what, reason, time } => {
@@ -242,28 +227,38 @@ impl QueueArgs {
                 fail("queue", 64, "say which messages: conditions, or --all")
             }
             QueueCommand::Export { dir, picked, .. } => {
-                exchange::export(&contact, Task::look(picked.pick(), false), &dir)
+                exchange::export(&contact, look(picked.pick(), false), &dir)
             }
             QueueCommand::Import { dir, smtp } => exchange::import(&contact, &dir, smtp.as_deref()),
-            command => match command.task() {
-                Ok(task) => ask(&contact, json, task, "queue"),
+            command => match command.command() {
+                Ok(command) => simply(&contact, json, command, "queue"),
                 Err(text) => fail("queue", 64, text),
             },
         }
     }
 }
 
-/// A request that is not of `ringpost queue`, answered in the same words.
+/// Asks the server, and prints what it says. On a change that must not be unseen, asks the operator in
+/// between.
 pub(super) fn simply(contact: &Contact, json: bool, command: Command, name: &str) -> ExitCode {
-    ask(contact, json, Task { command, verb: Verb::Look }, name)
-}
-
-fn ask(contact: &Contact, json: bool, task: Task, name: &str) -> ExitCode {
-    let Task { command, verb } = task;
-    let listing = matches!(command, Command::Pick { verb: Verb::Look, dry_run: false, .. });
+    let (verb, seen) = match &command {
+        Command::Change(change) => {
+            let wants = matches!(change.which, Some(Which::Pick(_))) && !change.unseen && !change.preview;
+            (change.verb, !wants)
+        }
+        _ => (Verb::Look, true),
+    };
+    let mut teller = Teller::new(json, verb);
+    let command = match command {
+        Command::Change(change) if !seen => match question(contact, &mut teller, change, name) {
+            Ok(change) => Command::Change(change),
+            Err(code) => return code,
+        },
+        command => command,
+    };
     let mut printer = Printer {
         json,
-        brief: listing || matches!(command, Command::List { .. }),
+        brief: matches!(command, Command::List { count: false, .. }),
         noun: match command {
             Command::Resume { .. } => "rules changed",
             Command::Kick { .. } | Command::Disable { .. } => "sessions ended",
@@ -272,11 +267,13 @@ fn ask(contact: &Contact, json: bool, task: Task, name: &str) -> ExitCode {
         },
         ..Printer::default()
     };
-    let mut teller = Teller::new(json, verb);
     let mut out = io::stdout().lock();
-    let code = converse_both(contact, &command, name, |line, input, mut server| {
-        if teller.line(&mut out, &line, &mut server)? { Ok(()) } else { printer.line(&mut out, line, input) }
-    });
+    let code = match command {
+        Command::Cat { .. } => fetch(contact, &command, name, |body| io::copy(body, &mut out).map(drop)),
+        command => converse(contact, &command, name, |line| {
+            if teller.line(&mut out, &line)? { Ok(()) } else { printer.line(&mut out, line) }
+        }),
+    };
     if code != ExitCode::SUCCESS {
         return code;
     }
@@ -286,28 +283,59 @@ fn ask(contact: &Contact, json: bool, task: Task, name: &str) -> ExitCode {
     }
 }
 
-/// Asks the server; `each` gets the lines of the answer, with what follows them. Errors are printed, as
-/// `ringpost NAME`.
+/// Shows the operator how much a change is; gives the change of just that, or how it ends without.
+fn question(contact: &Contact, teller: &mut Teller, change: Change, name: &str) -> Result<Change, ExitCode> {
+    let mut found = None;
+    let preview = Command::Change(Change { preview: true, ..change.clone() });
+    let code = converse(contact, &preview, name, |line| match line {
+        Line::Matches { messages, bytes, unread, stamp: Some(stamp) } => {
+            found = Some((messages, bytes, unread, stamp));
+            Ok(())
+        }
+        line => teller.line(&mut io::stdout().lock(), &line).map(drop),
+    });
+    let Some((messages, bytes, unread, stamp)) = found.filter(|_| code == ExitCode::SUCCESS) else {
+        return Err(code);
+    };
+    match teller.ask(messages, bytes, unread) {
+        Ok(true) => Ok(Change { which: None, stamp: Some(stamp), ..change }),
+        Ok(false) => Err(code),
+        Err(e) => Err(broken(name, &e)),
+    }
+}
+
+/// Asks the server; `each` gets the lines of the answer. Errors are printed, as `ringpost NAME`.
 pub(super) fn converse(
     contact: &Contact,
     command: &Command,
     name: &str,
-    mut each: impl FnMut(Line, &mut dyn BufRead) -> io::Result<()>,
+    mut each: impl FnMut(Line) -> io::Result<()>,
 ) -> ExitCode {
-    converse_both(contact, command, name, |line, input, _| each(line, input))
+    let mut worst = 0;
+    let code = fetch(contact, command, name, |body| {
+        http::lines(body, |line| match line {
+            Line::Problem(problem) => {
+                eprintln!("ringpost {name}: {}", problem.detail);
+                worst = problem.exit_code;
+                Ok(())
+            }
+            line => each(line),
+        })
+    });
+    if code == ExitCode::SUCCESS { ExitCode::from(worst) } else { code }
 }
 
-/// As [`converse`]; `each` may say something to the server.
-pub(super) fn converse_both(
+/// As [`converse`], for an answer that is not made of lines.
+pub(super) fn fetch(
     contact: &Contact,
     command: &Command,
     name: &str,
-    mut each: impl FnMut(Line, &mut dyn BufRead, &UnixStream) -> io::Result<()>,
+    read: impl FnOnce(&mut Body<UnixStream>) -> io::Result<()>,
 ) -> ExitCode {
     let socket = match &contact.socket {
         Some(path) => path.clone(),
         None => match Config::load(&contact.config) {
-            Ok((config, _)) => match config.admin_socket {
+            Ok((config, _)) => match config.admin.socket {
                 Some(path) => path,
                 None => return fail(name, 78, "admin.socket is empty: the server has no admin socket"),
             },
@@ -322,8 +350,12 @@ pub(super) fn converse_both(
             return fail(name, 69, &why);
         }
     };
-    match talk(stream, command, name, &mut each) {
-        Ok(code) => ExitCode::from(code),
+    match http::ask(stream, command) {
+        Ok(Ok(mut body)) => match read(&mut body) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(e) => broken(name, &e),
+        },
+        Ok(Err(problem)) => fail(name, problem.exit_code, &problem.detail),
         Err(e) => broken(name, &e),
     }
 }
@@ -333,34 +365,6 @@ fn broken(name: &str, e: &io::Error) -> ExitCode {
         // The reader of a pipe has gone, as in `| head`.
         io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         _ => fail(name, 74, &format!("the connection to the server broke: {e}")),
-    }
-}
-
-fn talk(
-    mut stream: UnixStream,
-    command: &Command,
-    name: &str,
-    each: &mut impl FnMut(Line, &mut dyn BufRead, &UnixStream) -> io::Result<()>,
-) -> io::Result<u8> {
-    let mut text = serde_json::to_vec(command)?;
-    text.push(b'\n');
-    stream.write_all(&text)?;
-    let server = stream.try_clone()?;
-    let mut input = BufReader::new(stream);
-    let mut code = 0;
-    loop {
-        let mut line = String::new();
-        if input.read_line(&mut line)? == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        match serde_json::from_str(&line)? {
-            Line::Error { text, code: c } => {
-                eprintln!("ringpost {name}: {text}");
-                code = c;
-            }
-            Line::End => return Ok(code),
-            line => each(line, &mut input, &server)?,
-        }
     }
 }
 
@@ -381,7 +385,7 @@ struct Printer {
 }
 
 impl Printer {
-    fn line(&mut self, out: &mut impl Write, line: Line, input: &mut dyn BufRead) -> io::Result<()> {
+    fn line(&mut self, out: &mut impl Write, line: Line) -> io::Result<()> {
         match line {
             Line::Message(m) => self.message(out, &m),
             Line::Stats(s) if self.json => writeln!(out, "{s}"),
@@ -389,9 +393,10 @@ impl Printer {
             Line::Locked(l) => writeln!(out, "{l}"),
             Line::Rule(r) if self.json => writeln!(out, "{r}"),
             Line::Rule(r) => rule(out, &r),
-            Line::Bytes(n) => io::copy(&mut input.take(n), out).map(|_| ()),
-            Line::Done(n) if self.json => writeln!(out, "{{\"changed\":{n}}}"),
-            Line::Done(n) => writeln!(out, "{n} {}", self.noun),
+            Line::Reloaded(r) if self.json => writeln!(out, "{r}"),
+            Line::Reloaded(r) => reloaded(out, &r),
+            Line::Changed(n) if self.json => writeln!(out, "{{\"changed\":{n}}}"),
+            Line::Changed(n) => writeln!(out, "{n} {}", self.noun),
             // Asked for by other commands only.
             _ => Ok(()),
         }
@@ -466,6 +471,18 @@ fn rule(out: &mut impl Write, r: &Value) -> io::Result<()> {
     let until =
         r["until"].as_u64().map_or("it is resumed".into(), |ms| crate::base::time::Wall(ms).to_string());
     writeln!(out, "{}  {} suspended until {until} by {}: {}", r["number"], word(what), word(by), word(reason))
+}
+
+fn reloaded(out: &mut impl Write, r: &Value) -> io::Result<()> {
+    let word = |v: &Value| escape(v.as_str().unwrap_or(""));
+    let said = r["said"].as_array().map_or(&[][..], Vec::as_slice);
+    for said in said {
+        writeln!(out, "{} {}: {}", word(&said["level"]), word(&said["event"]), word(&said["text"]))?;
+    }
+    match said.is_empty() {
+        true => writeln!(out, "no file has changed"),
+        false => Ok(()),
+    }
 }
 
 fn stats(out: &mut impl Write, s: &Value) -> io::Result<()> {

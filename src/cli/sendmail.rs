@@ -13,11 +13,12 @@
 use super::queue::{Contact, escape, simply};
 use super::submit::{self, Mail, Trouble};
 use super::{CONFIG_FILE, Exit};
-use crate::admin::wire::{Command, Which};
+use crate::admin::wire::{Change, Command, Which};
 use crate::base::time::Wall;
 use crate::config::{Config, reload};
 use crate::message::submitted::FieldsSeen;
 use crate::message::{date, headers};
+use crate::queue::pick::Verb;
 use crate::runtime::uring;
 use std::ffi::OsString;
 use std::io::{self, BufRead, Read, Write};
@@ -180,8 +181,14 @@ pub fn run(name: &str, words: &[OsString]) -> ExitCode {
     let path = options.config.clone().unwrap_or_else(|| CONFIG_FILE.into());
     let contact = Contact { config: path.clone(), socket: None };
     let done = match options.mode {
-        Mode::List => return simply(&contact, false, Command::List { in_doubt: false }, name),
-        Mode::Flush => return simply(&contact, false, Command::Flush { which: Which::All }, name),
+        Mode::List => {
+            let all = Command::List { pick: Box::default(), in_doubt: false, count: false };
+            return simply(&contact, false, all, name);
+        }
+        Mode::Flush => {
+            let flush = Command::Change(Change::of(Verb::Flush, Which::All));
+            return simply(&contact, false, flush, name);
+        }
         Mode::Aliases => aliases(&path),
         Mode::Smtp => smtp(&path),
         Mode::Submit => message(&options, &path),

@@ -1,17 +1,19 @@
 //! `ringpost top`: what the running server does, on a terminal screen, once a second.
 //!
-//! Owns the screen and the sums. All figures are series of `/metrics` and `queue stats`, asked for over the
-//! admin socket; rates are what has been added since the frame before. Plain escape sequences: home and
-//! clear, nothing that must be undone at the end. Exit codes as those of `ringpost queue`.
+//! Owns the words on the screen. All figures are series of `/metrics` and `queue stats`, asked for over the
+//! admin socket; rates are what has been added since the frame before ([`crate::admin::frame`]). A terminal
+//! is used as it is: what does not fit is cut, `q` and Ctrl-C end it. Exit codes as those of `ringpost
+//! queue`.
 
 #![allow(clippy::disallowed_methods, reason = "a program for operators looks at the clock, and waits")]
 
-use super::queue::{Contact, converse, escape};
+use super::queue::{Contact, converse, escape, fetch};
+use super::terminal::{Terminal, Woken};
+use crate::admin::frame::{Sample, frame, series};
 use crate::admin::wire::{Command, Line};
 use crate::config::units::Duration;
 use clap::Args;
-use serde_json::{Value, json};
-use std::collections::BTreeMap;
+use serde_json::Value;
 use std::fmt::Write as _;
 use std::io::{self, Read, Write};
 use std::process::ExitCode;
@@ -31,23 +33,13 @@ pub struct TopArgs {
     /// Time between two frames
     #[arg(long, value_name = "TIME", default_value = "1s")]
     every: Duration,
-    /// Destinations at most
-    #[arg(long, value_name = "N", default_value_t = 12)]
-    destinations: usize,
+    /// Destinations at most; on a terminal as many as fit, else 12
+    #[arg(long, value_name = "N")]
+    destinations: Option<usize>,
 }
 
-/// Series by name and labels as they stand in the text.
-type Series = BTreeMap<String, f64>;
-
-/// What the server says at one moment.
-struct Sample {
-    at: Instant,
-    series: Series,
-    queues: Vec<Value>,
-}
-
-/// Open sessions, by protocol.
-const SESSIONS: [&str; 3] = ["ringpost_smtp_sessions", "ringpost_pop3_sessions", "ringpost_imap_sessions"];
+/// Destinations where there is no terminal.
+const DESTINATIONS: usize = 12;
 /// Shortest time between two frames.
 const SHORTEST: std::time::Duration = std::time::Duration::from_millis(100);
 
@@ -58,22 +50,39 @@ impl TopArgs {
             Ok(sample) => sample,
             Err(code) => return code,
         };
+        let mut terminal = if self.once || self.json { None } else { Terminal::take() };
+        let mut shown = String::new();
         loop {
-            std::thread::sleep(self.every.0.max(SHORTEST));
+            let until = Instant::now() + self.every.0.max(SHORTEST);
+            match &mut terminal {
+                None => std::thread::sleep(until.saturating_duration_since(Instant::now())),
+                Some(terminal) => loop {
+                    match terminal.wait(until) {
+                        Woken::Time => break,
+                        Woken::Quit => return ExitCode::SUCCESS,
+                        Woken::Resized => terminal.show(&shown),
+                    }
+                },
+            }
             let now = match self.sample() {
                 Ok(sample) => sample,
                 Err(code) => return code,
             };
-            let frame = frame(&before, &now, self.destinations);
-            let text = match (self.json, self.once) {
-                (true, _) => format!("{frame}\n"),
-                (false, true) => screen(&frame),
-                (false, false) => format!("\x1b[H\x1b[J{}", screen(&frame)),
-            };
-            let mut out = io::stdout().lock();
-            // The reader of a pipe has gone: nobody looks any more.
-            if out.write_all(text.as_bytes()).and_then(|()| out.flush()).is_err() || self.once {
-                return ExitCode::SUCCESS;
+            let rows = terminal.as_ref().map_or(DESTINATIONS, |t| t.size().rows);
+            let frame = frame(&before, &now, self.destinations.unwrap_or(rows));
+            match &terminal {
+                Some(terminal) => {
+                    shown = screen(&frame);
+                    terminal.show(&shown);
+                }
+                None => {
+                    let text = if self.json { format!("{frame}\n") } else { screen(&frame) };
+                    let mut out = io::stdout().lock();
+                    // The reader of a pipe has gone: nobody looks any more.
+                    if out.write_all(text.as_bytes()).and_then(|()| out.flush()).is_err() || self.once {
+                        return ExitCode::SUCCESS;
+                    }
+                }
             }
             before = now;
         }
@@ -81,14 +90,12 @@ impl TopArgs {
 
     fn sample(&self) -> Result<Sample, ExitCode> {
         let (mut text, mut queues) = (String::new(), Vec::new());
-        let code = converse(&self.contact, &Command::Metrics, "top", |line, input| {
-            let Line::Bytes(n) = line else { return Ok(()) };
-            input.take(n).read_to_string(&mut text).map(drop)
-        });
+        let code =
+            fetch(&self.contact, &Command::Metrics, "top", |body| body.read_to_string(&mut text).map(drop));
         if code != ExitCode::SUCCESS {
             return Err(code);
         }
-        let code = converse(&self.contact, &Command::Stats, "top", |line, _| {
+        let code = converse(&self.contact, &Command::Stats, "top", |line| {
             if let Line::Stats(stats) = line {
                 queues.push(stats);
             }
@@ -97,124 +104,6 @@ impl TopArgs {
         let sample = Sample { at: Instant::now(), series: series(&text), queues };
         if code == ExitCode::SUCCESS { Ok(sample) } else { Err(code) }
     }
-}
-
-/// The series of the text of `/metrics`.
-fn series(text: &str) -> Series {
-    let lines = text.lines().filter(|line| !line.starts_with('#'));
-    lines
-        .filter_map(|line| line.rsplit_once(' ').and_then(|(name, v)| Some((name.into(), v.parse().ok()?))))
-        .collect()
-}
-
-/// The sum of the series `name` whose labels contain `label`.
-fn sum(series: &Series, name: &str, label: &str) -> f64 {
-    let of_name = series.range(name.to_owned()..).take_while(|(key, _)| key.starts_with(name));
-    let fits = |key: &str| {
-        let rest = &key[name.len()..];
-        (rest.is_empty() || rest.starts_with('{')) && rest.contains(label)
-    };
-    of_name.filter(|(key, _)| fits(key)).map(|(_, v)| v).sum()
-}
-
-/// The value of a label in the text of a series.
-fn label<'a>(key: &'a str, name: &str) -> Option<&'a str> {
-    let (_, rest) = key.split_once(&format!("{name}=\""))?;
-    rest.split('"').next()
-}
-
-/// All that is shown.
-fn frame(before: &Sample, now: &Sample, most: usize) -> Value {
-    let seconds = now.at.duration_since(before.at).as_secs_f64().max(0.001);
-    let rate = |name: &str, label: &str| {
-        let added = sum(&now.series, name, label) - sum(&before.series, name, label);
-        (added.max(0.0) / seconds * 10.0).round() / 10.0
-    };
-    let level = |name: &str, label: &str| sum(&now.series, name, label) as u64;
-    let of_queues = |key: &str| now.queues.iter().filter_map(|q| q[key].as_u64()).sum::<u64>();
-    json!({
-        "cores": cores(before, now, seconds),
-        "rates": {
-            "in": rate("ringpost_messages_received_total", ""),
-            "in_bytes": rate("ringpost_bytes_received_total", ""),
-            "delivered": rate("ringpost_deliveries_total", "result=\"delivered\""),
-            "deferred": rate("ringpost_deliveries_total", "result=\"deferred\""),
-            "bounced": rate("ringpost_deliveries_total", "result=\"bounced\""),
-            "rejected": rate("ringpost_rejections_total", ""),
-            "commits": rate("ringpost_commits_total", ""),
-        },
-        "sessions": {
-            "smtp": level("ringpost_smtp_sessions", ""),
-            "pop3": level("ringpost_pop3_sessions", ""),
-            "imap": level("ringpost_imap_sessions", ""),
-            "out": level("ringpost_connections", "direction=\"out\""),
-        },
-        "queue": {
-            "messages": of_queues("messages"),
-            "active": of_queues("active"),
-            "deferred": of_queues("deferred"),
-            "held": of_queues("held"),
-            "bytes": of_queues("bytes"),
-            "oldest_seconds": level_max(&now.series, "ringpost_queue_oldest_seconds"),
-        },
-        "destinations": destinations(now, most),
-    })
-}
-
-fn level_max(series: &Series, name: &str) -> u64 {
-    let of_name = series.range(name.to_owned()..).take_while(|(key, _)| key.starts_with(name));
-    of_name.map(|(_, v)| *v as u64).max().unwrap_or(0)
-}
-
-fn cores(before: &Sample, now: &Sample, seconds: f64) -> Vec<Value> {
-    let name = "ringpost_core_cpu_seconds_total";
-    let all = now.series.range(name.to_owned()..).take_while(|(key, _)| key.starts_with(name));
-    all.map(|(key, value)| {
-        let core = label(key, "core").unwrap_or("");
-        let mine = format!("core=\"{core}\"");
-        let states = now.series.range("ringpost_core_state{".to_owned()..);
-        let states = states.take_while(|(key, _)| key.starts_with("ringpost_core_state{"));
-        let mut states = states.filter(|(key, v)| **v == 1.0 && key.contains(&mine));
-        let state = states.find_map(|(key, _)| label(key, "state"));
-        let used = value - before.series.get(key).copied().unwrap_or(*value);
-        let per = |name: &str| sum(&now.series, name, &mine) as u64;
-        json!({
-            "core": core,
-            "role": label(key, "role"),
-            "state": state,
-            "cpu_percent": (used / seconds * 1000.0).round() / 10.0,
-            "sessions": SESSIONS.iter().map(|name| per(name)).sum::<u64>(),
-        })
-    })
-    .collect()
-}
-
-/// Those with the most messages; several queues may have the same.
-fn destinations(now: &Sample, most: usize) -> Vec<Value> {
-    let mut all: BTreeMap<String, (u64, u64, u64, String)> = BTreeMap::new();
-    for d in now.queues.iter().filter_map(|q| q["destinations"].as_array()).flatten() {
-        let number = |key: &str| d[key].as_u64().unwrap_or(0);
-        let one = all.entry(d["name"].as_str().unwrap_or("").to_owned()).or_default();
-        one.0 += number("ready");
-        one.1 += number("connections");
-        one.2 = one.2.max(number("failures"));
-        if let Some(reason) = d["reason"].as_str() {
-            reason.clone_into(&mut one.3);
-        }
-    }
-    let mut all: Vec<_> = all.into_iter().collect();
-    all.sort_by(|a, b| (b.1.0, b.1.1).cmp(&(a.1.0, a.1.1)).then_with(|| a.0.cmp(&b.0)));
-    let one = |(name, d): (String, (u64, u64, u64, String))| {
-        let (ready, connections, failures, reason) = d;
-        json!({
-            "name": name,
-            "ready": ready,
-            "connections": connections,
-            "failures": failures,
-            "reason": reason,
-        })
-    };
-    all.into_iter().take(most).map(one).collect()
 }
 
 fn screen(frame: &Value) -> String {
@@ -267,6 +156,7 @@ fn screen(frame: &Value) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
 
     const BEFORE: &str = "# HELP x y\nringpost_messages_received_total{core=\"0\"} 10\n\
         ringpost_messages_received_total{core=\"1\"} 5\n\

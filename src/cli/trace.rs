@@ -45,7 +45,7 @@ impl TraceArgs {
             seconds: self.time.0.as_secs().max(1),
         };
         let mut out = io::stdout().lock();
-        converse(&self.contact, &command, "trace", |line, _| match line {
+        converse(&self.contact, &command, "trace", |line| match line {
             Line::Traced(value) if json => writeln!(out, "{value}").and_then(|()| out.flush()),
             Line::Traced(value) => {
                 let word = |key: &str| escape(value[key].as_str().unwrap_or(""));

@@ -26,7 +26,7 @@ impl WhyArgs {
     /// Runs the command.
     pub fn run(self) -> ExitCode {
         let mut out = io::stdout().lock();
-        converse(&self.contact, &Command::Why { id: self.id }, "why", |line, _| match line {
+        converse(&self.contact, &Command::Why { id: self.id }, "why", |line| match line {
             Line::Why(value) if self.json => writeln!(out, "{value}"),
             Line::Why(value) => print(&mut out, &value),
             _ => Ok(()),

@@ -8,6 +8,7 @@
 //! `docs/configuration.md` together.
 
 pub mod access;
+pub mod admin;
 pub mod authenticity;
 mod brakes;
 pub mod certificates;

@@ -622,8 +622,15 @@ section! {
 
     /// `[admin]`
     Admin {
-        /// Socket for the command line; empty: none.
+        /// Socket for the command line and the HTTP interface (docs/api.md); empty: none.
         socket: String = "/run/ringpost/admin.sock".into(),
+        /// Where the HTTP interface is served over TCP, too, to those who show the token; empty: nowhere.
+        /// Without TLS: a proxy in front has to do that.
+        address: Maybe<SocketAddr> = Maybe(None),
+        /// File with the token: one line of 32 to 512 characters; others may not read it.
+        token_file: String = String::new(),
+        /// `address` may be one that other hosts reach, where the token passes unencrypted.
+        beyond_loopback: bool = false,
     }
 
     /// `[events]`: notices and alarms.

@@ -5,6 +5,7 @@
 //! none is ignored in silence. Imports the modules' types, never the other way round.
 
 use super::access::{self, Access};
+use super::admin::{self, Admin};
 use super::authenticity::{self, Authenticity, KeyFile};
 use super::brakes;
 use super::diagnose::{Problem, Problems, Report, Severity};
@@ -106,8 +107,8 @@ pub struct Config {
     pub pop3: raw::Pop3,
     /// `metrics.address`.
     pub metrics: Option<SocketAddr>,
-    /// `admin.socket`.
-    pub admin_socket: Option<PathBuf>,
+    /// `[admin]`.
+    pub admin: Admin,
     /// `events.format`.
     pub event_format: raw::EventFormat,
     /// `events.mail`.
@@ -385,7 +386,7 @@ fn resolve(raw: Raw, text: &str, report: &mut Report<'_>) -> Option<Config> {
         mailbox: raw.mailbox,
         pop3: raw.pop3,
         metrics: raw.metrics.address.0,
-        admin_socket: path(&raw.admin.socket, "admin.socket", report),
+        admin: admin::resolve(&raw.admin, report),
         event_format: raw.events.format,
         mail_events: raw.events.mail,
         event_target,

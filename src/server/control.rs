@@ -4,17 +4,18 @@
 //! old tables and says so. The first stop request gives the grace time; a second ends at once.
 
 use super::Failure;
-use super::accounts::tell_problems;
 use super::core::{Health, Note, State};
+use super::reload::{Asker, Files, Reload};
 use super::watchdog;
 use crate::access::roll::{Answer, Question};
 use crate::admin::{
-    self, control::Queues, holds::Holds, http, lockout::Lockout, office::Office, rules::Book,
+    api, control::Queues, holds::Holds, http, lockout::Lockout, office::Office, rules::Book, token::Token,
+    verbs::Previews,
 };
 use crate::config::certificates::Keeper;
 use crate::config::reload::Reloader;
 use crate::config::signing;
-use crate::config::users::{self, Watch};
+use crate::config::users::Watch;
 use crate::events::Events;
 use crate::events::file::LogFile;
 use crate::metrics::{Facts, Process, cores};
@@ -34,7 +35,7 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 
 /// How often map files and certificates are looked at.
 const RELOAD: Duration = Duration::from_secs(2);
@@ -61,10 +62,20 @@ pub struct Kept {
 
 impl Kept {
     /// With what the conversations of operators need besides.
-    fn office(self, metrics: Arc<dyn Fn() -> String + Send + Sync>, events: Events) -> Rc<Office> {
+    fn office(self, state: &http::HttpState, reload: mpsc::Sender<Asker>, events: Events) -> Rc<Office> {
         let Kept { book, holds, lockout } = self;
-        let (busy, traces) = (Cell::new(0), Cell::new(0));
-        Rc::new(Office { book, holds, lockout: Rc::new(lockout), metrics, events, busy, traces })
+        Rc::new(Office {
+            book,
+            holds,
+            lockout: Rc::new(lockout),
+            metrics: state.metrics.clone(),
+            ready: state.ready.clone(),
+            reload,
+            previews: Previews::default(),
+            events,
+            busy: Cell::new(0),
+            traces: Cell::new(0),
+        })
     }
 }
 
@@ -95,7 +106,7 @@ pub struct Control {
     /// Bound.
     pub metrics: Option<TcpListener>,
     /// Bound.
-    pub admin: Option<UnixListener>,
+    pub admin: Doors,
     /// What operators have said in earlier runs.
     pub kept: Kept,
     /// Completed by [`super::Running::stop`].
@@ -104,9 +115,17 @@ pub struct Control {
     pub started: String,
 }
 
-/// Binds the metrics address.
-pub fn bind_metrics(address: SocketAddr) -> Result<TcpListener, Failure> {
-    let failed = |e: io::Error| Failure::new(71, format!("metrics.address: cannot listen on {address}: {e}"));
+/// Where operators are heard.
+pub struct Doors {
+    /// Bound.
+    pub socket: Option<UnixListener>,
+    /// Bound, and what must be shown there.
+    pub tcp: Option<(TcpListener, Token)>,
+}
+
+/// Binds the address of this key.
+pub fn bind_tcp(address: SocketAddr, key: &str) -> Result<TcpListener, Failure> {
+    let failed = |e: io::Error| Failure::new(71, format!("{key}: cannot listen on {address}: {e}"));
     #[allow(clippy::disallowed_methods, reason = "the control thread's own listener")]
     let listener = TcpListener::bind(address).map_err(failed)?;
     listener.set_nonblocking(true).map_err(failed)?;
@@ -163,19 +182,19 @@ pub fn run(control: Control) -> Result<(), Failure> {
 }
 
 /// The cores, for the tasks of the control thread. Mail cores come first.
-struct Cores {
+pub(super) struct Cores {
     lines: RefCell<Vec<Line>>,
     /// How many of them are mail cores.
     mail: usize,
 }
 
 impl Cores {
-    fn tell(&self, core: usize, note: Note) -> bool {
+    pub(super) fn tell(&self, core: usize, note: Note) -> bool {
         self.lines.borrow_mut()[core].to_core.try_send(note).is_ok()
     }
 
     /// Of all kinds.
-    fn all(&self) -> usize {
+    pub(super) fn all(&self) -> usize {
         self.lines.borrow().len()
     }
 
@@ -227,6 +246,10 @@ impl Queues for Cores {
     fn set_draining(&self, on: bool) {
         self.lines.borrow().iter().for_each(|line| line.health.set_draining(on));
     }
+
+    fn is_draining(&self) -> bool {
+        self.lines.borrow().iter().any(|line| line.health.is_draining())
+    }
 }
 
 async fn serve(control: Control) -> Result<(), Failure> {
@@ -246,33 +269,35 @@ async fn serve(control: Control) -> Result<(), Failure> {
     let cores = Rc::new(Cores { lines: RefCell::new(lines), mail });
     let shown = Shown { health: health.clone(), mail, process, data_dir, events: events.clone() };
     let state = http_state(recorder, shown);
-    let office = kept.office(state.metrics.clone(), events.clone());
+    let (reload, mut askers) = mpsc::channel(1);
+    let office = kept.office(&state, reload, events.clone());
     let lockout = office.lockout.clone();
     if let Some(listener) = metrics {
         let listener = tokio::net::TcpListener::from_std(listener).map_err(failed)?;
         tokio::task::spawn_local(http::serve(listener, state, std::future::pending()));
     }
     tokio::task::spawn_local(office.clone().end_holds(cores.clone(), uring::wall_now));
-    if let Some(listener) = admin {
-        let listener = tokio::net::UnixListener::from_std(listener).map_err(failed)?;
-        tokio::task::spawn_local(admin::control::serve(listener, cores.clone(), office));
-    }
+    open(admin, &cores, &office).map_err(failed)?;
     let (telling, told) = (cores.clone(), events.clone());
-    let mut reload = Reload { reloader, users, lockout, keeper, signing, cores: telling, events: told };
+    let mut reload = Reload::new(Files { reloader, users, lockout, keeper, signing }, telling, told);
     let mut tick = tokio::time::interval(RELOAD);
     loop {
         let request = tokio::select! {
             request = signals.next() => request,
             _ = &mut stopped => signals::Request::Stop,
             _ = tick.tick() => {
-                reload.look();
+                reload.look(None);
+                continue;
+            }
+            Some(asker) = askers.recv() => {
+                reload.look(Some(asker));
                 continue;
             }
         };
         match request {
             signals::Request::Stop => break,
             signals::Request::Reload => {
-                reload.look();
+                reload.look(None);
                 let text = "maps, users and certificates are up to date; other keys need a restart";
                 events.info("reload", text);
             }
@@ -295,6 +320,20 @@ async fn serve(control: Control) -> Result<(), Failure> {
     std::process::exit(75);
 }
 
+/// Hears operators from now on.
+fn open(doors: Doors, cores: &Rc<Cores>, office: &Rc<Office>) -> io::Result<()> {
+    let desk = || api::Desk { queues: cores.clone(), office: office.clone() };
+    if let Some(listener) = doors.socket {
+        let listener = tokio::net::UnixListener::from_std(listener)?;
+        tokio::task::spawn_local(api::serve_socket(listener, desk()));
+    }
+    if let Some((listener, token)) = doors.tcp {
+        let listener = tokio::net::TcpListener::from_std(listener)?;
+        tokio::task::spawn_local(api::serve_tcp(listener, Rc::new(token), desk()));
+    }
+    Ok(())
+}
+
 /// Waits until all cores have ended in order.
 async fn ended(health: &[Arc<Health>]) {
     while health.iter().any(|h| h.state() != State::Ended) {
@@ -304,116 +343,6 @@ async fn ended(health: &[Arc<Health>]) {
 
 async fn stop_again(signals: &mut Signals) {
     while signals.next().await != signals::Request::Stop {}
-}
-
-struct Reload {
-    reloader: Reloader,
-    users: Option<(Watch, [u8; 32])>,
-    lockout: Rc<Lockout>,
-    keeper: Option<Keeper>,
-    signing: Option<signing::Watch>,
-    cores: Rc<Cores>,
-    events: Events,
-}
-
-impl Reload {
-    fn look(&mut self) {
-        self.look_at_maps();
-        self.look_at_users();
-        self.look_at_certificates();
-        self.look_at_keys();
-    }
-
-    fn look_at_keys(&mut self) {
-        match self.signing.as_mut().and_then(signing::Watch::poll) {
-            None => {}
-            Some(Ok(problems)) => {
-                for problem in &problems.0 {
-                    self.events.warn("dkim", problem.to_string());
-                }
-                self.events.info("dkim", "new keys sign from now on");
-            }
-            Some(Err(problems)) => {
-                let text = format!("the keys are wrong, the old ones stay in use: {problems}");
-                self.events.alarm("dkim", text);
-            }
-        }
-    }
-
-    fn look_at_certificates(&mut self) {
-        let Some(keeper) = &mut self.keeper else { return };
-        match keeper.poll(uring::wall_now()) {
-            None => {}
-            Some(Ok(news)) => {
-                for problem in &news.problems.0 {
-                    self.events.warn("certificate", problem.to_string());
-                }
-                if news.replaced {
-                    self.events.info("certificate", "new certificates are in use");
-                }
-            }
-            Some(Err(problems)) => {
-                let text = format!("the certificates are wrong, the old ones stay in use: {problems}");
-                self.events.alarm("certificate", text);
-            }
-        }
-    }
-
-    fn look_at_maps(&mut self) {
-        match self.reloader.poll() {
-            None => {}
-            Some(Ok((router, problems))) => {
-                for problem in &problems.0 {
-                    self.events.warn("configuration", problem.to_string());
-                }
-                for core in 0..self.cores.count() {
-                    if !self.cores.tell(core, Note::Router(router.clone())) {
-                        self.events.warn("reload", format!("core {core} is too busy to take new maps"));
-                    }
-                }
-                self.events.info("reload", "new maps are in use");
-            }
-            Some(Err(problems)) => {
-                self.events
-                    .alarm("reload", format!("the maps are wrong, the old ones stay in use: {problems}"));
-            }
-        }
-    }
-}
-
-impl Reload {
-    /// Reads the password file anew if it has changed, on a thread of its own: it may be long.
-    fn look_at_users(&mut self) {
-        let Some((watch, secret)) = &mut self.users else { return };
-        if !watch.changed() {
-            return;
-        }
-        let (path, secret) = (watch.path().to_owned(), *secret);
-        let (cores, events, lockout) = (self.cores.clone(), self.events.clone(), self.lockout.clone());
-        tokio::task::spawn_local(async move {
-            let loaded = tokio::task::spawn_blocking(move || users::load(&path, secret)).await;
-            let Ok(loaded) = loaded else { return events.alarm("users", "reading the users has failed") };
-            match loaded {
-                Ok((users, _)) if users.count() == 0 => {
-                    events.alarm("users", "the password file is empty now: the old users stay in use");
-                }
-                Ok((users, problems)) => {
-                    tell_problems(&problems, &events);
-                    lockout.adopt(users.clone());
-                    for core in 0..cores.all() {
-                        if !cores.tell(core, Note::Users(users.clone())) {
-                            events.warn("reload", format!("core {core} is too busy to take new users"));
-                        }
-                    }
-                    events.info("reload", format!("{} users are in use", users.count()));
-                }
-                Err(problems) => events.alarm(
-                    "users",
-                    format!("the password file is wrong, the old users stay in use: {problems}"),
-                ),
-            }
-        });
-    }
 }
 
 fn report(cores: &Rc<Cores>, events: &Events) {

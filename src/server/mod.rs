@@ -13,6 +13,7 @@ mod guard;
 mod mail_log;
 pub mod names;
 pub mod offline;
+mod reload;
 pub mod residents;
 pub mod settings;
 pub mod tables;
@@ -21,6 +22,7 @@ mod watchdog;
 use crate::admin::holds::Holds;
 use crate::admin::lockout::Lockout;
 use crate::admin::rules::Book;
+use crate::admin::token::Token;
 use crate::authenticity::aside;
 use crate::authenticity::keys::Signers;
 use crate::config::certificates::Keeper;
@@ -41,7 +43,7 @@ use crate::runtime::{self, checks, listen, privileges, uring};
 use crate::storage::options::Poison;
 use crate::tls::Certificates;
 use accounts::Accounts;
-use control::{Control, Kept, Line};
+use control::{Control, Doors, Kept, Line};
 use core::{Health, Seed};
 use guard::Guard;
 use metrics_exporter_prometheus::PrometheusRecorder;
@@ -49,7 +51,6 @@ use std::fmt;
 use std::future::Future;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixListener;
 use std::sync::Arc;
 use tokio::sync::oneshot;
 
@@ -148,7 +149,8 @@ pub fn start(config: Arc<Config>) -> Result<Running, Failure> {
     let Started { cores, lines, access_lines } = started;
     let (stop, stopped) = oneshot::channel();
     let metrics_address = metrics.as_ref().and_then(|s| s.local_addr().ok());
-    let started = told(&smtp, &access_at, &places, metrics_address);
+    let admin_address = admin.tcp.as_ref().and_then(|(s, _)| s.local_addr().ok());
+    let started = told(&smtp, &access_at, &places, metrics_address, admin_address);
     let control = Control {
         lines,
         access: access_lines,
@@ -231,14 +233,21 @@ impl Files {
 }
 
 /// What is said once all serve.
-fn told(smtp: &[SocketAddr], access: &[SocketAddr], places: &Places, metrics: Option<SocketAddr>) -> String {
+fn told(
+    smtp: &[SocketAddr],
+    access: &[SocketAddr],
+    places: &Places,
+    metrics: Option<SocketAddr>,
+    admin: Option<SocketAddr>,
+) -> String {
     let metrics_at = metrics.map_or(String::new(), |a| format!(", metrics on {a}"));
+    let admin_at = admin.map_or(String::new(), |a| format!(", operators on {a}"));
     let mailboxes = match (places.access.len(), access) {
         (0, _) => String::new(),
         (n, []) => format!(", mailboxes with {n} cores"),
         (n, at) => format!(", mailboxes on {at:?} with {n} cores"),
     };
-    format!("serving SMTP on {smtp:?} with {} cores{mailboxes}{metrics_at}", places.mail.len())
+    format!("serving SMTP on {smtp:?} with {} cores{mailboxes}{metrics_at}{admin_at}", places.mail.len())
 }
 
 /// What the cores begin with, of what is read again later.
@@ -294,7 +303,7 @@ struct Reserved {
     sockets: Vec<Vec<OwnedFd>>,
     access: Access,
     metrics: Option<TcpListener>,
-    admin: Option<UnixListener>,
+    admin: Doors,
     events: (Events, std::thread::JoinHandle<()>),
 }
 
@@ -308,9 +317,11 @@ impl Reserved {
         let places = plan_cores(config)?;
         let (smtp, sockets) = reserve(config.mail_listeners(), places.mail.len())?;
         let (at, of_access) = reserve(config.access_listeners(), places.access.len())?;
-        let metrics = config.metrics.map(control::bind_metrics).transpose()?;
+        let metrics = config.metrics.map(|at| control::bind_tcp(at, "metrics.address")).transpose()?;
         let admin =
-            config.admin_socket.as_deref().map(|p| control::bind_admin(p, user.as_ref())).transpose()?;
+            config.admin.socket.as_deref().map(|p| control::bind_admin(p, user.as_ref())).transpose()?;
+        let tcp = config.admin.tcp.as_ref().map(|(address, _)| *address);
+        let admin_tcp = tcp.map(|at| control::bind_tcp(at, "admin.address")).transpose()?;
         let events = events(config)?;
         match &user {
             Some(user) => privileges::drop_to(user).map_err(|e| Failure::new(e.exit_code(), e))?,
@@ -320,6 +331,9 @@ impl Reserved {
             None => {}
         }
         let access = Access { at, sockets: of_access };
+        let token = config.admin.tcp.as_ref().map(|(_, file)| Token::read(file)).transpose();
+        let token = token.map_err(|e| Failure::new(78, format!("admin.token_file: {e}")))?;
+        let admin = Doors { socket: admin, tcp: admin_tcp.zip(token) };
         Ok(Reserved { lock, places, smtp, sockets, access, metrics, admin, events })
     }
 }

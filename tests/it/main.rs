@@ -1,6 +1,7 @@
 //! Tests of the whole: the rules of the source tree, and black-box tests of the real binary.
 
 mod access_maps;
+mod api;
 mod auth;
 mod authenticity;
 mod backlog;
@@ -37,6 +38,7 @@ mod proxy;
 mod queue;
 mod rates;
 mod relay;
+mod reload;
 mod reports;
 mod rewriting;
 mod senders;
@@ -50,6 +52,7 @@ mod three_servers;
 mod tidy;
 mod tls;
 mod tls_entry;
+mod top;
 mod verbs;
 mod watched;
 mod xclient;

@@ -11,6 +11,7 @@ use super::manifest::Manifest;
 use super::shards::{self, Desk, Site};
 use super::{Exit, Failure, Progress, SiteArgs, amount};
 use crate::admin::wire::{Command, Line};
+use crate::cli::http;
 use crate::config::Config;
 use crate::mailbox::api::Mailboxes;
 use crate::mailbox::plan::import::Identity;
@@ -19,7 +20,7 @@ use clap::Args;
 use serde_json::json;
 use std::collections::BTreeSet;
 use std::fs::{self, File};
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, chown};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -112,7 +113,7 @@ fn server(args: &SiteArgs) -> Result<Option<UnixStream>, Failure> {
     // A data directory that was named may be another server's; if one uses it, its lock says so.
     let Ok((config, _)) = Config::load(&args.config) else { return Ok(None) };
     let same = args.data_dir.as_ref().is_none_or(|dir| *dir == config.data_dir);
-    let Some(socket) = config.admin_socket.filter(|_| same) else { return Ok(None) };
+    let Some(socket) = config.admin.socket.filter(|_| same) else { return Ok(None) };
     match UnixStream::connect(&socket) {
         Ok(stream) => Ok(Some(stream)),
         Err(e) if e.kind() == io::ErrorKind::PermissionDenied => Err(Failure::reading(&socket, &e)),
@@ -120,32 +121,29 @@ fn server(args: &SiteArgs) -> Result<Option<UnixStream>, Failure> {
     }
 }
 
-fn by_server(args: &SiteArgs, mut stream: UnixStream, partial: &Path) -> Result<u16, Failure> {
+fn by_server(args: &SiteArgs, stream: UnixStream, partial: &Path) -> Result<u16, Failure> {
     let (data_dir, user) = shards::place(args)?;
     if let Some(user) = user {
         chown(partial, Some(user.uid), Some(user.gid)).map_err(|e| Failure::making(partial, &e))?;
     }
     let broke = |e: io::Error| Failure::new(Exit::Io, format!("the connection to the server broke: {e}"));
     let command = Command::BackupMailboxes { dir: partial.to_owned() };
-    let mut text = serde_json::to_vec(&command).map_err(|e| broke(e.into()))?;
-    text.push(b'\n');
-    stream.write_all(&text).map_err(broke)?;
-    let mut copied = BTreeSet::new();
-    let mut ended = false;
-    for line in BufReader::new(stream).lines() {
-        let line = line.map_err(broke)?;
-        match serde_json::from_str(&line).map_err(|e| broke(e.into()))? {
-            Line::Copied(shard) => copied.extend(shard["shard"].as_u64()),
-            Line::Error { text, code } => {
-                let exit = if code == 73 { Exit::CannotCreate } else { Exit::TempFail };
-                return Err(Failure::new(exit, text));
+    let (mut copied, mut problems) = (BTreeSet::new(), Vec::new());
+    match http::ask(stream, &command).map_err(broke)? {
+        Err(problem) => problems.push(problem),
+        Ok(body) => http::lines(body, |line| {
+            match line {
+                Line::Copied(shard) => copied.extend(shard["shard"].as_u64()),
+                Line::Problem(problem) => problems.push(problem),
+                _ => return Err(io::Error::other("the server gave another answer")),
             }
-            Line::End => ended = true,
-            _ => return Err(Failure::new(Exit::Software, "the server gave another answer")),
-        }
+            Ok(())
+        })
+        .map_err(broke)?,
     }
-    if !ended {
-        return Err(broke(io::ErrorKind::UnexpectedEof.into()));
+    if let Some(problem) = problems.into_iter().next() {
+        let exit = if problem.exit_code == 73 { Exit::CannotCreate } else { Exit::TempFail };
+        return Err(Failure::new(exit, problem.detail));
     }
     let count = shards::count(&data_dir)?.ok_or_else(|| nothing(&data_dir))?;
     if !copied.iter().copied().eq(0..u64::from(count)) {

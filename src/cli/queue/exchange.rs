@@ -4,14 +4,14 @@
 //! says. Import submits over SMTP: each message gets a new id, a new arrival time and one more trace header.
 //! A file that is there already is not written over. An exported message stays in the queue.
 
-use super::{Contact, converse, fail};
+use super::{Contact, converse, fail, fetch};
 use crate::admin::wire::{Command, Line};
 use crate::cli::submit::{self, Mail};
 use crate::cli::{Exit, queue::escape};
 use crate::config::Config;
 use serde_json::Value;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -21,7 +21,7 @@ pub(super) fn export(contact: &Contact, look: Command, dir: &Path) -> ExitCode {
         return fail("queue", 73, &format!("{}: {e}", dir.display()));
     }
     let mut found: Vec<Value> = Vec::new();
-    let code = converse(contact, &look, "queue", |line, _| {
+    let code = converse(contact, &look, "queue", |line| {
         if let Line::Message(m) = line {
             found.push(m);
         }
@@ -53,10 +53,8 @@ fn one(contact: &Contact, m: &Value, id: &str, dir: &Path) -> io::Result<bool> {
     let mut file = create(&path)?;
     let cat = Command::Cat { id: id.to_owned() };
     let mut result = Ok(());
-    let code = converse(contact, &cat, "queue", |line, input| {
-        if let Line::Bytes(n) = line {
-            result = io::copy(&mut input.take(n), &mut file).map(drop);
-        }
+    let code = fetch(contact, &cat, "queue", |body| {
+        result = io::copy(body, &mut file).map(drop);
         Ok(())
     });
     result?;

@@ -5,10 +5,11 @@
 
 use super::{CONFIG_FILE, Exit, Failure};
 use crate::admin::wire::{Command, Line};
+use crate::cli::http;
 use crate::config::Config;
 use clap::Args;
 use serde_json::{Value, json};
-use std::io::{self, BufRead, BufReader, Write};
+use std::io::{self, Write};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 
@@ -34,7 +35,7 @@ pub fn run(args: CopyArgs, out: &mut impl Write) -> Result<Exit, Failure> {
     let socket = match args.socket {
         Some(path) => path,
         None => match Config::load(&args.config) {
-            Ok((config, _)) => config.admin_socket.ok_or_else(|| {
+            Ok((config, _)) => config.admin.socket.ok_or_else(|| {
                 Failure::new(Exit::Config, "admin.socket is empty: the server has no admin socket")
             })?,
             Err(problems) => return Err(Failure::new(Exit::Config, problems)),
@@ -58,26 +59,22 @@ pub fn run(args: CopyArgs, out: &mut impl Write) -> Result<Exit, Failure> {
     Ok(Exit::Ok)
 }
 
-fn ask(mut stream: UnixStream, command: &Command) -> Result<Vec<Value>, Failure> {
+fn ask(stream: UnixStream, command: &Command) -> Result<Vec<Value>, Failure> {
     let broke = |e: io::Error| Failure::new(Exit::Io, format!("the connection to the server broke: {e}"));
-    let mut text = serde_json::to_vec(command).map_err(|e| broke(e.into()))?;
-    text.push(b'\n');
-    stream.write_all(&text).map_err(broke)?;
-    let mut copies = Vec::new();
-    for line in BufReader::new(stream).lines() {
-        let line = line.map_err(broke)?;
-        match serde_json::from_str(&line).map_err(|e| broke(e.into()))? {
-            Line::Copied(copy) => copies.push(copy),
-            Line::Error { text, code } => {
-                let exit = match code {
-                    73 => Exit::CannotCreate,
-                    _ => Exit::TempFail,
-                };
-                return Err(Failure::new(exit, text));
+    let (mut copies, mut problems) = (Vec::new(), Vec::new());
+    match http::ask(stream, command).map_err(broke)? {
+        Err(problem) => problems.push(problem),
+        Ok(body) => http::lines(body, |line| {
+            match line {
+                Line::Copied(copy) => copies.push(copy),
+                Line::Problem(problem) => problems.push(problem),
+                _ => return Err(io::Error::other("the server gave another answer")),
             }
-            Line::End => return Ok(copies),
-            _ => return Err(Failure::new(Exit::Software, "the server gave another answer")),
-        }
+            Ok(())
+        })
+        .map_err(broke)?,
     }
-    Err(broke(io::ErrorKind::UnexpectedEof.into()))
+    let Some(problem) = problems.into_iter().next() else { return Ok(copies) };
+    let exit = if problem.exit_code == 73 { Exit::CannotCreate } else { Exit::TempFail };
+    Err(Failure::new(exit, problem.detail))
 }

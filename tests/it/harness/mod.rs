@@ -3,6 +3,7 @@
 //! Owns processes, ports and directories of one test; everything is unique to it and gone at its
 //! end. Every wait is bounded by [`PATIENCE`] and ends in a panic that says what was awaited.
 
+pub mod api;
 pub mod client;
 pub mod dns;
 pub mod hop;

@@ -62,11 +62,15 @@ impl Config {
             for (_, key, value) in self.values.iter().filter(|v| v.0 == section) {
                 text += &format!("{key} = {value}\n");
             }
-            match section {
-                "server" => text += &format!("data_dir = \"{}\"\n", dir.join("data").display()),
-                "metrics" => text += &format!("[admin]\nsocket = \"{}\"\n", dir.join("admin").display()),
-                _ => {}
+            if section == "server" {
+                text += &format!("data_dir = \"{}\"\n", dir.join("data").display());
             }
+        }
+        // Where there is a socket for operators is the same for all.
+        let admin = format!("[admin]\nsocket = \"{}\"\n", dir.join("admin").display());
+        match text.contains("[admin]\n") {
+            true => text = text.replace("[admin]\n", &admin),
+            false => text += &admin,
         }
         if !self.tail.contains("[[listener]]") {
             text += "[[listener]]\nprotocol = \"smtp\"\naddress = \"127.0.0.1:0\"\n";
@@ -90,6 +94,8 @@ struct Log {
 pub struct Server {
     pub smtp: SocketAddr,
     pub metrics: SocketAddr,
+    /// Where operators are heard over TCP, if they are.
+    pub operators: SocketAddr,
     child: Child,
     log: Arc<Log>,
     dir: Arc<tempfile::TempDir>,
@@ -135,13 +141,14 @@ impl Server {
             to.changed.notify_all();
         });
         let nowhere: SocketAddr = ([0, 0, 0, 0], 0).into();
-        let mut server = Server { smtp: nowhere, metrics: nowhere, child, log, dir };
+        let mut server = Server { smtp: nowhere, metrics: nowhere, operators: nowhere, child, log, dir };
         let text = server.event("started");
         let part = |before: &str| {
             let rest = text.split_once(before).map_or("", |(_, r)| r);
             rest.split([']', ',', ' ']).next().unwrap_or("").parse().unwrap_or(nowhere)
         };
         (server.smtp, server.metrics) = (part("SMTP on ["), part("metrics on "));
+        server.operators = part("operators on ");
         server
     }
 
