@@ -541,7 +541,7 @@ mod tests {
         let of_stats = &all()["Stats"]["properties"]["destinations"]["items"]["properties"];
         assert_eq!(keys(of_stats), keys(&one));
         let mut change = wire::Change::of(crate::queue::pick::Verb::Hold, wire::Which::All);
-        (change.reason, change.seconds, change.stamp) = ("x".into(), Some(1), some());
+        (change.reason, change.seconds, change.to, change.stamp) = ("x".into(), Some(1), some(), some());
         (change.preview, change.unseen) = (true, true);
         let mut of_change = keys(&change);
         of_change.retain(|key| key != "verb");
