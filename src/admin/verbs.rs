@@ -53,8 +53,7 @@ impl Wish {
                 Err(format!("a next hop has {VIA_MAX} bytes at most"))
             }
             (Verb::Reroute, Some(to)) => NextHop::parse(to, TlsPolicy::Opportunistic).map(|_| to),
-            (_, Some(_)) => Err("only a reroute goes to another next hop".into()),
-            (_, None) => Ok(""),
+            _ => Ok(""),
         }
     }
 }
@@ -150,6 +149,9 @@ impl<'a, Q: Queues> Conversation<'a, Q> {
         }
         if seconds.is_some() && verb != Verb::Hold {
             return self.out.error("only a hold ends by itself", 64).await;
+        }
+        if to.is_some() && verb != Verb::Reroute {
+            return self.out.error("only a reroute goes to another next hop", 64).await;
         }
         let which = match (stamp, which) {
             (Some(stamp), None) => return self.stamped(&stamp, verb, (reason, seconds, to)).await,

@@ -123,8 +123,7 @@ pub fn start(config: Arc<Config>) -> Result<Running, Failure> {
     let certificates = keeper.as_ref().map(Keeper::certificates);
     let Reserved { lock, places, smtp, sockets, access, metrics, admin, events } = reserved;
     let recorder = Arc::new(metrics::exporter());
-    let accounts = Accounts::open(&config, places.count(), &events.0, uring::fill_random)?;
-    let (accounts, users) = accounts.unzip();
+    let (accounts, users) = Accounts::open(&config, places.count(), &events.0, uring::fill_random)?.unzip();
     let kept = of_operators(&config, accounts.as_ref(), &events.0)?;
     let (greylist, greylist_kept) =
         greylist::open(&config, uring::random_u64, &events.0).map_err(|e| Failure::new(71, e))?;

@@ -60,6 +60,9 @@ fn requests(ids: &[String]) -> Vec<(&'static str, String, Value, u16)> {
         ("undo", "/v1/holds/1".into(), Value::Null, 404),
         ("flush", "/v1/queue/flush".into(), json!({"which": "all"}), 200),
         ("requeue", "/v1/queue/requeue".into(), one(), 200),
+        ("reroute", "/v1/queue/reroute".into(), json!({"which": {"ids": [id]}, "to": "default"}), 200),
+        ("reroute", "/v1/queue/reroute".into(), one(), 400),
+        ("hold", "/v1/queue/hold".into(), json!({"which": {"ids": [id]}, "to": "mx"}), 400),
         ("release", "/v1/queue/release".into(), json!({"which": {"destination": "none"}}), 200),
         ("bounce", "/v1/queue/bounce".into(), count(), 200),
         ("delete", "/v1/queue/delete".into(), json!({"stamp": "none"}), 410),
@@ -84,6 +87,8 @@ fn requests(ids: &[String]) -> Vec<(&'static str, String, Value, u16)> {
         ("stats", "/v1/stats".into(), Value::Null, 200),
         ("metrics", "/v1/metrics".into(), Value::Null, 200),
         ("storage", "/v1/storage".into(), Value::Null, 200),
+        // Of no shard: there are no mailboxes.
+        ("backup", "/v1/mailboxes/backup".into(), json!({"dir": "/nonexistent"}), 200),
         ("reload", "/v1/config/reload".into(), Value::Null, 200),
         ("description", "/v1/openapi.json".into(), Value::Null, 200),
     ]
