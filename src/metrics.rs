@@ -306,10 +306,10 @@ series! {
     arc_fail: Counter "ringpost_arc_seals_total" {"cv" = "fail"} "Messages of strangers that were sealed, by what became of the chain before";
     arc_unsealed: Counter "ringpost_arc_unsealed_total" {} "Messages of strangers that were passed on without a seal: behind cv=fail, behind 50 seals, or because the chain could not be looked at";
     srs_rewritten: Counter "ringpost_srs_rewritten_total" {} "Forwarded messages whose sender was rewritten";
-    reports_feedback: Counter "ringpost_reports_total" {"kind" = "feedback"} "Messages to the addresses of [reports], by what they were; delivered: reports of success";
-    reports_bounce: Counter "ringpost_reports_total" {"kind" = "bounce"} "Messages to the addresses of [reports], by what they were; delivered: reports of success";
-    reports_delivered: Counter "ringpost_reports_total" {"kind" = "delivered"} "Messages to the addresses of [reports], by what they were; delivered: reports of success";
-    reports_unreadable: Counter "ringpost_reports_total" {"kind" = "unreadable"} "Messages to the addresses of [reports], by what they were; delivered: reports of success";
+    reports_feedback: Counter "ringpost_reports_total" {"kind" = "feedback"} "Messages to the addresses for reports, by what they were; delivered: reports of success";
+    reports_bounce: Counter "ringpost_reports_total" {"kind" = "bounce"} "Messages to the addresses for reports, by what they were; delivered: reports of success";
+    reports_delivered: Counter "ringpost_reports_total" {"kind" = "delivered"} "Messages to the addresses for reports, by what they were; delivered: reports of success";
+    reports_unreadable: Counter "ringpost_reports_total" {"kind" = "unreadable"} "Messages to the addresses for reports, by what they were; delivered: reports of success";
     dnssec_off: Gauge "ringpost_dnssec_off" {} "1 while DNSSEC is off because the name servers strip signatures";
     acked_unsynced: Counter "ringpost_acked_unsynced_total" {} "Messages acknowledged before they were on stable storage; 0 by construction";
 }

@@ -354,8 +354,11 @@ async fn unite<T: Table>(
         let rows = table.get_many(keys).await?;
         for (id, _) in some.iter().zip(rows).filter(|(_, row)| row.is_some()) {
             let body = shard.bodies.remove(*id);
-            // References that the index has and that went since.
-            for b in super::selected::rows(table, row::REFERENCES, id.0).await?.into_keys() {
+            // References that the index has and that went since. It has some of unshared bodies, too: what is
+            // not known to be unshared is taken for shared when it is copied.
+            let there = super::selected::rows(table, row::REFERENCES, id.0).await?;
+            let listed = !there.is_empty();
+            for b in there.into_keys() {
                 let (mailbox, uid) = (MailboxId((b >> 32) as u32), b as u32);
                 if !body.as_ref().is_some_and(|body| body.refs.contains(&(mailbox, uid))) {
                     shard.ledger.delete(Key::reference(*id, mailbox, uid), None);
@@ -366,7 +369,9 @@ async fn unite<T: Table>(
                 shard.ledger.delete(Key::body(*id), None);
                 continue;
             };
-            let shared = body.refs.len() > 1
+            // A list must not end empty: with its last reference the body would go.
+            let shared = listed
+                || body.refs.len() > 1
                 || body.refs.iter().any(|(mailbox, uid)| is_shared(shard, *mailbox, *uid));
             for (mailbox, uid) in body.refs.iter().filter(|_| shared) {
                 shard.ledger.put(Key::reference(*id, *mailbox, *uid), Vec::new(), false, Some(&body.said));
