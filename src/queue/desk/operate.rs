@@ -24,7 +24,7 @@ use crate::queue::stub::{Marks, SEVERAL};
 use crate::runtime::table::Table;
 use crate::runtime::{Runtime, yield_now};
 use crate::storage::side::SideFile;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::Duration;
 
@@ -307,7 +307,10 @@ impl<R: Runtime> Desk<R> {
             return self.change_these(&[key], change, &Which::All).await.map(Response::Done);
         }
         if let Which::Some(ids) = which {
-            let keys: Vec<Key> = ids.iter().filter_map(|id| self.key_of(*id).ok()).collect();
+            // Each once: a message that is to be read back twice at a time is busy with itself.
+            let mut named = BTreeSet::new();
+            let new = |id: &&QueueId| named.insert(id.message);
+            let keys: Vec<Key> = ids.iter().filter(new).filter_map(|id| self.key_of(*id).ok()).collect();
             return self.change_these(&keys, change, &Which::All).await.map(Response::Done);
         }
         let mut after = MessageId(0);
