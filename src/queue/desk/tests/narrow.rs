@@ -203,3 +203,29 @@ fn rows_of_a_version_that_did_not_know_domains_are_looked_into() {
         assert_eq!(find(&desk, domain("b.example"), Verb::Look).await.0, []);
     });
 }
+
+#[test]
+fn who_is_named_twice_is_changed_once() {
+    let world = Rc::new(World::default());
+    let down = |r: &mut Run| r.b.up.set(false);
+    let one = run(&world, down, async |r| {
+        let (desk, _) = r.open().await;
+        let one = send(&desk, &["x@b.example"]).await;
+        fill(r, &desk, 0..MANY).await;
+        settled(r).await;
+        one
+    });
+    run(&world, down, async |r| {
+        let (desk, _) = r.open().await;
+        let twice = || some(&[one, one]);
+        let note = String::new;
+        for request in [
+            Request::Requeue { which: twice(), note: note() },
+            Request::Hold { which: twice(), note: note() },
+            Request::Delete { which: twice(), note: note() },
+        ] {
+            let answer = desk.control(&request).await;
+            assert!(matches!(answer, Response::Done(1)), "{request:?}: {answer:?}");
+        }
+    });
+}
