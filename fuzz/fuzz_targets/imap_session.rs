@@ -80,6 +80,16 @@ impl Selected for Mailbox {
         Vec::new()
     }
     fn told(&mut self, _modseq: u64) {}
+    fn meet(&mut self, _read_write: bool) {}
+    fn recent(&self) -> UidSet {
+        [3].into_iter().collect()
+    }
+    fn recent_count(&self) -> u32 {
+        1
+    }
+    fn waits(&self) -> Option<Mono> {
+        None
+    }
     async fn changed(&self) {}
     async fn store(
         &self,
@@ -130,6 +140,7 @@ fn status() -> Status {
         unseen: 1,
         deleted: 1,
         bytes: 300,
+        recent: 1,
     }
 }
 
