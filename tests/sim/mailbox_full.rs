@@ -146,14 +146,14 @@ static FULL_AT_RANDOM: AtomicU64 = AtomicU64::new(0);
 static FULL: AtomicU64 = AtomicU64::new(0);
 
 /// On a disk that is hardly larger than the journal may be: not always yet. In 89 of 669 histories (2026-11-27)
-/// somebody was stuck; in no more than one in five may somebody be.
+/// somebody was stuck, more than this allows.
 #[test]
 fn a_full_disk_lets_users_delete_at_random() {
     let history = |world: &World| full_history(world, true);
     seeds::run_some("a_full_disk_lets_users_delete_at_random", 30, history);
     let (stuck, full) = (STUCK.load(Ordering::Relaxed), FULL_AT_RANDOM.load(Ordering::Relaxed));
     eprintln!("who deletes at random was stuck in {stuck} of {full} histories");
-    assert!(stuck * 5 <= full, "stuck in {stuck} of {full} histories");
+    assert!(stuck * 10 <= full, "stuck in {stuck} of {full} histories");
 }
 
 #[test]
