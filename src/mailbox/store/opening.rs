@@ -186,7 +186,8 @@ impl<R: Runtime> Store<R> {
         adopted = adopted.or(orphans);
         let mut wrong = Vec::new();
         if rebuilt.is_some() || damaged {
-            wrong = super::rebuild::recount(&table, &mut shard).await.map_err(at)?;
+            let gap = super::rebuild::gap(&report, journal.malformed.len(), storage.payload_max());
+            wrong = super::rebuild::recount(&table, &mut shard, gap).await.map_err(at)?;
         }
         shard.living().into_iter().for_each(|at| keeper.keep(at));
         // What came and went while it was read never counted.

@@ -18,6 +18,8 @@ use crate::runtime::{Disk, Runtime};
 use crate::storage::archive::{Archive, Place};
 use crate::storage::keeper::Keeper;
 use crate::storage::record::RecordHead;
+use crate::storage::recover::RecoveryReport;
+use crate::storage::walk::Damage;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::atomic::Ordering;
@@ -29,6 +31,8 @@ const REBUILT: u64 = 1 << 32;
 /// UIDs that are passed over: more than a mailbox can have given since its account's home was written and
 /// lost again, unless it took a million messages in that time.
 const UID_GAP: u32 = 1 << 20;
+/// What gives a UID or a MODSEQ takes more bytes of the journal than this.
+const ITEM_LEAST: u64 = 16;
 
 #[derive(Default)]
 struct Found {
@@ -191,10 +195,27 @@ async fn count<T: Table>(table: &T, found: &mut Found) -> io::Result<()> {
     .await
 }
 
+/// As many UIDs, and MODSEQs, of a mailbox as damages of the journal may have held: a client may know them,
+/// the index need not. `unread`: records that verify, of at most `payload_max` bytes each, and cannot be read.
+pub(super) fn gap(report: &RecoveryReport, unread: usize, payload_max: usize) -> u32 {
+    if report.damage_count > report.damages.len() as u64 {
+        return UID_GAP;
+    }
+    let lost = |d: &Damage| match u64::from(d.to.saturating_sub(d.from)) {
+        // The whole segment is missing.
+        0 => u64::from(UID_GAP),
+        bytes => bytes.div_ceil(ITEM_LEAST),
+    };
+    let unread = (unread as u64).saturating_mul(payload_max as u64).div_ceil(ITEM_LEAST);
+    let all = report.damages.iter().map(lost).fold(unread, u64::saturating_add);
+    all.min(u64::from(UID_GAP)) as u32
+}
+
 /// Counts all messages anew, in rows and in what lies over them: when what was lost and what was found
-/// may not fit together. Returns mailboxes whose counters were not right: the journal says otherwise, and
+/// may not fit together. `gap`: so many UIDs and MODSEQs of each mailbox are passed over, and no expunges
+/// are known any more. Returns mailboxes whose counters were not right: the journal says otherwise, and
 /// must be told.
-pub(super) async fn recount<T: Table>(table: &T, shard: &mut Shard) -> io::Result<Vec<MailboxId>> {
+pub(super) async fn recount<T: Table>(table: &T, shard: &mut Shard, gap: u32) -> io::Result<Vec<MailboxId>> {
     let mut wrong = Vec::new();
     let mut counts: BTreeMap<MailboxId, Status> = BTreeMap::new();
     let mut add = |mailbox: MailboxId, m: &Message| {
@@ -227,13 +248,16 @@ pub(super) async fn recount<T: Table>(table: &T, shard: &mut Shard) -> io::Resul
         let (known, counted) = (m.status, counts.get(&mailbox).copied().unwrap_or_default());
         let status = Status {
             uidvalidity: known.uidvalidity,
-            uidnext: known.uidnext.max(counted.uidnext),
-            highest_modseq: known.highest_modseq.max(counted.highest_modseq),
+            uidnext: known.uidnext.max(counted.uidnext).saturating_add(gap),
+            highest_modseq: known.highest_modseq.max(counted.highest_modseq) + u64::from(gap),
             mailbox,
             ..counted
         };
         if status != known {
             shard.directory.count(status);
+            if let Some(m) = shard.directory.mailbox_mut(mailbox).filter(|_| gap > 0) {
+                m.kept_from = status.highest_modseq;
+            }
             shard.ledger.touch(Key::mailbox(mailbox), None);
             wrong.push(mailbox);
         }
@@ -280,4 +304,26 @@ async fn write_directory<T: Table>(
         }
     }
     table.commit(changes).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn damage(from: u32, to: u32) -> Damage {
+        Damage { sequence: 1, from, to, first_batch: 1, next_batch: 2, ids: Vec::new() }
+    }
+
+    #[test]
+    fn as_many_are_passed_over_as_the_damage_may_have_held() {
+        let damages = vec![damage(4096, 8192), damage(8192, 8193)];
+        let mut report = RecoveryReport { damage_count: 2, damages, ..RecoveryReport::default() };
+        assert_eq!(gap(&report, 0, 1 << 20), 256 + 1);
+        assert_eq!(gap(&report, 1, 160), 256 + 1 + 10, "a record that cannot be read");
+        report.damages[1] = damage(0, 0);
+        assert_eq!(gap(&report, 0, 1 << 20), UID_GAP, "a segment is missing");
+        report.damages.pop();
+        assert_eq!(gap(&report, 0, 1 << 20), UID_GAP, "more than are named");
+        assert_eq!(gap(&RecoveryReport::default(), 0, 1 << 20), 0);
+    }
 }
