@@ -422,7 +422,9 @@ impl Ledger {
     }
 
     fn unlisted(&self, before: &Delivery, crash: &Crash, d: &Delivery) -> Option<String> {
-        let after = |i: &&Inspection| crash.at < i.at && i.at < d.sent;
+        // A start that nobody looked at may have tried it again and been put off: it is not in doubt then.
+        let next = self.crashes.iter().map(|c| c.at).filter(|at| *at > crash.at).min().unwrap_or(u64::MAX);
+        let after = |i: &&Inspection| crash.at < i.at && i.at < d.sent.min(next);
         let inspection = self.inspections.iter().find(after)?;
         let about = (d.number?, d.recipient.clone());
         let told = inspection.in_doubt.contains(&about) || before.confirmed > Some(crash.at);
