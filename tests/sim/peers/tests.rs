@@ -77,3 +77,31 @@ fn direct(world: &World) -> History {
 fn peers_agree_over_a_bad_net() {
     seeds::run("peers_agree_over_a_bad_net", direct);
 }
+
+/// What the ledger says of a letter that was taken, and confirmed, just before a crash, and sent again after
+/// a start at 20 s. `crashes`: more of them; `listed`: that start called it in doubt.
+fn sent_again(crashes: &[u64], listed: bool) -> Vec<String> {
+    let (ledger, body) = (SharedLedger::default(), b"X-Sim: 42\r\n\r\nhello\r\n");
+    let (sender, to) = ("from42@a.example", "user@b.example".to_owned());
+    let mut l = ledger.borrow_mut();
+    l.begin(42, sender, body);
+    l.recipient(42, &to);
+    l.set_fate(42, Fate::Acked);
+    let first = l.deliver(sender, std::slice::from_ref(&to), body, SEC);
+    l.confirm(&first, SEC + 1);
+    l.crashed(2 * SEC, true);
+    crashes.iter().for_each(|at| l.crashed(*at, true));
+    let (about, queued) = ((42, to.clone()), [(42, to.clone())].into());
+    l.inspected(20 * SEC, &queued, if listed { [about].into() } else { Default::default() });
+    l.deliver(sender, std::slice::from_ref(&to), body, 30 * SEC);
+    l.check(0)
+}
+
+#[test]
+fn the_start_after_a_crash_says_who_is_in_doubt() {
+    assert_eq!(sent_again(&[], true), [""; 0]);
+    let found = sent_again(&[], false);
+    assert!(found.len() == 1 && found[0].contains("not listed as in doubt"), "{found:?}");
+    // In between another process was there, and may have tried it in vain.
+    assert_eq!(sent_again(&[10 * SEC], false), [""; 0]);
+}
