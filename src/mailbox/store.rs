@@ -502,10 +502,12 @@ impl<R: Runtime> Store<R> {
     }
 
     /// The segment that should be emptied, if any. What lives in it goes into the archive, not forward: when
-    /// space runs out that gains a segment also of a log that lives as a whole.
+    /// space runs out that gains a segment also of a log that lives as a whole. While the disk is short the
+    /// log is made as short as can be: what is empty is given back.
     fn crowded(&self) -> Option<u64> {
         let keeper = &self.0.keeper;
-        keeper.overflow().or_else(|| keeper.pressure()).or_else(|| keeper.scarcity())
+        let short = || keeper.oldest_living().filter(|_| self.0.vault.is_short());
+        keeper.overflow().or_else(|| keeper.pressure()).or_else(|| keeper.scarcity()).or_else(short)
     }
 
     /// A write has failed: nothing is taken any more.

@@ -138,6 +138,10 @@ pub(in crate::storage) struct Inner<R: Runtime> {
     tasks: Cell<u32>,
     commits: Cell<u64>,
     observer: RefCell<Option<Observer>>,
+    /// See [`Keeper::share_disk`].
+    last_left: Cell<u64>,
+    /// What is staged waits for a segment.
+    starved: Cell<bool>,
 }
 
 impl<R: Runtime> Keeper<R> {
@@ -172,6 +176,8 @@ impl<R: Runtime> Keeper<R> {
             tasks: Cell::new(2),
             commits: Cell::new(0),
             observer: RefCell::new(None),
+            last_left: Cell::new(0),
+            starved: Cell::new(false),
         });
         rt.spawn_critical(commit_task(TaskGuard(inner.clone())));
         rt.spawn_critical(upkeep_task(TaskGuard(inner.clone())));
@@ -316,6 +322,26 @@ impl<R: Runtime> Keeper<R> {
         self.inner().with(|j| j.space().scarcity())
     }
 
+    /// The owner takes what lives out of the journal to another place on the same disk, never forward: no
+    /// segment takes the last `left` bytes there, unless what is staged cannot be written otherwise; and free
+    /// ones go again while the disk is short.
+    pub fn share_disk(&self, left: u64) {
+        self.inner().last_left.set(left);
+        self.inner().with(|j| j.space_mut().share_disk());
+    }
+
+    /// The disk is short: free segments beyond the reserve go, if the disk [is shared](Self::share_disk).
+    pub fn give_back(&self) {
+        self.inner().with(|j| j.space_mut().give_back());
+        self.inner().upkeep.ring();
+    }
+
+    /// The oldest segment in which something lives, but the one being written.
+    #[must_use]
+    pub fn oldest_living(&self) -> Option<u64> {
+        self.inner().with(|j| j.space().oldest_living().map(|(segment, _)| segment))
+    }
+
     /// Number of the segment being written.
     #[must_use]
     pub fn newest(&self) -> u64 {
@@ -430,7 +456,11 @@ impl<R: Runtime> Inner<R> {
     async fn make_file(&self) -> Result<(), ()> {
         let bytes = u64::from(self.options.segment_bytes);
         let last = self.with(|j| j.space().is_urgent());
-        let keep = if last { 0 } else { self.options.disk_free_min };
+        let keep = match (last, self.starved.get()) {
+            (true, true) => 0,
+            (true, false) => self.last_left.get(),
+            (false, _) => self.options.disk_free_min.max(self.last_left.get()),
+        };
         let free = self.rt.free_bytes(&self.dir).await.map_err(drop)?;
         if free < bytes + keep {
             return Err(());
@@ -459,7 +489,9 @@ async fn commit_task<R: Runtime>(guard: TaskGuard<R>) {
     let inner = &guard.0;
     let mut wakers = Vec::new();
     loop {
-        match inner.with(Journal::next_step) {
+        let step = inner.with(Journal::next_step);
+        inner.starved.set(matches!(step, Step::NeedSegment));
+        match step {
             Step::Write(write) => {
                 inner.write(write, &mut wakers).await;
                 wakers.drain(..).for_each(Waker::wake);
@@ -501,6 +533,8 @@ async fn upkeep_task<R: Runtime>(guard: TaskGuard<R>) {
                 continue;
             }
             inner.with(|j| j.space_mut().cannot_add());
+            // Who waits for a segment is refused from now on.
+            inner.progress.ring();
             not_before = inner.rt.now().after(inner.options.retry_space);
         }
         // The commit task is the last to need a new segment.

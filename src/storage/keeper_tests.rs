@@ -318,6 +318,69 @@ fn short_of_disk_space_no_segment_is_added() {
     });
 }
 
+/// An owner that takes what lives elsewhere needs the last of the disk for that: outcomes wait for it.
+#[test]
+fn the_last_of_a_shared_disk_is_for_what_leaves_the_journal() {
+    let w = world();
+    in_world(&w, async |rt| {
+        let (segment, left) = (u64::from(Options::tiny().segment_bytes), 100_000);
+        w.free.set(segment + left - 1);
+        let (k, ..) = open(rt).await;
+        k.share_disk(left);
+        let outcome = || k.stage(head(1), &[&[5; 9000]], None, Urgency::Outcome);
+        let refused = loop {
+            match outcome() {
+                Ok(s) => drop(k.committed(s).await.unwrap()),
+                Err(StageError::Busy) => k.progress().await,
+                Err(e) => break e,
+            }
+        };
+        assert_eq!((refused, w.files.borrow().len()), (StageError::Full, 1));
+        w.free.set(segment + left);
+        k.progress().await;
+        assert!(outcome().is_ok() && w.files.borrow().len() > 1);
+        k.close().await;
+    });
+}
+
+/// Free segments go again when the disk is short, up to the reserve and one; the queue keeps its own.
+#[test]
+fn free_segments_of_a_shared_disk_are_given_back() {
+    for shared in [false, true] {
+        let w = world();
+        in_world(&w, async |rt| {
+            let (k, ..) = open(rt).await;
+            while k.stats().free_segments < 4 {
+                k.progress().await;
+            }
+            let mut taken = Vec::new();
+            for id in 1..30 {
+                let staged = loop {
+                    match k.stage(head(id), &[&[5; 9000]], None, Urgency::NewMail) {
+                        Err(StageError::Busy) => k.progress().await,
+                        staged => break staged.unwrap(),
+                    }
+                };
+                taken.push((id, k.committed(staged).await.unwrap().location));
+            }
+            for (id, at) in taken {
+                end(&k, id, at).await;
+            }
+            k.fence().await.unwrap();
+            let before = k.stats();
+            assert!(before.segments + before.free_segments > 6, "{before:?}");
+            if shared {
+                k.share_disk(0);
+            }
+            k.give_back();
+            k.close().await;
+            let after = k.stats();
+            assert_eq!(after.free_segments, if shared { 4 } else { before.free_segments });
+            assert_eq!(w.files.borrow().len(), after.segments + after.free_segments);
+        });
+    }
+}
+
 #[test]
 fn a_locked_journal_is_waited_for_then_refused() {
     let w = world();

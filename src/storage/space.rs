@@ -76,6 +76,8 @@ pub struct Space {
     doomed: Vec<u32>,
     files: u32,
     failing: bool,
+    /// See [`Space::share_disk`].
+    sharing: bool,
     options: Options,
 }
 
@@ -86,7 +88,27 @@ impl Space {
         assert!(listed.iter().zip(listed.iter().skip(1)).all(|(a, b)| a.sequence < b.sequence));
         assert!(!listed.is_empty(), "a journal always has a segment to write to");
         let files = (listed.len() + free.len()) as u32;
-        Space { listed, cooling: Vec::new(), free, doomed: Vec::new(), files, failing: false, options }
+        let (cooling, doomed) = (Vec::new(), Vec::new());
+        Space { listed, cooling, free, doomed, files, failing: false, sharing: false, options }
+    }
+
+    /// The owner takes what lives elsewhere on the same disk, never forward: files that are free beyond the
+    /// reserve go while no more can be made, and attempts of delivery have no say in how many there are.
+    pub fn share_disk(&mut self) {
+        self.sharing = true;
+    }
+
+    /// The disk is short: free files beyond the reserve go, if the owner takes what lives elsewhere.
+    pub fn give_back(&mut self) {
+        while self.sharing && self.free.len() > self.spare() + 1 {
+            self.files -= 1;
+            self.doomed.extend(self.free.pop_back());
+        }
+    }
+
+    /// Free files that new mail leaves alone. There is to be one more.
+    fn spare(&self) -> usize {
+        self.options.reserve.new_mail as usize
     }
 
     /// The segment being written.
@@ -256,8 +278,9 @@ impl Space {
 
     fn reuse(&mut self, segment: &Segment) {
         // What was made past the limit goes again as soon as something else is free.
-        let spare = self.options.reserve.new_mail as usize;
-        let too_many = self.files > self.options.segments_max && self.free.len() >= spare;
+        let spare = self.spare();
+        let too_many = self.files > self.options.segments_max && self.free.len() >= spare
+            || self.sharing && self.failing && self.free.len() > spare;
         if segment.bytes == self.options.segment_bytes && !too_many {
             self.free.push_back(segment.file);
         } else {
@@ -292,16 +315,15 @@ impl Space {
     /// so that outcomes can always be written, one may be made past the limit when none is free.
     #[must_use]
     pub fn wants_file(&self) -> bool {
-        let spare = self.options.reserve.new_mail as usize;
         (self.is_urgent() && self.may_exceed())
-            || (self.free.len() <= spare && self.files < self.options.segments_max)
+            || (self.free.len() <= self.spare() && self.files < self.options.segments_max)
     }
 
     /// Whether a file must be made if it fits on the disk at all: there is none, or attempts cannot be
     /// begun, and copying forward would not help.
     #[must_use]
     pub fn is_urgent(&self) -> bool {
-        self.free.is_empty() || self.is_tight() && self.pressure().is_none()
+        self.free.is_empty() || !self.sharing && self.is_tight() && self.pressure().is_none()
     }
 
     /// Past the limit there is another: twice as many.
@@ -322,7 +344,8 @@ impl Space {
     }
 
     /// The oldest segment that holds live records, and how many are older: those go by themselves.
-    fn oldest_living(&self) -> Option<(u64, usize)> {
+    #[must_use]
+    pub fn oldest_living(&self) -> Option<(u64, usize)> {
         let last = self.listed.len() - 1;
         let older = self.listed.iter().take(last).position(|s| s.live_records > 0)?;
         Some((self.listed[older].sequence, older))
@@ -471,6 +494,41 @@ mod tests {
         // Three more are about to go; nothing lives outside of the newest.
         assert_eq!(log(&[0, 0, 0, 55, 55, 0]).scarcity(), None);
         assert_eq!(log(&[0, 0, 55]).scarcity(), None);
+    }
+
+    #[test]
+    fn a_log_that_shares_its_disk_gives_back_what_is_free() {
+        let full = |sharing: bool, failing: bool| {
+            let mut space = log(&[0, 0, 0, 0, 1]);
+            if sharing {
+                space.share_disk();
+            }
+            if failing {
+                space.cannot_add();
+            }
+            space.retire_before(5);
+            space
+        };
+        // Two were free, and four more are: the reserve and one stay while no file can be made.
+        assert_eq!(full(true, true).sizes().1, 4);
+        assert_eq!((full(true, false).sizes().1, full(false, true).sizes().1), (6, 6));
+        let mut space = full(true, false);
+        space.give_back();
+        assert!(space.sizes().1 == 4 && space.files == 5 && !space.wants_file());
+        assert!(space.take_doomed().is_some() && space.take_doomed().is_some() && !space.has_doomed());
+        let mut other = full(false, false);
+        other.give_back();
+        assert_eq!(other.sizes().1, 6);
+    }
+
+    #[test]
+    fn who_takes_what_lives_elsewhere_needs_no_file_for_attempts() {
+        let mut space = log(&[55, 55, 55, 0]);
+        assert!(!space.bears(1, 0) && space.is_urgent());
+        space.share_disk();
+        assert!(!space.is_urgent() && space.scarcity() == Some(1));
+        space.free.clear();
+        assert!(space.is_urgent());
     }
 
     #[test]

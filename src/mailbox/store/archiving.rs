@@ -45,6 +45,9 @@ impl From<ArchiveError> for Stop {
 impl<R: Runtime> Store<R> {
     /// Runs until the store is closed.
     pub(super) async fn evacuate(self) {
+        // One segment of the archive for what leaves the journal, one for what is copied within the archive:
+        // with these everything else can be given back.
+        self.0.keeper.share_disk(2 * u64::from(self.0.options.archive.segment_bytes));
         while self.called().await {
             while let Some(segment) = self.crowded() {
                 if !self.empty(segment).await {
@@ -75,6 +78,7 @@ impl<R: Runtime> Store<R> {
             let _ = self.0.vault.look_at_space().await;
         }
         let short = self.refuses_mail();
+        self.give_back();
         if short {
             // No session keeps what was deleted, and it is dead when the index knows it.
             self.expire(&mut self.0.state.borrow_mut(), u64::MAX);
@@ -84,6 +88,13 @@ impl<R: Runtime> Store<R> {
         if short {
             // For those who send mail here.
             let _ = self.0.vault.look_at_space().await;
+        }
+    }
+
+    /// What is free of the journal's segments goes, if the disk is short.
+    fn give_back(&self) {
+        if self.0.vault.is_scarce() {
+            self.0.keeper.give_back();
         }
     }
 
@@ -151,6 +162,7 @@ impl<R: Runtime> Store<R> {
         let moved = self.enter(segment, copied);
         self.enter_homes(homes);
         self.indexed().await;
+        self.give_back();
         let still = self.crowded() == Some(segment) && !moved;
         bodies.is_ok() && accounts.is_ok() && !still
     }

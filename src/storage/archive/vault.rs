@@ -588,9 +588,13 @@ impl<R: Runtime> Inner<R> {
     async fn look_at_space(&self) -> bool {
         let free = self.rt.free_bytes(&self.dir).await.unwrap_or(0);
         let segment = u64::from(self.options.segment_bytes);
-        let (alone, left) = (self.options.disk_free_min, free.saturating_sub(segment));
-        self.short.set(free < segment || left < alone);
+        let (mut alone, left) = (self.options.disk_free_min, free.saturating_sub(segment));
         self.scarce.set(free < segment || left < alone.saturating_mul(2));
+        if self.last_space.get() {
+            // What lives in the journal needs one, and what is copied another.
+            alone = alone.max(2 * segment);
+        }
+        self.short.set(free < segment || left < alone);
         match (self.last_space.get(), self.cleaning.get()) {
             (false, _) => !self.short.get(),
             (true, true) => free >= segment,
