@@ -371,7 +371,8 @@ pub async fn run(rt: Uring, mut seed: Seed) {
     wires.iter().for_each(|wires| tables.set_post(wires.clone()));
     let filters = settings::filters(&seed.config, || filter_voice(seed.voice()));
     let doors = settings::doors(&seed.config, seed.certificates.as_ref(), &filters);
-    let checker = doors.iter().any(|d| d.authenticity.is_some()).then(|| names::plain(&seed.config));
+    let strangers = || names::strangers(&rt, &seed.config, &seed.metrics);
+    let checker = doors.iter().any(|d| d.authenticity.is_some()).then(strangers);
     let found = names(&rt, &seed).and_then(|names| Ok((names, trust(&seed)?, checker.transpose()?)));
     let (names, trust, checker) = match found {
         Ok(all) => all,
@@ -395,7 +396,7 @@ pub async fn run(rt: Uring, mut seed: Seed) {
     let ctx = context(&rt, &seed, (&tables, &logs), logins.as_ref(), wires);
     ctx.set_tracer(tracer);
     policy.into_iter().for_each(|policy| ctx.set_policy(policy));
-    checker.into_iter().for_each(|resolver| ctx.set_checker(Rc::new(Checker::new(resolver))));
+    checker.into_iter().for_each(|lookup| ctx.set_checker(Rc::new(Checker::new(lookup))));
     let mail_log = record(&rt, &seed, &ctx, &logs);
     let listeners = match listen_at(&rt, &seed.sockets) {
         Ok(listeners) => listeners,
