@@ -1,15 +1,17 @@
 //! L4: finds out whether a message comes from whom it says: SPF, DKIM, DMARC, ARC by `mail-auth`.
 //!
-//! Owns who is asked, how often and for how long: look-ups of SPF (RFC 7208 §4.6.4), all others of a message,
-//! and all of them together in time. What answers mean is `known`'s: a part of the message is run through with
-//! what is known, what it lacks is looked up, and it is run again, until it lacks nothing. Between two runs and
-//! two signatures others have their turn. What cannot be asked in time is a temporary error.
+//! Owns who is asked, how often and for how long: look-ups of SPF (RFC 7208 §4.6.4), all others of a
+//! message, and all of them together in time. What answers mean is `known`'s: a part of the message is run
+//! through with what is known, what it lacks is looked up, and it is run again, until it lacks nothing.
+//! Between two runs and two signatures others have their turn. What cannot be asked in time is a temporary
+//! error.
 
+use super::aside::Threads;
 use super::fields::author_domains;
 use super::known::{Aim, Known, Question, Run, Said, Stop, Text, no_record, no_use};
 use super::results::{Aligned, Chain, Outcome, Results, Wish};
 use super::rules::{Mode, Modes};
-use super::verify::{Verified, Work, ready};
+use super::verify::{LIGHT, Verified, Work, ready};
 use super::watch::Sum;
 use crate::route::dns::{self, Lookup};
 use crate::route::mx::{Answer, Why};
@@ -20,10 +22,13 @@ use mail_auth::hickory_resolver::TokioResolver;
 use mail_auth::hickory_resolver::config::ResolverConfig;
 use mail_auth::hickory_resolver::net::runtime::TokioRuntimeProvider;
 use mail_auth::spf::verify::SpfParameters;
-use mail_auth::{DkimOutput, DmarcOutput, DmarcResult, MessageAuthenticator, SpfOutput, SpfResult, Txt};
+use mail_auth::{
+    AuthenticatedMessage, DkimOutput, DmarcOutput, DmarcResult, MessageAuthenticator, SpfOutput, SpfResult,
+    Txt,
+};
 use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::Poll;
@@ -35,8 +40,11 @@ const LOOKUPS_MAX: u32 = 100;
 const VOID_MAX: u32 = 2;
 /// Runs of one part; the bounds of SPF end it before.
 const RUNS_MAX: usize = 300;
-/// Look-ups at a time, of all messages.
-const AT_A_TIME: usize = 256;
+/// Times that a message goes to another thread: keys are known before, third parties may be asked for then.
+const ASIDE_MAX: usize = 3;
+/// Look-ups at a time, of all messages, and of each: one whose name servers are silent must not take all.
+const AT_A_TIME: usize = 1024;
+const OF_EACH: usize = 4;
 
 /// What is looked at.
 pub struct Mail<'a> {
@@ -74,6 +82,20 @@ pub struct Checker {
     places: Semaphore,
     /// It knows no name servers: all it needs is known before.
     engine: MessageAuthenticator,
+    threads: Option<Aside>,
+}
+
+/// Where what takes long is done.
+struct Aside {
+    threads: Threads,
+    busy: Box<dyn Fn()>,
+}
+
+/// What is wanted of a message's content.
+#[derive(Clone, Copy)]
+struct Content {
+    dkim: bool,
+    arc: bool,
 }
 
 impl Checker {
@@ -86,7 +108,15 @@ impl Checker {
         let nobody = ResolverConfig::from_name_servers(Vec::new());
         let builder = TokioResolver::builder_with_config(nobody, TokioRuntimeProvider::default());
         let engine = MessageAuthenticator(builder.build().expect("nothing can fail about no servers"));
-        Checker { lookup, places: Semaphore::new(AT_A_TIME), engine }
+        Checker { lookup, places: Semaphore::new(AT_A_TIME), engine, threads: None }
+    }
+
+    /// Signatures that take long are verified there. `busy` is called when there is too much of it: the
+    /// signatures of that message are temporary errors.
+    #[must_use]
+    pub fn with_threads(mut self, threads: Threads, busy: Box<dyn Fn()>) -> Self {
+        self.threads = Some(Aside { threads, busy });
+        self
     }
 }
 
@@ -101,6 +131,7 @@ impl Check for Checker {
             client: mail.client.to_canonical(),
             known: RefCell::default(),
             asked: Cell::default(),
+            places: Semaphore::new(OF_EACH),
             time: Time { expired: RefCell::new(expired), over: Cell::new(false) },
         };
         Box::pin(self.check_all(case, mail, wanted))
@@ -112,6 +143,7 @@ struct Case<'a> {
     client: IpAddr,
     known: RefCell<Known>,
     asked: Cell<u32>,
+    places: Semaphore,
     time: Time<'a>,
 }
 
@@ -152,23 +184,18 @@ fn said<T>(answer: Answer<T>, make: impl FnOnce(Vec<T>) -> Said) -> Said {
     }
 }
 
+fn v4(ip: IpAddr) -> Option<Ipv4Addr> {
+    if let IpAddr::V4(a) = ip { Some(a) } else { None }
+}
+
+fn v6(ip: IpAddr) -> Option<Ipv6Addr> {
+    if let IpAddr::V6(a) = ip { Some(a) } else { None }
+}
+
 impl Checker {
-    async fn ask(&self, question: &Question, client: IpAddr) -> Said {
+    async fn ask(&self, question: &Question, case: &Case<'_>) -> Said {
+        let _own = case.places.acquire().await.expect("never closed");
         let _place = self.places.acquire().await.expect("never closed");
-        let v4 = |list: Vec<IpAddr>| {
-            Said::V4(
-                list.into_iter()
-                    .filter_map(|ip| if let IpAddr::V4(a) = ip { Some(a) } else { None })
-                    .collect(),
-            )
-        };
-        let v6 = |list: Vec<IpAddr>| {
-            Said::V6(
-                list.into_iter()
-                    .filter_map(|ip| if let IpAddr::V6(a) = ip { Some(a) } else { None })
-                    .collect(),
-            )
-        };
         match question {
             Question::Text(what, name) => {
                 said(self.lookup.txt(name).await, |texts| Said::of_texts(*what, &texts))
@@ -176,11 +203,15 @@ impl Checker {
             Question::Mx(name) => said(self.lookup.mx(name).await, |list| {
                 Said::Mx(list.into_iter().map(|mx| (mx.preference, mx.host)).collect())
             }),
-            Question::V4(name) => said(self.lookup.ipv4(name).await, v4),
-            Question::V6(name) => said(self.lookup.ipv6(name).await, v6),
+            Question::V4(name) => {
+                said(self.lookup.ipv4(name).await, |list| Said::V4(list.into_iter().filter_map(v4).collect()))
+            }
+            Question::V6(name) => {
+                said(self.lookup.ipv6(name).await, |list| Said::V6(list.into_iter().filter_map(v6).collect()))
+            }
             // RFC 7208 §5.5: trouble is no name, here alone.
             Question::Names => {
-                let names = dns::confirmed(&*self.lookup, client).await;
+                let names = dns::confirmed(&*self.lookup, case.client).await;
                 Said::Names(names.map_or_else(|_| Vec::new(), |(names, _)| names))
             }
         }
@@ -188,13 +219,16 @@ impl Checker {
 
     /// Finds an answer out; `None`: there is no more time.
     async fn learn(&self, case: &Case<'_>, question: Question, counted: bool) -> Option<()> {
+        if case.known.borrow().get(&question).is_some() {
+            return Some(());
+        }
         if counted {
             case.asked.set(case.asked.get() + 1);
         }
         let said = if counted && case.asked.get() > LOOKUPS_MAX {
             Said::Failed
         } else {
-            case.time.within(Box::pin(self.ask(&question, case.client))).await?
+            case.time.within(Box::pin(self.ask(&question, case))).await?
         };
         case.known.borrow_mut().learn(question, said);
         Some(())
@@ -220,14 +254,16 @@ impl Checker {
 
     async fn check_all(&self, case: Case<'_>, mut mail: Mail<'_>, wanted: Modes) -> Results {
         let on = |mode: Mode| mode != Mode::Off;
-        let work = Work::new(mail.header, std::mem::take(&mut mail.sums));
-        let message = work.message().clone();
-        let authors = author_domains(&message);
+        let sums = std::mem::take(&mut mail.sums);
+        let work = Work::new(mail.header, sums.clone());
+        let authors = author_domains(work.message());
+        // All that DMARC wants to know of it.
+        let message = AuthenticatedMessage { from: work.message().from.clone(), ..Default::default() };
         let of_client = async {
             if on(wanted.spf) || on(wanted.dmarc) { Some(self.spf(&case, &mail).await) } else { None }
         };
-        let signed = on(wanted.dkim) || on(wanted.dmarc);
-        let of_content = self.content(&case, work, signed, on(wanted.arc));
+        let content = Content { dkim: on(wanted.dkim) || on(wanted.dmarc), arc: on(wanted.arc) };
+        let of_content = self.content(&case, (mail.header, &sums), work, content);
         let (spf, (dkim, arc)) = both(of_client, of_content).await;
         let mut results =
             Results { author: authors.first().cloned().unwrap_or_default(), arc, ..Results::default() };
@@ -310,29 +346,74 @@ impl Checker {
         checked.await.unwrap_or_else(|| output(SpfResult::TempError))
     }
 
-    /// Signatures and seals, one after the other.
+    /// Signatures and seals. `sums` are hashes of the body.
     async fn content(
         &self,
         case: &Case<'_>,
+        (header, sums): (&[u8], &[Sum]),
         mut work: Work<'_>,
-        dkim: bool,
-        arc: bool,
+        wanted: Content,
     ) -> (Vec<Verified>, Option<Chain>) {
-        let keys = work.keys(dkim, arc).into_iter().map(|key| self.learn(case, key, true));
+        let keys = work.keys(wanted.dkim, wanted.arc).into_iter().map(|key| self.learn(case, key, true));
         dns::all(keys.collect()).await;
+        let heavy = work.weight(wanted.dkim, wanted.arc) > LIGHT;
+        let (outcomes, chain) = match self.threads.as_ref().filter(|_| heavy) {
+            Some(threads) => match self.aside(case, (header, sums), threads, wanted).await {
+                Some((outcomes, chain)) => (outcomes, chain),
+                None => (work.undecided(), None),
+            },
+            None => self.here(case, &mut work, wanted).await,
+        };
+        let lost = || Chain { outcome: Outcome::TempError, sealer: String::new() };
+        let chain = wanted.arc.then(|| chain.unwrap_or_else(lost));
+        (if wanted.dkim { work.verified(outcomes) } else { Vec::new() }, chain)
+    }
+
+    /// One after the other, and others in between.
+    async fn here(
+        &self,
+        case: &Case<'_>,
+        work: &mut Work<'_>,
+        wanted: Content,
+    ) -> (Vec<Outcome>, Option<Chain>) {
         let mut outcomes = Vec::new();
-        for n in 0..if dkim { work.signatures() } else { 0 } {
+        for n in 0..if wanted.dkim { work.signatures() } else { 0 } {
             let verified = self.settle(case, true, |known| work.signature(n, &self.engine, known)).await;
             outcomes.push(verified.unwrap_or(Outcome::TempError));
             yield_now().await;
         }
-        let mut chain = None;
-        if arc {
-            let verified = self.settle(case, true, |known| work.chain(&self.engine, known)).await;
-            let lost = Chain { outcome: Outcome::TempError, sealer: String::new() };
-            chain = Some(verified.unwrap_or(lost));
+        if !wanted.arc {
+            return (outcomes, None);
         }
-        (if dkim { work.verified(outcomes) } else { Vec::new() }, chain)
+        (outcomes, self.settle(case, true, |known| work.chain(&self.engine, known)).await)
+    }
+
+    /// On another thread; `None`: there are no threads to be had, or no more time.
+    async fn aside(
+        &self,
+        case: &Case<'_>,
+        (header, sums): (&[u8], &[Sum]),
+        threads: &Aside,
+        wanted: Content,
+    ) -> Option<(Vec<Outcome>, Option<Chain>)> {
+        for _ in 0..ASIDE_MAX {
+            let (engine, known) = (self.engine.clone(), case.known.borrow().clone());
+            let (header, sums) = (header.to_vec(), sums.to_vec());
+            let job = move || Work::new(&header, sums).all(&engine, &known, wanted.dkim, wanted.arc);
+            let Ok(done) = case.time.within(Box::pin(threads.threads.ask(job))).await? else {
+                (threads.busy)();
+                return None;
+            };
+            let mut lacks: Vec<Question> =
+                done.signatures.iter().filter_map(|one| one.as_ref().err().cloned()).collect();
+            lacks.extend(done.chain.iter().filter_map(|one| one.as_ref().err().cloned()));
+            if lacks.is_empty() {
+                let outcomes = done.signatures.into_iter().map(|o| o.unwrap_or(Outcome::TempError));
+                return Some((outcomes.collect(), done.chain.and_then(Result::ok)));
+            }
+            dns::all(lacks.into_iter().map(|lack| self.learn(case, lack, true)).collect()).await;
+        }
+        None
     }
 
     async fn dmarc<'p>(
@@ -410,3 +491,6 @@ fn wish(output: &DmarcOutput, missing: bool) -> Wish {
         Policy::None | Policy::Unspecified => Wish::None,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,10 +1,11 @@
 //! What name servers have said about one message, in the terms of `mail-auth`, and what it asks for beyond.
 //!
-//! `mail-auth` would ask by a resolver of its own. It never comes to that: where it looks for a cache it finds
-//! a [`Run`], which gives it what is known, and writes down the first question to which nothing is. Whatever
-//! the run comes to then is worth nothing; whoever started it finds the answer out and runs it again. Owns how
-//! records are read (how many there may be, what of them counts). Must not know who is asked, or how long that
-//! may take. An answer that nobody could give is a temporary error, never a pass and never "there is none".
+//! `mail-auth` would ask by a resolver of its own. It never comes to that: where it looks for a cache it
+//! finds a [`Run`], which gives it what is known, and writes down the first question to which nothing is.
+//! Whatever the run comes to then is worth nothing; whoever started it finds the answer out and runs it
+//! again. Owns how records are read (how many there may be, what of them counts). Must not know who is
+//! asked, or how long that may take. An answer that nobody could give is a temporary error, never a pass and
+//! never "there is none".
 
 use super::spf;
 use mail_auth::common::parse::TxtRecordParser;
@@ -234,7 +235,8 @@ impl<'a> Run<'a> {
         set(list)
     }
 
-    /// Whether the name that the mechanism `exists` asks for is there; `None`: it asks for nothing of the kind.
+    /// Whether the name that the mechanism `exists` asks for is there; `None`: it asks for nothing of the
+    /// kind.
     fn exists(&self, name: &str) -> Option<bool> {
         // RFC 7208 §5.7: A records, even if the client has an IPv6 address.
         let name = plain(name.strip_suffix(spf::EXISTS)?);

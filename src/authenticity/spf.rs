@@ -8,8 +8,8 @@ use mail_auth::Error;
 use mail_auth::common::parse::TxtRecordParser;
 use mail_auth::spf::{Macro, Mechanism, Spf};
 
-/// What stands behind a name that the mechanism `exists` asks for: to `mail-auth` it is then an address of any
-/// kind, and whether it is there is said by whoever is asked for it.
+/// What stands behind a name that the mechanism `exists` asks for: to `mail-auth` it is then an address of
+/// any kind, and whether it is there is said by whoever is asked for it.
 pub const EXISTS: &str = "._exists.";
 
 /// The policy among these texts of a name.

@@ -1,8 +1,8 @@
 //! Signatures and seals of a message, verified with the keys that are known.
 //!
-//! Owns the bounds: of signatures, of the names each of them covers, and of seals; and what they weigh, so that
-//! those who wait for nothing can be spared what takes long. Asks nobody: what key is missing is the answer.
-//! A key that nobody could look up is a temporary error.
+//! Owns the bounds: of signatures, of the names each of them covers, and of seals; and what they weigh, so
+//! that those who wait for nothing can be spared what takes long. Asks nobody: what key is missing is the
+//! answer. A key that nobody could look up is a temporary error.
 
 use super::known::{Aim, Known, Question, Run, Stop, Text, no_answer};
 use super::results::{Chain, Outcome, Signed};
@@ -27,6 +27,17 @@ const NAMES_MAX: usize = 200;
 const SEALS_MAX: usize = 20;
 /// Characters of `b=` that tell signatures apart (RFC 6008 §4).
 const BEGIN: usize = 8;
+
+/// Work that weighs no more is done where it comes up; see [`Work::weight`].
+pub const LIGHT: u64 = 500_000;
+/// What a signature of RSA with 2048 bits weighs; it goes with the square of the bits.
+const RSA: u64 = 30_000;
+/// What one of Ed25519 weighs.
+const ED25519: u64 = 60_000;
+/// What a byte weighs that is put into its canonical form and hashed, each time.
+const BYTE: u64 = 3;
+/// What it weighs to look whether a field has a name.
+const NAME: u64 = 2;
 
 /// The result of what never waits; `None`: it would.
 pub fn ready<T>(work: impl Future<Output = T>) -> Option<T> {
@@ -54,6 +65,14 @@ impl Verified {
         };
         Some(output.with_signature(self.signature.as_ref()?))
     }
+}
+
+/// What has come of all that is to be verified: results, or what has to be known first.
+pub struct All {
+    /// Of each signature that can be read.
+    pub signatures: Vec<Result<Outcome, Question>>,
+    /// Of the chain, if it was asked for.
+    pub chain: Option<Result<Chain, Question>>,
 }
 
 /// What there is to be verified.
@@ -123,6 +142,46 @@ impl<'x> Work<'x> {
         keys.sort_by(|a, b| format!("{a:?}").cmp(&format!("{b:?}")));
         keys.dedup();
         keys
+    }
+
+    /// How long it will take at most, about, in nanoseconds.
+    #[must_use]
+    pub fn weight(&self, dkim: bool, arc: bool) -> u64 {
+        let m = &self.message;
+        let key = |a: Algorithm, signature: &[u8]| match a {
+            Algorithm::Ed25519Sha256 => ED25519,
+            // The bits of the key are those of the signature, or it does not hold.
+            _ => RSA * (signature.len() as u64 / 128).pow(2) / 4,
+        };
+        let fields =
+            |names: usize| names as u64 * m.headers.len() as u64 * NAME + m.raw_message.len() as u64 * BYTE;
+        let mut weight = 0;
+        if dkim {
+            let left = self.signatures.iter().filter(|(_, early)| early.is_none()).map(|(h, _)| &h.header);
+            weight += left.map(|s| fields(s.h.len()) + key(s.a, &s.b)).sum::<u64>();
+        }
+        if arc && self.chain.is_none() {
+            let last = m.ams_headers.last().map(|h| &h.header);
+            weight += last.map_or(0, |s| fields(s.h.len()) + key(s.a, &s.b));
+            // Each seal is over all the sets before it.
+            weight += m.as_headers.iter().map(|h| key(h.header.a, &h.header.b)).sum::<u64>();
+            weight += m.as_headers.len() as u64 * m.raw_message.len() as u64 * BYTE;
+        }
+        weight
+    }
+
+    /// Verifies all of it at once.
+    #[must_use]
+    pub fn all(mut self, engine: &MessageAuthenticator, known: &Known, dkim: bool, arc: bool) -> All {
+        let count = if dkim { self.signatures.len() } else { 0 };
+        let signatures = (0..count).map(|n| self.signature(n, engine, known)).collect();
+        All { signatures, chain: arc.then(|| self.chain(engine, known)) }
+    }
+
+    /// What has come of the signatures without any key; what has not been decided by that could not be.
+    #[must_use]
+    pub fn undecided(&self) -> Vec<Outcome> {
+        self.signatures.iter().map(|(_, early)| early.unwrap_or(Outcome::TempError)).collect()
     }
 
     /// What has come of a signature.

@@ -48,8 +48,8 @@ pub fn servers<C: Clock>(clock: C, config: &Config, tell: Tell) -> Result<Server
     Servers::new(clock, &options, tell)
 }
 
-/// The same name servers for questions that strangers cause, with sockets and a memory of their own: what mail
-/// finds its way by is not pushed out by them.
+/// The same name servers for questions that strangers cause, with sockets and a memory of their own: what
+/// mail finds its way by is not pushed out by them.
 ///
 /// # Errors
 /// See [`servers`].
