@@ -122,7 +122,7 @@ impl Map {
     /// Some key is a name.
     #[must_use]
     pub fn has_names(&self) -> bool {
-        self.names.len() > 0
+        !self.names.is_empty()
     }
 
     /// True without entries.
