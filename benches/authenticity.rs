@@ -1,19 +1,14 @@
 //! What a message costs beyond its reception: looking at it while it comes in, what is left out of its
-//! header, its signature, its seal; and what verifying costs, of an ordinary message and of the worst that is
-//! let through. Look-ups are not in it.
+//! header, its signature, its seal. Look-ups and the verification of signatures are not in it.
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use mail_auth::MessageAuthenticator;
 use mail_auth::common::crypto::HashAlgorithm;
 use mail_auth::dkim::Canonicalization;
-use mail_auth::hickory_resolver::config::{ResolverConfig, ResolverOpts};
 use ringpost::authenticity::fields::{in_our_name, without};
 use ringpost::authenticity::keys::{Key, generate};
-use ringpost::authenticity::known::{Known, Question, Said, Text};
 use ringpost::authenticity::results::Outcome;
 use ringpost::authenticity::seal;
 use ringpost::authenticity::sign::{self, Mail};
-use ringpost::authenticity::verify::Work;
 use ringpost::authenticity::watch::{Fed, Watch};
 use std::hint::black_box;
 
@@ -93,58 +88,5 @@ fn signatures(c: &mut Criterion) {
     group.finish();
 }
 
-/// Names that a signature covers: as many as are let through, none of them there.
-const NAMES: usize = 200;
-
-/// `header` with `count` signatures of `key` in front.
-fn signed(key: &Key, header: &str, count: usize) -> String {
-    let mut all = header.to_owned();
-    for _ in 0..count {
-        let mail = Mail { front: b"", header: header.as_bytes(), body: &[7; 32], now: 1_795_417_200 };
-        let mut out = Vec::new();
-        assert!(sign::put(&mut out, key, &mail));
-        all.insert_str(0, std::str::from_utf8(&out).expect("ASCII"));
-    }
-    all
-}
-
-/// The same with names that no field has: none of them holds, and each is looked for in vain.
-fn stretched(signed: &str) -> String {
-    let names: String = (0..NAMES - 20).map(|n| format!(":x-{n}")).collect();
-    signed.replace("h=", &format!("h=x{names}:"))
-}
-
-fn verify(c: &mut Criterion) {
-    let nobody = ResolverConfig::from_name_servers(Vec::new());
-    let engine = MessageAuthenticator::new(nobody, ResolverOpts::default()).expect("no servers");
-    let long = HEADER.trim_end().to_owned() + "\r\n" + &"a:b\r\n".repeat(40_000) + "\r\n";
-    let mut group = c.benchmark_group("verify");
-    for (kind, bits) in [("ed25519", None), ("rsa2048", Some(2048)), ("rsa4096", Some(4096))] {
-        let pem = generate(bits).expect("a key");
-        let key = Key::parse("client.example.net", "s", pem.as_bytes()).expect("a key");
-        let mut known = Known::default();
-        let text: Box<[u8]> = key.record().into_bytes().into();
-        known.learn(Question::Text(Text::Key, key.name().into()), Said::of_texts(Text::Key, &[text]));
-        for (name, header) in [
-            ("1", signed(&key, HEADER, 1)),
-            ("10", signed(&key, HEADER, 10)),
-            ("10_of_200_names", stretched(&signed(&key, HEADER, 10))),
-            ("10_over_40000_fields", signed(&key, &long, 10)),
-            ("10_of_200_names_over_40000_fields", stretched(&signed(&key, &long, 10))),
-        ] {
-            let sums = vec![(Canonicalization::Relaxed, HashAlgorithm::Sha256, 0, vec![7; 32])];
-            let work = || Work::new(header.as_bytes(), sums.clone());
-            println!("{kind}/{name} weighs {} us", work().weight(true, true) / 1000);
-            group.bench_function(format!("{kind}/{name}"), |b| {
-                b.iter(|| work().all(&engine, &known, true, true).signatures.len());
-            });
-            if bits.is_none() {
-                group.bench_function(format!("parse/{name}"), |b| b.iter(|| work().signatures()));
-            }
-        }
-    }
-    group.finish();
-}
-
-criterion_group!(benches, look, signatures, verify);
+criterion_group!(benches, look, signatures);
 criterion_main!(benches);
