@@ -187,6 +187,9 @@ series! {
     access_hold: Counter "ringpost_access_total" {"action" = "hold"} "Entries of access maps that applied, by what was done";
     access_discard: Counter "ringpost_access_total" {"action" = "discard"} "Entries of access maps that applied, by what was done";
     access_redirect: Counter "ringpost_access_total" {"action" = "redirect"} "Entries of access maps that applied, by what was done";
+    client_names_found: Counter "ringpost_client_names_total" {"result" = "found"} "Clients whose names were looked up for access maps: with names that lead back to them, without, and failed";
+    client_names_none: Counter "ringpost_client_names_total" {"result" = "none"} "Clients whose names were looked up for access maps: with names that lead back to them, without, and failed";
+    client_names_failed: Counter "ringpost_client_names_total" {"result" = "failed"} "Clients whose names were looked up for access maps: with names that lead back to them, without, and failed";
     dnsbl_listed: Counter "ringpost_dnsbl_total" {"result" = "listed"} "Clients asked about at DNS lists, by what was found (cached: known already); failed: lists that did not answer";
     dnsbl_clean: Counter "ringpost_dnsbl_total" {"result" = "clean"} "Clients asked about at DNS lists, by what was found (cached: known already); failed: lists that did not answer";
     dnsbl_cached: Counter "ringpost_dnsbl_total" {"result" = "cached"} "Clients asked about at DNS lists, by what was found (cached: known already); failed: lists that did not answer";
@@ -298,6 +301,7 @@ series! {
     dns_cache_hits: Counter "ringpost_dns_cache_hits_total" {} "Domains whose mail exchangers were known already";
     dns_seconds: Histogram "ringpost_dns_seconds" {} "Duration of one question to name servers";
     authenticity_seconds: Histogram "ringpost_authenticity_seconds" {} "From the end of a message to the results of SPF, DKIM, DMARC and ARC";
+    authenticity_busy: Counter "ringpost_authenticity_busy_total" {} "Messages whose signatures count as temporary errors because too many wait to be verified";
     dkim_signatures: Counter "ringpost_dkim_signatures_total" {} "Signatures made";
     dkim_unsigned: Counter "ringpost_dkim_unsigned_total" {} "Messages of our own clients whose author's domain has no key, or not for this client";
     dkim_busy: Counter "ringpost_dkim_busy_total" {} "Messages put off (451) because too many wait for signatures or seals with RSA";

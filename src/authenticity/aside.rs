@@ -1,9 +1,11 @@
-//! L4: the threads that sign with keys whose signatures take long (RSA), so that mail cores do not.
+//! L4: the threads that sign with keys whose signatures take long (RSA), and verify what takes long
+//! (`verify`), so that mail cores do not.
 //!
 //! A few threads for the whole process with a bounded queue each. Beyond the bound the answer is [`Busy`] at
-//! once, and whoever asked puts the message off: nothing goes out unsigned for it. What waits is bounded in
-//! time by that, too, for no signature takes longer than some milliseconds. A core never waits for a thread.
-//! A panic of the work is a [`Busy`] for who asked.
+//! once, and whoever asked puts the message off: nothing goes out unsigned, or counts as verified, for it.
+//! What waits is bounded in time by that, too, for no signature takes longer than some milliseconds, and no
+//! message to verify longer than some tens of them. A core never waits for a thread. A panic of the work is
+//! a [`Busy`] for who asked.
 
 use crate::runtime::worker;
 use std::io;

@@ -1,50 +1,50 @@
-//! L4: asks name servers whether a message comes from whom it says: SPF, DKIM, DMARC, ARC by `mail-auth`.
+//! L4: finds out whether a message comes from whom it says: SPF, DKIM, DMARC, ARC by `mail-auth`.
 //!
-//! Owns the bounds: of look-ups in number (RFC 7208 §4.6.4 and one for all of a message) and, all together,
-//! in time; of signatures, of the names each of them covers, and of seals. Between two signatures others
-//! have their turn, so that a message with many holds up nobody. What cannot be asked in time is a
-//! temporary error. Answers are kept by the resolver, as long as DNS says and within its bound.
+//! Owns who is asked, how often and for how long: look-ups of SPF (RFC 7208 §4.6.4), all others of a
+//! message, and all of them together in time. What answers mean is `known`'s: a part of the message is run
+//! through with what is known, what it lacks is looked up, and it is run again, until it lacks nothing.
+//! Between two runs and two signatures others have their turn. What cannot be asked in time is a temporary
+//! error.
 
+use super::aside::Threads;
 use super::fields::author_domains;
-use super::results::{Aligned, Chain, Outcome, Results, Signed, Wish};
+use super::known::{Aim, Known, Question, Run, Said, Stop, Text, no_record, no_use};
+use super::results::{Aligned, Chain, Outcome, Results, Wish};
 use super::rules::{Mode, Modes};
+use super::verify::{LIGHT, Verified, Work, ready};
 use super::watch::Sum;
+use crate::route::dns::{self, Lookup};
+use crate::route::mx::{Answer, Why};
 use crate::runtime::{both, yield_now};
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
-use hickory_resolver::TokioResolver;
-use hickory_resolver::proto::rr::{Name, RData};
-use mail_auth::arc::ArcError;
-use mail_auth::common::crypto::Algorithm;
 use mail_auth::common::to_a_label;
-use mail_auth::dkim::{DkimError, Signature};
 use mail_auth::dmarc::{Policy, verify::DmarcParameters};
+use mail_auth::hickory_resolver::TokioResolver;
+use mail_auth::hickory_resolver::config::ResolverConfig;
+use mail_auth::hickory_resolver::net::runtime::TokioRuntimeProvider;
 use mail_auth::spf::verify::SpfParameters;
 use mail_auth::{
-    AuthenticatedMessage, DkimOutput, DkimResult, DmarcOutput, DmarcResult, DnsError, Error,
-    MessageAuthenticator, Parameters, RecordSet, ResolverCache, SpfOutput, SpfResult, Txt,
+    AuthenticatedMessage, DkimOutput, DmarcOutput, DmarcResult, MessageAuthenticator, SpfOutput, SpfResult,
+    Txt,
 };
-use std::borrow::Borrow;
 use std::cell::{Cell, RefCell};
-use std::collections::hash_map::DefaultHasher;
 use std::future::{Future, poll_fn};
-use std::hash::{Hash, Hasher};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::pin::Pin;
+use std::rc::Rc;
 use std::task::Poll;
+use tokio::sync::Semaphore;
 
-/// Signatures that are looked at; further ones are left out.
-pub const SIGNATURES_MAX: usize = 10;
-/// Names of fields that a signature covers; more is not accepted.
-const NAMES_MAX: usize = 200;
-/// Seals of a chain; RFC 8617 §4.2.1 has 50, but each costs two looks at all before it.
-const SEALS_MAX: usize = 20;
 /// Look-ups for one message, the mechanisms of SPF not counted.
 const LOOKUPS_MAX: u32 = 100;
 /// Look-ups of SPF that find nothing (RFC 7208 §4.6.4).
 const VOID_MAX: u32 = 2;
-/// Characters of `b=` that tell signatures apart (RFC 6008 §4).
-const BEGIN: usize = 8;
+/// Runs of one part; the bounds of SPF end it before.
+const RUNS_MAX: usize = 300;
+/// Times that a message goes to another thread: keys are known before, third parties may be asked for then.
+const ASIDE_MAX: usize = 3;
+/// Look-ups at a time, of all messages, and of each: one whose name servers are silent must not take all.
+const AT_A_TIME: usize = 1024;
+const OF_EACH: usize = 4;
 
 /// What is looked at.
 pub struct Mail<'a> {
@@ -77,13 +77,46 @@ pub trait Check {
 }
 
 /// Name servers, and what their answers mean.
-pub struct Checker(MessageAuthenticator);
+pub struct Checker {
+    lookup: Rc<dyn Lookup>,
+    places: Semaphore,
+    /// It knows no name servers: all it needs is known before.
+    engine: MessageAuthenticator,
+    threads: Option<Aside>,
+}
+
+/// Where what takes long is done.
+struct Aside {
+    threads: Threads,
+    busy: Box<dyn Fn()>,
+}
+
+/// What is wanted of a message's content.
+#[derive(Clone, Copy)]
+struct Content {
+    dkim: bool,
+    arc: bool,
+}
 
 impl Checker {
-    /// Asks by this resolver, whose sockets belong to the core.
+    /// Asks this.
+    ///
+    /// # Panics
+    /// Never: a resolver without servers can be made.
     #[must_use]
-    pub fn new(resolver: TokioResolver) -> Self {
-        Checker(MessageAuthenticator(resolver))
+    pub fn new(lookup: Rc<dyn Lookup>) -> Self {
+        let nobody = ResolverConfig::from_name_servers(Vec::new());
+        let builder = TokioResolver::builder_with_config(nobody, TokioRuntimeProvider::default());
+        let engine = MessageAuthenticator(builder.build().expect("nothing can fail about no servers"));
+        Checker { lookup, places: Semaphore::new(AT_A_TIME), engine, threads: None }
+    }
+
+    /// Signatures that take long are verified there. `busy` is called when there is too much of it: the
+    /// signatures of that message are temporary errors.
+    #[must_use]
+    pub fn with_threads(mut self, threads: Threads, busy: Box<dyn Fn()>) -> Self {
+        self.threads = Some(Aside { threads, busy });
+        self
     }
 }
 
@@ -94,12 +127,24 @@ impl Check for Checker {
         wanted: Modes,
         expired: Expired<'a>,
     ) -> Pin<Box<dyn Future<Output = Results> + 'a>> {
-        Box::pin(self.check_all(
-            mail,
-            wanted,
-            Time { expired: RefCell::new(expired), over: Cell::new(false) },
-        ))
+        let case = Case {
+            client: mail.client.to_canonical(),
+            known: RefCell::default(),
+            asked: Cell::default(),
+            places: Semaphore::new(OF_EACH),
+            time: Time { expired: RefCell::new(expired), over: Cell::new(false) },
+        };
+        Box::pin(self.check_all(case, mail, wanted))
     }
+}
+
+/// A message that is being looked at.
+struct Case<'a> {
+    client: IpAddr,
+    known: RefCell<Known>,
+    asked: Cell<u32>,
+    places: Semaphore,
+    time: Time<'a>,
 }
 
 /// The time that is left for all look-ups of a message together.
@@ -127,128 +172,111 @@ impl Time<'_> {
     }
 }
 
-/// What is about to be asked for.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Asked {
-    Txt,
-    Mx,
-    Ptr,
-    V4,
-    V6,
-    /// Both of the last: the mechanism `exists`, whose answer is not shown to us.
-    Exists,
-}
-
-/// Stands where a cache could: sees each question, and each answer that has records.
-#[derive(Default)]
-struct Count {
-    asked: Cell<u32>,
-    void: Cell<u32>,
-    /// Has no answer yet.
-    open: Cell<Option<(Asked, u64)>>,
-}
-
-impl Count {
-    fn ask<Q: Hash + ?Sized>(&self, what: Asked, name: &Q) -> bool {
-        let mut hasher = DefaultHasher::new();
-        name.hash(&mut hasher);
-        let name = hasher.finish();
-        if what == Asked::V6 && self.open.get() == Some((Asked::V4, name)) {
-            self.open.set(Some((Asked::Exists, name)));
-            return true;
-        }
-        self.settle();
-        self.open.set(Some((what, name)));
-        self.asked.set(self.asked.get() + 1);
-        self.asked.get() <= LOOKUPS_MAX
-    }
-
-    /// What is open still has found nothing.
-    fn settle(&self) {
-        if self.open.take().is_some_and(|(what, _)| what != Asked::Exists) {
-            self.void.set(self.void.get() + 1);
-        }
-    }
-
-    fn voids(&self) -> u32 {
-        self.settle();
-        self.void.get()
+/// What the answer says; none that could be given is a failure.
+fn said<T>(answer: Answer<T>, make: impl FnOnce(Vec<T>) -> Said) -> Said {
+    match answer {
+        Ok(found) => make(found.records),
+        Err(missing) => match missing.why {
+            Why::NoName => Said::None(true),
+            Why::NoData => Said::None(false),
+            Why::Bogus | Why::Failed(_) => Said::Failed,
+        },
     }
 }
 
-macro_rules! counts {
-    ($($key:ty => $value:ty, $asked:ident, |$many:ident| $answer:expr;)*) => { $(
-        impl ResolverCache<$key, $value> for Count {
-            fn get<Q>(&self, name: &Q) -> Option<$value>
-            where
-                $key: Borrow<Q>,
-                Q: Hash + Eq + ?Sized,
-            {
-                let $many = !self.ask(Asked::$asked, name);
-                $answer
-            }
-
-            fn remove<Q>(&self, _: &Q) -> Option<$value>
-            where
-                $key: Borrow<Q>,
-                Q: Hash + Eq + ?Sized,
-            {
-                None
-            }
-
-            fn insert(&self, _: $key, _: $value, _: std::time::Instant) {
-                self.open.set(None);
-            }
-        }
-    )* };
+fn v4(ip: IpAddr) -> Option<Ipv4Addr> {
+    if let IpAddr::V4(a) = ip { Some(a) } else { None }
 }
 
-counts! {
-    Box<str> => Txt, Txt, |many| many.then(|| Txt::Error(no_answer("too many look-ups")));
-    Box<str> => RecordSet<mail_auth::MX>, Mx, |_many| None;
-    Box<str> => RecordSet<Ipv4Addr>, V4, |_many| None;
-    Box<str> => RecordSet<Ipv6Addr>, V6, |_many| None;
-    IpAddr => RecordSet<Box<str>>, Ptr, |_many| None;
-}
-
-fn no_answer(why: &str) -> Error {
-    Error::Dns(DnsError::Resolver(why.to_owned()))
-}
-
-/// The question with all its answers counted.
-fn counted<P>(params: P, count: &Count) -> Parameters<'_, P, Count, Count, Count, Count, Count> {
-    Parameters {
-        params,
-        cache_txt: Some(count),
-        cache_mx: Some(count),
-        cache_ptr: Some(count),
-        cache_ipv4: Some(count),
-        cache_ipv6: Some(count),
-    }
+fn v6(ip: IpAddr) -> Option<Ipv6Addr> {
+    if let IpAddr::V6(a) = ip { Some(a) } else { None }
 }
 
 impl Checker {
-    async fn check_all(&self, mut mail: Mail<'_>, wanted: Modes, time: Time<'_>) -> Results {
+    async fn ask(&self, question: &Question, case: &Case<'_>) -> Said {
+        let _own = case.places.acquire().await.expect("never closed");
+        let _place = self.places.acquire().await.expect("never closed");
+        match question {
+            Question::Text(what, name) => {
+                said(self.lookup.txt(name).await, |texts| Said::of_texts(*what, &texts))
+            }
+            Question::Mx(name) => said(self.lookup.mx(name).await, |list| {
+                Said::Mx(list.into_iter().map(|mx| (mx.preference, mx.host)).collect())
+            }),
+            Question::V4(name) => {
+                said(self.lookup.ipv4(name).await, |list| Said::V4(list.into_iter().filter_map(v4).collect()))
+            }
+            Question::V6(name) => {
+                said(self.lookup.ipv6(name).await, |list| Said::V6(list.into_iter().filter_map(v6).collect()))
+            }
+            // RFC 7208 §5.5: trouble is no name, here alone.
+            Question::Names => {
+                let names = dns::confirmed(&*self.lookup, case.client).await;
+                Said::Names(names.map_or_else(|_| Vec::new(), |(names, _)| names))
+            }
+        }
+    }
+
+    /// Finds an answer out; `None`: there is no more time.
+    async fn learn(&self, case: &Case<'_>, question: Question, counted: bool) -> Option<()> {
+        if case.known.borrow().get(&question).is_some() {
+            return Some(());
+        }
+        if counted {
+            case.asked.set(case.asked.get() + 1);
+        }
+        let said = if counted && case.asked.get() > LOOKUPS_MAX {
+            Said::Failed
+        } else {
+            case.time.within(Box::pin(self.ask(&question, case))).await?
+        };
+        case.known.borrow_mut().learn(question, said);
+        Some(())
+    }
+
+    /// Runs a part through until it lacks nothing; `None`: there is no more time.
+    async fn settle<T>(
+        &self,
+        case: &Case<'_>,
+        counted: bool,
+        mut run: impl FnMut(&Known) -> Result<T, Question>,
+    ) -> Option<T> {
+        for _ in 0..RUNS_MAX {
+            let result = run(&case.known.borrow());
+            match result {
+                Ok(value) => return Some(value),
+                Err(question) => self.learn(case, question, counted).await?,
+            }
+            yield_now().await;
+        }
+        None
+    }
+
+    async fn check_all(&self, case: Case<'_>, mut mail: Mail<'_>, wanted: Modes) -> Results {
         let on = |mode: Mode| mode != Mode::Off;
-        let mut message = AuthenticatedMessage::parse(mail.header).unwrap_or_default();
-        message.body_hashes = std::mem::take(&mut mail.sums);
-        let authors = author_domains(&message);
-        let count = Count::default();
+        let sums = std::mem::take(&mut mail.sums);
+        let work = Work::new(mail.header, sums.clone());
+        let authors = author_domains(work.message());
+        // All that DMARC wants to know of it.
+        let message = AuthenticatedMessage { from: work.message().from.clone(), ..Default::default() };
         let of_client = async {
-            if on(wanted.spf) || on(wanted.dmarc) { Some(self.spf(&time, &mail).await) } else { None }
+            if on(wanted.spf) || on(wanted.dmarc) { Some(self.spf(&case, &mail).await) } else { None }
         };
-        let of_content = async {
-            let signed = on(wanted.dkim) || on(wanted.dmarc);
-            let dkim = if signed { self.dkim(&time, &mut message, &count).await } else { Vec::new() };
-            let arc = if on(wanted.arc) { Some(self.arc(&time, &message, &count).await) } else { None };
-            (dkim, arc)
-        };
+        let content = Content { dkim: on(wanted.dkim) || on(wanted.dmarc), arc: on(wanted.arc) };
+        let of_content = self.content(&case, (mail.header, &sums), work, content);
         let (spf, (dkim, arc)) = both(of_client, of_content).await;
         let mut results =
             Results { author: authors.first().cloned().unwrap_or_default(), arc, ..Results::default() };
         if let (Some(spf), true) = (&spf, on(wanted.dmarc)) {
-            let aligned = self.dmarc(&time, &count, (&message, authors.len()), (spf, &dkim)).await;
-            results.dmarc = Some(aligned);
+            let outputs: Vec<DkimOutput<'_>> = dkim.iter().filter_map(Verified::output).collect();
+            let params = || DmarcParameters {
+                message: &message,
+                dkim_output: &outputs,
+                dkim2_output: None,
+                rfc5321_mail_from_domain: &spf.domain,
+                spf_output: &spf.main,
+            };
+            results.dmarc = Some(self.dmarc(&case, authors.len(), params).await);
         }
         if let (Some(spf), true) = (spf, on(wanted.spf)) {
             results.spf = Some((outcome_of_spf(spf.main.result()), spf.domain));
@@ -258,151 +286,160 @@ impl Checker {
         results
     }
 
-    async fn spf(&self, time: &Time<'_>, mail: &Mail<'_>) -> Spf {
-        let client = mail.client.to_canonical();
+    async fn spf(&self, case: &Case<'_>, mail: &Mail<'_>) -> Spf {
         let helo = to_a_label(mail.helo).into_owned();
-        let ehlo = SpfParameters::verify_ehlo(client, &helo, mail.host);
-        let of_helo = self.host(time, &helo, ehlo);
+        let ehlo = || SpfParameters::verify_ehlo(case.client, &helo, mail.host);
+        let of_helo = self.host(case, &helo, ehlo);
         let Some((local, domain)) = mail.sender.rsplit_once('@') else {
             // RFC 7208 §2.4: postmaster at the name in EHLO.
             return Spf { main: of_helo.await, helo: None, domain: helo.clone() };
         };
         let domain = to_a_label(domain).into_owned();
         let sender = format!("{local}@{domain}");
-        let of_sender = SpfParameters::verify_mail_from(client, &helo, mail.host, &sender);
-        let (main, of_helo) = both(self.host(time, &domain, of_sender), of_helo).await;
+        let of_sender = || SpfParameters::verify_mail_from(case.client, &helo, mail.host, &sender);
+        let (main, of_helo) = both(self.host(case, &domain, of_sender), of_helo).await;
         Spf { main, helo: Some((of_helo.result(), helo.clone())), domain }
     }
 
     /// `check_host()` of RFC 7208 §4.
-    async fn host(&self, time: &Time<'_>, domain: &str, params: SpfParameters<'_>) -> SpfOutput {
-        let output = SpfOutput::new(domain.to_owned());
+    async fn host<'p>(
+        &self,
+        case: &Case<'_>,
+        domain: &str,
+        params: impl Fn() -> SpfParameters<'p>,
+    ) -> SpfOutput {
+        let output = |result| SpfOutput::new(domain.to_owned()).with_result(result);
         // RFC 7208 §4.3: neither an address literal nor a single label is looked up.
-        let name = Name::from_ascii(format!("{}.", domain.trim_end_matches('.'))).ok();
-        let Some(name) = name.filter(|n| n.num_labels() > 1 && !domain.starts_with('[')) else {
-            return output.with_result(SpfResult::None);
+        let name = domain.trim_end_matches('.');
+        if !name.contains('.') || name.starts_with('[') {
+            return output(SpfResult::None);
+        }
+        let first = Question::Text(Text::Spf, name.to_lowercase().into());
+        if self.learn(case, first.clone(), false).await.is_none() {
+            return output(SpfResult::TempError);
+        }
+        let result = match case.known.borrow().get(&first) {
+            Some(Said::Text(Txt::Spf(_))) => None,
+            Some(Said::None(_)) => Some(SpfResult::None),
+            Some(Said::Text(Txt::Error(e))) if *e == no_record() => Some(SpfResult::None),
+            // There is a record, and it cannot be used.
+            Some(Said::Text(Txt::Error(e))) if *e == no_use() => Some(SpfResult::PermError),
+            _ => Some(SpfResult::TempError),
         };
-        match time.within(Box::pin(self.0.resolver().txt_lookup(name))).await {
-            None => return output.with_result(SpfResult::TempError),
-            Some(Err(e)) if e.is_no_records_found() => return output.with_result(SpfResult::None),
-            Some(Err(_)) => return output.with_result(SpfResult::TempError),
-            // RFC 7208 §4.5: one record, no more.
-            Some(Ok(found)) => {
-                let records: Vec<_> = found.answers().iter().filter_map(|r| spf_text(&r.data)).collect();
-                match &records[..] {
-                    [] => return output.with_result(SpfResult::None),
-                    [record] if terms_are_known(record) => {}
-                    _ => return output.with_result(SpfResult::PermError),
-                }
+        if let Some(result) = result {
+            return output(result);
+        }
+        let checked = self.settle(case, false, |known| {
+            let run = Run::new(known, Aim::Spf);
+            let checked = ready(self.engine.check_host(run.with(params())));
+            match (run.stopped(), checked) {
+                (Some(Stop::Need(question)), _) => Err(question),
+                (Some(Stop::Failed), _) | (_, None) => Ok(output(SpfResult::TempError)),
+                (None, Some(checked)) => Ok(match checked.result() {
+                    SpfResult::None => output(SpfResult::PermError),
+                    SpfResult::TempError | SpfResult::PermError => checked,
+                    _ if run.voids() > VOID_MAX => output(SpfResult::PermError),
+                    _ => checked,
+                }),
             }
-        }
-        let count = Count::default();
-        let checked = time.within(Box::pin(self.0.check_host(counted(params, &count)))).await;
-        let Some(checked) = checked else { return output.with_result(SpfResult::TempError) };
-        match checked.result() {
-            // There is a record, and it cannot be read.
-            SpfResult::None => output.with_result(SpfResult::PermError),
-            SpfResult::TempError | SpfResult::PermError => checked,
-            _ if count.voids() > VOID_MAX => output.with_result(SpfResult::PermError),
-            _ => checked,
-        }
+        });
+        checked.await.unwrap_or_else(|| output(SpfResult::TempError))
     }
 
-    /// One signature after the other.
-    async fn dkim(
+    /// Signatures and seals. `sums` are hashes of the body.
+    async fn content(
         &self,
-        time: &Time<'_>,
-        message: &mut AuthenticatedMessage<'_>,
-        count: &Count,
-    ) -> Vec<Verified> {
-        let mut all = Vec::new();
-        let broken = std::mem::take(&mut message.errors);
-        let of_dkim = broken.iter().filter(|h| h.name.eq_ignore_ascii_case(b"DKIM-Signature"));
-        for header in of_dkim.take(SIGNATURES_MAX) {
-            // RFC 8601 §2.7.1: what cannot be read is neutral; what signs a part of the body only is
-            // not accepted here (RFC 6376 §8.2).
-            let partly = matches!(header.header, Error::Dkim(DkimError::SignatureLength));
-            let outcome = if partly { Outcome::Policy } else { Outcome::Neutral };
-            all.push(Verified { signed: Signed { outcome, ..Signed::default() }, signature: None });
-        }
-        message.errors = broken;
-        message.errors.retain(|h| !matches!(h.header, Error::Dkim(_)));
-        let headers = std::mem::take(&mut message.dkim_headers);
-        for mut header in headers.into_iter().take(SIGNATURES_MAX - all.len().min(SIGNATURES_MAX)) {
-            // Nobody reads reports of ours; asking for their address is a look-up less.
-            header.header.r = false;
-            let mut outcome = acceptable(&header.header, &message.body_hashes);
-            if outcome.is_none() {
-                message.dkim_headers.push(header.clone());
-                let verified = Box::pin(self.0.verify_dkim(counted(&*message, count)));
-                outcome = Some(match time.within(verified).await {
-                    Some(outputs) => outputs.last().map_or(Outcome::None, |o| outcome_of(o.result())),
-                    None => Outcome::TempError,
-                });
-                message.dkim_headers.clear();
-                yield_now().await;
-            }
-            let s = header.header;
-            let begin: String = STANDARD.encode(&s.b).chars().take(BEGIN).collect();
-            let signed = Signed {
-                outcome: outcome.unwrap_or_default(),
-                domain: s.d.clone(),
-                selector: s.s.clone(),
-                algorithm: s.a.name(),
-                begin,
-            };
-            all.push(Verified { signed, signature: Some(s) });
-        }
-        all
-    }
-
-    async fn arc(&self, time: &Time<'_>, message: &AuthenticatedMessage<'_>, count: &Count) -> Chain {
-        let chain = |outcome| Chain { outcome, sealer: String::new() };
-        let sets = message.as_headers.len();
-        let whole = message.ams_headers.len() == sets && message.aar_headers.len() == sets;
-        if message.has_arc_errors || !whole {
-            // RFC 8617 §5.2: a chain that is not in order has failed.
-            return chain(Outcome::Fail);
-        }
-        if sets > SEALS_MAX || message.ams_headers.iter().any(|h| h.header.h.len() > NAMES_MAX) {
-            return chain(Outcome::Policy);
-        }
-        let known = |h: &mail_auth::arc::Signature| has_sum(&message.body_hashes, h.cb, h.a);
-        if !message.ams_headers.iter().all(|h| known(&h.header)) {
-            return chain(Outcome::PermError);
-        }
-        match time.within(Box::pin(self.0.verify_arc(counted(message, count)))).await {
-            None => chain(Outcome::TempError),
-            Some(output) => Chain {
-                outcome: outcome_of(output.result()),
-                sealer: output.sets().last().map_or(String::new(), |set| set.seal.header.d.clone()),
+        case: &Case<'_>,
+        (header, sums): (&[u8], &[Sum]),
+        mut work: Work<'_>,
+        wanted: Content,
+    ) -> (Vec<Verified>, Option<Chain>) {
+        let keys = work.keys(wanted.dkim, wanted.arc).into_iter().map(|key| self.learn(case, key, true));
+        dns::all(keys.collect()).await;
+        let heavy = work.weight(wanted.dkim, wanted.arc) > LIGHT;
+        let (outcomes, chain) = match self.threads.as_ref().filter(|_| heavy) {
+            Some(threads) => match self.aside(case, (header, sums), threads, wanted).await {
+                Some((outcomes, chain)) => (outcomes, chain),
+                None => (work.undecided(), None),
             },
-        }
+            None => self.here(case, &mut work, wanted).await,
+        };
+        let lost = || Chain { outcome: Outcome::TempError, sealer: String::new() };
+        let chain = wanted.arc.then(|| chain.unwrap_or_else(lost));
+        (if wanted.dkim { work.verified(outcomes) } else { Vec::new() }, chain)
     }
 
-    async fn dmarc(
+    /// One after the other, and others in between.
+    async fn here(
         &self,
-        time: &Time<'_>,
-        count: &Count,
-        (message, authors): (&AuthenticatedMessage<'_>, usize),
-        (spf, dkim): (&Spf, &[Verified]),
+        case: &Case<'_>,
+        work: &mut Work<'_>,
+        wanted: Content,
+    ) -> (Vec<Outcome>, Option<Chain>) {
+        let mut outcomes = Vec::new();
+        for n in 0..if wanted.dkim { work.signatures() } else { 0 } {
+            let verified = self.settle(case, true, |known| work.signature(n, &self.engine, known)).await;
+            outcomes.push(verified.unwrap_or(Outcome::TempError));
+            yield_now().await;
+        }
+        if !wanted.arc {
+            return (outcomes, None);
+        }
+        (outcomes, self.settle(case, true, |known| work.chain(&self.engine, known)).await)
+    }
+
+    /// On another thread; `None`: there are no threads to be had, or no more time.
+    async fn aside(
+        &self,
+        case: &Case<'_>,
+        (header, sums): (&[u8], &[Sum]),
+        threads: &Aside,
+        wanted: Content,
+    ) -> Option<(Vec<Outcome>, Option<Chain>)> {
+        for _ in 0..ASIDE_MAX {
+            let (engine, known) = (self.engine.clone(), case.known.borrow().clone());
+            let (header, sums) = (header.to_vec(), sums.to_vec());
+            let job = move || Work::new(&header, sums).all(&engine, &known, wanted.dkim, wanted.arc);
+            let Ok(done) = case.time.within(Box::pin(threads.threads.ask(job))).await? else {
+                (threads.busy)();
+                return None;
+            };
+            let mut lacks: Vec<Question> =
+                done.signatures.iter().filter_map(|one| one.as_ref().err().cloned()).collect();
+            lacks.extend(done.chain.iter().filter_map(|one| one.as_ref().err().cloned()));
+            if lacks.is_empty() {
+                let outcomes = done.signatures.into_iter().map(|o| o.unwrap_or(Outcome::TempError));
+                return Some((outcomes.collect(), done.chain.and_then(Result::ok)));
+            }
+            dns::all(lacks.into_iter().map(|lack| self.learn(case, lack, true)).collect()).await;
+        }
+        None
+    }
+
+    async fn dmarc<'p>(
+        &self,
+        case: &Case<'_>,
+        authors: usize,
+        params: impl Fn() -> DmarcParameters<'p>,
     ) -> Aligned {
         let aligned = |outcome, wish| Aligned { outcome, wish, authors };
         if authors != 1 {
             return aligned(Outcome::PermError, Wish::None);
         }
-        let outputs: Vec<DkimOutput<'_>> = dkim.iter().filter_map(of_verified).collect();
-        let params = DmarcParameters {
-            message,
-            dkim_output: &outputs,
-            dkim2_output: None,
-            rfc5321_mail_from_domain: &spf.domain,
-            spf_output: &spf.main,
-        };
-        match time.within(Box::pin(self.0.verify_dmarc(counted(params, count)))).await {
-            None => aligned(Outcome::TempError, Wish::None),
-            Some(output) => aligned(outcome_of_dmarc(&output), wish(&output)),
-        }
+        let checked = self.settle(case, true, |known| {
+            let run = Run::new(known, Aim::Dmarc);
+            let checked = ready(self.engine.verify_dmarc(run.with(params())));
+            match (run.stopped(), checked) {
+                (Some(Stop::Need(question)), _) => Err(question),
+                (_, None) => Ok(aligned(Outcome::TempError, Wish::None)),
+                (_, Some(output)) => Ok(match outcome_of_dmarc(&output) {
+                    // Which policy holds depends on whether the author's domain is there.
+                    Outcome::Fail if run.failed() => aligned(Outcome::TempError, Wish::None),
+                    outcome => aligned(outcome, wish(&output, run.no_name())),
+                }),
+            }
+        });
+        checked.await.unwrap_or_else(|| aligned(Outcome::TempError, Wish::None))
     }
 }
 
@@ -413,83 +450,6 @@ struct Spf {
     helo: Option<(SpfResult, String)>,
     /// Of the main one.
     domain: String,
-}
-
-/// A signature and what has come of it.
-struct Verified {
-    signed: Signed,
-    signature: Option<Signature>,
-}
-
-/// As DMARC wants it; what can neither pass nor become a pass is nothing to it.
-fn of_verified(v: &Verified) -> Option<DkimOutput<'_>> {
-    let output = match v.signed.outcome {
-        Outcome::Pass => DkimOutput::pass(),
-        Outcome::TempError => DkimOutput::temp_err(no_answer("no key")),
-        _ => return None,
-    };
-    Some(output.with_signature(v.signature.as_ref()?))
-}
-
-/// Why a signature is not even verified.
-fn acceptable(s: &Signature, sums: &[Sum]) -> Option<Outcome> {
-    // RFC 8301 §3.1: SHA-1 proves nothing any more.
-    if s.a == Algorithm::RsaSha1 || s.h.len() > NAMES_MAX {
-        return Some(Outcome::Policy);
-    }
-    (!has_sum(sums, s.cb, s.a)).then_some(Outcome::PermError)
-}
-
-fn has_sum(sums: &[Sum], how: mail_auth::dkim::Canonicalization, a: Algorithm) -> bool {
-    let algorithm = a.into();
-    sums.iter().any(|(c, with, len, _)| (*c, *with, *len) == (how, algorithm, 0))
-}
-
-/// The text of a record of SPF (RFC 7208 §3.3, §4.5).
-fn spf_text(data: &RData) -> Option<Vec<u8>> {
-    let RData::TXT(txt) = data else { return None };
-    let text: Vec<u8> = txt.txt_data.concat();
-    let (version, behind) = text.split_at(text.len().min(6));
-    let is = version.eq_ignore_ascii_case(b"v=spf1") && behind.first().is_none_or(|b| *b == b' ');
-    is.then_some(text)
-}
-
-/// Each term is a mechanism that there is, or a modifier; modifiers that nobody knows are passed over
-/// (RFC 7208 §6).
-fn terms_are_known(record: &[u8]) -> bool {
-    const MECHANISMS: [&[u8]; 8] = [b"all", b"include", b"a", b"mx", b"ptr", b"ip4", b"ip6", b"exists"];
-    record.split(|b| *b == b' ').skip(1).filter(|term| !term.is_empty()).all(|term| {
-        let bare = term.strip_prefix(b"+").or_else(|| term.strip_prefix(b"-"));
-        let bare = bare.or_else(|| term.strip_prefix(b"?")).or_else(|| term.strip_prefix(b"~"));
-        let bare = bare.unwrap_or(term);
-        let end = bare.iter().position(|b| matches!(b, b':' | b'/' | b'=')).unwrap_or(bare.len());
-        let (name, behind) = bare.split_at(end);
-        match behind.first() {
-            Some(b'=') => !name.is_empty() && bare.len() == term.len(),
-            _ => MECHANISMS.iter().any(|m| name.eq_ignore_ascii_case(m)) && lengths_fit(name, behind),
-        }
-    })
-}
-
-/// Whether the lengths of prefixes behind a mechanism are possible (RFC 7208 §5.6).
-fn lengths_fit(name: &[u8], behind: &[u8]) -> bool {
-    let fits = |digits: &[u8], most: u8| {
-        let number = std::str::from_utf8(digits).ok().filter(|d| d.bytes().all(|b| b.is_ascii_digit()));
-        number.and_then(|d| d.parse::<u8>().ok()).is_some_and(|n| n <= most)
-    };
-    // Macros may have slashes of their own.
-    let slash = memchr::memchr(b'/', behind).filter(|_| !behind.contains(&b'%'));
-    let Some(slash) = slash else { return true };
-    let lengths = &behind[slash + 1..];
-    if name.eq_ignore_ascii_case(b"ip6") {
-        return fits(lengths, 128);
-    }
-    match memchr::memmem::find(&behind[slash..], b"//") {
-        Some(at) => {
-            (at == 0 || fits(&behind[slash + 1..slash + at], 32)) && fits(&behind[slash + at + 2..], 128)
-        }
-        None => fits(lengths, 32),
-    }
 }
 
 fn outcome_of_spf(result: SpfResult) -> Outcome {
@@ -504,21 +464,6 @@ fn outcome_of_spf(result: SpfResult) -> Outcome {
     }
 }
 
-fn outcome_of(result: &DkimResult) -> Outcome {
-    use Error::{Arc, Dkim};
-    match result {
-        DkimResult::Pass => Outcome::Pass,
-        // The content has changed, or it is too late: it does not hold.
-        DkimResult::Neutral(Dkim(DkimError::FailedBodyHashMatch | DkimError::SignatureExpired))
-        | DkimResult::Neutral(Arc(ArcError::FailedBodyHashMatch | ArcError::SignatureExpired))
-        | DkimResult::Fail(_) => Outcome::Fail,
-        DkimResult::Neutral(_) => Outcome::Neutral,
-        DkimResult::PermError(_) => Outcome::PermError,
-        DkimResult::TempError(_) => Outcome::TempError,
-        DkimResult::None => Outcome::None,
-    }
-}
-
 fn outcome_of_dmarc(output: &DmarcOutput) -> Outcome {
     match output.result() {
         DmarcResult::Pass => Outcome::Pass,
@@ -529,10 +474,23 @@ fn outcome_of_dmarc(output: &DmarcOutput) -> Outcome {
     }
 }
 
-fn wish(output: &DmarcOutput) -> Wish {
-    match output.policy() {
+/// What the domain's owner wishes; `missing`: there is no such domain.
+fn wish(output: &DmarcOutput, missing: bool) -> Wish {
+    let mut policy = output.policy();
+    if let Some(record) = output.dmarc_record().filter(|_| missing) {
+        // RFC 9989 §4.7: of a domain that is not there, and one level lower in test mode.
+        policy = match record.np {
+            Policy::Reject if record.t => Policy::Quarantine,
+            Policy::Quarantine if record.t => Policy::None,
+            policy => policy,
+        };
+    }
+    match policy {
         Policy::Reject => Wish::Reject,
         Policy::Quarantine => Wish::Quarantine,
         Policy::None | Policy::Unspecified => Wish::None,
     }
 }
+
+#[cfg(test)]
+mod tests;

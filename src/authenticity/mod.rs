@@ -10,10 +10,13 @@ pub mod aside;
 pub mod check;
 pub mod fields;
 pub mod keys;
+pub mod known;
 pub mod results;
 pub mod rules;
 pub mod seal;
 pub mod sign;
+mod spf;
+pub mod verify;
 pub mod watch;
 
 /// Longest header that is looked at; a message with a longer one is refused where headers are looked at.

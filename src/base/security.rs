@@ -44,6 +44,12 @@ pub struct Security {
 }
 
 impl Security {
+    /// Bits of the cipher's key.
+    #[must_use]
+    pub fn cipher_bits(&self) -> u16 {
+        if self.cipher.contains("AES_128") { 128 } else { 256 }
+    }
+
     /// What ties an authentication to this connection.
     #[must_use]
     pub fn bindings(&self) -> &Bindings {
@@ -96,6 +102,8 @@ pub struct ClientCertificate {
     pub hosts: Vec<String>,
     /// Common name of the subject, if it has one.
     pub common_name: Option<String>,
+    /// Common name of the issuer, if it has one.
+    pub issuer: Option<String>,
     /// SHA-256 of the whole certificate.
     pub fingerprint: [u8; 32],
 }

@@ -4,14 +4,15 @@
 //! printed. What is in DNS is asked of the name servers of the configuration.
 #![allow(clippy::disallowed_methods, reason = "a program for operators writes files")]
 
+use super::explain::Still;
 use super::{ConfigFile, Exit};
 use crate::authenticity::keys::{self, Key};
 use crate::config::{Config, signing};
 use crate::route::destination::host_name;
+use crate::route::dns::Lookup;
+use crate::route::mx::Why;
 use crate::server::names;
 use clap::Subcommand;
-use hickory_resolver::TokioResolver;
-use hickory_resolver::proto::rr::{Name, RData};
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
@@ -144,29 +145,26 @@ fn published(config: &Config, keys: &[Key]) -> Result<Vec<Found>, String> {
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| e.to_string())?;
     runtime.block_on(async {
-        let resolver = names::plain(config)?;
+        let servers = names::servers(Still, config, Box::new(|_| {}))?;
         let mut all = Vec::new();
         for key in keys {
-            all.push(texts(&resolver, &key.name()).await);
+            all.push(texts(&servers, &key.name()).await);
         }
         Ok(all)
     })
 }
 
-async fn texts(resolver: &TokioResolver, name: &str) -> Found {
-    let name = Name::from_ascii(format!("{name}.")).map_err(|e| e.to_string())?;
-    let asked = tokio::time::timeout(PATIENCE, resolver.txt_lookup(name)).await;
-    match asked {
-        Err(_) => Err("no answer in 10 s".into()),
-        Ok(Err(e)) if e.is_no_records_found() => Ok(Vec::new()),
-        Ok(Err(e)) => Err(e.to_string()),
-        Ok(Ok(found)) => {
-            let text = |data: &RData| match data {
-                RData::TXT(txt) => Some(String::from_utf8_lossy(&txt.txt_data.concat()).into_owned()),
-                _ => None,
-            };
-            Ok(found.answers().iter().filter_map(|r| text(&r.data)).collect())
-        }
+async fn texts(servers: &impl Lookup, name: &str) -> Found {
+    let Ok(answer) = tokio::time::timeout(PATIENCE, servers.txt(name)).await else {
+        return Err("no answer in 10 s".into());
+    };
+    match answer {
+        Ok(found) => Ok(found.records.iter().map(|t| String::from_utf8_lossy(t).into_owned()).collect()),
+        Err(missing) => match missing.why {
+            Why::NoName | Why::NoData => Ok(Vec::new()),
+            Why::Bogus => Err("wrong DNSSEC signatures".into()),
+            Why::Failed(why) => Err(why.into()),
+        },
     }
 }
 

@@ -5,6 +5,7 @@
 //! such commands go out together with the next one. [`Client::receive`] takes what has come in and gives one
 //! step at a time. A [`Fault`] ends the connection.
 
+use super::macros::Macros;
 use super::wire::{self, Reply, action, wish};
 use super::{Change, Fault};
 use crate::message::address::Address;
@@ -102,6 +103,7 @@ pub struct Client {
     enough: bool,
     /// It has been told of a transaction, and has not heard its end.
     open: bool,
+    macros: Macros,
 }
 
 const REJECTED: &[u8] = b"Refused by local policy";
@@ -116,12 +118,20 @@ impl Client {
     }
 
     /// Appends a command with its macros. True if the filter will answer it.
-    fn command(&mut self, stage: Stage, macros: &[(&str, &[u8])], data: &[&[u8]], out: &mut Vec<u8>) -> bool {
+    fn command(
+        &mut self,
+        stage: Stage,
+        macros: &[(&'static str, &[u8])],
+        data: &[&[u8]],
+        out: &mut Vec<u8>,
+    ) -> bool {
         let (letter, unwanted, silent) = stage.terms();
+        // What it does not want to hear of it may want to know later.
+        let macros = self.macros.with(stage, macros);
         if self.wishes & unwanted != 0 {
             return false;
         }
-        wire::put_macros(out, letter, macros);
+        wire::put_macros(out, letter, &macros);
         wire::put(out, letter, data);
         let waits = self.wishes & silent == 0;
         self.waits = waits.then_some(stage);
@@ -131,7 +141,7 @@ impl Client {
     /// A client has connected, from this address; `name` if it has one.
     pub fn connect(
         &mut self,
-        macros: &[(&str, &[u8])],
+        macros: &[(&'static str, &[u8])],
         name: Option<&[u8]>,
         address: (IpAddr, u16),
         out: &mut Vec<u8>,
@@ -149,14 +159,14 @@ impl Client {
     }
 
     /// HELO or EHLO.
-    pub fn helo(&mut self, macros: &[(&str, &[u8])], name: &[u8], out: &mut Vec<u8>) -> bool {
+    pub fn helo(&mut self, macros: &[(&'static str, &[u8])], name: &[u8], out: &mut Vec<u8>) -> bool {
         self.command(Stage::Helo, macros, &[name, b"\0"], out)
     }
 
     /// MAIL, with its parameters. What was open is ended first.
     pub fn mail(
         &mut self,
-        macros: &[(&str, &[u8])],
+        macros: &[(&'static str, &[u8])],
         sender: &[u8],
         parameters: &[Vec<u8>],
         out: &mut Vec<u8>,
@@ -171,7 +181,7 @@ impl Client {
     /// RCPT, with its parameters.
     pub fn rcpt(
         &mut self,
-        macros: &[(&str, &[u8])],
+        macros: &[(&'static str, &[u8])],
         recipient: &[u8],
         parameters: &[Vec<u8>],
         out: &mut Vec<u8>,
@@ -182,7 +192,7 @@ impl Client {
     }
 
     /// DATA.
-    pub fn data(&mut self, macros: &[(&str, &[u8])], out: &mut Vec<u8>) -> bool {
+    pub fn data(&mut self, macros: &[(&'static str, &[u8])], out: &mut Vec<u8>) -> bool {
         self.command(Stage::Data, macros, &[], out)
     }
 
@@ -199,7 +209,7 @@ impl Client {
     }
 
     /// The end of the header.
-    pub fn end_of_header(&mut self, macros: &[(&str, &[u8])], out: &mut Vec<u8>) -> bool {
+    pub fn end_of_header(&mut self, macros: &[(&'static str, &[u8])], out: &mut Vec<u8>) -> bool {
         self.command(Stage::EndOfHeader, macros, &[], out)
     }
 
@@ -216,7 +226,7 @@ impl Client {
     }
 
     /// The end of the message. It is always answered.
-    pub fn end_of_body(&mut self, macros: &[(&str, &[u8])], out: &mut Vec<u8>) {
+    pub fn end_of_body(&mut self, macros: &[(&'static str, &[u8])], out: &mut Vec<u8>) {
         self.command(Stage::EndOfBody, macros, &[], out);
     }
 
@@ -246,6 +256,7 @@ impl Client {
         let step = match (stage, reply) {
             (Stage::Options, Reply::Options { version, actions, wishes }) => {
                 self.agree(version, actions, wishes)?;
+                wire::lists(&input[4..used])?.iter().for_each(|(at, names)| self.macros.choose(*at, names));
                 Step::Answer(Answer::Continue)
             }
             (_, Reply::Refuses) => return Err(Fault::Refuses),
@@ -353,7 +364,7 @@ mod tests {
     fn agreed(actions: u32, wishes: u32) -> Client {
         let (mut client, mut out) = (Client::default(), Vec::new());
         client.negotiate(&mut out);
-        assert_eq!(out, b"\0\0\0\x0dO\0\0\0\x06\0\0\0\xff\0\x1f\xf7\xff");
+        assert_eq!(out, b"\0\0\0\x0dO\0\0\0\x06\0\0\x01\xff\0\x1f\xf7\xff");
         let mut data = 6u32.to_be_bytes().to_vec();
         data.extend(actions.to_be_bytes());
         data.extend(wishes.to_be_bytes());
@@ -404,6 +415,25 @@ mod tests {
         c.abort(&mut out);
         assert_eq!(out, b"", "the message has ended");
         assert_eq!(c.receive(&packet(b'c', b"")), Err(Fault::Unexpected), "nothing was asked");
+    }
+
+    #[test]
+    fn macros_are_the_filters_choice() {
+        let (mut c, mut out) = (Client::default(), Vec::new());
+        c.negotiate(&mut out);
+        let lists = b"\0\0\0\x06\0\0\x01\0\0\0\0\x02\0\0\0\x00j\0\0\0\0\x03{cipher} j\0";
+        assert!(c.receive(&packet(b'O', lists)).is_ok());
+        let from = ("192.0.2.1".parse().unwrap(), 7);
+        out.clear();
+        assert!(c.connect(&[("j", b"mx"), ("v", b"1")], None, from, &mut out));
+        assert!(out.starts_with(b"\0\0\0\x07DCj\0mx\0\0\0\0"), "{}", out.escape_ascii());
+        assert!(!c.helo(&[("{cipher}", b"AES")], b"me", &mut out), "it does not want to hear of it");
+        out.clear();
+        assert!(c.rcpt(&[("{rcpt_addr}", b"a@b")], b"a@b", &[], &mut out));
+        assert_eq!(out, b"\0\0\0\x14DR{cipher}\0AES\0j\0mx\0\0\0\0\x07R<a@b>\0");
+        let mut c = Client::default();
+        c.negotiate(&mut out);
+        assert_eq!(c.receive(&packet(b'O', &lists[..lists.len() - 1])), Err(Fault::Form));
     }
 
     #[test]

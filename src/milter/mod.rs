@@ -1,12 +1,13 @@
 //! L2: the client side of the milter protocol, version 6 (Sendmail 8.14 and later), without IO.
 //!
 //! `wire` has the packets, `client` the dialogue with one filter, `header` the header of a message while
-//! filters change it. None of it knows sockets, time, configuration or sessions. What a filter sends is
-//! bounded and checked before it is believed; what breaks a rule is a [`Fault`], after which the connection
-//! is of no use.
+//! filters change it, `macros` what a filter wants to be told besides. None of it knows sockets, time,
+//! configuration or sessions. What a filter sends is bounded and checked before it is believed; what breaks
+//! a rule is a [`Fault`], after which the connection is of no use.
 
 pub mod client;
 pub mod header;
+mod macros;
 pub mod wire;
 
 pub use client::{Answer, Client, Rejection, Stage, Step};

@@ -25,8 +25,10 @@ pub mod action {
     pub const CHANGE_SENDER: u32 = 0x40;
     /// Add recipients with parameters.
     pub const ADD_RECIPIENT_WITH: u32 = 0x80;
+    /// Say which macros it wants at which stage.
+    pub const SET_MACROS: u32 = 0x100;
     /// All that we can do for it.
-    pub const OFFERED: u32 = 0xff;
+    pub const OFFERED: u32 = 0x1ff;
 }
 
 /// What a filter does not want to hear, or does not answer, as bits (SMFIP_*).
@@ -169,7 +171,7 @@ pub fn decode(packet: &[u8]) -> Result<Reply<'_>, Fault> {
         b'O' => {
             let (version, rest) = number(data)?;
             let (actions, rest) = number(rest)?;
-            // Lists of macros may follow; we send all that we have.
+            // What may follow: see [`lists`].
             let (wishes, _) = number(rest)?;
             Ok(Reply::Options { version, actions, wishes })
         }
@@ -204,6 +206,25 @@ pub fn decode(packet: &[u8]) -> Result<Reply<'_>, Fault> {
         b'q' => Ok(Reply::Quarantine(strings::<1>(data)?[0])),
         _ => Err(Fault::Unexpected),
     }
+}
+
+/// The lists of macros behind a filter's options: the number of a stage, and names.
+pub fn lists(packet: &[u8]) -> Result<Vec<(u32, &[u8])>, Fault> {
+    /// Letter, version, actions, wishes.
+    const OPTIONS: usize = 13;
+    let mut rest = packet.get(OPTIONS..).unwrap_or_default();
+    let mut lists = Vec::new();
+    while !rest.is_empty() {
+        let (stage, names) = number(rest)?;
+        let end = memchr::memchr(0, names).ok_or(Fault::Form)?;
+        // One for each of the seven stages.
+        if lists.len() == 7 {
+            return Err(Fault::Form);
+        }
+        lists.push((stage, &names[..end]));
+        rest = &names[end + 1..];
+    }
+    Ok(lists)
 }
 
 fn number(data: &[u8]) -> Result<(u32, &[u8]), Fault> {
@@ -252,6 +273,22 @@ mod tests {
         assert_eq!(complete(b"HTTP/1.1 200"), Err(Fault::Length));
         assert_eq!(complete(b"\0\x10\0\x01"), Err(Fault::Length));
         assert_eq!(complete(b"\0\x10\0\0"), Ok(None));
+    }
+
+    #[test]
+    fn lists_of_macros() {
+        let options = b"O\0\0\0\x06\0\0\x01\0\0\0\0\0";
+        let of = |tail: &[u8]| lists(&[&options[..], tail].concat()).map(|all| all.len());
+        assert_eq!((lists(b"O"), lists(options)), (Ok(vec![]), Ok(vec![])));
+        let both = [&options[..], b"\0\0\0\x02i {auth_type}\0\0\0\0\x05\0"].concat();
+        assert_eq!(lists(&both), Ok(vec![(2, &b"i {auth_type}"[..]), (5, b"")]));
+        for bad in [&b"\0\0\0"[..], b"\0\0\0\x02i", b"\0\0\0\x02i\0x"] {
+            assert_eq!(of(bad), Err(Fault::Form), "{}", bad.escape_ascii());
+        }
+        assert_eq!(
+            (of(&b"\0\0\0\x02i\0".repeat(7)), of(&b"\0\0\0\x02i\0".repeat(8))),
+            (Ok(7), Err(Fault::Form))
+        );
     }
 
     #[test]

@@ -119,6 +119,12 @@ impl Map {
         self.names.len() + self.networks.values().map(HashMap::len).sum::<usize>()
     }
 
+    /// Some key is a name.
+    #[must_use]
+    pub fn has_names(&self) -> bool {
+        !self.names.is_empty()
+    }
+
     /// True without entries.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -136,6 +142,19 @@ impl Map {
     }
 }
 
+impl Action {
+    /// The same for now: of whom it is meant for could not be said whether this is one.
+    #[must_use]
+    pub fn for_now(self) -> Action {
+        match self {
+            Action::Refuse { code: 500.., enhanced, text } => Action::Refuse { code: 451, enhanced, text },
+            other => other,
+        }
+    }
+}
+
+/// The key of clients without a name.
+pub const NO_NAME: &[u8] = b"unknown";
 /// The key of the null sender.
 const NULL_SENDER: &[u8] = b"<>";
 /// Bytes of a text.
@@ -306,6 +325,7 @@ mod tests {
         assert_eq!(find("::1", Some("a.b.example.net.")), Some(hold("below")));
         assert_eq!((find("::1", Some("example.net")), find("::1", None)), (None, None));
         assert_eq!(find("192.0.2.8", Some("mail.example.net")), Some(hold("net")));
+        assert!(access.client.has_names() && !map("192.0.2.7 hold\n", Kind::Client).has_names());
     }
 
     #[test]
@@ -360,6 +380,15 @@ mod tests {
         ] {
             assert!(action(bad.as_bytes()).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn for_now_nothing_is_refused_for_good() {
+        let refuse = |code| Action::Refuse { code, enhanced: (7, 25), text: "x".into() };
+        for (action, expected) in [(550, 451), (521, 451), (450, 450)] {
+            assert_eq!(refuse(action).for_now(), refuse(expected));
+        }
+        assert_eq!((hold("x").for_now(), Action::Discard.for_now()), (hold("x"), Action::Discard));
     }
 
     #[test]

@@ -36,6 +36,10 @@ pub trait Lookup {
     fn ipv6<'a>(&'a self, name: &'a str) -> Asked<'a, IpAddr>;
     /// TLSA records of TCP port `port` at this name.
     fn tlsa<'a>(&'a self, name: &'a str, port: u16) -> Asked<'a, Record>;
+    /// TXT records, each with its strings joined.
+    fn txt<'a>(&'a self, name: &'a str) -> Asked<'a, Box<[u8]>>;
+    /// The names of an address (PTR), as they are published.
+    fn names<'a>(&'a self, address: IpAddr) -> Asked<'a, Box<str>>;
 }
 
 /// What is known of a domain.
@@ -111,6 +115,48 @@ fn named(host: &str, found: Addresses) -> Result<Plan, Fault> {
     let hosts = vec![mx::Mx { preference: 0, host: host.into() }];
     let candidates = mx::Candidates { origin, security, hosts, ttl: Duration::MAX };
     mx::assemble(&candidates, &[found], &|_| false)
+}
+
+/// Names of an address that are looked at (RFC 7208 §5.5).
+const NAMES_MAX: usize = 10;
+
+/// The names of an address that lead back to it, and how long that may be kept.
+///
+/// # Errors
+/// None is known to lead back, and of one nobody could say.
+pub async fn confirmed(
+    lookup: &dyn Lookup,
+    address: IpAddr,
+) -> Result<(Vec<Box<str>>, Duration), mx::Missing> {
+    let address = address.to_canonical();
+    let nobody_knows = |why: &Why| matches!(why, Why::Failed(_) | Why::Bogus);
+    let (mut names, mut ttl) = match lookup.names(address).await {
+        Ok(found) => (found.records, found.ttl),
+        Err(missing) if nobody_knows(&missing.why) => return Err(missing),
+        Err(missing) => return Ok((Vec::new(), missing.ttl)),
+    };
+    names.truncate(NAMES_MAX);
+    let asked = names.iter().map(|name| match address {
+        IpAddr::V4(_) => lookup.ipv4(name),
+        IpAddr::V6(_) => lookup.ipv6(name),
+    });
+    let mut answers = all(asked.collect()).await.into_iter();
+    let mut unknown = None;
+    names.retain(|_| {
+        let answer = answers.next().expect("one for each name");
+        ttl = ttl.min(ttl_of(&answer));
+        match answer {
+            Ok(found) => found.records.contains(&address),
+            Err(missing) => {
+                unknown = Some(missing).filter(|m| nobody_knows(&m.why)).or(unknown.take());
+                false
+            }
+        }
+    });
+    match unknown {
+        Some(missing) if names.is_empty() => Err(missing),
+        _ => Ok((names, ttl)),
+    }
 }
 
 fn ttl_of<T>(answer: &Answer<T>) -> Duration {
@@ -391,6 +437,19 @@ impl<R: Runtime> Lookup for Counted<R> {
     fn tlsa<'a>(&'a self, name: &'a str, port: u16) -> Asked<'a, Record> {
         self.count(self.lookup.tlsa(name, port))
     }
+
+    fn txt<'a>(&'a self, name: &'a str) -> Asked<'a, Box<[u8]>> {
+        self.count(self.lookup.txt(name))
+    }
+
+    fn names<'a>(&'a self, address: IpAddr) -> Asked<'a, Box<str>> {
+        self.count(self.lookup.names(address))
+    }
+}
+
+/// The same name servers, with all answers counted.
+pub fn counted<R: Runtime>(rt: R, lookup: Box<dyn Lookup>, metrics: metrics::Core) -> impl Lookup {
+    Counted { rt, lookup, metrics }
 }
 
 #[cfg(test)]

@@ -43,13 +43,14 @@ use crate::queue::limits::Admission;
 use crate::queue::routing::Routing;
 use crate::queue::rules::Rule;
 use crate::queue::shares::Shares;
+use crate::route::dns::Lookup;
 use crate::route::tables::Router;
 use crate::runtime::cross::Receiver;
 use crate::runtime::uring::Uring;
 use crate::runtime::{Clock, Listener, Net, Runtime, listen, memory};
 use crate::smtp::serve::checks::Policy;
 use crate::smtp::serve::lists::Lists;
-use crate::smtp::serve::{self, Context, filter};
+use crate::smtp::serve::{self, Context, filter, names as client_names};
 use crate::storage::options::Poison;
 use crate::tls::Certificates;
 use crate::tls::client::Rules;
@@ -371,7 +372,8 @@ pub async fn run(rt: Uring, mut seed: Seed) {
     wires.iter().for_each(|wires| tables.set_post(wires.clone()));
     let filters = settings::filters(&seed.config, || filter_voice(seed.voice()));
     let doors = settings::doors(&seed.config, seed.certificates.as_ref(), &filters);
-    let checker = doors.iter().any(|d| d.authenticity.is_some()).then(|| names::plain(&seed.config));
+    let strangers = || names::strangers(&rt, &seed.config, &seed.metrics);
+    let checker = doors.iter().any(|d| d.authenticity.is_some()).then(strangers);
     let found = names(&rt, &seed).and_then(|names| Ok((names, trust(&seed)?, checker.transpose()?)));
     let (names, trust, checker) = match found {
         Ok(all) => all,
@@ -395,7 +397,7 @@ pub async fn run(rt: Uring, mut seed: Seed) {
     let ctx = context(&rt, &seed, (&tables, &logs), logins.as_ref(), wires);
     ctx.set_tracer(tracer);
     policy.into_iter().for_each(|policy| ctx.set_policy(policy));
-    checker.into_iter().for_each(|resolver| ctx.set_checker(Rc::new(Checker::new(resolver))));
+    checker.into_iter().for_each(|lookup| ctx.set_checker(self::checker(&seed, lookup)));
     let mail_log = record(&rt, &seed, &ctx, &logs);
     let listeners = match listen_at(&rt, &seed.sockets) {
         Ok(listeners) => listeners,
@@ -452,6 +454,18 @@ fn context(
     ctx
 }
 
+/// Who finds out where mail comes from.
+fn checker(seed: &Seed, lookup: Rc<dyn Lookup>) -> Rc<Checker> {
+    let checker = Checker::new(lookup);
+    Rc::new(match seed.aside.clone() {
+        None => checker,
+        Some(threads) => {
+            let busy = seed.metrics.authenticity_busy.clone();
+            checker.with_threads(threads, Box::new(move || busy.increment(1)))
+        }
+    })
+}
+
 /// What holds clients back, if anything does.
 fn policy(rt: &Uring, seed: &Seed, names: &Rc<Names<Uring>>) -> Option<Policy<Uring>> {
     let brakes = seed.guard.brakes.clone();
@@ -463,12 +477,18 @@ fn policy(rt: &Uring, seed: &Seed, names: &Rc<Names<Uring>>) -> Option<Policy<Ur
         Lists::new(rt.clone(), own, seed.metrics.clone(), seed.config.lists.clone())
     });
     let greylist = seed.greylist.clone();
-    if brakes.is_none() && lists.is_none() && greylist.is_none() {
+    // Its map may get names any time.
+    let names = seed.config.access.client.as_ref().and_then(|_| {
+        // It was possible to make one a moment ago.
+        let lookup = names::strangers(rt, &seed.config, &seed.metrics).ok()?;
+        Some(client_names::Names::new(rt.clone(), lookup, seed.metrics.clone()))
+    });
+    if brakes.is_none() && lists.is_none() && greylist.is_none() && names.is_none() {
         return None;
     }
     let voice = seed.voice();
     let tell = move |text| voice.say(Level::Warn, "brake", text);
-    Some(Policy { brakes, lists, greylist, tell: Box::new(tell) })
+    Some(Policy { brakes, lists, greylist, names, tell: Box::new(tell) })
 }
 
 /// The core's mail log, which sessions and queues have from now on.

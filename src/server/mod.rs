@@ -139,7 +139,7 @@ pub fn start(config: Arc<Config>) -> Result<Running, Failure> {
         outgoing,
         signers: signing.as_ref().and_then(signing::Watch::signers),
         sealer: signing.as_ref().and_then(signing::Watch::sealer),
-        aside: signing.as_ref().map(|_| signers_aside()).transpose()?,
+        aside: threads_aside(&config, signing.is_some())?,
         destinations,
         greylist,
     };
@@ -196,10 +196,13 @@ fn of_operators(config: &Config, accounts: Option<&Accounts>, events: &Events) -
     Ok(Kept { book, holds, lockout })
 }
 
-/// Threads for signatures with RSA, one for every two CPUs. Another key may be such a one any time.
-fn signers_aside() -> Result<aside::Threads, Failure> {
+/// Threads for signatures that take long, one for every two CPUs. Another key may be such a one any time, and
+/// so may the next message be.
+fn threads_aside(config: &Config, signs: bool) -> Result<Option<aside::Threads>, Failure> {
+    let verifies = config.mail_listeners().any(|l| config.authenticity.at(l).is_some());
     let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    aside::Threads::start(cpus / 2).map_err(|e| Failure::new(71, e))
+    let threads = (signs || verifies).then(|| aside::Threads::start(cpus / 2));
+    threads.transpose().map_err(|e| Failure::new(71, e))
 }
 
 /// What the files say that the configuration names.

@@ -10,12 +10,11 @@ use crate::config::raw::{Dnssec, Prefer};
 use crate::delivery::agent::{Resolve, Resolved};
 use crate::metrics;
 use crate::route::dns::wire::{self, Servers, Tell};
-use crate::route::dns::{self, Asked, Known, Planner};
+use crate::route::dns::{self, Asked, Known, Lookup, Planner};
 use crate::route::mx::{Addresses, Why};
 use crate::route::tlsa::Record;
 use crate::runtime::{Clock, Runtime, listen};
 use crate::smtp::serve::lists::Ask;
-use hickory_resolver::TokioResolver;
 use std::future::Future;
 use std::io;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
@@ -49,12 +48,18 @@ pub fn servers<C: Clock>(clock: C, config: &Config, tell: Tell) -> Result<Server
     Servers::new(clock, &options, tell)
 }
 
-/// The same name servers, for who asks in the terms of the resolver; DNSSEC is not checked.
+/// The same name servers for questions that strangers cause, with sockets and a memory of their own: what
+/// mail finds its way by is not pushed out by them.
 ///
 /// # Errors
-/// With a sentence for people.
-pub fn plain(config: &Config) -> Result<TokioResolver, String> {
-    wire::plain(&wire::Options { servers: config.dns.servers.clone(), ..wire::Options::default() })
+/// See [`servers`].
+pub fn strangers<R: Runtime>(
+    rt: &R,
+    config: &Config,
+    metrics: &metrics::Core,
+) -> Result<Rc<dyn Lookup>, String> {
+    let lookup = Box::new(servers(rt.clone(), config, Box::new(|_| {}))?);
+    Ok(Rc::new(dns::counted(rt.clone(), lookup, metrics.clone())))
 }
 
 #[allow(clippy::disallowed_methods)] // read once, at the start, by the composition

@@ -299,6 +299,10 @@ impl Gate for Tables {
         if self.guard.may_send(login, now) { Ok(()) } else { Err(refusal(access::TOO_MUCH_MAIL)) }
     }
 
+    fn lists_names(&self) -> bool {
+        self.router.borrow().access().is_some_and(|access| access.client.has_names())
+    }
+
     fn listed(&self, question: Listed<'_>) -> Option<Action> {
         self.router.borrow().access()?.find(question).cloned()
     }

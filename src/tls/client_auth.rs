@@ -48,6 +48,7 @@ impl Authorities {
             emails: facts.emails,
             hosts: facts.hosts,
             common_name: facts.common_name,
+            issuer: facts.issuer,
             fingerprint: fingerprint.as_ref().try_into().expect("SHA-256 has 32 bytes"),
         })
     }

@@ -9,7 +9,7 @@ use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::FromDer;
 use x509_parser::signature_algorithm::SignatureAlgorithm;
-use x509_parser::x509::AlgorithmIdentifier;
+use x509_parser::x509::{AlgorithmIdentifier, X509Name};
 
 /// What a certificate says.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -24,6 +24,8 @@ pub(super) struct Facts {
     pub hosts: Vec<String>,
     /// The last common name of the subject.
     pub common_name: Option<String>,
+    /// The last common name of the issuer.
+    pub issuer: Option<String>,
 }
 
 fn parse(certificate: &[u8]) -> Option<X509Certificate<'_>> {
@@ -45,11 +47,13 @@ pub(super) fn facts(certificate: &[u8]) -> Option<Facts> {
             }
         }
     }
-    let common_names = certificate.subject().iter_common_name();
-    let common_name = common_names.filter_map(|name| name.as_str().ok().and_then(text)).last();
+    let last = |name: &X509Name<'_>| {
+        name.iter_common_name().filter_map(|name| name.as_str().ok().and_then(text)).last()
+    };
+    let (common_name, issuer) = (last(certificate.subject()), last(certificate.issuer()));
     let validity = certificate.validity();
     let (not_before, not_after) = (validity.not_before.timestamp(), validity.not_after.timestamp());
-    Some(Facts { not_before, not_after, emails, hosts, common_name })
+    Some(Facts { not_before, not_after, emails, hosts, common_name, issuer })
 }
 
 /// Text without control characters; nothing else is a name.

@@ -1,6 +1,7 @@
 //! Access maps: what operators have decided about clients, names, senders and recipients.
 #![allow(clippy::disallowed_methods, reason = "writes maps")]
 
+use crate::harness::dns::NameServer;
 use crate::harness::{Client, Config, Hop, Server, client, server, until};
 use crate::hostile::still_serves;
 use std::path::Path;
@@ -71,6 +72,69 @@ fn clients_and_their_names() {
     assert_eq!(server.metric("ringpost_access_total", "action=\"defer\""), 2.0);
     assert_eq!(server.metric("ringpost_access_total", "action=\"permit\""), 2.0);
     still_serves(&server, &hop);
+}
+
+/// The same, with names of clients from there.
+fn start_named(hop: &Hop, names: &NameServer, map: &str) -> Server {
+    let dir = Arc::new(server::directory());
+    write(dir.path(), "client", map);
+    let mut config = Config::new(hop.address)
+        .set("relay", "networks", "[\"127.0.0.1\"]")
+        .set("domains", "relay", "[\"cust.test\"]")
+        .set("domains", "postmaster", "\"p@next.test\"")
+        .set("dns", "servers", format!("[\"{}\"]", names.address))
+        .set("dns", "dnssec", "\"off\"")
+        .set("access", "client", format!("\"{}\"", dir.path().join("client").display()));
+    config.tail = "[[listener]]\nprotocol = \"smtp\"\naddress = \"127.0.0.1:0\"\n\
+                   xclient_from = [\"127.0.0.9\"]\n"
+        .into();
+    Server::start_in(dir, &config)
+}
+
+/// What MAIL is answered to the client at 192.0.2.`last`: names in the loopback network are not asked for.
+#[track_caller]
+fn far(server: &Server, last: u8) -> client::Reply {
+    let mut client = Client::from([127, 0, 0, 9], server.smtp);
+    client.reply().expect("220 ");
+    client.say("EHLO proxy.test").expect("250-");
+    client.say(&format!("XCLIENT ADDR=192.0.2.{last}")).expect("220 ");
+    client.say("EHLO x.test").expect("250-");
+    client.say("MAIL FROM:<a@b.test>")
+}
+
+#[test]
+fn names_of_addresses_count_if_they_lead_back() {
+    let hop = Hop::start();
+    let names = NameServer::start(
+        "1.2.0.192.in-addr.arpa. IN PTR a.dyn.test.\n1.2.0.192.in-addr.arpa. IN PTR mail.bad.test.\n\
+         a.dyn.test. IN A 192.0.2.9\nmail.bad.test. IN A 192.0.2.1\n\
+         2.2.0.192.in-addr.arpa. IN PTR mail.good.test.\nmail.good.test. IN A 192.0.2.2\n\
+         3.2.0.192.in-addr.arpa. IN PTR mail.good.test.\n4.2.0.192.in-addr.arpa. IN PTR x.dyn.test.\n\
+         x.dyn.test. IN A 192.0.2.4\n",
+    );
+    let map = ".dyn.test 451 Use your provider\nmail.bad.test reject\nunknown 550 5.7.25 Who are you?\n\
+               mail.good.test permit\n192.0.2.5 permit\n";
+    let server = start_named(&hop, &names, map);
+    let mail = |last| far(&server, last);
+    // The first name is not its own.
+    mail(1).expect("550 5.7.1 Access denied\r\n");
+    mail(2).expect("250 ");
+    mail(3).expect("550 5.7.25 Who are you?\r\n");
+    mail(4).expect("451 4.7.1 Use your provider\r\n");
+    mail(5).expect("250 ");
+    mail(6).expect("550 5.7.25 Who are you?\r\n");
+    assert_eq!(server.metric("ringpost_client_names_total", "result=\"found\""), 3.0);
+    assert_eq!(server.metric("ringpost_client_names_total", "result=\"none\""), 2.0);
+}
+
+#[test]
+fn a_name_that_cannot_be_looked_up_refuses_nobody_for_good() {
+    let (hop, names) = (Hop::start(), NameServer::failing());
+    let server = start_named(&hop, &names, ".bad.test reject\nunknown 550 5.7.25 Who are you?\n");
+    far(&server, 1).expect("451 4.7.25 Who are you?\r\n");
+    let server = start_named(&hop, &names, ".bad.test reject\n");
+    far(&server, 1).expect("250 ");
+    assert_eq!(server.metric("ringpost_client_names_total", "result=\"failed\""), 1.0);
 }
 
 #[test]

@@ -2,7 +2,10 @@
 //! a bounce of that mail alone, never to a wrong next hop, and never stops another domain's mail.
 #![allow(clippy::disallowed_methods, reason = "a server in a test has sockets of its own")]
 
+use crate::harness::dns::NameServer;
 use crate::harness::{Config, Hop, Server, until};
+use crate::spf::spf;
+use ringpost::authenticity::results::Outcome;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::sync::Arc;
@@ -12,6 +15,7 @@ const BODY: &[u8] = b"S: x\r\n\r\nhello\r\n";
 const A: u16 = 1;
 const CNAME: u16 = 5;
 const MX: u16 = 15;
+const TXT: u16 = 16;
 
 /// A question: its name in lower case without the last dot, and its type.
 struct Question {
@@ -81,10 +85,17 @@ fn alias(of: &str) -> (u16, Vec<u8>) {
     (CNAME, name(of))
 }
 
+/// What an attacker would like to be believed.
+fn bait(q: &Question) -> (u16, Vec<u8>) {
+    let text = b"v=spf1 +all";
+    if q.kind == TXT { (TXT, [&[text.len() as u8], &text[..]].concat()) } else { mx(10, "evil.test") }
+}
+
 /// What the name server says to `q`; nothing: no answer. `tcp`: it was asked by TCP.
 fn answer(q: &Question, hop: Ipv4Addr, evil: Ipv4Addr, tcp: bool) -> Vec<u8> {
     let address = |ip: Ipv4Addr| vec![(A, ip.octets().to_vec())];
     match (q.name.as_str(), q.kind) {
+        ("pass.test", TXT) => q.reply(60, &[bait(q)]),
         ("hop.test", A) => q.reply(60, &address(hop)),
         ("evil.test", A) => q.reply(60, &address(evil)),
         ("good.test" | "later.test", MX) => q.reply(60, &[mx(10, "hop.test")]),
@@ -102,14 +113,14 @@ fn answer(q: &Question, hop: Ipv4Addr, evil: Ipv4Addr, tcp: bool) -> Vec<u8> {
             q.reply(60, &hosts)
         }
         ("wrongid.test", _) => {
-            let mut out = q.reply(60, &[mx(10, "evil.test")]);
+            let mut out = q.reply(60, &[bait(q)]);
             out[0] ^= 0xff;
             out
         }
         // By TCP nobody but the asking side can have a look at that.
         ("wrongquestion.test" | "twisted.test", _) => {
             let bytes = [&name("other.test")[..], &q.kind.to_be_bytes(), &[0, 1]].concat();
-            Question { bytes, name: String::new(), ..*q }.reply(60, &[mx(10, "evil.test")])
+            Question { bytes, name: String::new(), ..*q }.reply(60, &[bait(q)])
         }
         ("garbage.test", _) => (0..200u8).map(|b| b.wrapping_mul(73)).collect(),
         ("short.test", _) => q.id.to_vec(),
@@ -236,4 +247,33 @@ fn row_34_odd_answers() {
     assert_eq!(hop.wait(6)[5].to, ["<r@later.test>"]);
     assert!(evil.mails().is_empty(), "{:?}", evil.mails());
     assert_eq!(hop.mails().len(), 6);
+}
+
+/// What SPF asks for is looked at in the same way.
+#[test]
+fn odd_answers_about_senders() {
+    let nowhere = Ipv4Addr::LOCALHOST;
+    let names = NameServer { address: name_server(nowhere, nowhere), anchors: String::new() };
+    let of = |domain: &str| spf(&names, &format!("{domain}.test"), "192.0.2.1");
+    assert_eq!((of("pass"), of("nothing"), of("gone")), (Outcome::Pass, Outcome::None, Outcome::None));
+    // At the same time: some of them take as long as it may take.
+    std::thread::scope(|s| {
+        for domain in [
+            "cut",
+            "wrongid",
+            "wrongquestion",
+            "twisted",
+            "garbage",
+            "short",
+            "pointer",
+            "silent",
+            "servfail",
+            "refused",
+        ] {
+            s.spawn(move || assert_eq!(of(domain), Outcome::TempError, "{domain}"));
+        }
+        for domain in ["circle", "chain0"] {
+            s.spawn(move || assert_ne!(of(domain), Outcome::Pass, "{domain}"));
+        }
+    });
 }

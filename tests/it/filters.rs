@@ -4,7 +4,8 @@
 use crate::harness::client::stuffed;
 use crate::harness::dns::NameServer;
 use crate::harness::milter::{Milter, Say, all, packet, say};
-use crate::harness::{Config, Hop, Server, until};
+use crate::harness::secure::{Issuer, Pair, TLS13, rules_with};
+use crate::harness::{Client, Config, Hop, Server, server, until};
 use crate::senders::{Letter, look};
 use ringpost::authenticity::keys::{Key, generate};
 use ringpost::authenticity::results::Outcome;
@@ -78,6 +79,80 @@ fn what_is_not_changed_arrives_as_it_was() {
     }
     assert_eq!(server.metric("ringpost_filter_messages_total", "verdict=\"accept\""), 2.0);
     assert_eq!(server.metric("ringpost_filter_failures_total", ""), 0.0);
+}
+
+/// A filter is told of TLS and of who has shown a certificate, and may choose what it is told, and when.
+#[test]
+fn macros_of_tls_and_macros_of_its_choice() {
+    let (hop, milter) = (Hop::start(), Milter::start(0, |_, _| Say::Go));
+    let dir = Arc::new(server::directory());
+    let (users, authorities) = (dir.path().join("users"), dir.path().join("clients.pem"));
+    std::fs::write(&users, "printer:{PLAIN}secret\n").expect("a file");
+    let issuer = Issuer::new();
+    std::fs::write(&authorities, issuer.pem()).expect("a file");
+    let main = Pair::make(dir.path(), "main", "mx.test.example");
+    let mut config =
+        Config::new(hop.address).set("auth", "users", format!("{:?}", users.display().to_string()));
+    config.tail = format!(
+        "[[listener]]\nprotocol = \"submissions\"\naddress = \"127.0.0.1:0\"\n\
+         [tls]\nclient_authorities = {authorities:?}\n{}{}",
+        main.lines(),
+        block(milter.address, "name = \"m\"")
+    );
+    let server = Server::start_in(dir.clone(), &config);
+    let own = Pair::client(dir.path(), &issuer, "own", None, "printer");
+    let send = || {
+        let mut client = Client::implicit(server.smtp, &Arc::new(rules_with(TLS13, &own)), "mx.test.example");
+        client.say("AUTH EXTERNAL =").expect("235 2.7.0");
+        client.mail("a@b.test", &["c@d.test"], BODY);
+        client.say("QUIT").expect("221 ");
+    };
+    send();
+    let macros: Vec<u8> = milter.told('D').concat();
+    for wanted in [
+        "H{tls_version}\0TLSv1.3\0{cipher}\0TLS_",
+        "{cipher_bits}\x00256\0{cert_subject}\0printer\0{cert_issuer}\0Test authority\0",
+        "{auth_authen}\0printer\0{auth_type}\0EXTERNAL\0",
+    ] {
+        assert!(macros.windows(wanted.len()).any(|w| w == wanted.as_bytes()), "{wanted:?}");
+    }
+    let before = milter.told('D').len();
+    milter.script(|letter, _| match letter {
+        'O' => {
+            let numbers = [6u32, 0x1ff, 0].map(u32::to_be_bytes).concat();
+            let lists = b"\0\0\0\0j\0\0\0\0\x01\0\0\0\0\x05{cert_subject} {auth_authen} i nonsense\0";
+            say('O', &[&numbers[..], lists].concat())
+        }
+        _ => Say::Go,
+    });
+    send();
+    let macros = milter.told('D').split_off(before);
+    assert_eq!(macros[0], b"Cj\0mx.test.example\0");
+    assert!(!macros.iter().any(|m| m[0] == b'H'), "none were wanted");
+    let end = macros.iter().find(|m| m[0] == b'E').expect("some were wanted");
+    assert!(
+        end.starts_with(b"E{cert_subject}\0printer\0{auth_authen}\0printer\0i\0"),
+        "{}",
+        end.escape_ascii()
+    );
+}
+
+/// Who was let pass before does not get what the filter has never seen.
+#[test]
+fn a_filter_that_fails_at_a_recipient_fails_for_the_message() {
+    let (hop, milter) = (Hop::start(), Milter::start(0, |_, _| Say::Go));
+    let server = with(&hop, &milter);
+    let mut client = server.client();
+    client.say("MAIL FROM:<a@b.test>").expect("250 ");
+    client.say("RCPT TO:<c@d.test>").expect("250 ");
+    milter.script(|letter, _| if letter == 'R' { Say::Close } else { Say::Go });
+    client.say("RCPT TO:<e@d.test>").expect("451 4.7.1");
+    client.say("RCPT TO:<f@d.test>").expect("451 4.7.1");
+    client.data(stuffed(BODY)).expect("451 4.7.1");
+    // The next message asks it again.
+    milter.script(|_, _| Say::Go);
+    client.mail("a@b.test", &["g@d.test"], BODY);
+    assert_eq!(hop.one().to, ["<g@d.test>"]);
 }
 
 #[test]

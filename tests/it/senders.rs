@@ -6,15 +6,19 @@ use mail_auth::arc::ArcSealer;
 use mail_auth::common::crypto::{DkimKey, Ed25519Key, RsaKey, Sha256};
 use mail_auth::common::headers::HeaderWriter;
 use mail_auth::dkim::{Canonicalization, DkimSigner};
+use mail_auth::hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolverConfig, ResolverOpts};
 use mail_auth::{ArcOutput, AuthenticationResults, MessageAuthenticator};
 use ringpost::authenticity::check::{Check, Checker, Mail};
 use ringpost::authenticity::keys::{Key, generate};
 use ringpost::authenticity::results::{Outcome, Results, Wish};
 use ringpost::authenticity::rules::{Mode, Modes};
 use ringpost::authenticity::watch::{Fed, Watch};
-use ringpost::route::dns::wire::{self, Options};
+use ringpost::base::time::{Mono, Wall};
+use ringpost::route::dns::wire::{Options, Servers};
+use ringpost::runtime::Clock;
 use rustls::pki_types::PrivateKeyDer;
 use rustls::pki_types::pem::PemObject;
+use std::rc::Rc;
 use std::time::Duration;
 
 /// A message on its way in.
@@ -28,6 +32,36 @@ pub struct Letter<'a> {
 fn alone<T>(work: impl Future<Output = T>) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     runtime.block_on(work)
+}
+
+/// Time that stands still: nothing here waits.
+#[derive(Clone)]
+struct Still;
+
+impl Clock for Still {
+    fn now(&self) -> Mono {
+        Mono(0)
+    }
+
+    fn wall(&self) -> Wall {
+        Wall(0)
+    }
+
+    fn sleep_until(&self, _: Mono) -> impl Future<Output = ()> + 'static {
+        std::future::ready(())
+    }
+}
+
+/// As another server's resolver has it.
+fn resolver(names: &NameServer) -> MessageAuthenticator {
+    let at = |mut connection: ConnectionConfig| {
+        connection.port = names.address.port();
+        connection
+    };
+    let ways = vec![at(ConnectionConfig::udp()), at(ConnectionConfig::tcp())];
+    let server = NameServerConfig::new(names.address.ip(), true, ways);
+    let config = ResolverConfig::from_name_servers(vec![server]);
+    MessageAuthenticator::new(config, ResolverOpts::default()).expect("a resolver")
 }
 
 fn options(names: &NameServer) -> Options {
@@ -46,7 +80,8 @@ pub fn look(names: &NameServer, letter: &Letter<'_>, modes: Modes) -> Results {
     letter.message[end..].chunks(7).for_each(|piece| watch.hash(piece));
     let sums = watch.sums();
     alone(async {
-        let checker = Checker::new(wire::plain(&options(names)).expect("a resolver"));
+        let servers = Servers::new(Still, &options(names), Box::new(|_| {})).expect("name servers");
+        let checker = Checker::new(Rc::new(servers));
         let mail = Mail {
             client: letter.client.parse().expect("an address"),
             helo: letter.helo,
@@ -241,10 +276,7 @@ fn sealed(pair: &Pair, names: &NameServer, domain: &str, message: &str) -> Strin
     };
     let key = Ed25519Key::from_pkcs8_maybe_unchecked_der(der.secret_pkcs8_der()).expect("a key");
     let results = AuthenticationResults::new(domain);
-    let chain: ArcOutput<'_> = alone(async {
-        let resolver = MessageAuthenticator(wire::plain(&options(names)).expect("a resolver"));
-        resolver.verify_arc(&parsed).await
-    });
+    let chain: ArcOutput<'_> = alone(async { resolver(names).verify_arc(&parsed).await });
     let sealer = ArcSealer::from_key(key).domain(domain).selector("s").headers(["From", "Subject"]);
     sealer.seal(&parsed, &results, &chain).expect("sealed").to_header() + message
 }

@@ -10,7 +10,7 @@ use std::fmt::Write;
 const SPF: Modes = Modes { spf: Mode::Tag, dkim: Mode::Off, dmarc: Mode::Off, arc: Mode::Off };
 
 /// The result for a sender `user@domain` at `client`.
-fn spf(names: &NameServer, domain: &str, client: &str) -> Outcome {
+pub fn spf(names: &NameServer, domain: &str, client: &str) -> Outcome {
     let sender = format!("user@{domain}");
     let letter = Letter { client, sender: &sender, helo: "client.example.test", message: b"From: x\r\n\r\n" };
     let (outcome, about) = look(names, &letter, SPF).spf.expect("it was asked for");
@@ -46,6 +46,8 @@ host.ptr.test. IN A 192.0.2.1
 1.2.0.192.in-addr.arpa. IN PTR host.ptr.test.
 exists.test. IN TXT "v=spf1 exists:%{ir}.%{v}.x.exists.test -all"
 1.2.0.192.in-addr.x.exists.test. IN A 127.0.0.2
+exists6.test. IN TXT "v=spf1 exists:there.exists.test -all"
+there.exists.test. IN A 127.0.0.2
 include.test. IN TXT "v=spf1 include:ip.test ?all"
 within.test. IN TXT "v=spf1 -include:ip.test +all"
 redirect.test. IN TXT "v=spf1 redirect=a.test"
@@ -86,6 +88,8 @@ fn every_mechanism() {
         ("ptr.test", far, Fail),
         ("exists.test", ours, Pass),
         ("exists.test", far, Fail),
+        ("exists6.test", six, Pass),
+        ("exists6.test", ours, Pass),
         ("include.test", ours, Pass),
         ("include.test", far, Neutral),
         ("within.test", ours, Fail),
@@ -110,9 +114,15 @@ domain.test.test.domain.domain.test.ok.test. IN A 127.0.0.2
 helo.test. IN TXT "v=spf1 exists:%{h}.ok.test -all"
 client.example.test.ok.test. IN A 127.0.0.2
 percent.test. IN TXT "v=spf1 exists:%%{l}.ok.test -all"
+named.test. IN TXT "v=spf1 exists:%{p}.ok.test -all"
+1.2.0.192.in-addr.arpa. IN PTR liar.test.
+1.2.0.192.in-addr.arpa. IN PTR true.test.
+liar.test. IN A 192.0.2.9
+true.test. IN A 192.0.2.1
+true.test.ok.test. IN A 127.0.0.2
 "#;
     let names = NameServer::start(zone);
-    for domain in ["local.test", "domain.test", "helo.test"] {
+    for domain in ["local.test", "domain.test", "helo.test", "named.test"] {
         assert_eq!(spf(&names, domain, "192.0.2.1"), Outcome::Pass, "{domain}");
     }
     assert_ne!(spf(&names, "percent.test", "192.0.2.1"), Outcome::Pass);
@@ -130,6 +140,8 @@ mask.test. IN TXT "v=spf1 ip4:192.0.2.1/33 +all"
 loop.test. IN TXT "v=spf1 include:loop.test -all"
 around.test. IN TXT "v=spf1 redirect=around.test"
 nothing.test. IN TXT "v=spf1 include:missing.test +all"
+twice.test. IN TXT "v=spf1 include:two.test -all"
+badly.test. IN TXT "v=spf1 redirect=bad.test"
 void.test. IN TXT "v=spf1 a:n1.test a:n2.test ip4:192.0.2.1 -all"
 voids.test. IN TXT "v=spf1 a:n1.test a:n2.test a:n3.test ip4:192.0.2.1 -all"
 manymx.test. IN TXT "v=spf1 mx -all"
@@ -145,6 +157,8 @@ here.test. IN A 198.51.100.7
     let names = NameServer::start(&zone);
     for domain in [
         "two.test",
+        "twice.test",
+        "badly.test",
         "bad.test",
         "mask.test",
         "loop.test",

@@ -62,6 +62,14 @@ impl Lookup for Shared {
         panic!("nobody asks for TLSA records here")
     }
 
+    fn txt<'a>(&'a self, _: &'a str) -> Asked<'a, Box<[u8]>> {
+        panic!("nobody asks for TXT records here")
+    }
+
+    fn names<'a>(&'a self, _: IpAddr) -> Asked<'a, Box<str>> {
+        panic!("nobody asks for names here")
+    }
+
     fn ipv6<'a>(&'a self, _: &'a str) -> Asked<'a, IpAddr> {
         let (why, security, ttl) = (Why::NoData, Security::Insecure, Duration::from_secs(1 << 30));
         Box::pin(async move { Err(Missing { why, security, ttl }) })

@@ -17,12 +17,11 @@ use asking::Careful;
 use hickory_resolver::config::{
     ConnectionConfig, NameServerConfig, ResolveHosts, ResolverConfig, ResolverOpts,
 };
-use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::net::{DnsError, NetError};
 use hickory_resolver::proto::dnssec::{Proof, TrustAnchors};
 use hickory_resolver::proto::op::ResponseCode;
 use hickory_resolver::proto::rr::{Name, RData, Record as Entry, RecordType};
-use hickory_resolver::{Resolver, TokioResolver, system_conf};
+use hickory_resolver::{Resolver, system_conf};
 use std::cell::Cell;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -50,16 +49,6 @@ pub struct Options {
     pub anchors: Option<String>,
     /// What the name servers say of signatures is believed; nothing is checked here then.
     pub believed: bool,
-}
-
-/// A resolver for who asks in hickory's own terms: its answers are not looked at for signatures.
-///
-/// # Errors
-/// With a sentence for people.
-pub fn plain(options: &Options) -> Result<TokioResolver, String> {
-    let mut builder = Resolver::builder_with_config(config(options), TokioRuntimeProvider::default());
-    *builder.options_mut() = resolver_options();
-    builder.build().map_err(|e| format!("no resolver: {e}"))
 }
 
 /// Is told whether DNSSEC is in use.
@@ -129,6 +118,10 @@ impl<C: Clock> Servers<C> {
     /// The records of one type.
     async fn ask<T>(&self, name: &str, kind: RecordType, pick: fn(&RData) -> Option<T>) -> Answer<T> {
         let Some(name) = absolute(name) else { return Err(missing(Why::NoName)) };
+        self.ask_for(name, kind, pick).await
+    }
+
+    async fn ask_for<T>(&self, name: Name, kind: RecordType, pick: fn(&RData) -> Option<T>) -> Answer<T> {
         if let Some(believed) = &self.believed {
             return judge(believed.lookup(name, kind).await, kind, true, pick);
         }
@@ -199,6 +192,20 @@ impl<C: Clock> Lookup for Servers<C> {
     fn tlsa<'a>(&'a self, name: &'a str, port: u16) -> Asked<'a, Record> {
         Box::pin(self.ask_tlsa(name, port))
     }
+
+    fn txt<'a>(&'a self, name: &'a str) -> Asked<'a, Box<[u8]>> {
+        Box::pin(self.ask(name, RecordType::TXT, |data| match data {
+            RData::TXT(txt) => Some(txt.txt_data.concat().into()),
+            _ => None,
+        }))
+    }
+
+    fn names<'a>(&'a self, address: IpAddr) -> Asked<'a, Box<str>> {
+        Box::pin(self.ask_for(Name::from(address.to_canonical()), RecordType::PTR, |data| match data {
+            RData::PTR(name) => Some(relative(name)),
+            _ => None,
+        }))
+    }
 }
 
 fn config(options: &Options) -> ResolverConfig {
@@ -248,7 +255,13 @@ fn trust(text: &str) -> Result<(TrustAnchors, Name), String> {
 /// The name as name servers want it. RFC 5890 §2.3.2.1: other letters as A-labels.
 fn absolute(name: &str) -> Option<Name> {
     let dotted = format!("{name}.");
-    if name.is_ascii() { Name::from_ascii(dotted).ok() } else { Name::from_utf8(dotted).ok() }
+    if !name.is_ascii() {
+        return Name::from_utf8(dotted).ok();
+    }
+    // RFC 2181 §11: there are names of other characters, too; macros of SPF make such.
+    let labels = || name.split('.').map(str::as_bytes);
+    let odd = || Name::from_labels(labels()).ok().filter(|_| labels().all(|l| !l.is_empty()));
+    Name::from_ascii(&dotted).ok().or_else(odd)
 }
 
 fn relative(name: &Name) -> Box<str> {

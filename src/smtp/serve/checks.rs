@@ -4,6 +4,7 @@
 //! tells operators. Without rules it costs the test of an option. Knows no map and no counter.
 
 use super::lists::Lists;
+use super::names::{Named, Names};
 use super::session::Talk;
 use crate::base::time::Mono;
 use crate::message::envelope::{Envelope, Notify};
@@ -11,7 +12,7 @@ use crate::metrics::Counter;
 use crate::policy::brakes::{self, Brakes, Over, Who};
 use crate::policy::greylist::{Greylist, Verdict};
 use crate::policy::lists;
-use crate::route::access::{Action, Question};
+use crate::route::access::{Action, NO_NAME, Question};
 use crate::runtime::Runtime;
 use crate::smtp::inbound::{AuthMode, Said};
 use crate::smtp::reply::{Refusal, Reply};
@@ -28,6 +29,8 @@ pub struct Policy<R: Runtime> {
     pub lists: Option<Rc<Lists<R>>>,
     /// Who is asked to come again.
     pub greylist: Option<Greylist>,
+    /// Names of clients, for access maps.
+    pub names: Option<Names<R>>,
 }
 
 /// What was decided on the transaction.
@@ -87,19 +90,47 @@ impl Checks {
 
 impl<R: Runtime> Talk<'_, R> {
     /// May the transaction begin? What was decided on the one before is forgotten.
-    pub(super) fn check_sender(&mut self) -> Result<(), No> {
+    pub(super) async fn check_sender(&mut self) -> Result<(), No> {
         self.checks = Checks::default();
         self.brake(Brakes::message)?;
         if !self.is_spared() {
             self.begin_lists();
-            let name = self.machine.claim().and_then(|c| c.name.known().map(|n| n.to_vec()));
-            self.look_up(|talk| talk.ctx.gate.listed(Question::Client(talk.peer.ip(), name.as_deref())))?;
+            if !self.door.lmtp {
+                let action = Box::pin(self.of_client()).await;
+                self.look_up(|_| action)?;
+            }
             self.look_up(|talk| talk.ctx.gate.listed(Question::Helo(talk.machine.helo())))?;
         }
         self.look_up(|talk| {
             let sender = talk.machine.envelope().view().sender();
             talk.ctx.gate.listed(Question::Sender(sender))
         })
+    }
+
+    /// What the map of clients says: of the address, then of the name.
+    async fn of_client(&mut self) -> Option<Action> {
+        let (ctx, address) = (self.ctx, self.peer.ip());
+        let gate = &ctx.gate;
+        let claimed = self.machine.claim().and_then(|c| c.name.known());
+        let found = gate.listed(Question::Client(address, claimed.map(|n| &n[..])));
+        if found.is_some() || claimed.is_some() || !gate.lists_names() {
+            return found;
+        }
+        let names = ctx.policy.get().and_then(|p| p.names.as_ref())?;
+        let named = match self.named.take() {
+            Some(named) => named,
+            None => names.of(address).await,
+        };
+        self.now = ctx.rt.now();
+        let by_name = |name: &[u8]| gate.listed(Question::Client(address, Some(name)));
+        let action = match &named {
+            Named::So(names) if names.is_empty() => by_name(NO_NAME),
+            Named::So(names) => names.iter().find_map(|name| by_name(name.as_bytes())),
+            Named::NotKnown => by_name(NO_NAME).map(Action::for_now),
+        };
+        // What could not be said now may be said later.
+        self.named = Some(named).filter(|named| *named != Named::NotKnown);
+        action
     }
 
     /// Is the recipient that came last taken, as far as maps go? Asked before anything is said of whether
@@ -144,7 +175,7 @@ impl<R: Runtime> Talk<'_, R> {
 
     /// A client has connected, or is somebody else now: lists are asked at once, if it will not log in.
     pub(super) fn meet(&mut self) {
-        self.listed = None;
+        (self.listed, self.named) = (None, None);
         if self.door.auth == AuthMode::Off {
             self.begin_lists();
         }

@@ -14,6 +14,7 @@ mod gather;
 mod genuine;
 pub mod lists;
 pub mod local;
+pub mod names;
 mod record;
 mod reports;
 mod seal;
@@ -70,6 +71,11 @@ pub trait Gate {
 
     /// May it send one more message, with this sender?
     fn sender(&self, who: Sender<'_>, address: &[u8], now: Mono) -> Result<(), Refusal<'static>>;
+
+    /// The access maps of clients have names.
+    fn lists_names(&self) -> bool {
+        false
+    }
 
     /// What the access maps say.
     fn listed(&self, _question: Listed<'_>) -> Option<Action> {

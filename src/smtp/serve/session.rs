@@ -7,6 +7,7 @@ use super::collect::Collector;
 use super::filter::{About, Filtered, Guards, Stop};
 use super::genuine::Looked;
 use super::lists;
+use super::names;
 use super::reports::Heard;
 use super::secure::Counted;
 use super::{Caller, Context, Door, Goal, Guest, Handle, Refused, Sender};
@@ -60,6 +61,7 @@ pub(super) async fn run<R: Runtime>(
         login: Login::default(),
         checks: Checks::default(),
         listed: None,
+        named: None,
         guest,
         body: Collector::new(ctx.clone()),
         seen: FieldsSeen::default(),
@@ -119,6 +121,8 @@ pub(super) struct Talk<'a, R: Runtime> {
     pub(super) checks: Checks,
     /// What DNS lists are asked about the client.
     pub(super) listed: Option<Rc<lists::Question>>,
+    /// What the client is called, if that was looked up.
+    pub(super) named: Option<names::Named>,
     pub(super) machine: Session,
     /// The header of a submitted message.
     seen: FieldsSeen,
@@ -391,7 +395,7 @@ impl<R: Runtime> Talk<'_, R> {
         let no;
         let answer = match question {
             Question::Auth => return self.ask_auth().await,
-            Question::Sender => match self.may_send() {
+            Question::Sender => match self.may_send().await {
                 Ok(()) => {
                     let room = match &self.ctx.goal {
                         Goal::Queue(intake) => intake.room().await,
@@ -457,9 +461,9 @@ impl<R: Runtime> Talk<'_, R> {
     }
 
     /// May the client send a message with the sender of the transaction?
-    fn may_send(&mut self) -> Result<(), No> {
+    async fn may_send(&mut self) -> Result<(), No> {
         self.ctx.gate.sender(self.sender(), self.machine.envelope().view().sender(), self.now)?;
-        self.check_sender()
+        self.check_sender().await
     }
 
     /// Is the recipient that came last taken?

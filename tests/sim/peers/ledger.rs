@@ -151,6 +151,11 @@ impl Ledger {
         self.relayed.len()
     }
 
+    /// How far a letter came, if it was begun.
+    pub fn fate(&self, number: u64) -> Option<Fate> {
+        self.letters.get(&number).map(|l| l.fate)
+    }
+
     /// How many letters have this fate.
     pub fn count(&self, fate: Fate) -> usize {
         self.letters.values().filter(|l| l.fate == fate).count()

@@ -5,6 +5,7 @@ mod blackhole;
 mod cases;
 mod cores;
 mod fairness;
+mod filters;
 mod inspect;
 mod limits;
 mod node;

@@ -213,12 +213,33 @@ pub fn serve(machine: &Machine, rt: &SimRuntime, tables: Rc<Tables>, desk: &Desk
     listen(machine, rt, tables, desk, PORT);
 }
 
+/// The same, with one listener for each door, behind [`PORT`].
+pub fn serve_at(
+    machine: &Machine,
+    rt: &SimRuntime,
+    tables: Rc<Tables>,
+    desk: &Desk<SimRuntime>,
+    doors: Vec<serve::Door>,
+) {
+    bounce::start(desk);
+    agent::start(desk, Rc::new(NoNames), agent::Options::new("mx.example"));
+    let ctx = context(rt, tables, desk);
+    for (door, port) in doors.into_iter().zip(PORT..) {
+        let listener = Rc::new(machine.boot().listen(port));
+        rt.spawn(serve::accept(ctx.clone(), listener, Rc::new(door)));
+    }
+}
+
 fn listen(machine: &Machine, rt: &SimRuntime, tables: Rc<Tables>, desk: &Desk<SimRuntime>, port: u16) {
+    let ctx = context(rt, tables, desk);
+    let listener = Rc::new(machine.boot().listen(port));
+    rt.spawn(serve::accept(ctx, listener, Rc::default()));
+}
+
+fn context(rt: &SimRuntime, tables: Rc<Tables>, desk: &Desk<SimRuntime>) -> Rc<Context<SimRuntime>> {
     let mut sessions = serve::Options::new("mx.example");
     // Small, so that memory runs out; bodies go beside as they come in, or are kept until their end.
     sessions.side_bytes = if rt.world().below(2) == 0 { 8 << 10 } else { 1 << 20 };
     sessions.memory = if rt.world().below(2) == 0 { 64 << 10 } else { 1 << 20 };
-    let ctx = Context::new(rt.clone(), Intake::new(desk.clone()), tables, desk.metrics().clone(), sessions);
-    let listener = Rc::new(machine.boot().listen(port));
-    rt.spawn(serve::accept(ctx, listener, Rc::default()));
+    Context::new(rt.clone(), Intake::new(desk.clone()), tables, desk.metrics().clone(), sessions)
 }

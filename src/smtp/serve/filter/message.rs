@@ -217,6 +217,9 @@ impl<R: Runtime> Talk<'_, R> {
         if let Some(by) = &guards.discard {
             return Err(Stop::Discarded(id, by.options.name.clone()));
         }
+        if let Some(lost) = guards.each.iter().find_map(|g| g.lost.clone()) {
+            return Err(Stop::Refused(lost));
+        }
         let asked = guards.each.iter().any(|g| g.asks);
         if !asked && guards.prepend.is_empty() && guards.hold.is_none() {
             return Ok(None);

@@ -38,6 +38,9 @@ impl<R: Runtime> Guard<R> {
 
     /// Tells of RCPT.
     pub(super) async fn recipient(&mut self, talk: &Talk<'_, R>) -> Answer {
+        if let Some(lost) = &self.lost {
+            return Answer::Refuse(lost.clone());
+        }
         if !self.asks {
             return Answer::Continue;
         }
@@ -46,7 +49,14 @@ impl<R: Runtime> Guard<R> {
                 self.asks = answer != Answer::Accept;
                 answer
             }
-            Err(trouble) => self.down(&trouble, talk),
+            Err(trouble) => {
+                let answer = self.down(&trouble, talk);
+                // Recipients that it has let pass would get a message that it has never seen.
+                if let Answer::Refuse(lost) = &answer {
+                    self.lost = Some(lost.clone());
+                }
+                answer
+            }
         }
     }
 
@@ -144,7 +154,19 @@ impl<R: Runtime> Guard<R> {
             return Ok(Answer::Continue);
         }
         let (version, cipher) = security.map_or(("", ""), |s| (s.version.text(), s.cipher));
-        let macros = [("{tls_version}", version.as_bytes()), ("{cipher}", cipher.as_bytes())];
+        let bits = security.map_or(String::new(), |s| s.cipher_bits().to_string());
+        // What a client only says of itself is no name.
+        let certificate = security.and_then(|s| s.client.as_deref()).filter(|c| c.verified);
+        let name = |name: Option<&String>| name.map_or(Vec::new(), |n| n.clone().into_bytes());
+        let subject = name(certificate.and_then(|c| c.common_name.as_ref()));
+        let issuer = name(certificate.and_then(|c| c.issuer.as_ref()));
+        let macros: [(&str, &[u8]); 5] = [
+            ("{tls_version}", version.as_bytes()),
+            ("{cipher}", cipher.as_bytes()),
+            ("{cipher_bits}", bits.as_bytes()),
+            ("{cert_subject}", &subject),
+            ("{cert_issuer}", &issuer),
+        ];
         let line = self.line.as_mut().ok_or(Trouble::Gone)?;
         let asked = self.milter.helo(&macros, helo, &mut line.out);
         self.greeted = Some(now);

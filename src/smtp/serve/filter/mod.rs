@@ -202,13 +202,15 @@ struct Guard<R: Runtime> {
     decided: Option<Answer>,
     /// It is to be asked about what follows of this message.
     asks: bool,
+    /// It could not be asked about a recipient: nothing more of this message is taken.
+    lost: Option<Rejection>,
     milter: crate::milter::Client,
 }
 
 impl<R: Runtime> Guard<R> {
     fn new(filter: Rc<Filter>) -> Self {
         let milter = crate::milter::Client::default();
-        Guard { filter, line: None, greeted: None, decided: None, asks: false, milter }
+        Guard { filter, line: None, greeted: None, decided: None, asks: false, lost: None, milter }
     }
 
     /// Forgets the connection.
@@ -276,7 +278,7 @@ impl<R: Runtime> Guards<R> {
     fn begin_message(&mut self) {
         (self.discard, self.hold) = (None, None);
         self.prepend.clear();
-        self.each.iter_mut().for_each(|g| g.asks = false);
+        self.each.iter_mut().for_each(|g| (g.asks, g.lost) = (false, None));
     }
 }
 
