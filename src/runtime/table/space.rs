@@ -35,11 +35,13 @@ const LOCK_PAUSE: Duration = Duration::from_millis(50);
 const FEW: u64 = 64 << 10;
 
 /// A file is read ahead in pieces of so many bytes...
-const AHEAD: i64 = 4 << 20;
+const AHEAD: u64 = 4 << 20;
+/// ...so many of them at a time, which keeps a disk busy and lets what else is read from it have its turn...
+const AHEAD_AT_ONCE: u64 = 8;
 /// ...if it is longer than this, up to that length: a small one is read at once anyway, and of a very
 /// large one the first pages would be gone before they are wanted.
-const AHEAD_FROM: i64 = 16 << 20;
-const AHEAD_MAX: i64 = 4 << 30;
+const AHEAD_FROM: u64 = 16 << 20;
+const AHEAD_MAX: u64 = 4 << 30;
 
 /// A table's file.
 #[derive(Debug)]
@@ -324,49 +326,49 @@ impl Space {
     }
 }
 
-/// Reads the file at `path` through, in the order of the disk, so that it is in the page cache: opening
-/// verifies it page by page in the order of the tree, which on a cold disk means to wait for each of them.
-/// A thread of its own asks for what comes next meanwhile, so that the disk always has work. What fails
-/// here fails again where it matters; without this opening takes longer, that is all. Gives the number of
-/// reads.
+/// Begins to read the file at `path` through, in the order of the disk, so that it comes into the page
+/// cache: opening verifies it page by page in the order of the tree, which on a cold disk means to wait for
+/// each of them. A thread of its own does that; whoever verifies follows it, and waits only for what it wants
+/// before its turn. What fails here fails again where it matters; without this opening takes longer, that is
+/// all. Gives the number of pieces.
 pub(super) fn read_ahead(path: &Path) -> u64 {
     // A description of its own: it has nothing to do with the lock.
     let Ok(file) = File::open(path) else { return 0 };
-    let length = file.metadata().map_or(0, |meta| i64::try_from(meta.len()).unwrap_or(i64::MAX));
+    let length = file.metadata().map_or(0, |meta| meta.len());
     if length < AHEAD_FROM {
         return 0;
     }
-    let (file, length) = (Arc::new(file), length.min(AHEAD_MAX));
-    let asking = file.clone();
+    let pieces = length.min(AHEAD_MAX).div_ceil(AHEAD);
     let body = move || {
         crate::runtime::block_signals();
-        let mut at = 0;
-        while at < length {
-            // SAFETY: a system call on a descriptor that this closure owns; no memory.
-            let res =
-                unsafe { libc::posix_fadvise(asking.as_raw_fd(), at, AHEAD, libc::POSIX_FADV_WILLNEED) };
-            if res != 0 {
-                return;
-            }
-            at += AHEAD;
-        }
+        ask_in_order(pieces, |piece| ask_for(&file, piece), |piece| has_come(&file, piece, length));
     };
     drop(std::thread::Builder::new().name("index-ahead".into()).spawn(body));
-    read_through(&*file, length as u64)
+    pieces
 }
 
-/// Reads `length` bytes in pieces, in order; gives the number of reads.
-fn read_through(file: &impl FileExt, length: u64) -> u64 {
-    let mut piece = vec![0; AHEAD as usize];
-    let (mut at, mut reads) = (0, 0);
-    while at < length {
-        match file.read_at(&mut piece, at) {
-            Ok(0) | Err(_) => break,
-            Ok(n) => at += n as u64,
+/// Asks for all of `pieces` in order, a few at a time: for the next when the first of them has come. Ends
+/// when either cannot be done.
+pub(super) fn ask_in_order(pieces: u64, ask: impl Fn(u64) -> bool, come: impl Fn(u64) -> bool) {
+    for piece in 0..pieces + AHEAD_AT_ONCE {
+        let done = piece.checked_sub(AHEAD_AT_ONCE);
+        if done.is_some_and(|done| done < pieces && !come(done)) || piece < pieces && !ask(piece) {
+            return;
         }
-        reads += 1;
     }
-    reads
+}
+
+/// Has the kernel begin to read a piece.
+fn ask_for(file: &File, piece: u64) -> bool {
+    let (from, length) = ((piece * AHEAD) as libc::off_t, AHEAD as libc::off_t);
+    // SAFETY: a system call on a descriptor that is borrowed open; no memory.
+    unsafe { libc::posix_fadvise(file.as_raw_fd(), from, length, libc::POSIX_FADV_WILLNEED) == 0 }
+}
+
+/// Waits until the end of a piece is there, and with it, more or less, the rest.
+fn has_come(file: &File, piece: u64, length: u64) -> bool {
+    let last = ((piece + 1) * AHEAD).min(length) - 1;
+    matches!(file.read_at(&mut [0], last), Ok(1))
 }
 
 /// redb's view of the file.

@@ -66,6 +66,39 @@ fn a_file_is_read_in_order_and_in_large_pieces_before_it_is_opened() {
 }
 
 #[test]
+fn only_a_few_pieces_of_a_file_are_asked_for_ahead_of_what_has_come() {
+    use super::space::ask_in_order;
+    use std::cell::RefCell;
+    for stop in [0, 5, 17, 40] {
+        let (asked, come) = (RefCell::new(Vec::new()), RefCell::new(Vec::new()));
+        let ask = |piece| {
+            asked.borrow_mut().push(piece);
+            assert!(asked.borrow().len() - come.borrow().len() <= 8, "so many are under way");
+            piece != stop
+        };
+        let arrive = |piece| {
+            assert!(asked.borrow().contains(&piece));
+            come.borrow_mut().push(piece);
+            true
+        };
+        ask_in_order(20, ask, arrive);
+        let (asked, come) = (asked.into_inner(), come.into_inner());
+        // It ends where a piece cannot be asked for, else when all have come.
+        let last = stop.min(19);
+        assert_eq!(asked, (0..=last).collect::<Vec<_>>());
+        let there = if stop < 20 { (last + 1).saturating_sub(8) } else { 20 };
+        assert_eq!(come, (0..there).collect::<Vec<_>>());
+    }
+    let asked = RefCell::new(0);
+    let ask = |_| {
+        *asked.borrow_mut() += 1;
+        true
+    };
+    ask_in_order(20, ask, |piece| piece < 3);
+    assert_eq!(asked.into_inner(), 11, "what does not come ends it");
+}
+
+#[test]
 fn rows_are_found_in_order_and_after_a_reopening() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("index");
