@@ -6,7 +6,7 @@
 //! the lists are; a walk that is under way while that happens goes on with the next. Knows numbers of slots,
 //! no messages. Cannot fail.
 //!
-//! Figures: 36 bytes a slot, and about 100 for each domain that mail waits for.
+//! Figures: 32 bytes a slot, and about 100 for each domain that mail waits for.
 
 use crate::base::chunks::Chunks;
 use std::collections::HashMap;
@@ -29,14 +29,44 @@ pub(crate) enum Kind {
 
 const KINDS: [Kind; 3] = [Kind::State, Kind::Destination, Kind::Domain];
 
+/// Numbers of domains are below this.
+const DOMAINS: u32 = 1 << (32 - STATE_BITS);
+/// States are below this.
+const STATES: u32 = 1 << STATE_BITS;
+const STATE_BITS: u32 = 2;
+
 #[derive(Clone, Copy, Debug)]
 struct Links {
-    lists: [u32; 3],
+    /// The list of the destination; none: the slot is in no list.
+    destination: u32,
+    /// The number of the domain, and below it that of the state.
+    domain_and_state: u32,
     before: [u32; 3],
     behind: [u32; 3],
 }
 
-const LOOSE: Links = Links { lists: [NIL; 3], before: [NIL; 3], behind: [NIL; 3] };
+const LOOSE: Links = Links { destination: NIL, domain_and_state: 0, before: [NIL; 3], behind: [NIL; 3] };
+const _: () = assert!(size_of::<Links>() == 32);
+
+impl Links {
+    fn list(&self, kind: Kind) -> u32 {
+        match kind {
+            Kind::State => self.domain_and_state % STATES,
+            Kind::Destination => self.destination,
+            Kind::Domain => self.domain_and_state >> STATE_BITS,
+        }
+    }
+
+    fn set_list(&mut self, kind: Kind, list: u32) {
+        match kind {
+            Kind::State => self.domain_and_state = self.domain_and_state & !(STATES - 1) | list,
+            Kind::Destination => self.destination = list,
+            Kind::Domain => {
+                self.domain_and_state = list << STATE_BITS | (self.domain_and_state % STATES);
+            }
+        }
+    }
+}
 
 #[derive(Clone, Copy, Debug)]
 struct Ends {
@@ -84,11 +114,12 @@ impl Chains {
     /// Takes `slot` out of its lists.
     pub fn leave(&mut self, slot: u32) {
         KINDS.into_iter().for_each(|kind| self.take_out(kind, slot));
+        self.links[slot as usize].destination = NIL;
     }
 
     /// `slot` belongs there now.
     pub fn put(&mut self, kind: Kind, slot: u32, list: u32) {
-        if self.links[slot as usize].lists[kind as usize] != list {
+        if self.links[slot as usize].list(kind) != list {
             self.take_out(kind, slot);
             self.append(kind, slot, list);
         }
@@ -96,7 +127,7 @@ impl Chains {
 
     /// The list of `slot`.
     pub fn list(&self, kind: Kind, slot: u32) -> u32 {
-        self.links.get(slot as usize).map_or(0, |links| links.lists[kind as usize])
+        self.links.get(slot as usize).map_or(0, |links| links.list(kind))
     }
 
     /// How long a list is.
@@ -106,6 +137,7 @@ impl Chains {
 
     fn append(&mut self, kind: Kind, slot: u32, list: u32) {
         let k = kind as usize;
+        debug_assert!(kind != Kind::State || list < STATES);
         if self.ends[k].len() <= list as usize {
             self.ends[k].resize(list as usize + 1, EMPTY);
         }
@@ -120,13 +152,14 @@ impl Chains {
             self.wanted += 1;
         }
         let links = &mut self.links[slot as usize];
-        (links.lists[k], links.before[k], links.behind[k]) = (list, last, NIL);
+        links.set_list(kind, list);
+        (links.before[k], links.behind[k]) = (last, NIL);
     }
 
     fn take_out(&mut self, kind: Kind, slot: u32) {
         let k = kind as usize;
-        let Links { lists, before, behind } = self.links[slot as usize];
-        let (list, before, behind) = (lists[k], before[k], behind[k]);
+        let links = self.links[slot as usize];
+        let (list, before, behind) = (links.list(kind), links.before[k], links.behind[k]);
         let ends = &mut self.ends[k][list as usize];
         ends.count -= 1;
         if kind == Kind::Domain && list != 0 && ends.count == 0 {
@@ -140,7 +173,6 @@ impl Chains {
             NIL => self.ends[k][list as usize].last = before,
             behind => self.links[behind as usize].before[k] = before,
         }
-        self.links[slot as usize].lists[k] = NIL;
         for walk in self.walks.iter_mut().flatten() {
             if walk.kind == kind && walk.next == slot {
                 walk.next = behind;
@@ -161,7 +193,8 @@ impl Chains {
                 self.names.push(None);
             }
             self.names.push(None);
-            u32::try_from(self.names.len() - 1).expect("fewer domains than messages")
+            let number = u32::try_from(self.names.len() - 1).ok();
+            number.filter(|n| *n < DOMAINS).expect("fewer than 2^30 domains")
         });
         self.names[number as usize] = Some(name.into());
         self.numbers.insert(name.into(), number);

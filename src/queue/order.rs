@@ -17,6 +17,13 @@ const MERGED: usize = CHUNK / 4 * 3;
 /// In the place of a slot: this id has gone.
 const GONE: u32 = u32::MAX;
 
+/// An id and its slot, without a gap behind them.
+#[derive(Clone, Copy, Debug)]
+#[repr(C, packed(4))]
+struct Place(u64, u32);
+
+const _: () = assert!(size_of::<Place>() == 12);
+
 #[derive(Debug)]
 struct Chunk {
     /// No id in it is smaller; all in the chunk before are.
@@ -26,7 +33,7 @@ struct Chunk {
     /// Places in use, at least one.
     live: u32,
     /// Ids ascend from `start` on.
-    places: Vec<(u64, u32)>,
+    places: Vec<Place>,
 }
 
 /// See the module.
@@ -35,7 +42,7 @@ pub struct Order {
     /// Their ids ascend from chunk to chunk.
     chunks: VecDeque<Chunk>,
     /// Memory of the last chunk that went.
-    spare: Vec<(u64, u32)>,
+    spare: Vec<Place>,
     /// The chunk into which an id came last, or another one: a run of older ids is looked for there.
     near: usize,
 }
@@ -54,7 +61,7 @@ impl Order {
         let at = match c.find(id) {
             Err(at) => at,
             Ok(at) => {
-                assert_eq!(c.places[at].1, GONE, "id {id} twice");
+                assert!(c.places[at].1 == GONE, "id {id} twice");
                 c.places[at].1 = slot;
                 c.live += 1;
                 return;
@@ -62,16 +69,16 @@ impl Order {
         };
         if at == c.start as usize && at > 0 {
             c.start -= 1;
-            c.places[at - 1] = (id, slot);
+            c.places[at - 1] = Place(id, slot);
             c.live += 1;
         } else if c.places.len() < CHUNK {
-            c.places.insert(at, (id, slot));
+            c.places.insert(at, Place(id, slot));
             c.live += 1;
         } else if at == CHUNK {
             self.near = i + 1;
             self.add_chunk(i + 1, id, slot);
         } else {
-            self.split(i, at, (id, slot));
+            self.split(i, at, Place(id, slot));
         }
     }
 
@@ -106,15 +113,14 @@ impl Order {
     pub fn after(&self, id: u64) -> impl Iterator<Item = (u64, u32)> + use<'_> {
         let from = self.chunk_of(id).unwrap_or(0);
         let places = self.chunks.range(from..).flat_map(|c| &c.places[c.start as usize..]);
-        places.copied().filter(move |p| p.0 > id && p.1 != GONE)
+        places.filter(move |p| p.0 > id && p.1 != GONE).map(|p| (p.0, p.1))
     }
 
     /// Bytes of memory held.
     #[must_use]
     pub fn heap_bytes(&self) -> usize {
         let places: usize = self.chunks.iter().map(|c| c.places.capacity()).sum();
-        (places + self.spare.capacity()) * size_of::<(u64, u32)>()
-            + self.chunks.capacity() * size_of::<Chunk>()
+        (places + self.spare.capacity()) * size_of::<Place>() + self.chunks.capacity() * size_of::<Chunk>()
     }
 
     /// The chunk that has `id` if any has.
@@ -143,7 +149,7 @@ impl Order {
         if !self.chunks.is_empty() {
             places.reserve_exact(CHUNK);
         }
-        places.push((id, slot));
+        places.push(Place(id, slot));
         self.put_chunk(i, Chunk { first: id, start: 0, live: 1, places });
     }
 
@@ -164,7 +170,7 @@ impl Order {
 
     /// Puts a place into the full chunk `i` before `at`; what stood from there on becomes a chunk of
     /// its own, so that an ascending run of ids is added at the end of a chunk from now on.
-    fn split(&mut self, i: usize, at: usize, place: (u64, u32)) {
+    fn split(&mut self, i: usize, at: usize, place: Place) {
         let c = &mut self.chunks[i];
         let places = c.places.split_off(at);
         let moved = places.iter().filter(|p| p.1 != GONE).count() as u32;

@@ -67,7 +67,7 @@ fn a_parked_message_takes_little_however_it_waits_and_however_many_recipients_it
             (0..rich).for_each(|n| w.park(n, recipients, phase));
             (rich..COUNT).for_each(|n| w.park(n, 1, phase));
             let each = w.each();
-            assert!(each <= MOST * 7 / 10, "{each} bytes for {recipients} recipients, {phase:?}");
+            assert!(each <= MOST * 13 / 20, "{each} bytes for {recipients} recipients, {phase:?}");
             assert_eq!(w.index.counters().bytes, 1000 * COUNT as u64);
             if phase == Phase::Ready {
                 assert_eq!((w.schedule.backlog_paused(), w.index.counters().active), (COUNT, COUNT));
@@ -89,7 +89,7 @@ fn what_is_found_at_a_start_takes_no_more() {
         w.index.change_stub(key, |s| s.timer = Some(timer));
     }
     let each = w.each();
-    assert!(each <= MOST * 7 / 10, "{each} bytes");
+    assert!(each <= MOST * 13 / 20, "{each} bytes");
     // All is given up: what is needed for one is not kept for each.
     let all: Vec<_> = w.index.after(MessageId(0)).map(|m| m.0).collect();
     assert_eq!(all.len(), COUNT);
@@ -112,5 +112,5 @@ fn a_rich_message_takes_little_more_than_200_bytes() {
         w.index.change(key, |e| e.timer = Some(timer));
     }
     let each = w.each();
-    assert!(each <= 280, "{each} bytes");
+    assert!(each <= 270, "{each} bytes");
 }
