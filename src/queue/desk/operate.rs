@@ -313,23 +313,36 @@ impl<R: Runtime> Desk<R> {
             let keys: Vec<Key> = ids.iter().filter(new).filter_map(|id| self.key_of(*id).ok()).collect();
             return self.change_these(&keys, change, &Which::All).await.map(Response::Done);
         }
+        let few = self.narrow_which(which, matches!(change, Change::Release(_))).await;
         let mut after = MessageId(0);
         let mut count = 0;
-        loop {
-            let page: Vec<(MessageId, Key)> = {
-                let s = self.0.state.borrow();
-                let page = s.index.after(after).map(|(key, id, _)| (id, key));
-                page.filter(|(_, key)| is_known(&s, *key)).take(SCAN_MAX).collect()
-            };
-            let Some(last) = page.last() else { return Ok(Response::Done(count)) };
-            after = last.0;
-            let keys: Vec<Key> = {
-                let s = self.0.state.borrow();
-                page.iter().map(|p| p.1).filter(|k| matches(&s, *k, which)).collect()
-            };
+        while let Some((last, keys)) = self.page(which, after, few.as_deref()) {
+            after = last;
             count += self.change_these(&keys, change, which).await?;
             yield_now().await;
         }
+        Ok(Response::Done(count))
+    }
+
+    /// Those of the messages behind `after` that are `which`, of `few` or of all, and the last that was
+    /// looked at; `None`: there are no more.
+    fn page(
+        &self,
+        which: &Which,
+        after: MessageId,
+        few: Option<&[MessageId]>,
+    ) -> Option<(MessageId, Vec<Key>)> {
+        let s = self.0.state.borrow();
+        let page: Vec<(MessageId, Option<Key>)> = match few {
+            Some(few) => {
+                let rest = &few[few.partition_point(|id| *id <= after)..];
+                rest.iter().take(SCAN_MAX).map(|id| (*id, s.index.find(*id))).collect()
+            }
+            None => s.index.after(after).take(SCAN_MAX).map(|(key, id, _)| (id, Some(key))).collect(),
+        };
+        let last = page.last()?.0;
+        let known = page.into_iter().filter_map(|(_, key)| key.filter(|key| is_known(&s, *key)));
+        Some((last, known.filter(|key| matches(&s, *key, which)).collect()))
     }
 
     /// Changes those of `keys` that are `which`; gives how many, once that is on stable storage. That is
