@@ -17,6 +17,7 @@ mod archiving;
 mod burying;
 mod indexing;
 mod joining;
+mod listing;
 pub mod loading;
 mod naming;
 mod narrowing;

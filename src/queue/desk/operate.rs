@@ -125,12 +125,8 @@ impl<R: Runtime> Desk<R> {
             yield_now().await;
         }
         let next = if keys.len() == limit { keys.last().map(|k| self.queue_id(k.0)) } else { None };
-        let mut messages = Vec::with_capacity(keys.len());
-        for some in keys.chunks(TOGETHER) {
-            // Those that end meanwhile are left out.
-            messages.extend(together(some.iter().map(|k| self.listed(k.1))).await.into_iter().flatten());
-        }
-        Ok(Response::Page { messages, next })
+        let keys: Vec<Key> = keys.into_iter().map(|k| k.1).collect();
+        Ok(Response::Page { messages: self.listed_all(&keys).await, next })
     }
 
     /// The ids of messages in doubt, as a [`record::STOPPED`] excepts them. `None`: they are too many, or
@@ -158,14 +154,10 @@ impl<R: Runtime> Desk<R> {
 
     async fn show_some(&self, ids: &[QueueId]) -> Result<Response, ControlError> {
         let keys: Vec<Key> = ids.iter().take(PAGE_MAX).filter_map(|id| self.key_of(*id).ok()).collect();
-        let mut messages = Vec::with_capacity(keys.len());
-        for some in keys.chunks(TOGETHER) {
-            messages.extend(together(some.iter().map(|k| self.listed(*k))).await.into_iter().flatten());
-        }
-        Ok(Response::Page { messages, next: None })
+        Ok(Response::Page { messages: self.listed_all(&keys).await, next: None })
     }
 
-    async fn listed(&self, key: Key) -> Option<Listed> {
+    pub(super) async fn listed(&self, key: Key) -> Option<Listed> {
         for _ in 0..3 {
             let presence = self.0.state.borrow().index.presence(key);
             let listed = match presence {
@@ -223,7 +215,7 @@ impl<R: Runtime> Desk<R> {
         Some(self.describe(&s, &e, Some(&payload), &replies))
     }
 
-    fn describe(
+    pub(super) fn describe(
         &self,
         s: &State,
         e: &Entry,

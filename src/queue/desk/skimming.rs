@@ -16,7 +16,7 @@ use crate::storage::stretch::Stretch;
 /// Bytes of one read, but for a longer message.
 const STRETCH: u32 = 256 << 10;
 /// Bytes between two messages that are read with them, for that is cheaper than another read.
-const GAP: u32 = 16 << 10;
+const GAP: u32 = 8 << 10;
 /// Bytes of a message that are read if its beginning will do: nearly all envelopes are shorter.
 pub(super) const BEGINNING: u32 = 4 << 10;
 
