@@ -84,6 +84,17 @@ class Client:
         return time.monotonic() - begun
 
 
+    def mails(self, some, text):
+        """Many messages at once: (sender, recipient, number) each (RFC 3030: nothing has to be waited for)."""
+        out = []
+        for sender, to, number in some:
+            body = f"Subject: number {number}\r\n\r\n{text}queued\r\n"
+            out.append(f"MAIL FROM:<{sender}>\r\nRCPT TO:<{to}>\r\nBDAT {len(body)} LAST\r\n{body}")
+        self.socket.sendall("".join(out).encode())
+        for _ in range(3 * len(out)):
+            self.line()
+
+
 class Server:
     def __init__(self, binary, folder, sink, window):
         self.binary, self.port = binary, free_port()
@@ -148,11 +159,13 @@ next_hop = "127.0.0.1:{sink}"
         return (int(fields[11]) + int(fields[12])) / HZ
 
 
-def fill(server, messages, size, clients=8):
+def fill(server, messages, size, clients=8, at_once=20):
     def some(n):
         client, text = Client(server.port), ("x" * 70 + "\r\n") * (size // 72)
-        for i in range(n, messages, clients):
-            client.mail(f"s{i % 1000}@from.test", f"r@d{i // 7 % 1000}.test", i, text)
+        numbers = range(n, messages, clients)
+        for begin in range(0, len(numbers), at_once):
+            mails = [(f"s{i % 1000}@from.test", f"r@d{i // 7 % 1000}.test", i) for i in numbers[begin:][:at_once]]
+            client.mails(mails, text)
 
     threads = [threading.Thread(target=some, args=(n,)) for n in range(clients)]
     [t.start() for t in threads]

@@ -8,8 +8,6 @@ use crate::base::ids::MessageId;
 use crate::queue::control::Listed;
 use crate::queue::desk::Desk;
 use crate::queue::desk::archiving::together;
-use crate::queue::desk::recall::Source;
-use crate::queue::desk::skimming::Skimmed;
 use crate::queue::index::Key;
 use crate::queue::row::RowView;
 use crate::queue::stub::Marks;
@@ -41,22 +39,11 @@ impl<R: Runtime> Desk<R> {
             let s = self.0.state.borrow();
             keys.iter().map(|key| s.index.stub(*key).map(|stub| stub.id)).collect()
         };
-        let parked = ids.iter().copied().flatten();
-        let mut rows = match parked.clone().next() {
-            None => Vec::new(),
-            // Whoever reads them one by one says what is wrong.
-            Some(_) => self.rows(parked).await.unwrap_or_default(),
-        }
-        .into_iter();
-        let rows: Vec<Option<Box<[u8]>>> =
-            ids.iter().map(|id| id.and_then(|_| rows.next().flatten())).collect();
-        let place = |row: &[u8]| RowView::parse(row).ok().map(|view| Source::Archive(view.place));
-        let sources = ids.iter().zip(&rows).map(|(id, row)| Some((place(row.as_deref()?)?, (*id)?)));
-        let read = self.skim(&sources.collect::<Vec<_>>(), true).await;
+        let read = self.read_parked_all(&ids).await;
         let mut s = self.0.state.borrow_mut();
         let s = &mut *s;
-        let each = keys.iter().zip(rows).zip(read).map(|((key, row), read)| {
-            let (row, Some(Skimmed::Whole(payload))) = (row?, read) else { return None };
+        let each = keys.iter().zip(read).map(|(key, read)| {
+            let (row, payload) = read?;
             let (id, doubt) = s.index.stub(*key).map(|stub| (stub.id, stub.marks.has(Marks::IN_DOUBT)))?;
             let e = self.entry_of(s, id, &RowView::parse(&row).ok()?, &payload, doubt)?;
             let replies = e.archived.iter().flat_map(|a| a.replies.iter().cloned()).collect();

@@ -24,7 +24,7 @@ use crate::queue::stub::{Marks, SEVERAL};
 use crate::runtime::table::Table;
 use crate::runtime::{Runtime, yield_now};
 use crate::storage::side::SideFile;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
 use std::time::Duration;
 
@@ -38,6 +38,9 @@ const DELETE_TRIES: usize = 75;
 const TRY_AGAIN: Duration = Duration::from_millis(20);
 /// Messages looked at in one turn for a list of few.
 const SCAN_MAX: usize = 4000;
+
+/// Messages that have been read.
+type Bodies = HashMap<Key, SharedBytes>;
 
 /// What an operator does to messages.
 #[derive(Clone, Copy)]
@@ -393,17 +396,19 @@ impl<R: Runtime> Desk<R> {
         which: &Which,
         slips: &mut Vec<usize>,
     ) -> Result<u64, ControlError> {
-        let buried = self.make_rich(keys, change).await?;
+        let (buried, mut bodies) = self.make_rich(keys, change).await?;
         if change.needs_addresses() {
-            let read = together(keys.iter().map(|key| self.read_back(*key))).await;
+            let others: Vec<Key> = keys.iter().copied().filter(|key| !bodies.contains_key(key)).collect();
+            let read = self.read_back_all(&others).await;
+            bodies.extend(others.into_iter().zip(read).filter_map(|(key, body)| Some((key, body?))));
             let mut s = self.0.state.borrow_mut();
             let s = &mut *s;
-            for (key, payload) in keys.iter().zip(read) {
+            for key in keys {
                 if let (Change::Reroute(_, via), true) = (change, self.would(s, *key, change)) {
                     let id = s.index.get(*key).map(|e| e.id);
                     id.into_iter().for_each(|id| s.vias.set(id, via));
                 }
-                payload.iter().for_each(|payload| self.route_anew(s, *key, payload));
+                bodies.get(key).into_iter().for_each(|body| self.route_anew(s, *key, body));
             }
         }
         // Of those that were read back it is known now where they go.
@@ -419,8 +424,9 @@ impl<R: Runtime> Desk<R> {
     }
 
     /// Reads parked messages back that `change` is about; a flush needs only their stubs. Gives how many
-    /// were deleted although they could not be read.
-    async fn make_rich(&self, keys: &[Key], change: Change<'_>) -> Result<u64, ControlError> {
+    /// were deleted although they could not be read, and what was read.
+    async fn make_rich(&self, keys: &[Key], change: Change<'_>) -> Result<(u64, Bodies), ControlError> {
+        let mut bodies = Bodies::new();
         let tries = if matches!(change, Change::Delete(_)) { DELETE_TRIES } else { TRIES };
         for _ in 0..tries {
             let parked: Vec<Key> = {
@@ -431,15 +437,17 @@ impl<R: Runtime> Desk<R> {
                 parked.filter(needs).copied().collect()
             };
             if parked.is_empty() {
-                return Ok(0);
+                return Ok((0, bodies));
             }
-            let read = together(parked.iter().map(|key| self.recall(*key))).await;
+            let read = self.recall_all(&parked).await;
             let all = read.iter().all(Option::is_some);
             {
                 let mut s = self.0.state.borrow_mut();
                 let s = &mut *s;
                 let now = self.0.rt.now();
-                for (key, _) in parked.iter().zip(read).filter(|(_, read)| read.is_some()) {
+                for (key, body) in parked.iter().zip(read) {
+                    let Some(body) = body else { continue };
+                    bodies.insert(*key, body);
                     self.lead_back(s, *key, now);
                     s.arm(*key);
                 }
@@ -450,7 +458,7 @@ impl<R: Runtime> Desk<R> {
             }
         }
         if let Change::Delete(note) = change {
-            return self.bury(keys, cut(note)).await;
+            return Ok((self.bury(keys, cut(note)).await?, bodies));
         }
         self.settle_down(keys);
         Err(ControlError::Unreadable)

@@ -10,6 +10,9 @@ use crate::base::ids::MessageId;
 use crate::queue::desk::Desk;
 use crate::queue::desk::archiving::together;
 use crate::queue::desk::recall::Source;
+use crate::queue::index::Key;
+use crate::queue::record::MessageView;
+use crate::queue::row::RowView;
 use crate::runtime::Runtime;
 use crate::storage::stretch::Stretch;
 
@@ -64,6 +67,49 @@ impl<R: Runtime> Desk<R> {
             out[number] = found;
         }
         out
+    }
+
+    /// Rows and bodies of those that are parked, as far as they can be read together. `None`: not so.
+    pub(super) async fn read_parked_all(
+        &self,
+        ids: &[Option<MessageId>],
+    ) -> Vec<Option<(Box<[u8]>, SharedBytes)>> {
+        let parked = ids.iter().copied().flatten();
+        let mut rows = match parked.clone().next() {
+            None => Vec::new(),
+            // Whoever reads them one by one says what is wrong.
+            Some(_) => self.rows(parked).await.unwrap_or_default(),
+        }
+        .into_iter();
+        let rows: Vec<Option<Box<[u8]>>> =
+            ids.iter().map(|id| id.and_then(|_| rows.next().flatten())).collect();
+        let place = |row: &[u8]| RowView::parse(row).ok().map(|view| Source::Archive(view.place));
+        let sources = ids.iter().zip(&rows).map(|(id, row)| Some((place(row.as_deref()?)?, (*id)?)));
+        let read = self.skim(&sources.collect::<Vec<_>>(), true).await;
+        let each = rows.into_iter().zip(read).map(|(row, read)| match (row, read) {
+            (Some(row), Some(Skimmed::Whole(payload))) if MessageView::parse(&payload).is_ok() => {
+                Some((row, payload))
+            }
+            _ => None,
+        });
+        each.collect()
+    }
+
+    /// The records of messages that are not parked, from memory or from the disk, neighbours together.
+    pub(super) async fn read_back_all(&self, keys: &[Key]) -> Vec<Option<SharedBytes>> {
+        let sources: Vec<Option<(Source, MessageId)>> = {
+            let s = self.0.state.borrow();
+            let on_disk = |key: &Key| s.index.get(*key).filter(|e| e.payload.is_none());
+            keys.iter().map(|key| on_disk(key).map(|e| (Source::of(e), e.id))).collect()
+        };
+        let read = self.skim(&sources, true).await;
+        let each = keys.iter().zip(read).map(|(key, read)| async move {
+            match read {
+                Some(Skimmed::Whole(payload)) if MessageView::parse(&payload).is_ok() => Some(payload),
+                _ => self.read_back(*key).await,
+            }
+        });
+        together(each).await
     }
 
     async fn read_all(&self, some: &[Wish]) -> Vec<(usize, Option<Skimmed>)> {
