@@ -10,7 +10,6 @@ use crate::queue::control::{
     ControlError, Copied, DestinationStats, Listed, ListedRecipient, PAGE_MAX, PIECE_MAX, Request, Response,
     Stats, Which,
 };
-use crate::queue::desk::archiving::together;
 use crate::queue::desk::select::standing;
 use crate::queue::desk::touring::rule_reason;
 use crate::queue::desk::verbs::waits;
