@@ -84,6 +84,17 @@ class Client:
         return time.monotonic() - begun
 
 
+    def mails(self, some, text):
+        """Many messages at once: (sender, recipient, number) each (RFC 3030: nothing has to be waited for)."""
+        out = []
+        for sender, to, number in some:
+            body = f"Subject: number {number}\r\n\r\n{text}queued\r\n"
+            out.append(f"MAIL FROM:<{sender}>\r\nRCPT TO:<{to}>\r\nBDAT {len(body)} LAST\r\n{body}")
+        self.socket.sendall("".join(out).encode())
+        for _ in range(3 * len(out)):
+            self.line()
+
+
 class Server:
     def __init__(self, binary, folder, sink, window):
         self.binary, self.port = binary, free_port()
@@ -129,24 +140,32 @@ next_hop = "127.0.0.1:{sink}"
                 time.sleep(0.05)
 
     def queue(self, *words):
-        out = subprocess.run([self.binary, "queue", "--json", *words, "-c", self.file], capture_output=True, text=True)
+        """Lines of the answer, the last one read."""
+        out = subprocess.run([self.binary, "queue", "--json", *words, "-c", self.file], capture_output=True)
         if out.returncode:
-            raise SystemExit(f"queue {words}: {out.stderr}")
+            raise SystemExit(f"queue {words}: {out.stderr.decode()}")
+        lines = out.stdout.splitlines()
+        return len(lines), json.loads(lines[-1]) if lines else {}
+
+    def stats(self):
+        out = subprocess.run([self.binary, "queue", "--json", "stats", "-c", self.file], capture_output=True)
         return [json.loads(line) for line in out.stdout.splitlines()]
 
     def parked(self):
-        return sum(s["parked"] for s in self.queue("stats"))
+        return sum(s["parked"] for s in self.stats())
 
     def cpu(self):
         fields = pathlib.Path(f"/proc/{self.process.pid}/stat").read_text().rsplit(")", 1)[1].split()
         return (int(fields[11]) + int(fields[12])) / HZ
 
 
-def fill(server, messages, size, clients=8):
+def fill(server, messages, size, clients=8, at_once=20):
     def some(n):
         client, text = Client(server.port), ("x" * 70 + "\r\n") * (size // 72)
-        for i in range(n, messages, clients):
-            client.mail(f"s{i % 1000}@from.test", f"r@d{i // 7 % 1000}.test", i, text)
+        numbers = range(n, messages, clients)
+        for begin in range(0, len(numbers), at_once):
+            mails = [(f"s{i % 1000}@from.test", f"r@d{i // 7 % 1000}.test", i) for i in numbers[begin:][:at_once]]
+            client.mails(mails, text)
 
     threads = [threading.Thread(target=some, args=(n,)) for n in range(clients)]
     [t.start() for t in threads]
@@ -183,11 +202,19 @@ VERBS = [
     ("count, by size", ["list", "--count", "--larger", "1MiB"]),
     ("count, by sender, 1/1000", ["list", "--count", "--sender", "s7@*"]),
     ("count, by domain, 1/1000", ["list", "--count", "--domain", "d7.test"]),
+    ("count, by recipient, none", ["list", "--count", "--recipient", "nobody@*"]),
     ("count, by header, 1/1000", ["list", "--count", "--header", "Subject=number *777"]),
+    ("list, by domain, 1/1000", ["list", "--domain", "d7.test"]),
+    ("list, all", ["list"]),
     ("hold, by sender, 1/1000", ["hold", "--sender", "s7@*", "-y"]),
     ("undo", ["undo", "1"]),
     ("requeue, by sender, 1/1000", ["requeue", "--sender", "s7@*", "-y"]),
-    ("reroute, by domain, 1/1000", ["reroute", "--domain", "d5.test", "--to", "127.0.0.1:1", "-y"]),
+    ("reroute, by domain, 1/1000", ["reroute", "--domain", "d5.test", "--to", "127.0.0.1:2", "-y"]),
+    ("count, by destination", ["list", "--count", "--destination", "127.0.0.1:2"]),
+    ("count, rerouted", ["list", "--count", "--rerouted", "*:2"]),
+    ("hold, one destination", ["hold", "--destination", "127.0.0.1:2"]),
+    ("release, one destination", ["release", "--destination", "127.0.0.1:2"]),
+    ("flush, one destination", ["flush", "--destination", "127.0.0.1:2"]),
     ("reroute, all", ["reroute", "--domain", "d*", "--to", "127.0.0.1:1", "-y"]),
     ("hold, by domain, 1/1000", ["hold", "--domain", "d7.test", "-y"]),
     ("count, held", ["list", "--count", "--state", "hold"]),
@@ -196,6 +223,11 @@ VERBS = [
     ("delete, by sender, 1/1000", ["delete", "--sender", "s9@*", "-y"]),
     ("hold, all", ["hold", "--domain", "d*", "-y"]),
     ("release, all", ["release", "--state", "hold", "-y"]),
+    ("release --all", ["release", "--all"]),
+    ("flush --all", ["flush", "--all"]),
+    ("requeue, all", ["requeue", "--state", "deferred", "-y"]),
+    ("resume", ["resume", "127.0.0.1:2"]),
+    ("suspend", ["suspend", "127.0.0.1:2", "--reason", "bench"]),
     ("delete, all", ["delete", "--domain", "d*", "-y"]),
 ]
 
@@ -214,7 +246,8 @@ def main():
     with tempfile.TemporaryDirectory(prefix="ringpost-verbs-", dir=args.dir) as folder:
         server = Server(args.binary, pathlib.Path(folder), sink.server_address[1], window)
         try:
-            server.queue("suspend", "127.0.0.1:1", "--reason", "bench")
+            for hop in ("127.0.0.1:1", "127.0.0.1:2"):
+                server.queue("suspend", hop, "--reason", "bench")
             begun = time.monotonic()
             fill(server, args.messages, args.size)
             print(f"filled with {args.messages} messages in {time.monotonic() - begun:.1f} s")
@@ -227,9 +260,9 @@ def main():
                 cpu, begun = server.cpu(), time.monotonic()
                 with Flow(server.port) as flow:
                     begun = time.monotonic()
-                    said = server.queue(*words)
+                    lines, last = server.queue(*words)
                     seconds = time.monotonic() - begun
-                answer = said[-1].get("changed", said[-1].get("matches"))
+                answer = last.get("changed", last.get("matches", lines))
                 rate = flow.count / flow.seconds
                 print(f"{name:<28} {answer:>10} {seconds:>8.2f} {server.cpu() - cpu:>7.2f} "
                       f"{rate:>7.0f} {flow.worst * 1000:>9.1f}", flush=True)

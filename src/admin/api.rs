@@ -9,7 +9,7 @@ use super::control::{Conversation, Out, Queues};
 use super::office::Office;
 use super::render::{Piece, Render, Step};
 use super::routes;
-use super::token::Token;
+use super::token::Gate;
 use super::wire::{Problem, REQUEST_MAX};
 use hyper::body::{Body, Bytes, Frame, Incoming};
 use hyper::header::{
@@ -77,7 +77,7 @@ pub async fn serve_socket(listener: UnixListener, desk: Desk<impl Queues>) {
 }
 
 /// Serves over TCP, to those who show the token, for ever. To be run in a `LocalSet`.
-pub async fn serve_tcp(listener: TcpListener, token: Rc<Token>, desk: Desk<impl Queues>) {
+pub async fn serve_tcp(listener: TcpListener, gate: Rc<Gate>, desk: Desk<impl Queues>) {
     let places = Arc::new(Semaphore::new(CONNECTIONS));
     loop {
         let Ok(place) = places.clone().acquire_owned().await else { return };
@@ -85,21 +85,21 @@ pub async fn serve_tcp(listener: TcpListener, token: Rc<Token>, desk: Desk<impl 
             tokio::time::sleep(Duration::from_millis(100)).await;
             continue;
         };
-        let (desk, token) = (desk.clone(), token.clone());
+        let (desk, gate) = (desk.clone(), gate.clone());
         tokio::task::spawn_local(async move {
-            connection(stream, format!("token from {}", peer.ip()), Some(token), desk).await;
+            connection(stream, format!("token from {}", peer.ip()), Some(gate), desk).await;
             drop(place);
         });
     }
 }
 
-async fn connection<S>(stream: S, who: String, token: Option<Rc<Token>>, desk: Desk<impl Queues>)
+async fn connection<S>(stream: S, who: String, gate: Option<Rc<Gate>>, desk: Desk<impl Queues>)
 where
     S: AsyncRead + AsyncWrite + Unpin + 'static,
 {
     let service = service_fn(move |request| {
-        let (who, token, desk) = (who.clone(), token.clone(), desk.clone());
-        async move { Ok::<_, Infallible>(answer(request, who, token.as_deref(), desk).await) }
+        let (who, gate, desk) = (who.clone(), gate.clone(), desk.clone());
+        async move { Ok::<_, Infallible>(answer(request, who, gate.as_deref(), desk).await) }
     });
     let io = TokioIo::new(Patient { stream, timer: Box::pin(tokio::time::sleep(PATIENCE)), waiting: false });
     let mut http = http1::Builder::new();
@@ -111,12 +111,12 @@ where
 async fn answer<Q: Queues>(
     request: Request<Incoming>,
     who: String,
-    token: Option<&Token>,
+    gate: Option<&Gate>,
     desk: Desk<Q>,
 ) -> Response<Answered> {
     let (head, body) = request.into_parts();
     let shown = head.headers.get(AUTHORIZATION).map_or(&b""[..], HeaderValue::as_bytes);
-    if token.is_some_and(|token| !token.is_shown(shown)) {
+    if gate.is_some_and(|gate| !gate.is_shown(shown)) {
         desk.office.events.warn("admin", format!("{who}: the token is missing or wrong"));
         tokio::time::sleep(WRONG).await;
         return refused(&Problem::with(401, 77, "show the token: Authorization: Bearer TOKEN"));

@@ -109,6 +109,12 @@ const PICK: &[Param] = &[
     param("smaller", Kind::Number, "pick.smaller", "Bytes, less than."),
     param("state", Kind::Standing, "pick.state", "Where it stands."),
     param("user", Kind::Text, "pick.user", "Pattern over the login under which it was sent."),
+    param(
+        "rerouted",
+        Kind::Text,
+        "pick.rerouted",
+        "Pattern over the next hop that an operator has given it.",
+    ),
     param("header", Kind::Fields, "pick.headers", "NAME=PATTERN over a header field; may be repeated."),
     param("in_doubt", Kind::Flag, "in_doubt", "Only what may have been in flight when the last run ended."),
     param("count", Kind::Flag, "count", "Only how many they are: matches, and no messages."),

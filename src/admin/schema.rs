@@ -71,6 +71,7 @@ fn pick() -> Value {
             ("smaller?", number("Bytes, less than.")),
             ("state?", json!({ "enum": ["active", "deferred", "hold"] })),
             ("user?", text("Pattern over the login under which it was sent.")),
+            ("rerouted?", text("Pattern over the next hop that an operator has given it by a reroute.")),
             ("headers?", list(pair, "Names of header fields, each with a pattern over its value.")),
         ],
     )
@@ -527,6 +528,7 @@ mod tests {
             smaller: Some(1),
             state: Some(crate::queue::pick::Standing::Hold),
             user: some(),
+            rerouted: some(),
             headers: vec![("a".into(), "b".into())],
         };
         assert_eq!(fields("Pick"), keys(&pick));

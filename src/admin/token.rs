@@ -2,16 +2,18 @@
 //!
 //! Owns the file's form: one line, 32 to 512 bytes that are printable ASCII without blanks. Keeps the digest
 //! of the token only, and compares digests in constant time. A file that others may read, or that the group
-//! may write, is refused. Nothing of a token is ever part of an error or an event.
+//! may write, is refused; if it becomes so while the server runs, the token that was read last stays good.
+//! Nothing of a token is ever part of an error or an event.
 
-#![allow(clippy::disallowed_methods, reason = "a file read once, at the start")]
+#![allow(clippy::disallowed_methods, reason = "a file read at the start, and when it has changed")]
 
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use sha2::{Digest, Sha256};
-use std::fs::File;
+use std::cell::{Cell, RefCell};
+use std::fs::{self, File};
 use std::io::Read;
-use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
 use zeroize::Zeroizing;
 
 /// Bytes of a token.
@@ -59,6 +61,56 @@ impl Token {
     }
 }
 
+/// What a file looks like: inode, length, and when what it is has changed, its rights among that.
+type Stamp = Option<(u64, u64, i64, i64)>;
+
+fn stamp(path: &Path) -> Stamp {
+    let facts = fs::metadata(path).ok()?;
+    Some((facts.ino(), facts.len(), facts.ctime(), facts.ctime_nsec()))
+}
+
+/// The token that is good now: that of the file, which may change.
+pub struct Gate {
+    path: PathBuf,
+    token: RefCell<Token>,
+    stamp: Cell<Stamp>,
+}
+
+impl Gate {
+    /// With the token of the file.
+    ///
+    /// # Errors
+    /// As [`Token::read`].
+    pub fn open(path: &Path) -> Result<Gate, String> {
+        // A change while it is read is seen afterwards.
+        let stamp = Cell::new(stamp(path));
+        Ok(Gate { path: path.to_owned(), token: RefCell::new(Token::read(path)?), stamp })
+    }
+
+    /// Reads the file anew if it has changed. `Some`: there is another token, or the file is wrong, and the
+    /// old one stays good.
+    pub fn poll(&self) -> Option<Result<(), String>> {
+        let now = stamp(&self.path);
+        if self.stamp.replace(now) == now {
+            return None;
+        }
+        match Token::read(&self.path) {
+            Ok(token) if token.0 == self.token.borrow().0 => None,
+            Ok(token) => {
+                *self.token.borrow_mut() = token;
+                Some(Ok(()))
+            }
+            Err(text) => Some(Err(text)),
+        }
+    }
+
+    /// As [`Token::is_shown`].
+    #[must_use]
+    pub fn is_shown(&self, header: &[u8]) -> bool {
+        self.token.borrow().is_shown(header)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -97,5 +149,35 @@ mod tests {
             assert!(bad.is_empty() || !e.contains(bad), "{e}");
         }
         assert!(Token::read(&dir.path().join("none")).is_err());
+    }
+
+    #[test]
+    fn a_changed_file_counts_and_a_wrong_one_changes_nothing() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("token");
+        let put = |text: &str, mode: u32| {
+            let new = dir.path().join("new");
+            fs::write(&new, text).expect("written");
+            fs::set_permissions(&new, Permissions::from_mode(mode)).expect("set");
+            fs::rename(&new, &path).expect("moved");
+        };
+        let (old, new) = ("o".repeat(32), "n".repeat(32));
+        let good = |gate: &Gate, token: &str| gate.is_shown(format!("Bearer {token}").as_bytes());
+        put(&old, 0o600);
+        let gate = Gate::open(&path).expect("good");
+        assert!(gate.poll().is_none() && good(&gate, &old));
+        for (text, mode) in [("short", 0o600), (&*new, 0o644)] {
+            put(text, mode);
+            let e = gate.poll().and_then(Result::err).expect("refused");
+            assert!(!e.contains(text) && good(&gate, &old) && !good(&gate, &new), "{e}");
+            assert!(gate.poll().is_none(), "said once");
+        }
+        fs::remove_file(&path).expect("removed");
+        assert!(gate.poll().is_some_and(|r| r.is_err()) && good(&gate, &old));
+        put(&new, 0o600);
+        assert_eq!(gate.poll(), Some(Ok(())));
+        assert!(good(&gate, &new) && !good(&gate, &old));
+        put(&new, 0o640);
+        assert!(gate.poll().is_none() && good(&gate, &new), "the same one");
     }
 }

@@ -1,10 +1,12 @@
 //! `ringpost explain route ADDRESS`: what would become of mail to an address, and why.
 //!
 //! Owns the print-out. Reads the configuration and its maps as the server does, and asks the same name
-//! servers; changes nothing and needs no running server. Exit code 0 if the mail would go somewhere,
+//! servers; changes nothing and needs no running server. If there is one it is asked which mail that waits
+//! operators have sent another way. Exit code 0 if the mail would go somewhere,
 //! 75 if that cannot be said now, 65 if it would come back.
 
 mod mailbox;
+mod rerouted;
 mod tls;
 
 use super::{ConfigFile, Exit};
@@ -124,10 +126,13 @@ fn explain(config: &Config, router: &Router, address: &[u8]) -> Result<(Value, E
         let servers = names::servers(Still, config, tell)?;
         let mut ways = Vec::new();
         for recipient in recipients.iter().take(RECIPIENTS_MAX) {
-            ways.push(match router.plan(split(recipient).1) {
+            let (mut way, exit) = match router.plan(split(recipient).1) {
                 Plan::Local => mailbox::way(residents.as_deref(), recipient, local(router, recipient)),
                 _ => way(config, router, &servers, recipient).await,
-            });
+            };
+            let socket = config.admin.socket.as_deref();
+            way["rerouted"] = socket.map_or(Value::Null, |at| rerouted::of(at, split(recipient).1));
+            ways.push((way, exit));
         }
         Ok::<_, String>(ways)
     })?;
@@ -362,6 +367,7 @@ fn print(report: &Value, out: &mut impl Write) -> std::io::Result<()> {
             tls::print(&way["tls_hosts"], out)?;
         }
         writeln!(out, "now           {}", word(&way["now"]))?;
+        rerouted::print(&way["rerouted"], out)?;
     }
     match report["left_out"].as_u64() {
         Some(n) if n > 0 => writeln!(out, "and {n} more"),

@@ -47,6 +47,9 @@ pub struct Picked {
     /// The login under which it was sent
     #[arg(long, value_name = "PATTERN")]
     user: Option<String>,
+    /// The next hop that an operator has given it by a reroute
+    #[arg(long, value_name = "PATTERN")]
+    rerouted: Option<String>,
     /// A field of its header, such as 'Subject=*invoice*'; may be given more than once
     #[arg(long, value_name = "NAME=PATTERN", value_parser = field)]
     header: Vec<(String, String)>,
@@ -88,6 +91,7 @@ impl Picked {
                 StateWord::Hold => Standing::Hold,
             }),
             user: self.user.clone(),
+            rerouted: self.rerouted.clone(),
             headers: self.header.clone(),
         }
     }

@@ -3,8 +3,9 @@
 //! Owns the journal (through its keeper), the index and the schedule; runs the tasks that follow
 //! commits, time, notifications and the copying forward. Knows no SMTP: what to send is taken by
 //! `delivery` and settled here (`settle`). Its parts: `recover` reads a log back, `settle` takes and
-//! settles work, `pulse` is the clockwork, `operate` serves operators (`select` and `narrowing` find the
-//! messages that they mean, `verbs` gives up and begins anew, `parked` changes what has left the journal).
+//! settles work, `pulse` is the clockwork, `operate` serves operators (`select`, `narrowing` and
+//! `skimming` find the messages that they mean, `verbs` gives up and begins anew, `parked` changes what has
+//! left the journal).
 //! What waits for long leaves the journal (`archiving`) for archive and index (`indexing`), is read back
 //! when it is due (`recall`), and takes its place again after a start (`joining`, `loading`).
 //!
@@ -16,6 +17,7 @@ mod archiving;
 mod burying;
 mod indexing;
 mod joining;
+mod listing;
 pub mod loading;
 mod naming;
 mod narrowing;
@@ -30,6 +32,7 @@ mod recording;
 mod rerouting;
 mod select;
 pub mod settle;
+mod skimming;
 mod tidying;
 mod touring;
 mod verbs;

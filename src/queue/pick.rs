@@ -124,6 +124,9 @@ pub struct Pick {
     /// Glob over the login under which it was sent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub user: Option<String>,
+    /// Glob over the next hop that an operator has given it by a reroute.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rerouted: Option<String>,
     /// Name of a header field, and glob over its value, unfolded.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub headers: Vec<(String, String)>,
@@ -146,8 +149,9 @@ impl Pick {
     /// # Errors
     /// Something in it is too long, or there is too much.
     pub fn check(&self) -> Result<(), String> {
-        let plain = [&self.sender, &self.recipient, &self.domain, &self.site, &self.destination, &self.user];
-        let globs = plain.into_iter().flatten().chain(self.headers.iter().flat_map(|(n, v)| [n, v]));
+        let plain = [&self.sender, &self.recipient, &self.domain, &self.site, &self.destination];
+        let plain = plain.into_iter().chain([&self.user, &self.rerouted]);
+        let globs = plain.flatten().chain(self.headers.iter().flat_map(|(n, v)| [n, v]));
         if globs.into_iter().any(|glob| glob.len() > GLOB_MAX) {
             return Err(format!("a pattern has {GLOB_MAX} bytes at most"));
         }
@@ -176,6 +180,13 @@ impl Pick {
     #[must_use]
     pub fn suits_domain(&self, domain: &[u8]) -> bool {
         self.domain.as_deref().is_none_or(|p| glob(p.as_bytes(), domain))
+    }
+
+    /// Whether the next hop that an operator has given a message suits; none: routes say.
+    #[must_use]
+    pub fn suits_reroute(&self, via: Option<&str>) -> bool {
+        let fits = |p: &str| via.is_some_and(|via| glob(p.as_bytes(), via.as_bytes()));
+        self.rerouted.as_deref().is_none_or(fits)
     }
 
     /// True if the header of the message must be read to decide.
@@ -350,6 +361,16 @@ mod tests {
         assert!(suits(pick("mx:A.example")) && suits(pick("a.*")) && suits(pick("site:mx.net")));
         assert!(suits(site("mx.net")) && suits(site("site:*")) && !suits(site("a.example")));
         assert!(!suits(pick("b.example")));
+    }
+
+    #[test]
+    fn what_was_rerouted_is_found_by_where_to() {
+        let pick = |p: Option<&str>| Pick { rerouted: p.map(str::to_owned), ..Pick::default() };
+        assert!(pick(None).suits_reroute(None) && pick(None).suits_reroute(Some("mx")));
+        assert!(pick(Some("*")).suits_reroute(Some("mx")) && !pick(Some("*")).suits_reroute(None));
+        assert!(
+            pick(Some("*:25")).suits_reroute(Some("a:25")) && !pick(Some("*:25")).suits_reroute(Some("mx"))
+        );
     }
 
     #[test]

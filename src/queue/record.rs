@@ -336,7 +336,14 @@ pub struct MessageView<'a> {
 impl<'a> MessageView<'a> {
     /// Reads the payload of a message record.
     pub fn parse(payload: &'a [u8]) -> Result<Self, Malformed> {
+        Self::parse_begin(payload, payload.len())
+    }
+
+    /// Reads the payload of a message record, of `len` bytes, of which at least what is in front of the
+    /// content is here. [`Self::content_at`] is what is here of that.
+    pub fn parse_begin(payload: &'a [u8], len: usize) -> Result<Self, Malformed> {
         let mut rest = payload;
+        let missing = len.checked_sub(payload.len()).ok_or(Malformed)?;
         let mut h = take(&mut rest, HEAD_LEN)?;
         let h = &mut h;
         let mut head = MessageHead {
@@ -373,7 +380,8 @@ impl<'a> MessageView<'a> {
         let user = &bytes[used..];
         let via = via_of(take(&mut rest, head.via_len.into())?)?;
         let held = if head.side == 0 { head.size } else { u64::from(head.trace_len) };
-        if user.len() > USER_MAX || rest.len() as u64 != held || u64::from(head.trace_len) > head.size {
+        let content = (rest.len() + missing) as u64;
+        if user.len() > USER_MAX || content != held || u64::from(head.trace_len) > head.size {
             return Err(Malformed);
         }
         let (at, from) = (start + bytes.len(), start + bytes.len() + via.len());

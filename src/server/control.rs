@@ -9,7 +9,7 @@ use super::reload::{Asker, Files, Reload};
 use super::watchdog;
 use crate::access::roll::{Answer, Question};
 use crate::admin::{
-    api, control::Queues, holds::Holds, http, lockout::Lockout, office::Office, rules::Book, token::Token,
+    api, control::Queues, holds::Holds, http, lockout::Lockout, office::Office, rules::Book, token::Gate,
     verbs::Previews,
 };
 use crate::config::certificates::Keeper;
@@ -120,7 +120,7 @@ pub struct Doors {
     /// Bound.
     pub socket: Option<UnixListener>,
     /// Bound, and what must be shown there.
-    pub tcp: Option<(TcpListener, Token)>,
+    pub tcp: Option<(TcpListener, Gate)>,
 }
 
 /// Binds the address of this key.
@@ -277,9 +277,10 @@ async fn serve(control: Control) -> Result<(), Failure> {
         tokio::task::spawn_local(http::serve(listener, state, std::future::pending()));
     }
     tokio::task::spawn_local(office.clone().end_holds(cores.clone(), uring::wall_now));
-    open(admin, &cores, &office).map_err(failed)?;
+    let gate = open(admin, &cores, &office).map_err(failed)?;
     let (telling, told) = (cores.clone(), events.clone());
-    let mut reload = Reload::new(Files { reloader, users, lockout, keeper, signing }, telling, told);
+    let files = Files { reloader, users, lockout, keeper, signing, gate };
+    let mut reload = Reload::new(files, telling, told);
     let mut tick = tokio::time::interval(RELOAD);
     loop {
         let request = tokio::select! {
@@ -320,18 +321,17 @@ async fn serve(control: Control) -> Result<(), Failure> {
     std::process::exit(75);
 }
 
-/// Hears operators from now on.
-fn open(doors: Doors, cores: &Rc<Cores>, office: &Rc<Office>) -> io::Result<()> {
+/// Hears operators from now on; those over TCP by this gate.
+fn open(doors: Doors, cores: &Rc<Cores>, office: &Rc<Office>) -> io::Result<Option<Rc<Gate>>> {
     let desk = || api::Desk { queues: cores.clone(), office: office.clone() };
     if let Some(listener) = doors.socket {
         let listener = tokio::net::UnixListener::from_std(listener)?;
         tokio::task::spawn_local(api::serve_socket(listener, desk()));
     }
-    if let Some((listener, token)) = doors.tcp {
-        let listener = tokio::net::TcpListener::from_std(listener)?;
-        tokio::task::spawn_local(api::serve_tcp(listener, Rc::new(token), desk()));
-    }
-    Ok(())
+    let Some((listener, gate)) = doors.tcp else { return Ok(None) };
+    let (listener, gate) = (tokio::net::TcpListener::from_std(listener)?, Rc::new(gate));
+    tokio::task::spawn_local(api::serve_tcp(listener, gate.clone(), desk()));
+    Ok(Some(gate))
 }
 
 /// Waits until all cores have ended in order.

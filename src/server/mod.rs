@@ -22,7 +22,7 @@ mod watchdog;
 use crate::admin::holds::Holds;
 use crate::admin::lockout::Lockout;
 use crate::admin::rules::Book;
-use crate::admin::token::Token;
+use crate::admin::token::Gate;
 use crate::authenticity::aside;
 use crate::authenticity::keys::Signers;
 use crate::config::certificates::Keeper;
@@ -333,9 +333,9 @@ impl Reserved {
             None => {}
         }
         let access = Access { at, sockets: of_access };
-        let token = config.admin.tcp.as_ref().map(|(_, file)| Token::read(file)).transpose();
-        let token = token.map_err(|e| Failure::new(78, format!("admin.token_file: {e}")))?;
-        let admin = Doors { socket: admin, tcp: admin_tcp.zip(token) };
+        let gate = config.admin.tcp.as_ref().map(|(_, file)| Gate::open(file)).transpose();
+        let gate = gate.map_err(|e| Failure::new(78, format!("admin.token_file: {e}")))?;
+        let admin = Doors { socket: admin, tcp: admin_tcp.zip(gate) };
         Ok(Reserved { lock, places, smtp, sockets, access, metrics, admin, events })
     }
 }

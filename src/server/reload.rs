@@ -1,4 +1,5 @@
-//! L5: files that are read anew while the server runs: maps, users, certificates, keys that sign.
+//! L5: files that are read anew while the server runs: maps, users, certificates, keys that sign, the token
+//! of operators.
 //!
 //! Runs on the control thread, which asks every two seconds, on SIGHUP, and when an operator wishes it.
 //! What is wrong changes nothing: the old ones stay in use, and an alarm says so. Whoever has asked is told
@@ -10,6 +11,7 @@ use super::core::Note;
 use crate::admin::control::Queues;
 use crate::admin::lockout::Lockout;
 use crate::admin::office::Said;
+use crate::admin::token::Gate;
 use crate::config::certificates::Keeper;
 use crate::config::reload::Reloader;
 use crate::config::signing;
@@ -35,6 +37,8 @@ pub struct Files {
     pub keeper: Option<Keeper>,
     /// Keys that sign.
     pub signing: Option<signing::Watch>,
+    /// The token that opens the HTTP interface over TCP.
+    pub gate: Option<Rc<Gate>>,
 }
 
 /// Says what happens: to the events, and to who has asked.
@@ -83,6 +87,7 @@ impl Reload {
         self.look_at_maps(&voice);
         self.look_at_certificates(&voice);
         self.look_at_keys(&voice);
+        self.look_at_token(&voice);
         self.look_at_users(voice, asker);
     }
 
@@ -97,6 +102,16 @@ impl Reload {
             }
             Some(Err(problems)) => {
                 voice.alarm("dkim", &format!("the keys are wrong, the old ones stay in use: {problems}"));
+            }
+        }
+    }
+
+    fn look_at_token(&self, voice: &Voice) {
+        match self.files.gate.as_ref().and_then(|gate| gate.poll()) {
+            None => {}
+            Some(Ok(())) => voice.info("admin", "a new token is in use, the old one is not good any more"),
+            Some(Err(text)) => {
+                voice.alarm("admin", &format!("the token file is wrong, the old token stays in use: {text}"));
             }
         }
     }

@@ -104,17 +104,24 @@ pub fn decode_verified(bytes: &[u8]) -> Option<(RecordHead, &[u8], u32)> {
     split(bytes).map(|(head, payload, len, _)| (head, payload, len))
 }
 
-fn split(bytes: &[u8]) -> Option<(RecordHead, &[u8], u32, u32)> {
+/// The head at the start of `bytes` and the length of its record, which need not be whole. Nothing is
+/// verified.
+#[must_use]
+pub fn head(bytes: &[u8]) -> Option<(RecordHead, u32)> {
     let h = bytes.get(..RECORD_HEAD)?;
     let len = record_len(u32_at(h, 4) as usize)?;
-    let payload = bytes.get(RECORD_HEAD..len as usize)?;
     let head = RecordHead {
         kind: h[8],
         version: h[9],
         flags: u16::from_le_bytes([h[10], h[11]]),
         id: u64_at(h, 12),
     };
-    Some((head, payload, len, u32_at(h, 0)))
+    Some((head, len))
+}
+
+fn split(bytes: &[u8]) -> Option<(RecordHead, &[u8], u32, u32)> {
+    let (head, len) = head(bytes)?;
+    Some((head, bytes.get(RECORD_HEAD..len as usize)?, len, u32_at(bytes, 0)))
 }
 
 /// The little-endian number at `at`. Panics outside of `b`.

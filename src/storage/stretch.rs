@@ -1,11 +1,12 @@
 //! L1: a stretch of a segment that has been read at once, and the records in it.
 //!
 //! Knows no disk. Each record is verified (id and CRC) whenever it is taken out, as if it had been read by
-//! itself; what of the stretch is no record yet, or not that one, is never shown. What a segment has at a
-//! place does not change as long as its keys are the same, so a stretch is right for ever.
+//! itself, unless only its beginning is asked for; what of the stretch is no record yet, or not that one, is
+//! never shown. What a segment has at a place does not change as long as its keys are the same, so a stretch
+//! is right for ever.
 
 use crate::base::aligned::{AlignedBuf, SharedBytes};
-use crate::storage::record;
+use crate::storage::record::{self, RECORD_HEAD};
 use crate::storage::segment::Keys;
 use std::rc::Rc;
 
@@ -31,6 +32,17 @@ impl Stretch {
         let (head, payload, found) = record::decode(self.bytes.get(start..end)?, &self.keys)?;
         let whole = head.id == id && found == len;
         whole.then(|| self.bytes.part(end - payload.len()..end))
+    }
+
+    /// The beginning of the payload of that record, as far as it is here, and the length of the payload. Only
+    /// id and length are looked at: whoever is to rely on what it says reads the whole.
+    #[must_use]
+    pub fn beginning(&self, offset: u32, len: u32, id: u64) -> Option<(SharedBytes, usize)> {
+        let start = offset.checked_sub(self.base)? as usize;
+        let end = start.checked_add(len as usize)?.min(self.bytes.len());
+        let (head, found) = record::head(self.bytes.get(start..end)?)?;
+        let here = head.id == id && found == len;
+        here.then(|| (self.bytes.part(start + RECORD_HEAD..end), len as usize - RECORD_HEAD))
     }
 
     /// A page that has no record.
@@ -84,6 +96,17 @@ mod tests {
             assert_eq!(text(offset, len, 8), None, "{offset} {len}");
         }
         assert!(stretch.covers(5000, 5061) && !stretch.covers(4999, 5061) && !stretch.covers(5000, 5062));
+        let begins = |offset, len, id| stretch.beginning(offset, len, id).map(|(b, len)| (b.to_vec(), len));
+        assert_eq!(begins(first, 25, 7), Some((b"first".to_vec(), 5)));
+        for (offset, len, id) in [(first, 25, 8), (first, 26, 7), (second + 20, 26, 8), (5061, 26, 8)] {
+            assert_eq!(begins(offset, len, id), None, "{offset} {len} {id}");
+        }
+        let half = Stretch { base: 5000, bytes: stretch.bytes.part(0..58), keys };
+        assert!(half.record(second, 26, 8).is_none());
+        assert_eq!(
+            half.beginning(second, 26, 8).map(|(b, len)| (b.to_vec(), len)),
+            Some((b"sec".to_vec(), 6))
+        );
         let other = Stretch { keys: Keys { tag: 1, seed: 3 }, ..stretch };
         assert!(other.record(first, 25, 7).is_none(), "of another life of the file");
     }

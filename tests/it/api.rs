@@ -261,6 +261,26 @@ fn over_tcp_a_token_opens_the_door() {
     assert!(!server.lines().iter().any(|line| line.contains(TOKEN) || line.contains("Bearer 0123")));
     // The socket needs none.
     assert_eq!(get(&server, "/v1/state").status, 200);
+    // What is wrong changes nothing, and is told to whoever has it read; a new token is good at once, and the
+    // old one is not any more.
+    let read_anew = || post(&server, "/v1/config/reload", &Value::Null).json()["files"].to_string();
+    let new = TOKEN.replace('0', "x");
+    let put = |text: &str| {
+        let path = file.with_extension("new");
+        std::fs::write(&path, text).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+        std::fs::rename(&path, &file).unwrap();
+    };
+    put("short");
+    read_anew();
+    server.event_with("admin", "the old token stays in use");
+    assert_eq!(with(&right).status, 200);
+    put(&new);
+    read_anew();
+    server.event_with("admin", "a new token is in use");
+    let newer = format!("Authorization: Bearer {new}\r\n");
+    assert_eq!((with(&newer).status, with(&right).status), (200, 401));
+    assert!(!server.lines().iter().any(|line| line.contains(&new)));
 }
 
 #[test]

@@ -251,7 +251,13 @@ fn mail_is_sent_another_way_also_after_a_restart() {
         (&to.as_str().into(), &to.as_str().into())
     );
     assert!(text(&server.run(&["why", &ids[1]])).contains(&format!("rerouted by an operator to {to}")));
+    let explained = |address: &str| text(&server.run(&["explain", "route", address]));
+    let says = format!("by an operator to {to}: 2 of the messages that wait for the domain");
+    assert!(explained("anybody@Second.test").contains(&says), "{}", explained("anybody@Second.test"));
+    assert!(!explained("x@first.test").contains("by an operator"), "{}", explained("x@first.test"));
+    assert_eq!(found(&server, &["--rerouted", &to]), some(&ids, &[1, 2]));
     assert_eq!(server.queue(&["reroute", &ids[2], "--to", "default"])[1]["changed"], 1);
+    assert_eq!(found(&server, &["--rerouted", "*"]), some(&ids, &[1]));
     assert!(server.queue(&["show", &ids[2]])[0].get("rerouted").is_none());
     let server = Server::start_in(server.stop(), &config);
     let hop = Hop::on(other);

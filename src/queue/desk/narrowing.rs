@@ -6,7 +6,9 @@
 
 use crate::base::ids::MessageId;
 use crate::queue::chains::Kind;
+use crate::queue::control::Which;
 use crate::queue::desk::Desk;
+use crate::queue::desk::operate::is_named;
 use crate::queue::desk::select::is_suitable;
 use crate::queue::index::{BUSY, DEFERRED, DestId, HELD, READY, list_of};
 use crate::queue::pick::{Pick, Standing};
@@ -68,6 +70,23 @@ impl<R: Runtime> Desk<R> {
         if let Some(pattern) = &pick.domain {
             plans.push(self.by_domain(pick, pattern).await);
         }
+        self.shortest(plans).await
+    }
+
+    /// The ids of messages that are `which`, ascending, of held ones if `held`; `None`: too many for that.
+    pub(super) async fn narrow_which(&self, which: &Which, held: bool) -> Option<Arc<[MessageId]>> {
+        let mut plans = Vec::new();
+        if held {
+            plans.push(self.by_state(&[HELD]));
+        }
+        if let Which::Destination(name) = which {
+            plans.push(self.by_destination(|s, d| is_named(s, d, name)).await);
+        }
+        self.shortest(plans).await
+    }
+
+    /// What is in those lists that hold the fewest messages.
+    async fn shortest(&self, plans: Vec<Lists>) -> Option<Arc<[MessageId]>> {
         let shortest = plans.into_iter().min_by_key(|lists| lists.count)?;
         let (all, last) = {
             let s = self.0.state.borrow();

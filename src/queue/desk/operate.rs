@@ -10,7 +10,6 @@ use crate::queue::control::{
     ControlError, Copied, DestinationStats, Listed, ListedRecipient, PAGE_MAX, PIECE_MAX, Request, Response,
     Stats, Which,
 };
-use crate::queue::desk::archiving::together;
 use crate::queue::desk::select::standing;
 use crate::queue::desk::touring::rule_reason;
 use crate::queue::desk::verbs::waits;
@@ -24,7 +23,7 @@ use crate::queue::stub::{Marks, SEVERAL};
 use crate::runtime::table::Table;
 use crate::runtime::{Runtime, yield_now};
 use crate::storage::side::SideFile;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
 use std::time::Duration;
 
@@ -38,6 +37,9 @@ const DELETE_TRIES: usize = 75;
 const TRY_AGAIN: Duration = Duration::from_millis(20);
 /// Messages looked at in one turn for a list of few.
 const SCAN_MAX: usize = 4000;
+
+/// Messages that have been read.
+type Bodies = HashMap<Key, SharedBytes>;
 
 /// What an operator does to messages.
 #[derive(Clone, Copy)]
@@ -125,12 +127,8 @@ impl<R: Runtime> Desk<R> {
             yield_now().await;
         }
         let next = if keys.len() == limit { keys.last().map(|k| self.queue_id(k.0)) } else { None };
-        let mut messages = Vec::with_capacity(keys.len());
-        for some in keys.chunks(TOGETHER) {
-            // Those that end meanwhile are left out.
-            messages.extend(together(some.iter().map(|k| self.listed(k.1))).await.into_iter().flatten());
-        }
-        Ok(Response::Page { messages, next })
+        let keys: Vec<Key> = keys.into_iter().map(|k| k.1).collect();
+        Ok(Response::Page { messages: self.listed_all(&keys).await, next })
     }
 
     /// The ids of messages in doubt, as a [`record::STOPPED`] excepts them. `None`: they are too many, or
@@ -158,14 +156,10 @@ impl<R: Runtime> Desk<R> {
 
     async fn show_some(&self, ids: &[QueueId]) -> Result<Response, ControlError> {
         let keys: Vec<Key> = ids.iter().take(PAGE_MAX).filter_map(|id| self.key_of(*id).ok()).collect();
-        let mut messages = Vec::with_capacity(keys.len());
-        for some in keys.chunks(TOGETHER) {
-            messages.extend(together(some.iter().map(|k| self.listed(*k))).await.into_iter().flatten());
-        }
-        Ok(Response::Page { messages, next: None })
+        Ok(Response::Page { messages: self.listed_all(&keys).await, next: None })
     }
 
-    async fn listed(&self, key: Key) -> Option<Listed> {
+    pub(super) async fn listed(&self, key: Key) -> Option<Listed> {
         for _ in 0..3 {
             let presence = self.0.state.borrow().index.presence(key);
             let listed = match presence {
@@ -223,7 +217,7 @@ impl<R: Runtime> Desk<R> {
         Some(self.describe(&s, &e, Some(&payload), &replies))
     }
 
-    fn describe(
+    pub(super) fn describe(
         &self,
         s: &State,
         e: &Entry,
@@ -313,23 +307,36 @@ impl<R: Runtime> Desk<R> {
             let keys: Vec<Key> = ids.iter().filter(new).filter_map(|id| self.key_of(*id).ok()).collect();
             return self.change_these(&keys, change, &Which::All).await.map(Response::Done);
         }
+        let few = self.narrow_which(which, matches!(change, Change::Release(_))).await;
         let mut after = MessageId(0);
         let mut count = 0;
-        loop {
-            let page: Vec<(MessageId, Key)> = {
-                let s = self.0.state.borrow();
-                let page = s.index.after(after).map(|(key, id, _)| (id, key));
-                page.filter(|(_, key)| is_known(&s, *key)).take(SCAN_MAX).collect()
-            };
-            let Some(last) = page.last() else { return Ok(Response::Done(count)) };
-            after = last.0;
-            let keys: Vec<Key> = {
-                let s = self.0.state.borrow();
-                page.iter().map(|p| p.1).filter(|k| matches(&s, *k, which)).collect()
-            };
+        while let Some((last, keys)) = self.page(which, after, few.as_deref()) {
+            after = last;
             count += self.change_these(&keys, change, which).await?;
             yield_now().await;
         }
+        Ok(Response::Done(count))
+    }
+
+    /// Those of the messages behind `after` that are `which`, of `few` or of all, and the last that was
+    /// looked at; `None`: there are no more.
+    fn page(
+        &self,
+        which: &Which,
+        after: MessageId,
+        few: Option<&[MessageId]>,
+    ) -> Option<(MessageId, Vec<Key>)> {
+        let s = self.0.state.borrow();
+        let page: Vec<(MessageId, Option<Key>)> = match few {
+            Some(few) => {
+                let rest = &few[few.partition_point(|id| *id <= after)..];
+                rest.iter().take(SCAN_MAX).map(|id| (*id, s.index.find(*id))).collect()
+            }
+            None => s.index.after(after).take(SCAN_MAX).map(|(key, id, _)| (id, Some(key))).collect(),
+        };
+        let last = page.last()?.0;
+        let known = page.into_iter().filter_map(|(_, key)| key.filter(|key| is_known(&s, *key)));
+        Some((last, known.filter(|key| matches(&s, *key, which)).collect()))
     }
 
     /// Changes those of `keys` that are `which`; gives how many, once that is on stable storage. That is
@@ -388,17 +395,19 @@ impl<R: Runtime> Desk<R> {
         which: &Which,
         slips: &mut Vec<usize>,
     ) -> Result<u64, ControlError> {
-        let buried = self.make_rich(keys, change).await?;
+        let (buried, mut bodies) = self.make_rich(keys, change).await?;
         if change.needs_addresses() {
-            let read = together(keys.iter().map(|key| self.read_back(*key))).await;
+            let others: Vec<Key> = keys.iter().copied().filter(|key| !bodies.contains_key(key)).collect();
+            let read = self.read_back_all(&others).await;
+            bodies.extend(others.into_iter().zip(read).filter_map(|(key, body)| Some((key, body?))));
             let mut s = self.0.state.borrow_mut();
             let s = &mut *s;
-            for (key, payload) in keys.iter().zip(read) {
+            for key in keys {
                 if let (Change::Reroute(_, via), true) = (change, self.would(s, *key, change)) {
                     let id = s.index.get(*key).map(|e| e.id);
                     id.into_iter().for_each(|id| s.vias.set(id, via));
                 }
-                payload.iter().for_each(|payload| self.route_anew(s, *key, payload));
+                bodies.get(key).into_iter().for_each(|body| self.route_anew(s, *key, body));
             }
         }
         // Of those that were read back it is known now where they go.
@@ -414,8 +423,9 @@ impl<R: Runtime> Desk<R> {
     }
 
     /// Reads parked messages back that `change` is about; a flush needs only their stubs. Gives how many
-    /// were deleted although they could not be read.
-    async fn make_rich(&self, keys: &[Key], change: Change<'_>) -> Result<u64, ControlError> {
+    /// were deleted although they could not be read, and what was read.
+    async fn make_rich(&self, keys: &[Key], change: Change<'_>) -> Result<(u64, Bodies), ControlError> {
+        let mut bodies = Bodies::new();
         let tries = if matches!(change, Change::Delete(_)) { DELETE_TRIES } else { TRIES };
         for _ in 0..tries {
             let parked: Vec<Key> = {
@@ -426,15 +436,17 @@ impl<R: Runtime> Desk<R> {
                 parked.filter(needs).copied().collect()
             };
             if parked.is_empty() {
-                return Ok(0);
+                return Ok((0, bodies));
             }
-            let read = together(parked.iter().map(|key| self.recall(*key))).await;
+            let read = self.recall_all(&parked).await;
             let all = read.iter().all(Option::is_some);
             {
                 let mut s = self.0.state.borrow_mut();
                 let s = &mut *s;
                 let now = self.0.rt.now();
-                for (key, _) in parked.iter().zip(read).filter(|(_, read)| read.is_some()) {
+                for (key, body) in parked.iter().zip(read) {
+                    let Some(body) = body else { continue };
+                    bodies.insert(*key, body);
                     self.lead_back(s, *key, now);
                     s.arm(*key);
                 }
@@ -445,7 +457,7 @@ impl<R: Runtime> Desk<R> {
             }
         }
         if let Change::Delete(note) = change {
-            return self.bury(keys, cut(note)).await;
+            return Ok((self.bury(keys, cut(note)).await?, bodies));
         }
         self.settle_down(keys);
         Err(ControlError::Unreadable)

@@ -9,6 +9,7 @@ use crate::base::aligned::SharedBytes;
 use crate::base::ids::MessageId;
 use crate::base::time::{Mono, Wall};
 use crate::queue::desk::Desk;
+use crate::queue::desk::archiving::together;
 use crate::queue::index::{Archived, Cover, DestId, Entry, Key, Phase, Presence, Recipient, SOME_DAY};
 use crate::queue::record::{self, Fate, MessageView};
 use crate::queue::row::{self, RowView};
@@ -58,12 +59,41 @@ impl<R: Runtime> Desk<R> {
     /// Makes a parked message rich again, with its body. `None`: it is not parked any more, is being
     /// recalled by somebody else, or cannot be read now.
     pub(crate) async fn recall(&self, key: Key) -> Option<SharedBytes> {
-        let id = self.0.state.borrow_mut().index.change_stub(key, |stub| {
+        let id = self.begin_recall(key)?;
+        let read = self.read_parked(id).await;
+        self.end_recall(key, id, read)
+    }
+
+    /// As [`Self::recall`], of several, which are read together.
+    pub(crate) async fn recall_all(&self, keys: &[Key]) -> Vec<Option<SharedBytes>> {
+        let ids: Vec<Option<MessageId>> = keys.iter().map(|key| self.begin_recall(*key)).collect();
+        let read = self.read_parked_all(&ids).await;
+        let each = ids.iter().zip(read).map(|(id, read)| async move {
+            match read {
+                Some(read) => Some(read),
+                None => self.read_parked((*id)?).await,
+            }
+        });
+        let read = together(each).await;
+        let all = keys.iter().zip(ids).zip(read);
+        all.map(|((key, id), read)| self.end_recall(*key, id?, read)).collect()
+    }
+
+    fn begin_recall(&self, key: Key) -> Option<MessageId> {
+        self.0.state.borrow_mut().index.change_stub(key, |stub| {
             let busy = stub.marks.has(Marks::RECALLING);
             stub.marks.set(Marks::RECALLING, true);
             (!busy).then_some(stub.id)
-        })??;
-        let read = self.read_parked(id).await;
+        })?
+    }
+
+    /// What has been read of `key` takes its place.
+    fn end_recall(
+        &self,
+        key: Key,
+        id: MessageId,
+        read: Option<(Box<[u8]>, SharedBytes)>,
+    ) -> Option<SharedBytes> {
         let mut s = self.0.state.borrow_mut();
         let s = &mut *s;
         s.crowd.wake_all();

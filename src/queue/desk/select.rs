@@ -13,6 +13,7 @@ use crate::queue::desk::Desk;
 use crate::queue::desk::archiving::together;
 use crate::queue::desk::operate::{is_known, paused_reason};
 use crate::queue::desk::recall::Source;
+use crate::queue::desk::skimming::{BEGINNING, Skimmed};
 use crate::queue::desk::verbs::{waits, waits_still};
 use crate::queue::index::{DestId, Entry, Key, Phase, Presence, Recipient};
 use crate::queue::pick::{HEADER_BYTES, Pick, Resident, Standing, Verb};
@@ -27,7 +28,7 @@ use crate::storage::side::SideFile;
 const SLICE: usize = 4000;
 /// Messages, or rows, read in one slice.
 const READ: usize = 2048;
-/// Messages read at a time, and their bytes, but for one.
+/// Messages read at a time, and the bytes that are read of them, but for one.
 const TOGETHER: usize = 256;
 const TOGETHER_BYTES: u64 = 16 << 20;
 
@@ -45,11 +46,15 @@ struct Candidate {
     reads_message: bool,
 }
 
-/// How many of them are read side by side.
-fn side_by_side(near: &[Candidate]) -> usize {
+/// How many of them are read side by side, if `whole` at their full length.
+fn side_by_side(near: &[Candidate], whole: bool) -> usize {
     let mut bytes = 0;
     let fit = near.iter().take(TOGETHER).take_while(|c| {
-        bytes += if c.reads_message { c.size } else { 0 };
+        bytes += match c.reads_message {
+            true if whole => c.size,
+            true => c.size.min(BEGINNING.into()),
+            false => 0,
+        };
         bytes <= TOGETHER_BYTES
     });
     fit.count().max(1)
@@ -71,7 +76,8 @@ fn candidate(
         (None, None) => return None,
     };
     let resident = Resident { arrival: id.arrival(), size, standing };
-    if !verb.would_change(standing == Standing::Hold) || !pick.suits(&resident, wall) {
+    let unsuited = !pick.suits(&resident, wall) || !pick.suits_reroute(s.vias.get(id));
+    if unsuited || !verb.would_change(standing == Standing::Hold) {
         return None;
     }
     if pick.needs_destinations() && !several && !suits_destinations(s, pick, key) {
@@ -107,7 +113,7 @@ impl<R: Runtime> Desk<R> {
         let (mut ids, mut bytes, mut unread) = (Vec::new(), 0, 0);
         let mut near = &near[..];
         while !near.is_empty() {
-            let (some, rest) = near.split_at(side_by_side(near));
+            let (some, rest) = near.split_at(side_by_side(near, pick.needs_header()));
             near = rest;
             let verdicts = self.verdicts(pick, verb, some).await;
             for (candidate, verdict) in some.iter().zip(verdicts) {
@@ -171,13 +177,52 @@ impl<R: Runtime> Desk<R> {
         .into_iter();
         let rows: Vec<Option<Box<[u8]>>> =
             some.iter().map(|c| if reads(c) { rows.next().flatten() } else { None }).collect();
-        let each = some.iter().zip(rows).map(|(c, row)| async move {
+        let sources = some.iter().zip(&rows).map(|(c, row)| self.source(c, row.as_deref()));
+        let read = self.skim(&sources.collect::<Vec<_>>(), pick.needs_header()).await;
+        let each = some.iter().zip(rows).zip(read).map(|((c, row), read)| async move {
             if c.reads_row && !self.row_suits(pick, verb, c, row.as_deref())? {
                 return Some(false);
             }
-            if c.reads_message { self.verdict(pick, c, row).await } else { Some(true) }
+            match read {
+                _ if !c.reads_message => Some(true),
+                Some(Skimmed::Whole(payload)) => self.suits(pick, c, row.as_deref(), &payload).await,
+                Some(Skimmed::Beginning(begins, len))
+                    if self.is_ruled_out(pick, c, row.as_deref(), &begins, len) =>
+                {
+                    Some(false)
+                }
+                _ => self.verdict(pick, c, row).await,
+            }
         });
         together(each).await
+    }
+
+    /// Where the record of a message is, if it is to be read and not in memory.
+    fn source(&self, c: &Candidate, row: Option<&[u8]>) -> Option<(Source, MessageId)> {
+        let at = match row {
+            _ if !c.reads_message => return None,
+            Some(row) => Source::Archive(RowView::parse(row).ok()?.place),
+            None => {
+                let s = self.0.state.borrow();
+                Source::of(s.index.get(c.key).filter(|e| e.payload.is_none())?)
+            }
+        };
+        Some((at, c.id))
+    }
+
+    /// Whether the beginning of a payload of `len` bytes says that the message is not meant.
+    fn is_ruled_out(
+        &self,
+        pick: &Pick,
+        c: &Candidate,
+        row: Option<&[u8]>,
+        begins: &[u8],
+        len: usize,
+    ) -> bool {
+        let view = MessageView::parse_begin(begins, len).ok().filter(|_| !pick.needs_header());
+        let (Some(view), Some(done)) = (view, self.done(c.key, row)) else { return false };
+        let open = |i: usize| done.get(i).is_none_or(|done| !done);
+        !pick.suits_message(&view.envelope, view.user, open, b"")
     }
 
     /// Whether what the row of a message to several destinations says of them suits.
@@ -218,10 +263,21 @@ impl<R: Runtime> Desk<R> {
                 None => self.read_parked(c.id).await.map(|(row, payload)| (Some(row), payload))?,
             },
         };
-        let view = MessageView::parse(&payload).ok()?;
-        let done = self.done(c.key, row.as_deref())?;
+        self.suits(pick, c, row.as_deref(), &payload).await
+    }
+
+    /// Whether a message with this record is meant.
+    async fn suits(
+        &self,
+        pick: &Pick,
+        c: &Candidate,
+        row: Option<&[u8]>,
+        payload: &SharedBytes,
+    ) -> Option<bool> {
+        let view = MessageView::parse(payload).ok()?;
+        let done = self.done(c.key, row)?;
         let header = match pick.needs_header() {
-            true => self.header_of(&view, &payload).await?,
+            true => self.header_of(&view, payload).await?,
             false => Vec::new(),
         };
         let open = |i: usize| done.get(i).is_none_or(|done| !done);

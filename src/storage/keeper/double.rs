@@ -32,6 +32,7 @@ pub struct World {
     pub room: Cell<Option<u64>>,
     pub writes: Cell<u64>,
     pub reads: Cell<u64>,
+    pub bytes_read: Cell<u64>,
     pub free: Cell<u64>,
     pub random: Cell<u64>,
     /// Rounds through the tasks.
@@ -254,6 +255,7 @@ impl File for MemFile {
         let data = self.node.data.borrow();
         let rest = data.get(offset as usize..).unwrap_or_default();
         let n = rest.len().min(buf.capacity());
+        self.world.bytes_read.set(self.world.bytes_read.get() + n as u64);
         buf.set_len(0);
         buf.put(&rest[..n]);
         (Ok(()), buf)

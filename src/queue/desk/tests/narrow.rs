@@ -229,3 +229,93 @@ fn who_is_named_twice_is_changed_once() {
         }
     });
 }
+
+fn sender(pattern: &str) -> Pick {
+    Pick { sender: Some(pattern.into()), ..Pick::default() }
+}
+
+/// Fills the queue with messages that are parked, of which every tenth is from somebody else, with bodies of
+/// `size` bytes.
+async fn fill_with(r: &Run, desk: &Desk<Rig>, size: usize) -> Vec<QueueId> {
+    let mut tenth = Vec::new();
+    for n in 0..MANY {
+        let from = if n % 10 == 0 { "tenth@from.example" } else { "me@from.example" };
+        let e = envelope(from, &[(&format!("m{n}@a.example"), Notify::DEFAULT)]);
+        let id = loop {
+            match send_as(desk, &e, &"x".repeat(size)).await {
+                Ok(accepted) => break accepted.id,
+                Err(e) => assert!(matches!(e, IntakeError::Busy | IntakeError::Full), "{e}"),
+            }
+            r.sleep(Duration::from_millis(50)).await;
+        };
+        tenth.extend((n % 10 == 0).then_some(id));
+    }
+    settled(r).await;
+    tenth
+}
+
+#[test]
+fn neighbours_are_read_at_once_and_of_long_messages_little() {
+    for size in [500, 6000, 15_000] {
+        let world = Rc::new(World::default());
+        let down = |r: &mut Run| r.a.up.set(false);
+        run(&world, down, async |r| {
+            let (desk, _) = r.open().await;
+            let tenth = fill_with(r, &desk, size).await;
+            let (reads, bytes) = (world.reads.get(), world.bytes_read.get());
+            assert_eq!(find(&desk, sender("nobody@*"), Verb::Look).await.0, []);
+            let (reads, bytes) = (world.reads.get() - reads, world.bytes_read.get() - bytes);
+            match size {
+                15_000 => assert!(bytes < MANY as u64 * 10_000, "{bytes} bytes of {MANY} messages"),
+                _ => assert!(reads < MANY as u64 / 5, "{reads} reads for {MANY} messages of {size}"),
+            }
+            assert_eq!(find(&desk, sender("TENTH@*"), Verb::Look).await.0, tenth);
+            assert_eq!(find(&desk, sender("me@*"), Verb::Look).await.0.len(), MANY - tenth.len());
+            let field =
+                |value: &str| Pick { headers: vec![("Subject".into(), value.into())], ..sender("tenth@*") };
+            assert_eq!(find(&desk, field("*"), Verb::Look).await.0, tenth);
+            assert_eq!(find(&desk, field("nothing"), Verb::Look).await.0, []);
+        });
+    }
+}
+
+#[test]
+fn what_goes_to_one_destination_or_is_held_is_found_without_the_others() {
+    let world = Rc::new(World::default());
+    let down = |r: &mut Run| {
+        r.a.up.set(false);
+        r.b.up.set(false);
+    };
+    run(&world, down, async |r| {
+        let (desk, _) = r.open().await;
+        let mut few = Vec::new();
+        for _ in 0..5 {
+            few.push(send(&desk, &["x@b.example"]).await);
+        }
+        fill(r, &desk, 0..MANY).await;
+        settled(r).await;
+        let narrowed = async |which: &Which, held| {
+            let ids = desk.narrow_which(which, held).await;
+            ids.map(|ids| ids.iter().map(|id| desk.queue_id(*id)).collect::<Vec<_>>())
+        };
+        let there = Which::Destination("b".into());
+        assert_eq!(narrowed(&there, false).await, Some(few.clone()));
+        assert_eq!(narrowed(&Which::Destination("nowhere".into()), false).await, Some(vec![]));
+        assert_eq!(narrowed(&Which::Destination("a".into()), false).await, None, "that is most of it");
+        assert_eq!(narrowed(&Which::All, false).await, None);
+        assert_eq!(narrowed(&Which::All, true).await, Some(vec![]));
+        let note = String::new;
+        let hold = Request::Hold { which: there.clone(), note: note() };
+        assert_eq!(desk.control(&hold).await, Response::Done(5));
+        assert_eq!(desk.control(&hold).await, Response::Done(0));
+        assert_eq!(narrowed(&Which::All, true).await, Some(few.clone()));
+        let elsewhere = Request::Release { which: Which::Destination("a".into()), note: note() };
+        assert_eq!(desk.control(&elsewhere).await, Response::Done(0));
+        let release = Request::Release { which: Which::All, note: note() };
+        assert_eq!(desk.control(&release).await, Response::Done(5));
+        let delete = Request::Delete { which: there, note: note() };
+        assert_eq!(desk.control(&delete).await, Response::Done(5));
+        let all = Request::Delete { which: Which::All, note: note() };
+        assert_eq!(desk.control(&all).await, Response::Done(MANY as u64));
+    });
+}
