@@ -64,6 +64,12 @@ impl Mechanism {
         self == Mechanism::CramMd5
     }
 
+    /// Each exchange has a random part.
+    #[must_use]
+    pub fn is_fresh(self) -> bool {
+        !matches!(self, Mechanism::Plain | Mechanism::Login | Mechanism::External)
+    }
+
     /// It sends the password itself, or what is as good.
     #[must_use]
     pub fn tells_password(self) -> bool {
@@ -141,5 +147,8 @@ mod tests {
         assert_eq!(set.names(), "SCRAM-SHA-256 LOGIN");
         assert_eq!(set.filter(|m| !m.tells_password()).names(), "SCRAM-SHA-256");
         assert!(Set::NONE.is_empty() && !set.has(Mechanism::Plain));
+        let fresh = |m: &Mechanism| m.is_fresh();
+        assert!(Mechanism::ALL.iter().filter(|m| m.name().contains('-')).all(fresh));
+        assert!(![Mechanism::Plain, Mechanism::Login, Mechanism::External].iter().any(fresh));
     }
 }

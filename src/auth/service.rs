@@ -142,7 +142,9 @@ impl<R: Runtime> Logins<R> {
     #[must_use]
     pub fn begin(&self, mechanism: Mechanism, channel: &Channel) -> Exchange {
         let mut nonce = [0; 18];
-        self.rt.fill(&mut nonce);
+        if mechanism.is_fresh() {
+            self.rt.fill(&mut nonce);
+        }
         let plus_offered = self.offer(channel).iter().any(Mechanism::is_plus);
         Exchange::new(mechanism, &Fresh { nonce, host: &self.options.host, plus_offered }, channel)
     }
