@@ -242,7 +242,7 @@ async fn fill_with(r: &Run, desk: &Desk<Rig>, size: usize) -> Vec<QueueId> {
         let from = if n % 10 == 0 { "tenth@from.example" } else { "me@from.example" };
         let e = envelope(from, &[(&format!("m{n}@a.example"), Notify::DEFAULT)]);
         let id = loop {
-            match send_as(desk, &e, &"x".repeat(size)).await {
+            match send_as(desk, &e, &format!("Subject: test\r\n\r\n{}", "x".repeat(size))).await {
                 Ok(accepted) => break accepted.id,
                 Err(e) => assert!(matches!(e, IntakeError::Busy | IntakeError::Full), "{e}"),
             }
