@@ -125,9 +125,11 @@ impl Schedule {
 
     /// The list of `d` does not count for its pool.
     fn lift(&mut self, d: DestId) {
+        let p = self.pool_of(d);
+        let waited = self.waits(p);
         let lane = &mut self.lanes[d as usize];
         let len = lane.ready.len();
-        let pool = &mut self.pools[lane.pool.0 as usize];
+        let pool = &mut self.pools[p.0 as usize];
         if lane.suspended.is_some() {
             self.ready_paused -= len;
             return;
@@ -142,6 +144,8 @@ impl Schedule {
         if pool.ready == 0 {
             pool.starve(false, &self.shares, self.member);
         }
+        // Whose turn it is now may have waited longer.
+        self.look_again(p, waited);
     }
 
     /// It counts again.

@@ -331,6 +331,25 @@ fn drains(s: &mut Schedule, mut now: Mono, taken: &mut Vec<(DestId, Key)>) -> bo
     false
 }
 
+#[test]
+fn who_has_waited_longer_is_looked_at_when_the_first_is_suspended() {
+    let mut s = Schedule::new(Rules { connections: 6, ..Rules::default() }, Rc::default());
+    let (a, own) = one(&mut s, "a", Limits::default());
+    let (b, _) = one(&mut s, "b", Limits::default());
+    let p = s.join_pool(a, ("site", "site"), Limits::default(), secs(1 << 30));
+    assert_ne!(own, p);
+    assert_eq!(s.join_pool(b, ("site", "site"), Limits::default(), secs(1 << 30)), p);
+    let k = keys(3);
+    s.push(a, k[0], secs(1));
+    assert_eq!(s.open_next(secs(1)), Some(p));
+    s.push(b, k[1], secs(1));
+    // What came last stands first: another connection is not wanted before that has waited.
+    s.push_front(a, k[2], Mono(secs(2).0 - 1));
+    assert_eq!((s.open_next(Mono(secs(2).0 - 1)), nobody_is_overlooked(&s, secs(2))), (None, true));
+    s.suspend(a, Some(1));
+    assert_eq!(s.open_next(secs(2)), Some(p));
+}
+
 proptest! {
     #[test]
     fn limits_hold_and_nothing_is_lost_or_starved(ops in proptest::collection::vec(op(), 1..400)) {
