@@ -196,7 +196,8 @@ async fn count<T: Table>(table: &T, found: &mut Found) -> io::Result<()> {
 }
 
 /// As many UIDs, and MODSEQs, of a mailbox as damages of the journal may have held: a client may know them,
-/// the index need not. `unread`: records that verify, of at most `payload_max` bytes each, and cannot be read.
+/// the index need not. `unread`: records that verify, of at most `payload_max` bytes each, and cannot be
+/// read.
 pub(super) fn gap(report: &RecoveryReport, unread: usize, payload_max: usize) -> u32 {
     if report.damage_count > report.damages.len() as u64 {
         return UID_GAP;
