@@ -223,7 +223,12 @@ pub fn serve_at(
 ) {
     bounce::start(desk);
     agent::start(desk, Rc::new(NoNames), agent::Options::new("mx.example"));
-    let ctx = context(rt, tables, desk);
+    let mut sessions = options_of_sessions(rt);
+    // What a filter puts off counts among a client's errors, too: who has a session long enough would be
+    // sent away for it.
+    Rc::make_mut(&mut sessions.trusted).errors_hard = u32::MAX;
+    Rc::make_mut(&mut sessions.others).errors_hard = u32::MAX;
+    let ctx = context(rt, tables, desk, sessions);
     for (door, port) in doors.into_iter().zip(PORT..) {
         let listener = Rc::new(machine.boot().listen(port));
         rt.spawn(serve::accept(ctx.clone(), listener, Rc::new(door)));
@@ -231,15 +236,24 @@ pub fn serve_at(
 }
 
 fn listen(machine: &Machine, rt: &SimRuntime, tables: Rc<Tables>, desk: &Desk<SimRuntime>, port: u16) {
-    let ctx = context(rt, tables, desk);
+    let ctx = context(rt, tables, desk, options_of_sessions(rt));
     let listener = Rc::new(machine.boot().listen(port));
     rt.spawn(serve::accept(ctx, listener, Rc::default()));
 }
 
-fn context(rt: &SimRuntime, tables: Rc<Tables>, desk: &Desk<SimRuntime>) -> Rc<Context<SimRuntime>> {
+fn options_of_sessions(rt: &SimRuntime) -> serve::Options {
     let mut sessions = serve::Options::new("mx.example");
     // Small, so that memory runs out; bodies go beside as they come in, or are kept until their end.
     sessions.side_bytes = if rt.world().below(2) == 0 { 8 << 10 } else { 1 << 20 };
     sessions.memory = if rt.world().below(2) == 0 { 64 << 10 } else { 1 << 20 };
+    sessions
+}
+
+fn context(
+    rt: &SimRuntime,
+    tables: Rc<Tables>,
+    desk: &Desk<SimRuntime>,
+    sessions: serve::Options,
+) -> Rc<Context<SimRuntime>> {
     Context::new(rt.clone(), Intake::new(desk.clone()), tables, desk.metrics().clone(), sessions)
 }
