@@ -145,8 +145,8 @@ static FULL_AT_RANDOM: AtomicU64 = AtomicU64::new(0);
 /// Histories in which the disk was full.
 static FULL: AtomicU64 = AtomicU64::new(0);
 
-/// On a disk that is hardly larger than the journal may be: not always yet. In 2 of 669 histories somebody
-/// was stuck (2026-11-27).
+/// On a disk that is hardly larger than the journal may be: not always yet. With 2,000 seeds somebody was
+/// stuck in 2 histories (2026-11-27).
 #[test]
 fn a_full_disk_lets_users_delete_at_random() {
     let history = |world: &World| full_history(world, true);
