@@ -24,6 +24,7 @@ options: --quick --brief  --only NAME[,NAME] (ringpost postfix floor)  --sizes "
          --bin FILE (a built ringpost: no build)  --out DIR  --dir DIR (queues; a real disk)
          --server-cpus C --load-cpus C  --install  --keep
 environment: RINGPOST_MORE (lines for ringpost's configuration, as '[events]' with 'mail = "off"')
+             LOADER (a ringpost whose `load` is generator and sink; to compare two versions give both the same)
              FLOOR (path of the floor program), FLOOR_ARGS (its arguments; @PORT@ @SINK@ @DIR@)
 END
 }
@@ -197,7 +198,7 @@ trap 'exit 130' INT TERM
 
 start_sink() {
     rm -f "$WORK/status"
-    ( in_group load "$LOAD_CPUS" "$BIN" load sink --listen "127.0.0.1:$SINK" --status "$WORK/status" --json \
+    ( in_group load "$LOAD_CPUS" "$LOADER" load sink --listen "127.0.0.1:$SINK" --status "$WORK/status" --json \
         >"$WORK/sink.json" 2>"$WORK/sink.log" ) &
     SINK_PID=$!
     wait_port "$SINK" || { say "the sink does not start: $(cat "$WORK/sink.log")"; return 1; }
@@ -205,7 +206,7 @@ start_sink() {
 
 # load ARGUMENTS...: one run of the generator, its JSON on stdout; never longer than its time and 60 s.
 load() {
-    ( in_group load "$LOAD_CPUS" timeout $((SECS + 60)) "$BIN" load smtp --to "127.0.0.1:$PORT" --json "$@" )
+    ( in_group load "$LOAD_CPUS" timeout $((SECS + 60)) "$LOADER" load smtp --to "127.0.0.1:$PORT" --json "$@" )
 }
 
 # field NAME < JSON
@@ -413,6 +414,7 @@ if [ -z "$BIN" ]; then
     BIN=target/$PROFILE/ringpost
 fi
 BIN=$(realpath "$BIN") || exit 1
+LOADER=$(realpath "${LOADER:-$BIN}") || exit 1
 SERVERS=""
 for s in ${ONLY//,/ }; do
     case $s in ringpost|postfix|floor) "has_$s" && SERVERS="$SERVERS $s" ;; *) say "unknown server $s"; exit 64 ;; esac

@@ -26,20 +26,39 @@ echo "== fuzz: build"
 RUSTFLAGS=$flags cargo build --locked --release --manifest-path fuzz/Cargo.toml \
     --target "$host" --target-dir "$scratch"
 
-for file in fuzz/fuzz_targets/*.rs; do
-    target=$(basename "$file" .rs)
+# One target; its output goes to a file, of which the last line is shown.
+run() {
+    local target=$1
     # What is found new goes to the scratch corpus, not to the committed seeds.
-    corpus=$scratch/corpus/$target artifacts=fuzz/artifacts/$target log=$scratch/$target.log
+    local corpus=$scratch/corpus/$target artifacts=fuzz/artifacts/$target log=$scratch/$target.log
     mkdir -p "$corpus" "$artifacts"
-    arguments=("$corpus" "fuzz/seeds/$target" -max_total_time="$seconds" -timeout=10
+    local arguments=("$corpus" "fuzz/seeds/$target" -max_total_time="$seconds" -timeout=10
         -rss_limit_mb=2048 -artifact_prefix="$artifacts/")
     [[ -f fuzz/seeds/$target.dict ]] && arguments+=(-dict="fuzz/seeds/$target.dict")
-    echo "== fuzz: $target for $seconds s"
     # libFuzzer ends by itself; the limit is for a target that hangs where it cannot tell.
     if ! timeout "$((seconds + 60))" "$scratch/$host/release/$target" "${arguments[@]}" >"$log" 2>&1; then
         tail -n 40 "$log"
         echo "$target failed; the input is in $artifacts, all output in $log" >&2
-        exit 1
+        return 1
     fi
-    grep '^Done ' "$log" || { echo "$target did not report its runs: $log" >&2; exit 1; }
+    local done
+    done=$(grep '^Done ' "$log") || { echo "$target did not report its runs: $log" >&2; return 1; }
+    echo "$target: $done"
+}
+
+# As many at a time as there are CPUs; the first that fails ends it.
+trap 'kill $(jobs -p) 2>/dev/null || true' EXIT
+jobs=$(nproc) running=0
+echo "== fuzz: each target for $seconds s, $jobs at a time"
+for file in fuzz/fuzz_targets/*.rs; do
+    if [ "$running" -ge "$jobs" ]; then
+        wait -n
+        running=$((running - 1))
+    fi
+    run "$(basename "$file" .rs)" &
+    running=$((running + 1))
+done
+while [ "$running" -gt 0 ]; do
+    wait -n
+    running=$((running - 1))
 done

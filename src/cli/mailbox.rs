@@ -187,19 +187,19 @@ impl MailboxArgs {
 }
 
 /// Tells how far long work is, on the standard error: on a terminal one line, rewritten; else now and then.
-struct Progress {
+pub(super) struct Progress {
     terminal: bool,
     shown: std::time::Instant,
     said: bool,
 }
 
 impl Progress {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let terminal = io::IsTerminal::is_terminal(&io::stderr());
         Progress { terminal, shown: std::time::Instant::now(), said: false }
     }
 
-    fn show(&mut self, text: impl FnOnce() -> String) {
+    pub(super) fn show(&mut self, text: impl FnOnce() -> String) {
         let pause = std::time::Duration::from_millis(if self.terminal { 200 } else { 10_000 });
         if self.shown.elapsed() < pause {
             return;
@@ -213,7 +213,7 @@ impl Progress {
         }
     }
 
-    fn end(&self) {
+    pub(super) fn end(&self) {
         if self.said && self.terminal {
             eprint!("\r\x1b[K");
         }

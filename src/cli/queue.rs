@@ -227,9 +227,9 @@ impl QueueArgs {
                 fail("queue", 64, "say which messages: conditions, or --all")
             }
             QueueCommand::Export { dir, picked, .. } => {
-                exchange::export(&contact, look(picked.pick(), false), &dir)
+                exchange::export(&contact, json, look(picked.pick(), false), &dir)
             }
-            QueueCommand::Import { dir, smtp } => exchange::import(&contact, &dir, smtp.as_deref()),
+            QueueCommand::Import { dir, smtp } => exchange::import(&contact, json, &dir, smtp.as_deref()),
             command => match command.command() {
                 Ok(command) => simply(&contact, json, command, "queue"),
                 Err(text) => fail("queue", 64, text),
@@ -325,6 +325,20 @@ pub(super) fn converse(
     if code == ExitCode::SUCCESS { ExitCode::from(worst) } else { code }
 }
 
+/// Where the server is asked. Errors are printed.
+fn socket(contact: &Contact, name: &str) -> Result<PathBuf, ExitCode> {
+    if let Some(path) = &contact.socket {
+        return Ok(path.clone());
+    }
+    match Config::load(&contact.config) {
+        Ok((config, _)) => match config.admin.socket {
+            Some(path) => Ok(path),
+            None => Err(fail(name, 78, "admin.socket is empty: the server has no admin socket")),
+        },
+        Err(problems) => Err(fail(name, 78, &problems.to_string())),
+    }
+}
+
 /// As [`converse`], for an answer that is not made of lines.
 pub(super) fn fetch(
     contact: &Contact,
@@ -332,15 +346,9 @@ pub(super) fn fetch(
     name: &str,
     read: impl FnOnce(&mut Body<UnixStream>) -> io::Result<()>,
 ) -> ExitCode {
-    let socket = match &contact.socket {
-        Some(path) => path.clone(),
-        None => match Config::load(&contact.config) {
-            Ok((config, _)) => match config.admin.socket {
-                Some(path) => path,
-                None => return fail(name, 78, "admin.socket is empty: the server has no admin socket"),
-            },
-            Err(problems) => return fail(name, 78, &problems.to_string()),
-        },
+    let socket = match socket(contact, name) {
+        Ok(path) => path,
+        Err(code) => return code,
     };
     let stream = match UnixStream::connect(&socket) {
         Ok(stream) => stream,

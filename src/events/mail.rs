@@ -209,16 +209,30 @@ struct State {
 struct Stamp {
     second: Cell<u64>,
     text: RefCell<String>,
+    digits: RefCell<Vec<u8>>,
 }
 
 impl Stamp {
-    fn put(&self, out: &mut Vec<u8>, at: Wall) {
+    fn renew(&self, at: Wall) {
         let mut text = self.text.borrow_mut();
         if self.second.replace(at.seconds()) != at.seconds() || text.is_empty() {
             *text = at.to_string();
             text.truncate("2026-11-23T07:00:00".len());
+            let mut digits = self.digits.borrow_mut();
+            digits.clear();
+            put_number(&mut digits, at.seconds());
         }
-        out.extend_from_slice(text.as_bytes());
+    }
+
+    /// Seconds since 1970.
+    fn put_seconds(&self, out: &mut Vec<u8>, at: Wall) {
+        self.renew(at);
+        out.extend_from_slice(&self.digits.borrow());
+    }
+
+    fn put(&self, out: &mut Vec<u8>, at: Wall) {
+        self.renew(at);
+        out.extend_from_slice(self.text.borrow().as_bytes());
         let ms = (at.0 % 1000) as u16;
         out.push(b'.');
         out.extend([ms / 100, ms / 10 % 10, ms % 10].map(|digit| b'0' + digit as u8));

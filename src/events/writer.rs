@@ -22,6 +22,11 @@ const TEXT_MAX: usize = 2000;
 /// a row wake the writer once. Who sends would pay for each waking, and a mail core may have to send a
 /// thousand failed logins a second.
 const GATHER: Duration = Duration::from_millis(5);
+/// What has been handed to the file is there after at most so many times of gathering: until then more may
+/// come, and much is cheaper to write at once.
+const ROUNDS_MAX: u32 = 6;
+/// Or after this long in which nothing came.
+const HELD: Duration = Duration::from_millis(10);
 /// Bytes of lines that are written at once.
 const LINES_MAX: usize = 64 << 10;
 
@@ -35,11 +40,22 @@ pub(super) struct Writer {
     said: BTreeMap<(&'static str, Option<u16>, String), (Event, u64)>,
     /// Lines of events, to be written.
     lines: Vec<u8>,
+    /// Times of gathering since something was written that may not have reached its place.
+    rounds: Option<u32>,
 }
 
 impl Writer {
     pub(super) fn new(out: Box<dyn Write + Send>, format: Format, pid: u32, dropped: Arc<AtomicU64>) -> Self {
-        Writer { out, format, pid, dropped, reported: 0, said: BTreeMap::new(), lines: Vec::new() }
+        Writer {
+            out,
+            format,
+            pid,
+            dropped,
+            reported: 0,
+            said: BTreeMap::new(),
+            lines: Vec::new(),
+            rounds: None,
+        }
     }
 
     /// Writes until all senders are gone.
@@ -64,21 +80,44 @@ impl Writer {
                 Err(TryRecvError::Empty) => {
                     self.put();
                     std::thread::sleep(GATHER);
-                    from.recv_timeout(Duration::from_secs(1))
+                    self.next(from)
                 }
             };
         }
         self.forget(Wall(u64::MAX));
         self.put();
+        self.flush();
+    }
+
+    /// What comes next; what has been written until now has reached its place in time.
+    fn next(&mut self, from: &Receiver<Said>) -> Result<Said, RecvTimeoutError> {
+        if let Some(rounds) = self.rounds {
+            self.rounds = Some(rounds + 1);
+            if rounds < ROUNDS_MAX {
+                match from.recv_timeout(HELD) {
+                    Err(RecvTimeoutError::Timeout) => {}
+                    said => return said,
+                }
+            }
+            self.flush();
+        }
+        from.recv_timeout(Duration::from_secs(1))
     }
 
     /// Writes the lines of events that have gathered.
     fn put(&mut self) {
         if !self.lines.is_empty() {
             // Nobody to tell: the place for telling is what fails.
-            let _ = self.out.write_all(&self.lines).and_then(|()| self.out.flush());
+            let _ = self.out.write_all(&self.lines);
             self.lines.clear();
+            self.rounds.get_or_insert(0);
         }
+    }
+
+    fn flush(&mut self) {
+        // Nobody to tell: the place for telling is what fails.
+        let _ = self.out.flush();
+        self.rounds = None;
     }
 
     fn mail(&mut self, lines: &[u8], lost: u64, core: u16, at: Wall) {
@@ -88,7 +127,8 @@ impl Writer {
         }
         self.put();
         // Nobody to tell: the place for telling is what fails.
-        let _ = self.out.write_all(lines).and_then(|()| self.out.flush());
+        let _ = self.out.write_all(lines);
+        self.rounds.get_or_insert(0);
     }
 
     fn take(&mut self, event: Event) {

@@ -302,6 +302,12 @@ fn exported_mail_can_be_imported() {
         Some(73),
         "nothing is written over"
     );
+    let left: Vec<_> = std::fs::read_dir(&dir).unwrap().map(|e| e.unwrap().file_name()).collect();
+    assert!(left.iter().all(|n| !n.to_string_lossy().starts_with('.')), "{left:?}");
+    let out = other.run(&["queue", "import", &name, "--smtp", &smtp, "--json"]);
+    let said: Vec<Value> = text(&out).lines().map(|l| serde_json::from_str(l).expect(l)).collect();
+    assert_eq!(said.last(), Some(&serde_json::json!({ "imported": said.len() - 1, "of": said.len() - 1 })));
+    assert!(said[0]["reply"].as_str().is_some_and(|r| r.starts_with("250")), "{said:?}");
 }
 
 #[test]

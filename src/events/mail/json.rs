@@ -39,7 +39,7 @@ fn begin(out: &mut Vec<u8>, stamp: &Stamp, at: Wall, core: u16, kind: &str) {
     out.extend_from_slice(b"\",\"time\":\"");
     stamp.put(out, at);
     out.extend_from_slice(b"\",\"timestamp\":");
-    put_number(out, at.seconds());
+    stamp.put_seconds(out, at);
     number!(out, "core", core.into());
 }
 
@@ -50,9 +50,7 @@ fn end(out: &mut Vec<u8>) {
 fn quoted(out: &mut Vec<u8>, text: &[u8]) {
     let text = cut(text);
     out.push(b'"');
-    let odd = |b: u8| !(0x20..=0x7e).contains(&b) | (b == b'"') | (b == b'\\');
-    // Without an early end: 32 bytes at a time.
-    if !text.iter().fold(false, |any, b| any | odd(*b)) {
+    if is_plain(text) {
         out.extend_from_slice(text);
     } else {
         for c in String::from_utf8_lossy(text).chars() {
@@ -65,6 +63,24 @@ fn quoted(out: &mut Vec<u8>, text: &[u8]) {
         }
     }
     out.push(b'"');
+}
+
+/// False if a byte is a quote, a backslash, a control character or none of ASCII. Eight at a time: nearly all
+/// texts are short.
+fn is_plain(text: &[u8]) -> bool {
+    const ONES: u64 = u64::MAX / 255;
+    const HIGH: u64 = ONES << 7;
+    // The high bit of a byte that is zero is set; others may be, above one that is.
+    let zero = |x: u64| x.wrapping_sub(ONES) & !x & HIGH;
+    let odd = |x: u64| {
+        let below = x.wrapping_sub(ONES * 0x20) & !x;
+        let above = x.wrapping_add(ONES) | x;
+        ((below | above) & HIGH) | zero(x ^ (ONES * b'"' as u64)) | zero(x ^ (ONES * b'\\' as u64))
+    };
+    let (eights, rest) = text.as_chunks::<8>();
+    let mut last = [b' '; 8];
+    last[..rest.len()].copy_from_slice(rest);
+    eights.iter().chain([&last]).fold(0, |any, eight| any | odd(u64::from_le_bytes(*eight))) == 0
 }
 
 macro_rules! id {
@@ -289,4 +305,25 @@ pub(super) fn returned(out: &mut Vec<u8>, stamp: &Stamp, at: Wall, core: u16, r:
     said!(out, "original_envelope_id", &r.delivery.envelope);
     said!(out, "message_id", &r.delivery.message);
     end(out);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_byte_at_every_place_is_told_apart() {
+        for length in 0..20 {
+            let mut text = vec![b'~'; length];
+            assert!(is_plain(&text));
+            for at in 0..length {
+                for byte in 0..=255 {
+                    text[at] = byte;
+                    let plain = matches!(byte, 0x20..=0x7e) && byte != b'"' && byte != b'\\';
+                    assert_eq!(is_plain(&text), plain, "{text:?}");
+                }
+                text[at] = b' ';
+            }
+        }
+    }
 }
