@@ -5,7 +5,8 @@
 //! than [`NAMED_MAX`]. Each queue counts by itself; [`Registry`] adds up. Cannot fail.
 
 use crate::base::heavy::Heavy;
-use std::collections::{BTreeMap, HashMap};
+use hashbrown::HashMap;
+use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -86,7 +86,11 @@ const EXCHANGERS: &[(&str, &str)] = &[
 /// then perhaps, behind a space, what is demanded of them.
 #[must_use]
 pub fn provider(site: &str) -> usize {
-    let hosts = site.split(' ').next().unwrap_or(site);
+    let hosts = &site[..memchr::memchr(b' ', site.as_bytes()).unwrap_or(site.len())];
+    if hosts.bytes().next_back().is_none_or(|last| !last.is_ascii_alphabetic()) {
+        // An address, or a port: asked for each message.
+        return PROVIDERS.len() - 1;
+    }
     let known = EXCHANGERS.iter().find(|(end, _)| hosts.ends_with(end)).map(|(_, provider)| *provider);
     let place = known.and_then(|provider| PROVIDERS.iter().position(|p| *p == provider));
     place.unwrap_or(PROVIDERS.len() - 1)

@@ -9,7 +9,7 @@
 //! Figures: 32 bytes a slot, and about 100 for each domain that mail waits for.
 
 use crate::base::chunks::Chunks;
-use std::collections::HashMap;
+use hashbrown::HashMap;
 
 /// The end of a list; no list.
 const NIL: u32 = u32::MAX;

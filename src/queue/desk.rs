@@ -388,10 +388,8 @@ impl<R: Runtime> Desk<R> {
                 }
             });
         }
-        let key = s.index.insert(entry);
-        if let Some(domain) = state::domain_of_all(envelope.recipients().map(|r| r.address)) {
-            s.index.set_domain(key, &domain);
-        }
+        let domain = state::domain_of_all(envelope.recipients().map(|r| r.address));
+        let key = s.index.insert_of(entry, domain.as_deref());
         s.whose.enter(m.id, Whose::key(m.user));
         self.follow(s, staged, After::Message { key, slip });
         let bytes = fixed + inline;

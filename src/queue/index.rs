@@ -134,8 +134,14 @@ impl Default for Index {
 impl Index {
     /// Adds a message. Panics if its id is there already: an id names one message for ever.
     pub fn insert(&mut self, entry: Entry) -> Key {
+        self.insert_of(entry, None)
+    }
+
+    /// As [`Self::insert`]; all recipients are of `domain`, in small letters.
+    pub fn insert_of(&mut self, entry: Entry, domain: Option<&[u8]>) -> Key {
         let (id, size, class) = (entry.id, entry.size, entry.class());
-        let lists = (state_of(&entry, class), destination_of(&entry));
+        let domain = domain.map_or(0, |name| self.chains.domain(name));
+        let lists = (state_of(&entry, class), destination_of(&entry), domain);
         let room = self.furnish(entry);
         self.add(id, size, class, lists, Spot::Rich(room))
     }
@@ -143,11 +149,11 @@ impl Index {
     /// Adds a parked message. Panics as [`Self::insert`] does.
     pub fn insert_parked(&mut self, stub: Stub) -> Key {
         let class = stub.class();
-        let lists = (state_of_stub(class), list_of(stub.destination));
+        let lists = (state_of_stub(class), list_of(stub.destination), 0);
         self.add(stub.id, stub.size, class, lists, Spot::Parked(stub))
     }
 
-    fn add(&mut self, id: MessageId, size: u64, class: Class, (state, to): (u32, u32), place: Spot) -> Key {
+    fn add(&mut self, id: MessageId, size: u64, class: Class, lists: (u32, u32, u32), place: Spot) -> Key {
         self.counters.messages += 1;
         self.counters.bytes += size;
         *self.counters.of(class) += 1;
@@ -165,7 +171,8 @@ impl Index {
             }
         };
         self.order.insert(id.0, slot);
-        self.chains.enter(slot, state, to, 0);
+        let (state, to, domain) = lists;
+        self.chains.enter(slot, state, to, domain);
         Key { slot, generation }
     }
 

@@ -598,9 +598,13 @@ pub(crate) fn domain_of_all<'a>(
     mut recipients: impl Iterator<Item = &'a [u8]>,
 ) -> Option<SmallVec<[u8; 64]>> {
     let first = domain_in(recipients.next()?);
-    let usual = !first.is_empty() && first.len() <= DOMAIN_MAX && std::str::from_utf8(first).is_ok();
-    (usual && recipients.all(|to| domain_in(to).eq_ignore_ascii_case(first)))
-        .then(|| first.iter().map(u8::to_ascii_lowercase).collect())
+    let is_text = || first.is_ascii() || std::str::from_utf8(first).is_ok();
+    let usual = !first.is_empty() && first.len() <= DOMAIN_MAX && is_text();
+    (usual && recipients.all(|to| domain_in(to).eq_ignore_ascii_case(first))).then(|| {
+        let mut domain = SmallVec::from_slice(first);
+        domain.make_ascii_lowercase();
+        domain
+    })
 }
 
 fn domain_in(address: &[u8]) -> &[u8] {

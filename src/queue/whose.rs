@@ -6,7 +6,7 @@
 use crate::base::ids::MessageId;
 use crate::policy::place;
 use crate::policy::waiting::Waiting;
-use std::collections::HashMap;
+use hashbrown::HashMap;
 
 /// The messages of one queue that are counted. What it has counted it takes back when it is dropped.
 #[derive(Default)]

@@ -42,6 +42,10 @@ impl<V> Table<V> {
     /// The value of `key`.
     #[must_use]
     pub fn get(&self, key: &[u8]) -> Option<&V> {
+        if self.entries.is_empty() {
+            // Most servers have few maps; each message asks them all, several times.
+            return None;
+        }
         self.entries.find(hash(key), |(k, _)| k.eq_ignore_ascii_case(key)).map(|(_, v)| v)
     }
 

@@ -231,6 +231,9 @@ impl Router {
     }
 
     fn suffix(&self, domain: &[u8]) -> Option<&Arc<NextHop>> {
+        if self.routes.is_empty() {
+            return None;
+        }
         let dots = domain.iter().enumerate().filter(|(n, b)| **b == b'.' && *n > 0);
         dots.map(|(n, _)| &domain[n..]).find_map(|tail| self.routes.get(tail))
     }

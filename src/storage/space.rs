@@ -165,7 +165,8 @@ impl Space {
         let reserve = |segments: u32, part: u64| u64::from(segments).max(listed / part) * usable;
         let (floor, floor_now) = match urgency {
             Urgency::NewMail => {
-                let share = self.share();
+                // A share is two segments at most: nearly always there is room for any.
+                let share = if now >= need + waiting + 3 * usable { 0 } else { self.share() };
                 let now = if share == 0 { usable / 4 } else { share + usable / 2 };
                 (reserve(self.options.reserve.new_mail, 8), now)
             }

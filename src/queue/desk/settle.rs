@@ -419,7 +419,8 @@ impl<R: Runtime> Desk<R> {
     }
 
     fn settle_in(&self, s: &mut State, item: &Item<R>, results: &[RecipientResult<'_>]) {
-        self.count(s, item, results);
+        let provider = families::provider(s.schedule.pool_name(item.pool));
+        self.count(s, item, provider, results);
         let key = item.key;
         let (now, wall) = (self.0.rt.now(), self.0.rt.wall());
         s.look_at_clocks(now, wall);
@@ -428,6 +429,7 @@ impl<R: Runtime> Desk<R> {
         let context = Context {
             wall,
             now,
+            provider,
             expired: s.ages.lived(now, wall, e.id, item.arrival, life),
             null_sender: e.switches.null_sender,
             dropped: e.switches.double_bounce || self.0.options.double_bounce == DoubleBounce::Drop,
@@ -533,8 +535,7 @@ impl<R: Runtime> Desk<R> {
         if s.index.get(key).is_some_and(Entry::is_done) {
             let took = s.ages.age(c.now, c.wall, item.id.message, item.arrival);
             self.0.metrics.delivery.record(took.as_secs_f64());
-            let provider = families::provider(s.schedule.pool_name(item.pool));
-            self.0.metrics.families.provider_seconds[provider].record(took.as_secs_f64());
+            self.0.metrics.families.provider_seconds[c.provider].record(took.as_secs_f64());
             return self.release(s, key, record::OUTCOME, states, None);
         }
         let mut indexes = sum.deferred;
@@ -548,14 +549,13 @@ impl<R: Runtime> Desk<R> {
         s.arm(key);
     }
 
-    fn count(&self, s: &State, item: &Item<R>, results: &[RecipientResult<'_>]) {
+    fn count(&self, s: &State, item: &Item<R>, provider: usize, results: &[RecipientResult<'_>]) {
         let of = |outcome| results.iter().filter(|r| r.outcome == outcome).count() as u64;
         let sums = [of(Outcome::Delivered), of(Outcome::Deferred), of(Outcome::Failed)];
         if sums == [0; 3] {
             return;
         }
         let m = &self.0.metrics;
-        let provider = families::provider(s.schedule.pool_name(item.pool));
         let of_all = [&m.delivered, &m.deferred, &m.bounced];
         let f = &m.families;
         let of_provider = [&f.provider_delivered, &f.provider_deferred, &f.provider_bounced];
@@ -621,6 +621,8 @@ fn verdict(results: &[RecipientResult<'_>]) -> Option<schedule::Answer> {
 struct Context {
     wall: Wall,
     now: Mono,
+    /// Whose servers were asked.
+    provider: usize,
     expired: bool,
     null_sender: bool,
     /// A failed notification is told to nobody.

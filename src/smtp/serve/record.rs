@@ -78,10 +78,10 @@ impl<R: Runtime> Talk<'_, R> {
 
     /// The replies from `from` on, if they refuse. `recipient`: the one that came last is meant.
     pub(super) fn record_refusal(&self, command: &'static str, recipient: bool, from: usize) {
-        let (Some(log), reply) = (self.mail_log(), line(&self.out[from..])) else { return };
-        if !matches!(reply.first(), Some(b'4' | b'5')) {
+        if !matches!(self.out.get(from), Some(b'4' | b'5')) {
             return;
         }
+        let (Some(log), reply) = (self.mail_log(), line(&self.out[from..])) else { return };
         let envelope = self.machine.envelope();
         let last = envelope.last().filter(|_| recipient).map(|r| r.address);
         let (client, sender) = (self.recorded_client(), envelope.view().sender());

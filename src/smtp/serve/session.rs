@@ -375,19 +375,23 @@ impl<R: Runtime> Talk<'_, R> {
         }
         let m = &self.ctx.metrics;
         let mut line = &self.out[..];
+        // All at once: a counter costs more than a look at a reply.
+        let mut count = [0; 4];
         while let Some(end) = memchr::memchr(b'\n', line) {
             // Continuation lines have a hyphen behind the code (RFC 5321 §4.2.1).
             match (line.first(), line.get(3)) {
                 (_, Some(b'-')) => {}
-                (Some(b'2'), _) => m.replies_2xx.increment(1),
-                (Some(b'3'), _) => m.replies_3xx.increment(1),
-                (Some(b'4'), _) => m.replies_4xx.increment(1),
-                _ => m.replies_5xx.increment(1),
+                (Some(class @ b'2'..=b'4'), _) => count[usize::from(class - b'2')] += 1,
+                _ => count[3] += 1,
             }
             if let Some(reason) = rejection(m, line) {
                 reason.increment(1);
             }
             line = &line[end + 1..];
+        }
+        let counters = [&m.replies_2xx, &m.replies_3xx, &m.replies_4xx, &m.replies_5xx];
+        for (counter, count) in counters.into_iter().zip(count).filter(|(_, count)| *count > 0) {
+            counter.increment(count);
         }
     }
 
@@ -758,6 +762,7 @@ pub(crate) async fn last_words<S: Stream>(stream: &S, reply: Vec<u8>, was_asked:
 const DRAIN_MAX: u32 = 256;
 
 /// The reason for which a reply refuses a recipient or a message, if it does.
+#[inline]
 fn rejection<'a>(m: &'a metrics::Core, line: &[u8]) -> Option<&'a metrics::Counter> {
     if !matches!(line.first(), Some(b'4' | b'5')) {
         return None;
