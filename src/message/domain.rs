@@ -16,22 +16,30 @@ pub fn is_name(bytes: &[u8]) -> bool {
     if bytes.is_empty() || bytes.len() > DOMAIN_MAX {
         return false;
     }
-    let mut label = 0;
-    let (mut longest, mut before, mut bad) = (0, DOT, false);
-    for &b in bytes {
+    let (mut start, mut bad) = (0, false);
+    for (at, &b) in bytes.iter().enumerate() {
         let class = CLASS[usize::from(b)];
-        bad |= class == BAD || (class == DOT && before != LETTER) || (class == HYPHEN && before == DOT);
-        label = if class == DOT { 0 } else { label + 1 };
-        longest = longest.max(label);
-        before = class;
+        bad |= class == BAD;
+        if class == DOT {
+            bad |= !is_label(&bytes[start..at]);
+            start = at + 1;
+        }
     }
-    !bad && before == LETTER && longest <= LABEL_MAX
+    !bad && is_label(&bytes[start..])
+}
+
+/// True if the ends and the length are those of a label. What is between them is not looked at.
+fn is_label(label: &[u8]) -> bool {
+    match label {
+        [] => false,
+        [first, .., last] => *first != b'-' && *last != b'-' && label.len() <= LABEL_MAX,
+        [only] => *only != b'-',
+    }
 }
 
 const BAD: u8 = 0;
 const LETTER: u8 = 1;
-const HYPHEN: u8 = 2;
-const DOT: u8 = 3;
+const DOT: u8 = 2;
 
 /// What each byte is in a domain name.
 static CLASS: [u8; 256] = {
@@ -40,8 +48,7 @@ static CLASS: [u8; 256] = {
     while b < 256 {
         table[b] = match b as u8 {
             b'.' => DOT,
-            b'-' => HYPHEN,
-            b'_' | b'0'..=b'9' | b'A'..=b'Z' | b'a'..=b'z' | 128.. => LETTER,
+            b'-' | b'_' | b'0'..=b'9' | b'A'..=b'Z' | b'a'..=b'z' | 128.. => LETTER,
             _ => BAD,
         };
         b += 1;

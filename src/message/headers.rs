@@ -48,6 +48,7 @@ impl HeaderScan {
     }
 
     fn feed_header(&mut self, mut bytes: &[u8]) {
+        bytes = &bytes[self.whole_lines(bytes)..];
         while let (Some(&first), true) = (bytes.first(), self.at != At::Done) {
             let used = match self.at {
                 At::LineStart => self.line_start(first),
@@ -69,6 +70,38 @@ impl HeaderScan {
         if matches!(self.at, At::LineStart | At::Value) {
             self.longest_field = self.longest_field.max(self.field_len);
         }
+    }
+
+    /// Takes the lines that are fields or continuations and are there as a whole, as most are; the rest is
+    /// looked at in pieces. Returns the bytes taken.
+    fn whole_lines(&mut self, bytes: &[u8]) -> usize {
+        let mut taken = 0;
+        if self.at != At::LineStart {
+            return 0;
+        }
+        while let Some(lf) = scan::line_feed(&bytes[taken..]) {
+            let line = &bytes[taken..=taken + lf];
+            let name = match line[0] {
+                b' ' | b'\t' if self.fields > 0 => 0,
+                _ => {
+                    let end = line.iter().position(|&b| !matches!(b, 33..=57 | 59..=126)).unwrap_or(0);
+                    if end == 0 || line[end] != b':' {
+                        break;
+                    }
+                    self.longest_field = self.longest_field.max(self.field_len);
+                    self.field_len = 0;
+                    self.field(end == RECEIVED.len() && line[..end].eq_ignore_ascii_case(RECEIVED));
+                    end
+                }
+            };
+            self.eight_bit |= !line[name..].is_ascii();
+            self.line_at = self.len;
+            self.len += line.len() as u64;
+            self.field_len += line.len() as u64;
+            taken += line.len();
+        }
+        self.at = At::LineStart;
+        taken
     }
 
     fn line_start(&mut self, first: u8) -> usize {

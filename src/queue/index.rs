@@ -224,6 +224,20 @@ impl Index {
         Some(out)
     }
 
+    /// Changes something of an entry that is not counted: neither its size nor what its state depends on.
+    /// `None` if it has gone or is parked.
+    pub fn touch<T>(&mut self, key: Key, change: impl FnOnce(&mut Entry) -> T) -> Option<T> {
+        let s = self.slots.get_mut(key.slot as usize).filter(|s| s.generation == key.generation)?;
+        let Spot::Rich(room) = s.place else { return None };
+        let entry = self.rooms[room as usize].entry_mut();
+        #[cfg(debug_assertions)]
+        let before = (entry.size, entry.class());
+        let out = change(entry);
+        #[cfg(debug_assertions)]
+        assert!(before == (entry.size, entry.class()), "counted things change by `change`");
+        Some(out)
+    }
+
     /// Changes a stub and brings the counters up to date; `None` if it has gone or is rich.
     pub fn change_stub<T>(&mut self, key: Key, change: impl FnOnce(&mut Stub) -> T) -> Option<T> {
         let s = self.slots.get_mut(key.slot as usize).filter(|s| s.generation == key.generation)?;

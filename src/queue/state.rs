@@ -474,7 +474,7 @@ impl State {
         for d in self.wanted(key) {
             all &= place(self, d, spread);
         }
-        self.index.change(key, |e| e.switches.lists.set_absent(!all));
+        self.index.touch(key, |e| e.switches.lists.set_absent(!all));
     }
 
     /// Destinations of the ready recipients of `key`.
@@ -513,7 +513,7 @@ impl State {
     /// The body of `key` need not stay in memory.
     pub fn drop_body(&mut self, key: Key) {
         let bodies = &mut self.bodies;
-        self.index.change(key, |e| {
+        self.index.touch(key, |e| {
             if e.payload.take().is_some() {
                 bodies.release(e.batch);
             }
@@ -529,7 +529,7 @@ impl State {
     /// Keeps the body of `key` in memory, within the budget.
     pub fn keep_body(&mut self, key: Key, payload: SharedBytes, now: Mono) {
         let bodies = &mut self.bodies;
-        self.index.change(key, |e| {
+        self.index.touch(key, |e| {
             if e.payload.is_none() {
                 e.batch = bodies.add(key, &payload);
                 e.payload = Some(payload);
@@ -537,7 +537,7 @@ impl State {
         });
         while let Some(list) = self.bodies.evict() {
             for &key in &list {
-                self.index.change(key, |e| e.payload = None);
+                self.index.touch(key, |e| e.payload = None);
                 if self.archived > 0 {
                     self.park(key, now);
                 }

@@ -204,7 +204,12 @@ impl ReplyParser {
         }
         let room = self.keep.saturating_sub(self.text.len());
         let text = &text[..text.len().min(room)];
-        self.text.extend(text.iter().map(|&b| if b < b' ' || b == 0x7f { b'?' } else { b }));
+        let odd = |b: u8| b < b' ' || b == 0x7f;
+        if text.iter().fold(false, |any, b| any | odd(*b)) {
+            self.text.extend(text.iter().map(|&b| if odd(b) { b'?' } else { b }));
+        } else {
+            self.text.extend_from_slice(text);
+        }
     }
 }
 
@@ -218,6 +223,14 @@ fn code(line: &[u8]) -> Option<u16> {
 
 /// Takes an enhanced code that agrees with `code` off the front of `text` (RFC 2034 §4).
 fn split_enhanced(code: u16, text: &[u8]) -> (Option<Enhanced>, &[u8]) {
+    let digit = |b: u8| u16::from(b.wrapping_sub(b'0'));
+    // As most replies have it.
+    if let [a, b'.', b, b'.', c, b' ', rest @ ..] = text {
+        let all = [digit(*a), digit(*b), digit(*c)];
+        if all.iter().all(|d| *d < 10) && all[0] == code / 100 && matches!(all[0], 2 | 4 | 5) {
+            return (Some(all), rest);
+        }
+    }
     let end = text.iter().position(|&b| b == b' ').unwrap_or(text.len());
     let mut parts = text[..end].split(|&b| b == b'.').map(|digits| {
         let good = (1..=3).contains(&digits.len()) && digits.iter().all(u8::is_ascii_digit);
