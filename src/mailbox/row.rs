@@ -37,6 +37,8 @@ pub const DELIVERIES: u8 = b'd';
 pub const EXPUNGES: u8 = b'e';
 /// Tag of messages.
 pub const MESSAGES: u8 = b'm';
+/// Length of their keys.
+pub const MESSAGE_LEN: usize = 9;
 /// Tag of references to bodies that several messages have.
 pub const REFERENCES: u8 = b'r';
 /// Tag of mailboxes.

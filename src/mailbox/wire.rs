@@ -56,20 +56,22 @@ impl<'a> Input<'a> {
 
     /// A number.
     pub fn number(&mut self) -> Result<u64, Malformed> {
-        let mut n = 0u64;
-        for shift in (0..64).step_by(7) {
-            let b = self.byte()?;
-            let bits = u64::from(b & 0x7f);
-            if bits << shift >> shift != bits {
-                return Err(Malformed);
-            }
-            n |= bits << shift;
-            if b & 0x80 == 0 {
+        let mut n = 0;
+        // Nine bytes are 63 bits: nothing falls off.
+        for (at, b) in self.0.iter().take(9).enumerate() {
+            n |= u64::from(b & 0x7f) << (7 * at);
+            if *b < 0x80 {
+                self.0 = &self.0[at + 1..];
                 // One form of each number only.
-                return if b == 0 && shift > 0 { Err(Malformed) } else { Ok(n) };
+                return if *b == 0 && at > 0 { Err(Malformed) } else { Ok(n) };
             }
         }
-        Err(Malformed)
+        // Of the tenth one bit is left, and it is set.
+        if self.0.get(9) != Some(&1) {
+            return Err(Malformed);
+        }
+        self.0 = &self.0[10..];
+        Ok(n | 1 << 63)
     }
 
     /// A number below 2^32.

@@ -5,7 +5,7 @@
 use crate::base::time::Mono;
 use crate::mailbox::api::{Alter, Append, Appended, Copied, Done, News, Refusal, Selected, Stored, Vanished};
 use crate::mailbox::directory::Mailbox;
-use crate::mailbox::opened::{Opened, ViewId};
+use crate::mailbox::opened::{Opened, Roll, ViewId};
 use crate::mailbox::record::{self, Malformed};
 use crate::mailbox::row::{self, Key};
 use crate::mailbox::store::near::Pace;
@@ -21,8 +21,11 @@ use std::ops::Range;
 use std::rc::Rc;
 use std::task::Poll;
 
-/// Rows read at a time.
-const PAGE: ScanLimit = ScanLimit { rows: 8192, bytes: 1 << 20 };
+/// Rows read at a time: few enough for the caches of a processor.
+const PAGE: ScanLimit = ScanLimit { rows: 8192, bytes: 128 << 10 };
+
+/// Messages for which room is made before they are read.
+const ROOM_MAX: usize = 1 << 20;
 
 /// A session's view of a mailbox.
 pub struct Open<R: Runtime> {
@@ -132,7 +135,9 @@ impl<R: Runtime> Store<R> {
         let damaged = |_: io::Error| Refusal::Damaged;
         // As they come, in their order: a message costs what is read of it and its place in the array.
         let table = &self.0.table;
-        let mut messages = Vec::new();
+        let expected = |s: &State<R>| s.shard.directory.mailbox(mailbox).map(|m| m.status.messages);
+        let expected = expected(&self.0.state.borrow()).ok_or(Refusal::NoMailbox)?;
+        let mut messages = Roll::with_room((expected as usize).min(ROOM_MAX));
         each(table, row::MESSAGES, id, |uid, value| {
             let uid = u32::try_from(uid).map_err(|_| Malformed)?;
             messages.push(record::parse_row(uid, value)?);
