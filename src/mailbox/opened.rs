@@ -122,13 +122,7 @@ impl Opened {
     /// Of its messages in ascending order of UIDs, the history of expunges (complete after `kept_from`),
     /// its MODSEQ and the number of its keywords.
     #[must_use]
-    pub fn new(
-        messages: Roll,
-        history: Vec<Expunge>,
-        kept_from: u64,
-        modseq: u64,
-        keywords: usize,
-    ) -> Self {
+    pub fn new(messages: Roll, history: Vec<Expunge>, kept_from: u64, modseq: u64, keywords: usize) -> Self {
         Opened {
             slots: messages.into_slots(),
             tombs: Rc::new([]),

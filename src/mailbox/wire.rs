@@ -43,6 +43,7 @@ pub struct Input<'a>(pub &'a [u8]);
 
 impl<'a> Input<'a> {
     /// The next `n` bytes.
+    #[inline]
     pub fn take(&mut self, n: usize) -> Result<&'a [u8], Malformed> {
         let (head, rest) = self.0.split_at_checked(n).ok_or(Malformed)?;
         self.0 = rest;
@@ -50,11 +51,13 @@ impl<'a> Input<'a> {
     }
 
     /// One byte.
+    #[inline]
     pub fn byte(&mut self) -> Result<u8, Malformed> {
         Ok(self.take(1)?[0])
     }
 
     /// A number.
+    #[inline]
     pub fn number(&mut self) -> Result<u64, Malformed> {
         let mut n = 0;
         // Nine bytes are 63 bits: nothing falls off.
@@ -75,11 +78,13 @@ impl<'a> Input<'a> {
     }
 
     /// A number below 2^32.
+    #[inline]
     pub fn small(&mut self) -> Result<u32, Malformed> {
         u32::try_from(self.number()?).map_err(|_| Malformed)
     }
 
     /// A number that was put as a difference to `last`.
+    #[inline]
     pub fn step(&mut self, last: &mut u64) -> Result<u64, Malformed> {
         let n = self.number()?;
         *last = last.wrapping_add((n >> 1) ^ (n & 1).wrapping_neg());
@@ -87,6 +92,7 @@ impl<'a> Input<'a> {
     }
 
     /// As [`Self::step`], below 2^32.
+    #[inline]
     pub fn small_step(&mut self, last: &mut u64) -> Result<u32, Malformed> {
         u32::try_from(self.step(last)?).map_err(|_| Malformed)
     }

@@ -22,7 +22,7 @@ mod space;
 mod store;
 
 pub use packed::{Change, Changes, Rows};
-pub use packing::Packed;
+pub use packing::{Packed, Piece, Pieces};
 
 /// Longest key in bytes; the shortest has one.
 pub const KEY_MAX: usize = 255;
@@ -87,6 +87,22 @@ pub trait Table: Clone + 'static {
     /// # Errors
     /// As [`Self::get`].
     fn scan(&self, prefix: &[u8], after: &[u8], limit: ScanLimit) -> impl Future<Output = io::Result<Rows>>;
+    /// As [`Self::scan`], of rows that lie together, as they lie, for who reads many: all keys have one
+    /// length, greater than that of `prefix`. As many pieces as have `limit.bytes`, and one more at most.
+    ///
+    /// # Errors
+    /// As [`Self::get`].
+    fn scan_pieces(
+        &self,
+        prefix: &[u8],
+        after: &[u8],
+        limit: ScanLimit,
+    ) -> impl Future<Output = io::Result<Pieces>> {
+        async move {
+            let rows = self.scan(prefix, after, limit).await?;
+            Ok(Pieces::of(&rows, rows.len() >= limit.rows || rows.bytes() >= limit.bytes))
+        }
+    }
     /// Copies the table as of one commit into a new file, durable with its name, while it is in use.
     ///
     /// # Errors

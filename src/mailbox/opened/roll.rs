@@ -76,6 +76,12 @@ impl Roll {
         self.slots.iter().map(|s| &s.message)
     }
 
+    /// The greatest UID.
+    #[must_use]
+    pub fn last(&self) -> Option<u32> {
+        self.slots.last().map(|s| s.message.uid)
+    }
+
     /// How many they are.
     #[must_use]
     pub fn len(&self) -> usize {

@@ -62,13 +62,36 @@ async fn each<T: Table>(
     loop {
         let page = table.scan(&prefix, &after, PAGE).await?;
         for (key, value) in page.iter() {
-            let key = Key::parse(key).ok_or(io::ErrorKind::InvalidData)?;
-            visit(key.b(), value).map_err(|_| io::ErrorKind::InvalidData)?;
+            let second =
+                key.strip_prefix(&prefix[..]).and_then(row::number).ok_or(io::ErrorKind::InvalidData)?;
+            visit(second, value).map_err(|_| io::ErrorKind::InvalidData)?;
         }
         match page.last_key() {
             Some(last) if page.len() >= PAGE.rows || page.bytes() >= PAGE.bytes => after = last.to_vec(),
             _ => return Ok(()),
         }
+    }
+}
+
+/// Reads the messages of a mailbox.
+async fn read_messages<T: Table>(table: &T, mailbox: MailboxId, roll: &mut Roll) -> io::Result<()> {
+    let prefix = row::prefix(row::MESSAGES, u64::from(mailbox.0));
+    let mut last = None;
+    loop {
+        let after = last.map_or_else(|| prefix.clone(), |uid| Key::message(mailbox, uid).bytes());
+        let page = table.scan_pieces(&prefix, &after, PAGE).await?;
+        for (name, mut rows) in page.iter() {
+            let first = name.strip_prefix(&prefix[..]).and_then(|uid| uid.try_into().ok());
+            let first = first.map(u32::from_be_bytes).ok_or(io::ErrorKind::InvalidData)?;
+            while let Some((low, value)) = rows.next_row()? {
+                let message = record::parse_row(first | u32::from(low), value);
+                roll.push(message.map_err(|_| io::ErrorKind::InvalidData)?);
+            }
+        }
+        if !page.more || roll.last() == last {
+            return Ok(());
+        }
+        last = roll.last();
     }
 }
 
@@ -138,13 +161,7 @@ impl<R: Runtime> Store<R> {
         let expected = |s: &State<R>| s.shard.directory.mailbox(mailbox).map(|m| m.status.messages);
         let expected = expected(&self.0.state.borrow()).ok_or(Refusal::NoMailbox)?;
         let mut messages = Roll::with_room((expected as usize).min(ROOM_MAX));
-        each(table, row::MESSAGES, id, |uid, value| {
-            let uid = u32::try_from(uid).map_err(|_| Malformed)?;
-            messages.push(record::parse_row(uid, value)?);
-            Ok(())
-        })
-        .await
-        .map_err(damaged)?;
+        read_messages(table, mailbox, &mut messages).await.map_err(damaged)?;
         let mut expunges = BTreeMap::new();
         each(table, row::EXPUNGES, id, |modseq, value| {
             expunges.insert(modseq, row::parse_expunge(value)?);

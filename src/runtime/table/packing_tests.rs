@@ -157,7 +157,13 @@ fn on_a_full_disk_rows_are_refused_and_the_rest_goes_on() {
         apply(&changes, &mut model);
     }
     assert_eq!(content(&store), model);
-    assert!((0..20).any(|_| commit(&puts(0..100, b"1")).is_ok()), "room again, also for rows");
+    // Room again, also for rows.
+    store.space.faults.size.store(u64::MAX, Ordering::Relaxed);
+    let changes = puts(n..n + 50_000, &[1; 100]);
+    commit(&changes).unwrap();
+    apply(&changes, &mut model);
+    assert_eq!(content(&store), model);
+    store.close().unwrap();
 }
 
 /// A damaged file is refused, or holds what was committed.
@@ -246,6 +252,42 @@ fn some_key(n: u16) -> Vec<u8> {
     }
 }
 
+/// All of it as pieces, each row as it is found in them.
+fn in_pieces(store: &Store, prefix: &[u8], bytes: usize) -> Content {
+    let (mut found, mut after) = (Content::new(), Vec::new());
+    loop {
+        let page = store.run(|s| s.scan_pieces(prefix, &after, ScanLimit { rows: 50, bytes })).unwrap();
+        let before = found.len();
+        for (name, mut rows) in page.iter() {
+            while let Some((low, value)) = rows.next_row().unwrap() {
+                let mut key = name.to_vec();
+                *key.last_mut().unwrap() |= low;
+                assert!(key > after, "in order, none twice");
+                after.clone_from(&key);
+                found.insert(key, value.to_vec());
+            }
+        }
+        if !page.more {
+            return found;
+        }
+        assert!(found.len() > before, "it goes on");
+    }
+}
+
+#[test]
+fn pieces_go_on_behind_any_row() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(&dir.path().join("index"), TOGETHER).unwrap();
+    store.commit(&mixed(200, b"v")).unwrap();
+    for n in [0, 5, 62, 63, 64, 150, 199] {
+        let page = store.run(|s| s.scan_pieces(b"m", &key(n), ALL)).unwrap();
+        let count: usize =
+            page.iter().map(|(_, mut rows)| std::iter::from_fn(|| rows.next_row().unwrap()).count()).sum();
+        assert_eq!((count, page.more), (199 - n as usize, false));
+    }
+    assert!(store.run(|s| s.scan_pieces(b"m\x01", b"", ALL)).unwrap().iter().next().is_none());
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
     #[test]
@@ -281,6 +323,10 @@ proptest! {
                 let mut some = model.clone();
                 some.retain(|k, _| k.starts_with(prefix));
                 prop_assert_eq!(&pages(&store, prefix, limit), &some, "{:?}", prefix);
+                // Those of the first kind lie each on its own.
+                if matches!(prefix.len(), 1..4) && prefix[0] != b'n' {
+                    prop_assert_eq!(&in_pieces(&store, prefix, 1 + n * 500), &some, "{:?}", prefix);
+                }
             }
         }
         let keys: Vec<Vec<u8>> = (0..900).map(some_key).collect();

@@ -6,12 +6,12 @@
 
 #![allow(clippy::disallowed_methods)]
 
-use super::packing::{self, Packed, Piece};
+use super::packing::{self, Packed, Piece, Pieces};
 use super::space::{Backend, Space};
 use super::{Change, Changes, Rows, ScanLimit, TableOptions, fresh, space};
 use redb::{
-    Builder, Database, ReadOnlyTable, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition,
-    TableError, WriteTransaction,
+    Builder, Database, Range as RowRange, ReadOnlyTable, ReadTransaction, ReadableDatabase, ReadableTable,
+    TableDefinition, TableError, WriteTransaction,
 };
 use std::io;
 use std::ops::Bound;
@@ -284,6 +284,27 @@ impl Store {
         Ok(page)
     }
 
+    pub(super) fn scan_pieces(&self, prefix: &[u8], after: &[u8], limit: ScanLimit) -> io::Result<Pieces> {
+        let mut page = Pieces::default();
+        let view = self.view()?;
+        let Some(packed) = view.packed.filter(|p| p.has(prefix)) else {
+            let rows = self.scan(prefix, after, limit)?;
+            return Ok(Pieces::of(&rows, rows.len() >= limit.rows || rows.bytes() >= limit.bytes));
+        };
+        for piece in view.pieces_from(packed, after.max(prefix))?.into_iter().flatten() {
+            let (name, piece) = piece.map_err(told)?;
+            if !name.value().starts_with(prefix) {
+                break;
+            }
+            if page.bytes() >= limit.bytes {
+                page.more = true;
+                break;
+            }
+            page.push(name.value(), piece.value(), after)?;
+        }
+        Ok(page)
+    }
+
     /// Writes the rows as of now into a new table at `path`.
     pub(super) fn copy_to(&self, path: &Path) -> io::Result<()> {
         let view = self.view()?;
@@ -367,6 +388,21 @@ impl View {
         Ok(true)
     }
 
+    /// The pieces from that on in which a row with the key `from` would be.
+    fn pieces_from(
+        &self,
+        packed: Packed,
+        from: &[u8],
+    ) -> io::Result<Option<RowRange<'_, &'static [u8], &'static [u8]>>> {
+        let Some(pieces) = &self.pieces else { return Ok(None) };
+        let mut name = from.to_vec();
+        if from.len() >= packed.key_len {
+            name.truncate(packed.key_len);
+            packed.split(&mut name);
+        }
+        pieces.range::<&[u8]>(name.as_slice()..).map(Some).map_err(told)
+    }
+
     /// See [`Self::each`]: of those that lie together.
     fn each_packed(
         &self,
@@ -374,30 +410,26 @@ impl View {
         after: &[u8],
         visit: &mut impl FnMut(&[u8], &[u8]) -> io::Result<bool>,
     ) -> io::Result<bool> {
-        let (Some(packed), Some(pieces)) = (self.packed, &self.pieces) else { return Ok(true) };
-        let mut from = after.max(prefix).to_vec();
-        if from.len() >= packed.key_len {
-            // The piece that it may be in.
-            from.truncate(packed.key_len);
-            packed.split(&mut from);
-        }
+        let Some(packed) = self.packed else { return Ok(true) };
         let mut key = Vec::with_capacity(packed.key_len);
-        for piece in pieces.range::<&[u8]>(from.as_slice()..).map_err(told)? {
+        for piece in self.pieces_from(packed, after.max(prefix))?.into_iter().flatten() {
             let (name, piece) = piece.map_err(told)?;
             key.clear();
             key.extend_from_slice(name.value());
             let mut rows = Piece(piece.value());
             let Some(last) = key.len().checked_sub(1) else { return Err(damaged("a piece without a key")) };
             let first = key[last];
-            while let Some((low, value)) = rows.next()? {
+            // Of most pieces all rows are wanted.
+            let whole = last >= prefix.len() && key.starts_with(prefix) && key.as_slice() > after;
+            while let Some((low, value)) = rows.next_row()? {
                 key[last] = first | low;
-                if !key.starts_with(prefix) {
-                    if key.as_slice() > prefix {
-                        return Ok(true);
-                    }
-                } else if key.as_slice() > after && !visit(&key, value)? {
+                let wanted = whole || key.starts_with(prefix) && key.as_slice() > after;
+                if wanted && !visit(&key, value)? {
                     return Ok(false);
                 }
+            }
+            if !key.starts_with(prefix) && key.as_slice() > prefix {
+                return Ok(true);
             }
         }
         Ok(true)
