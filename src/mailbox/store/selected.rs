@@ -84,8 +84,9 @@ async fn read_messages<T: Table>(table: &T, mailbox: MailboxId, roll: &mut Roll)
             let first = name.strip_prefix(&prefix[..]).and_then(|uid| uid.try_into().ok());
             let first = first.map(u32::from_be_bytes).ok_or(io::ErrorKind::InvalidData)?;
             while let Some((low, value)) = rows.next_row()? {
-                let message = record::parse_row(first | u32::from(low), value);
-                roll.push(message.map_err(|_| io::ErrorKind::InvalidData)?);
+                let uid = first | u32::from(low);
+                let message = record::parse_row(uid, value).ok().filter(|_| Some(uid) > roll.last());
+                roll.push(message.ok_or(io::ErrorKind::InvalidData)?);
             }
         }
         if !page.more || roll.last() == last {
