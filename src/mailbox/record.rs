@@ -298,7 +298,7 @@ fn message(input: &mut Input<'_>, last: &mut Last) -> Result<Message, Malformed>
     })
 }
 
-/// In the first byte of a row, beside the flags: its form is the present one. At first it was that of an item.
+/// In the first byte of a row, beside the flags: it has the present form. At first that was the one of items.
 const COMPACT: u8 = 0x80;
 
 /// A message as a value of its own (a row of the index), without mailbox and UID.
