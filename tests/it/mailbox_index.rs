@@ -15,8 +15,9 @@ use ringpost::storage::{self, Poison};
 use std::path::Path;
 
 const ALL: ScanLimit = ScanLimit { rows: usize::MAX, bytes: usize::MAX };
-const MESSAGES: u32 = 700;
-const EXPUNGED: [(u32, u32); 3] = [(1, 1), (60, 130), (700, 700)];
+/// More than are read at a time.
+const MESSAGES: u32 = 8000;
+const EXPUNGED: [(u32, u32); 3] = [(1, 1), (60, 130), (8000, 8000)];
 /// Earlier versions had each message on its own.
 const APART: TableOptions =
     TableOptions { reserve_bytes: 4 << 20, grow_bytes: 8 << 20, cache_bytes: 1 << 20, packed: None };
@@ -70,19 +71,23 @@ fn made(dir: &Path) -> Seen {
         let account = store.create_account("ann", &[], Quota::default()).await.expect("free").value;
         let text = b"Subject: x\r\n\r\nx\r\n";
         let facts = BodyFacts { len: text.len() as u64, ..BodyFacts::default() };
-        for n in 0..MESSAGES {
-            let content = Content::Slices(&[text]);
+        let pieces: [&[u8]; 1] = [text];
+        let append = |n: u32| {
+            let content = Content::Slices(&pieces);
             let internal = Wall(u64::from(n) * 86_400_000);
             let message = Incoming { content, facts, summary: b"s", internal, guid: None, uidl: b"" };
             let keywords: &[&str] = if n % 3 == 0 { &["three"] } else { &[] };
-            let append = Append { message, flags: Flags(n as u8 % 32), keywords };
-            store.append(account, "INBOX", &[append]).await.expect("it fits");
+            Append { message, flags: Flags(n as u8 % 32), keywords }
+        };
+        for first in (0..MESSAGES).step_by(40) {
+            let some: Vec<Append<'_>> = (first..first + 40).map(append).collect();
+            store.append(account, "INBOX", &some).await.expect("it fits");
         }
         let inbox = store.select(account, "INBOX").await.expect("there");
         inbox.expunge(&UidSet::of(EXPUNGED), false).await.expect("there");
         drop(inbox);
         let seen = seen(&store).await;
-        assert_eq!(seen.messages.len(), 627);
+        assert_eq!(seen.messages.len(), 7927);
         store.close().await;
         seen
     })
@@ -98,7 +103,7 @@ fn a_mailbox_is_what_it_was_after_a_restart() {
         let (store, _) = open(&rt, dir.path()).await;
         let account = store.account("ann").await.expect("there");
         let inbox = store.select(account, "INBOX").await.expect("there");
-        let some = UidSet::of([(50, 140), (699, 699)]);
+        let some = UidSet::of([(50, 140), (7999, 7999)]);
         inbox.store(&some, Alter::Replace, Flags::FLAGGED, &["new"], None).await.expect("there");
         drop(inbox);
         let seen = seen(&store).await;
@@ -106,7 +111,7 @@ fn a_mailbox_is_what_it_was_after_a_restart() {
         seen
     });
     let found = changed.messages.iter().filter(|m| m.flags == Flags::FLAGGED && m.keywords.0 == 2).count();
-    assert_eq!(found, 21, "50 to 59, 131 to 140, 699");
+    assert_eq!(found, 21, "50 to 59, 131 to 140, 7999");
     assert_eq!(look(dir.path()), (changed, None));
 }
 

@@ -103,6 +103,16 @@ fn it_is_gone_on_with_where_it_was_broken_off() {
 }
 
 #[test]
+fn the_file_of_another_program_is_no_table_and_stays_as_it_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("index");
+    drop(redb::Database::create(&path).unwrap());
+    for _ in 0..2 {
+        assert_eq!(Store::open(&path, TOGETHER).err().unwrap().kind(), ErrorKind::InvalidData);
+    }
+}
+
+#[test]
 fn each_row_of_a_piece_counts() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(&dir.path().join("index"), TOGETHER).unwrap();

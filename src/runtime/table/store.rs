@@ -117,6 +117,8 @@ impl Store {
             Err(TableError::TableDoesNotExist(_)) => {}
             Err(e) => return Err(told(e)),
         }
+        // It must be there: a file of another program is none of ours.
+        reading.open_table(ROWS).map_err(told)?;
         drop(reading);
         while self.put_some_together(packed)? {}
         self.transact(|transaction| {
