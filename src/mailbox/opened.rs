@@ -13,6 +13,10 @@ use smallvec::SmallVec;
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 
+mod roll;
+
+pub use roll::Roll;
+
 /// Expunges kept for VANISHED (EARLIER) at most, in ranges of UIDs.
 pub const HISTORY_MAX: usize = 10_000;
 /// How long they are kept, in milliseconds: 90 days.
@@ -30,7 +34,7 @@ const TOMBS_MIN: usize = 64;
 pub type ViewId = u32;
 
 /// One message, alive or a tomb.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Slot {
     message: Message,
     /// The generation that expunged it; 0: it is there.
@@ -118,16 +122,9 @@ impl Opened {
     /// Of its messages in ascending order of UIDs, the history of expunges (complete after `kept_from`),
     /// its MODSEQ and the number of its keywords.
     #[must_use]
-    pub fn new(
-        messages: Vec<Message>,
-        history: Vec<Expunge>,
-        kept_from: u64,
-        modseq: u64,
-        keywords: usize,
-    ) -> Self {
-        assert!(messages.is_sorted_by(|a, b| a.uid < b.uid), "by UID");
+    pub fn new(messages: Roll, history: Vec<Expunge>, kept_from: u64, modseq: u64, keywords: usize) -> Self {
         Opened {
-            slots: messages.into_iter().map(|message| Slot { message, gone: 0 }).collect(),
+            slots: messages.into_slots(),
             tombs: Rc::new([]),
             generation: 1,
             version: 1,

@@ -37,6 +37,8 @@ pub const DELIVERIES: u8 = b'd';
 pub const EXPUNGES: u8 = b'e';
 /// Tag of messages.
 pub const MESSAGES: u8 = b'm';
+/// Length of their keys.
+pub const MESSAGE_LEN: usize = 9;
 /// Tag of references to bodies that several messages have.
 pub const REFERENCES: u8 = b'r';
 /// Tag of mailboxes.
@@ -140,9 +142,18 @@ impl Key {
         if rest.len() != a + b {
             return None;
         }
-        let number = |bytes: &[u8]| bytes.iter().fold(0, |n, b| n << 8 | u64::from(*b));
-        Some(Key { tag, a: number(&rest[..a]), b: number(&rest[a..]) })
+        Some(Key { tag, a: number(&rest[..a])?, b: number(&rest[a..])? })
     }
+}
+
+/// A number of a key: none, four or eight bytes, big endian.
+#[must_use]
+pub fn number(bytes: &[u8]) -> Option<u64> {
+    Some(match *bytes {
+        [] => 0,
+        [a, b, c, d] => u64::from(u32::from_be_bytes([a, b, c, d])),
+        _ => u64::from_be_bytes(bytes.try_into().ok()?),
+    })
 }
 
 /// The start of the keys of all messages, or all expunges, of a mailbox; of all references to a body.

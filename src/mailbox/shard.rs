@@ -10,7 +10,7 @@ use crate::mailbox::bodies::{Bodies, Body, Facts, Fate};
 use crate::mailbox::deliveries::Deliveries;
 use crate::mailbox::directory::Directory;
 use crate::mailbox::ledger::{Freed, Ledger, Said, hold};
-use crate::mailbox::opened::{Expunge, Opened, ViewId};
+use crate::mailbox::opened::{Expunge, Opened, Roll, ViewId};
 use crate::mailbox::record::{self, BodyView, Item, ItemsView, Malformed};
 use crate::mailbox::row::{self, Key};
 use crate::mailbox::types::{AccountId, BodyId, DeliveryId, MailboxId, Message, Status, UidSet, Usage};
@@ -480,7 +480,7 @@ impl Shard {
     pub fn open(
         &mut self,
         mailbox: MailboxId,
-        rows: Vec<Message>,
+        rows: impl Into<Roll>,
         expunges: BTreeMap<u64, (Wall, UidSet)>,
         wall: Wall,
     ) -> Result<(), Malformed> {
@@ -671,28 +671,16 @@ impl Shard {
 
 /// Messages by UID, and what lies over them, as one list.
 fn laid_over<'a>(
-    rows: Vec<Message>,
+    rows: impl Into<Roll>,
     count: u32,
     over: impl Iterator<Item = (u64, Option<&'a [u8]>)>,
-) -> Result<Vec<Message>, Malformed> {
-    let mut over = over.peekable();
-    if over.peek().is_none() {
-        return Ok(rows);
-    }
-    // Most of it may be new: then the array has its size from the start.
-    let mut all = Vec::with_capacity(rows.len().max(count as usize));
-    let mut rows = rows.into_iter().peekable();
-    for (uid, row) in over {
+) -> Result<Roll, Malformed> {
+    let mut all = rows.into();
+    let over = over.map(|(uid, row)| {
         let uid = u32::try_from(uid).map_err(|_| Malformed)?;
-        while let Some(before) = rows.next_if(|m| m.uid < uid) {
-            all.push(before);
-        }
-        rows.next_if(|m| m.uid == uid);
-        if let Some(row) = row {
-            all.push(record::parse_row(uid, row)?);
-        }
-    }
-    all.extend(rows);
+        Ok((uid, row.map(|row| record::parse_row(uid, row)).transpose()?))
+    });
+    all.lay_over(count as usize, over)?;
     Ok(all)
 }
 

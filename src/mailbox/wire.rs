@@ -43,6 +43,7 @@ pub struct Input<'a>(pub &'a [u8]);
 
 impl<'a> Input<'a> {
     /// The next `n` bytes.
+    #[inline]
     pub fn take(&mut self, n: usize) -> Result<&'a [u8], Malformed> {
         let (head, rest) = self.0.split_at_checked(n).ok_or(Malformed)?;
         self.0 = rest;
@@ -50,34 +51,40 @@ impl<'a> Input<'a> {
     }
 
     /// One byte.
+    #[inline]
     pub fn byte(&mut self) -> Result<u8, Malformed> {
         Ok(self.take(1)?[0])
     }
 
     /// A number.
+    #[inline]
     pub fn number(&mut self) -> Result<u64, Malformed> {
-        let mut n = 0u64;
-        for shift in (0..64).step_by(7) {
-            let b = self.byte()?;
-            let bits = u64::from(b & 0x7f);
-            if bits << shift >> shift != bits {
-                return Err(Malformed);
-            }
-            n |= bits << shift;
-            if b & 0x80 == 0 {
+        let mut n = 0;
+        // Nine bytes are 63 bits: nothing falls off.
+        for (at, b) in self.0.iter().take(9).enumerate() {
+            n |= u64::from(b & 0x7f) << (7 * at);
+            if *b < 0x80 {
+                self.0 = &self.0[at + 1..];
                 // One form of each number only.
-                return if b == 0 && shift > 0 { Err(Malformed) } else { Ok(n) };
+                return if *b == 0 && at > 0 { Err(Malformed) } else { Ok(n) };
             }
         }
-        Err(Malformed)
+        // Of the tenth one bit is left, and it is set.
+        if self.0.get(9) != Some(&1) {
+            return Err(Malformed);
+        }
+        self.0 = &self.0[10..];
+        Ok(n | 1 << 63)
     }
 
     /// A number below 2^32.
+    #[inline]
     pub fn small(&mut self) -> Result<u32, Malformed> {
         u32::try_from(self.number()?).map_err(|_| Malformed)
     }
 
     /// A number that was put as a difference to `last`.
+    #[inline]
     pub fn step(&mut self, last: &mut u64) -> Result<u64, Malformed> {
         let n = self.number()?;
         *last = last.wrapping_add((n >> 1) ^ (n & 1).wrapping_neg());
@@ -85,6 +92,7 @@ impl<'a> Input<'a> {
     }
 
     /// As [`Self::step`], below 2^32.
+    #[inline]
     pub fn small_step(&mut self, last: &mut u64) -> Result<u32, Malformed> {
         u32::try_from(self.step(last)?).map_err(|_| Malformed)
     }

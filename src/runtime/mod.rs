@@ -33,7 +33,7 @@ pub mod table;
 pub mod uring;
 pub mod worker;
 
-pub use table::{Change, Changes, Rows, ScanLimit, Table, TableOptions};
+pub use table::{Change, Changes, Packed, Pieces, Rows, ScanLimit, Table, TableOptions};
 
 /// Result of an operation that borrowed a buffer, and the buffer.
 pub type Lent<T, B> = (io::Result<T>, B);

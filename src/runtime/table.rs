@@ -17,10 +17,12 @@ pub(crate) mod disk;
 mod extents;
 mod fresh;
 mod packed;
+mod packing;
 mod space;
 mod store;
 
 pub use packed::{Change, Changes, Rows};
+pub use packing::{Packed, Piece, Pieces};
 
 /// Longest key in bytes; the shortest has one.
 pub const KEY_MAX: usize = 255;
@@ -38,11 +40,13 @@ pub struct TableOptions {
     pub grow_bytes: u64,
     /// Memory for pages of the file, read or about to be written.
     pub cache_bytes: usize,
+    /// Rows that lie together in the file. What is in it already is put together at opening.
+    pub packed: Option<Packed>,
 }
 
 impl Default for TableOptions {
     fn default() -> Self {
-        TableOptions { reserve_bytes: 64 << 20, grow_bytes: 8 << 20, cache_bytes: 32 << 20 }
+        TableOptions { reserve_bytes: 64 << 20, grow_bytes: 8 << 20, cache_bytes: 32 << 20, packed: None }
     }
 }
 
@@ -83,6 +87,22 @@ pub trait Table: Clone + 'static {
     /// # Errors
     /// As [`Self::get`].
     fn scan(&self, prefix: &[u8], after: &[u8], limit: ScanLimit) -> impl Future<Output = io::Result<Rows>>;
+    /// As [`Self::scan`], of rows that lie together, as they lie, for who reads many: all keys have one
+    /// length, greater than that of `prefix`. As many pieces as have `limit.bytes`, and one more at most.
+    ///
+    /// # Errors
+    /// As [`Self::get`].
+    fn scan_pieces(
+        &self,
+        prefix: &[u8],
+        after: &[u8],
+        limit: ScanLimit,
+    ) -> impl Future<Output = io::Result<Pieces>> {
+        async move {
+            let rows = self.scan(prefix, after, limit).await?;
+            Ok(Pieces::of(&rows, rows.len() >= limit.rows || rows.bytes() >= limit.bytes))
+        }
+    }
     /// Copies the table as of one commit into a new file, durable with its name, while it is in use.
     ///
     /// # Errors
@@ -99,3 +119,7 @@ pub trait Table: Clone + 'static {
 
 #[cfg(test)]
 mod tests;
+
+#[cfg(test)]
+#[path = "table/packing_tests.rs"]
+mod packing_tests;

@@ -28,6 +28,7 @@ mod hostile_load;
 mod imap;
 mod index;
 mod lmtp_out;
+mod mailbox_index;
 mod mailboxes;
 mod memory;
 mod mx;

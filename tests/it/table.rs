@@ -11,7 +11,7 @@ use std::path::Path;
 use std::process::Command;
 
 const OPTIONS: TableOptions =
-    TableOptions { reserve_bytes: 8 << 20, grow_bytes: 8 << 20, cache_bytes: 1 << 20 };
+    TableOptions { reserve_bytes: 8 << 20, grow_bytes: 8 << 20, cache_bytes: 1 << 20, packed: None };
 const ALL: ScanLimit = ScanLimit { rows: usize::MAX, bytes: usize::MAX };
 
 fn puts(range: std::ops::Range<u64>, value: &[u8]) -> Changes {

@@ -171,7 +171,12 @@ impl Process {
         let storage = storage::Options { lock_wait: Duration::from_secs(60), ..storage::Options::tiny() };
         let archive = archive::Options { lock_wait: Duration::from_secs(60), ..archive::Options::tiny() };
         let poison = Poison::new();
-        let table = TableOptions { reserve_bytes: 256 << 10, grow_bytes: 64 << 10, cache_bytes: 64 << 10 };
+        let table = TableOptions {
+            reserve_bytes: 256 << 10,
+            grow_bytes: 64 << 10,
+            cache_bytes: 64 << 10,
+            packed: None,
+        };
         let options = Options { archive: archive.clone(), changes_max: 200, table, ..Options::default() };
         let setup = Setup {
             rt: rt.clone(),

@@ -53,7 +53,8 @@ pub async fn open_in(
     let lock_wait = Duration::from_secs(60);
     let storage = storage::Options { lock_wait, disk_free_min: free_min, ..storage::Options::tiny() };
     let archive = archive::Options { lock_wait, disk_free_min: free_min / 2, ..archive::Options::tiny() };
-    let table = TableOptions { reserve_bytes: 256 << 10, grow_bytes: 64 << 10, cache_bytes: 64 << 10 };
+    let table =
+        TableOptions { reserve_bytes: 256 << 10, grow_bytes: 64 << 10, cache_bytes: 64 << 10, packed: None };
     let options = Options { archive, table, resident_max: 0, changes_max: 200, ..Options::default() };
     let parts = Parts { rt: rt.clone(), storage, poison: Poison::new(), options };
     Store::open(Path::new(folder), parts).await.map_err(|e| e.to_string())

@@ -8,7 +8,8 @@ use std::collections::BTreeSet;
 use std::io::ErrorKind;
 use std::path::Path;
 
-const OPTIONS: TableOptions = TableOptions { reserve_bytes: 8 << 10, grow_bytes: 4 << 10, cache_bytes: 0 };
+const OPTIONS: TableOptions =
+    TableOptions { reserve_bytes: 8 << 10, grow_bytes: 4 << 10, cache_bytes: 0, packed: None };
 const ALL: ScanLimit = ScanLimit { rows: usize::MAX, bytes: usize::MAX };
 
 fn path() -> &'static Path {

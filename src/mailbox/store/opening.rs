@@ -11,7 +11,7 @@ use crate::mailbox::shard::{NewBody, Shard};
 use crate::mailbox::store::orphans::Named;
 use crate::mailbox::store::{Index, Inner, Options, State, Store};
 use crate::mailbox::types::{AccountId, BodyId, MailboxId, Message};
-use crate::runtime::table::{ScanLimit, Table};
+use crate::runtime::table::{Packed, ScanLimit, Table, TableOptions};
 use crate::runtime::{Disk, Runtime};
 use crate::storage;
 use crate::storage::archive::{Archive, ArchiveReport};
@@ -28,6 +28,9 @@ use std::rc::Rc;
 
 /// Rows read, and looked up, at a time.
 const PAGE: ScanLimit = ScanLimit { rows: 8192, bytes: 1 << 20 };
+
+/// Messages lie together in the index: who opens a mailbox wants all of them.
+const PACKED: Packed = Packed { tag: row::MESSAGES, key_len: row::MESSAGE_LEN };
 
 /// Mailboxes in one operation that says how they were counted.
 const COUNTED: usize = 10_000;
@@ -238,7 +241,8 @@ async fn open_index<R: Runtime>(
     options: &Options,
     keeper: &Keeper<R>,
 ) -> io::Result<(<R as Disk>::Table, Option<Meta>)> {
-    match rt.open_table(path, options.table).await {
+    let how = TableOptions { packed: Some(PACKED), ..options.table };
+    match rt.open_table(path, how).await {
         Ok(table) if options.index == Index::Anew => table.close().await?,
         Ok(table) => match fits(&table, keeper).await {
             Ok(Some(meta)) => return Ok((table, Some(meta))),
@@ -254,7 +258,7 @@ async fn open_index<R: Runtime>(
         return Err(io::Error::new(io::ErrorKind::InvalidData, text));
     }
     rt.remove(path).await?;
-    Ok((rt.open_table(path, options.table).await?, None))
+    Ok((rt.open_table(path, how).await?, None))
 }
 
 /// What the index says of itself, if it is one that the log can go by.

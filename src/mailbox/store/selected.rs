@@ -5,7 +5,7 @@
 use crate::base::time::Mono;
 use crate::mailbox::api::{Alter, Append, Appended, Copied, Done, News, Refusal, Selected, Stored, Vanished};
 use crate::mailbox::directory::Mailbox;
-use crate::mailbox::opened::{Opened, ViewId};
+use crate::mailbox::opened::{Opened, Roll, ViewId};
 use crate::mailbox::record::{self, Malformed};
 use crate::mailbox::row::{self, Key};
 use crate::mailbox::store::near::Pace;
@@ -21,8 +21,11 @@ use std::ops::Range;
 use std::rc::Rc;
 use std::task::Poll;
 
-/// Rows read at a time.
-const PAGE: ScanLimit = ScanLimit { rows: 8192, bytes: 1 << 20 };
+/// Rows read at a time: few enough for the caches of a processor.
+const PAGE: ScanLimit = ScanLimit { rows: 8192, bytes: 128 << 10 };
+
+/// Messages for which room is made before they are read.
+const ROOM_MAX: usize = 1 << 20;
 
 /// A session's view of a mailbox.
 pub struct Open<R: Runtime> {
@@ -59,13 +62,37 @@ async fn each<T: Table>(
     loop {
         let page = table.scan(&prefix, &after, PAGE).await?;
         for (key, value) in page.iter() {
-            let key = Key::parse(key).ok_or(io::ErrorKind::InvalidData)?;
-            visit(key.b(), value).map_err(|_| io::ErrorKind::InvalidData)?;
+            let second =
+                key.strip_prefix(&prefix[..]).and_then(row::number).ok_or(io::ErrorKind::InvalidData)?;
+            visit(second, value).map_err(|_| io::ErrorKind::InvalidData)?;
         }
         match page.last_key() {
             Some(last) if page.len() >= PAGE.rows || page.bytes() >= PAGE.bytes => after = last.to_vec(),
             _ => return Ok(()),
         }
+    }
+}
+
+/// Reads the messages of a mailbox.
+async fn read_messages<T: Table>(table: &T, mailbox: MailboxId, roll: &mut Roll) -> io::Result<()> {
+    let prefix = row::prefix(row::MESSAGES, u64::from(mailbox.0));
+    let mut last = None;
+    loop {
+        let after = last.map_or_else(|| prefix.clone(), |uid| Key::message(mailbox, uid).bytes());
+        let page = table.scan_pieces(&prefix, &after, PAGE).await?;
+        for (name, mut rows) in page.iter() {
+            let first = name.strip_prefix(&prefix[..]).and_then(|uid| uid.try_into().ok());
+            let first = first.map(u32::from_be_bytes).ok_or(io::ErrorKind::InvalidData)?;
+            while let Some((low, value)) = rows.next_row()? {
+                let uid = first | u32::from(low);
+                let message = record::parse_row(uid, value).ok().filter(|_| Some(uid) > roll.last());
+                roll.push(message.ok_or(io::ErrorKind::InvalidData)?);
+            }
+        }
+        if !page.more || roll.last() == last {
+            return Ok(());
+        }
+        last = roll.last();
     }
 }
 
@@ -132,14 +159,10 @@ impl<R: Runtime> Store<R> {
         let damaged = |_: io::Error| Refusal::Damaged;
         // As they come, in their order: a message costs what is read of it and its place in the array.
         let table = &self.0.table;
-        let mut messages = Vec::new();
-        each(table, row::MESSAGES, id, |uid, value| {
-            let uid = u32::try_from(uid).map_err(|_| Malformed)?;
-            messages.push(record::parse_row(uid, value)?);
-            Ok(())
-        })
-        .await
-        .map_err(damaged)?;
+        let expected = |s: &State<R>| s.shard.directory.mailbox(mailbox).map(|m| m.status.messages);
+        let expected = expected(&self.0.state.borrow()).ok_or(Refusal::NoMailbox)?;
+        let mut messages = Roll::with_room((expected as usize).min(ROOM_MAX));
+        read_messages(table, mailbox, &mut messages).await.map_err(damaged)?;
         let mut expunges = BTreeMap::new();
         each(table, row::EXPUNGES, id, |modseq, value| {
             expunges.insert(modseq, row::parse_expunge(value)?);

@@ -6,7 +6,7 @@
 //! pages. A thread that cannot be started is an error of opening.
 
 use super::store::Store;
-use super::{Changes, Rows, ScanLimit, Table, TableOptions};
+use super::{Changes, Pieces, Rows, ScanLimit, Table, TableOptions};
 use crate::runtime::uring::disk::{partial_of, remove_if_there, rename_new, sync_parent};
 use std::io;
 use std::path::Path;
@@ -137,6 +137,11 @@ impl Table for DiskTable {
     async fn scan(&self, prefix: &[u8], after: &[u8], limit: ScanLimit) -> io::Result<Rows> {
         let (prefix, after) = (prefix.to_vec(), after.to_vec());
         ask(&self.reads, move |store| store.scan(&prefix, &after, limit)).await
+    }
+
+    async fn scan_pieces(&self, prefix: &[u8], after: &[u8], limit: ScanLimit) -> io::Result<Pieces> {
+        let (prefix, after) = (prefix.to_vec(), after.to_vec());
+        ask(&self.reads, move |store| store.scan_pieces(&prefix, &after, limit)).await
     }
 
     async fn copy_to(&self, path: &Path) -> io::Result<()> {

@@ -24,8 +24,11 @@ impl Packed {
             assert!(v.len() <= VALUE_MAX, "value of {} bytes", v.len());
             v.len() as u32
         });
-        self.bytes.extend_from_slice(&(key.len() as u16).to_le_bytes());
-        self.bytes.extend_from_slice(&length.to_le_bytes());
+        let mut head = [0; HEAD];
+        head[..2].copy_from_slice(&(key.len() as u16).to_le_bytes());
+        head[2..].copy_from_slice(&length.to_le_bytes());
+        self.bytes.reserve(HEAD + key.len() + value.map_or(0, <[u8]>::len));
+        self.bytes.extend_from_slice(&head);
         self.bytes.extend_from_slice(key);
         self.bytes.extend_from_slice(value.unwrap_or_default());
         self.count += 1;

@@ -17,7 +17,8 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 /// Small, so that files are; a cache that transactions do not fit.
-const SMALL: TableOptions = TableOptions { reserve_bytes: 4 << 20, grow_bytes: 1, cache_bytes: 256 << 10 };
+const SMALL: TableOptions =
+    TableOptions { reserve_bytes: 4 << 20, grow_bytes: 1, cache_bytes: 256 << 10, packed: None };
 const ALL: ScanLimit = ScanLimit { rows: usize::MAX, bytes: usize::MAX };
 
 type Content = BTreeMap<Vec<u8>, Vec<u8>>;

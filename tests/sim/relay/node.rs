@@ -134,7 +134,8 @@ pub fn options() -> desk::Options {
     options.limits.names = 2;
     options.archive = storage::archive::Options::tiny();
     // As small as the disks here: what an index keeps for itself must leave room for mail.
-    options.table = TableOptions { reserve_bytes: 256 << 10, grow_bytes: 64 << 10, cache_bytes: 64 << 10 };
+    options.table =
+        TableOptions { reserve_bytes: 256 << 10, grow_bytes: 64 << 10, cache_bytes: 64 << 10, packed: None };
     options
 }
 
