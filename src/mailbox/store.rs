@@ -203,7 +203,8 @@ struct State<R: Runtime> {
     through: u64,
     /// The archive's living have been counted.
     counted: bool,
-    hurry: bool,
+    /// Somebody waits for the transaction with this number.
+    wanted: u64,
     /// The mover is at work.
     moving: bool,
     /// The mover must not be: a copy is being made.
@@ -482,7 +483,7 @@ impl<R: Runtime> Store<R> {
             s.dying.extend(effects.homes);
         }
         self.give_up(s);
-        if s.shard.ledger.len() > self.0.options.changes_max {
+        if s.shard.ledger.len() > self.0.options.changes_max || s.is_wanted() {
             s.index_bell.ring();
         }
         if self.crowded().is_some() {
@@ -574,7 +575,7 @@ impl<R: Runtime> State<R> {
             dying: Vec::new(),
             through,
             counted: false,
-            hurry: false,
+            wanted: 0,
             moving: false,
             held: false,
             index_short: false,
@@ -587,6 +588,11 @@ impl<R: Runtime> State<R> {
 
     fn ledger(&mut self) -> &mut Ledger {
         &mut self.shard.ledger
+    }
+
+    /// Somebody waits for a transaction of the index.
+    fn is_wanted(&self) -> bool {
+        self.wanted > self.shard.ledger.mark()
     }
 }
 

@@ -132,7 +132,7 @@ impl<R: Runtime> Store<R> {
                     return Poll::Ready(something);
                 }
                 let many = s.shard.ledger.len() > self.0.options.changes_max;
-                if !short && something && (many || s.hurry) {
+                if !short && something && (many || s.is_wanted()) {
                     return Poll::Ready(true);
                 }
                 if s.index_bell.poll(cx).is_pending() {
@@ -148,18 +148,18 @@ impl<R: Runtime> Store<R> {
     pub(super) async fn indexed(&self) {
         let goal = {
             let mut s = self.0.state.borrow_mut();
-            s.hurry = true;
             s.index_short = false;
-            s.index_bell.ring();
             s.shard.ledger.mark() + 2
         };
         poll_fn(|cx| {
             let mut s = self.0.state.borrow_mut();
             let done = s.shard.ledger.is_empty() || s.shard.ledger.mark() >= goal;
             if s.dead || s.closing || s.index_short || done {
-                s.hurry = false;
                 return Poll::Ready(());
             }
+            // Each time: what has come since the last transaction asks for none by itself.
+            s.wanted = s.wanted.max(goal);
+            s.index_bell.ring();
             s.crowd.join(cx);
             Poll::Pending
         })

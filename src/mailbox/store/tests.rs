@@ -12,6 +12,7 @@ use crate::storage;
 use crate::storage::double::{Double, World};
 use std::future::Future;
 use std::path::Path;
+use std::pin::pin;
 use std::time::Duration;
 
 pub(super) const DIR: &str = "/m/0001";
@@ -641,6 +642,28 @@ fn an_index_without_space_makes_new_mail_wait_and_catches_up() {
             assert_eq!(content(&inbox, uid, 0..u64::MAX).await, Ok(body(uid, 3000)));
         }
         assert!(!store.is_closed());
+    });
+}
+
+/// Changes that come between the end of a transaction and his turn ask for none by themselves.
+#[test]
+fn who_waits_for_the_index_is_not_forgotten_when_more_comes() {
+    let world = world();
+    live(&world, |_, store, _| async move {
+        let a = account(&store, "a").await;
+        let (mut one, mut other) = (pin!(store.indexed()), pin!(store.indexed()));
+        poll_fn(|cx| {
+            assert!(one.as_mut().poll(cx).is_pending() && other.as_mut().poll(cx).is_pending());
+            Poll::Ready(())
+        })
+        .await;
+        for n in 1..=2 {
+            while !store.0.state.borrow().shard.ledger.is_empty() {
+                yield_now().await;
+            }
+            deliver(&store, n, 10, a).await;
+            if n == 1 { one.as_mut().await } else { other.as_mut().await }
+        }
     });
 }
 
