@@ -103,7 +103,7 @@ impl Store {
         let transaction = self.db().begin_write().map_err(told)?;
         let provided = self.change(&transaction, changes).and_then(|more_rows| {
             // Rows that go make room, those that stay need none.
-            self.space.provide(more_rows > 0)
+            self.space.provide(more_rows > 0, changes.leaves())
         });
         if let Err(e) = provided {
             let given_up = transaction.abort().map_err(told);
