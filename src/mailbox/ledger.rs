@@ -58,6 +58,8 @@ struct Change {
     row: Row,
     /// The index has no such row.
     new: bool,
+    /// The index has such a row, of about the same length.
+    there: bool,
     said: SmallVec<[Said; 1]>,
 }
 
@@ -65,7 +67,7 @@ impl Change {
     /// Expunges have rows, too, but fewer than those that go with them.
     fn takes_space(&self, key: &Key) -> bool {
         let small = matches!(key.tag(), row::ACCOUNTS | row::MAILBOXES | row::EXPUNGES);
-        !small && matches!(self.row, Row::Put(_))
+        !small && !self.there && matches!(self.row, Row::Put(_))
     }
 }
 
@@ -99,11 +101,11 @@ impl Ledger {
         self.mark = mark;
     }
 
-    fn enter(&mut self, key: Key, row: Row, new: bool, said: Option<&Said>) {
-        let change = self.waiting.entry(key).or_insert_with(|| Change {
-            row: Row::Dirty,
-            new: new && !self.flying.contains_key(&key),
-            said: SmallVec::new(),
+    fn enter(&mut self, key: Key, row: Row, (new, there): (bool, bool), said: Option<&Said>) {
+        let change = self.waiting.entry(key).or_insert_with(|| {
+            let flying = self.flying.get(&key);
+            let there = flying.map_or(there, |c| c.there);
+            Change { row: Row::Dirty, new: new && flying.is_none(), there, said: SmallVec::new() }
         });
         change.row = row;
         change.said.extend(said.cloned());
@@ -111,12 +113,17 @@ impl Ledger {
 
     /// The row will be `value`. `new`: it is certain that the index has none.
     pub fn put(&mut self, key: Key, value: Vec<u8>, new: bool, said: Option<&Said>) {
-        self.enter(key, Row::Put(value.into()), new, said);
+        self.enter(key, Row::Put(value.into()), (new, false), said);
+    }
+
+    /// The row will be `value`. If nothing is known of it here, the index has one of about the same length.
+    pub fn replace(&mut self, key: Key, value: Vec<u8>, said: Option<&Said>) {
+        self.enter(key, Row::Put(value.into()), (false, true), said);
     }
 
     /// The row, of an account or a mailbox, is not as it was.
     pub fn touch(&mut self, key: Key, said: Option<&Said>) {
-        self.enter(key, Row::Dirty, false, said);
+        self.enter(key, Row::Dirty, (false, false), said);
     }
 
     /// The row goes. One that the index never had is forgotten.
@@ -125,7 +132,7 @@ impl Ledger {
             self.waiting.remove(&key);
             return;
         }
-        self.enter(key, Row::Delete, false, said);
+        self.enter(key, Row::Delete, (false, false), said);
     }
 
     /// What the index will say: `None`: what it says now; `Some(None)`: nothing.
@@ -182,6 +189,12 @@ impl Ledger {
         })
     }
 
+    /// Whether a change of the row waits.
+    #[must_use]
+    pub fn waits(&self, key: &Key) -> bool {
+        self.waiting.contains_key(key)
+    }
+
     /// Changes that wait, and that are under way.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -201,7 +214,8 @@ impl Ledger {
 
     /// Takes what waits, for one transaction: rows as keys with values (`None`: to be deleted), in order.
     /// `make` gives the rows that are made now. [`Self::done`] or [`Self::failed`] must follow. `short`:
-    /// the disk is: what takes space waits, and it must be a small transaction.
+    /// the disk is: what takes space waits, and it must be a small transaction. Rows that are there already
+    /// take none.
     pub fn take(
         &mut self,
         short: bool,
@@ -245,7 +259,11 @@ impl Ledger {
     pub fn done(&mut self, mark: u64) {
         assert!(mark > self.mark, "transactions have ascending numbers");
         self.mark = mark;
-        self.flying.clear();
+        for (key, change) in std::mem::take(&mut self.flying) {
+            if let Some(later) = self.waiting.get_mut(&key) {
+                later.there = !matches!(change.row, Row::Delete);
+            }
+        }
     }
 }
 
@@ -326,5 +344,37 @@ mod tests {
         assert_eq!(take(&mut ledger, true), [(key(2), None)], "deletes go on");
         ledger.done(1);
         assert_eq!(take(&mut ledger, false).len(), 3);
+    }
+
+    #[test]
+    fn on_a_short_disk_rows_are_replaced_and_none_is_added() {
+        let mut ledger = Ledger::new(0);
+        let row = |ledger: &mut Ledger, uid| ledger.replace(key(uid), b"r".to_vec(), None);
+        let keys =
+            |ledger: &mut Ledger, short| take(ledger, short).into_iter().map(|(k, _)| k).collect::<Vec<_>>();
+        ledger.put(key(1), b"a".to_vec(), false, None);
+        row(&mut ledger, 1);
+        row(&mut ledger, 2);
+        // The first waits for its row all the same.
+        assert_eq!(keys(&mut ledger, true), [key(2)]);
+        assert!(ledger.waits(&key(1)) && !ledger.waits(&key(2)));
+        ledger.done(1);
+        // Once it has been written it is there; while it is under way that is not known.
+        assert_eq!(keys(&mut ledger, false), [key(1)]);
+        row(&mut ledger, 1);
+        ledger.failed();
+        assert_eq!(keys(&mut ledger, true), []);
+        ledger.done(2);
+        assert_eq!(keys(&mut ledger, false), [key(1)]);
+        row(&mut ledger, 1);
+        ledger.done(3);
+        assert_eq!(keys(&mut ledger, true), [key(1)]);
+        ledger.delete(key(1), None);
+        ledger.done(4);
+        // One that goes is there until it has gone.
+        assert_eq!(keys(&mut ledger, true), [key(1)]);
+        ledger.put(key(1), b"n".to_vec(), false, None);
+        ledger.done(5);
+        assert_eq!(keys(&mut ledger, true), []);
     }
 }

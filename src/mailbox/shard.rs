@@ -34,8 +34,8 @@ pub struct Effects {
     pub mailboxes: BTreeSet<MailboxId>,
     /// Side files that nothing names any more.
     pub sides: Vec<u64>,
-    /// Places of homes of accounts that are gone.
-    pub homes: Vec<Place>,
+    /// Accounts that are gone, and the places of their homes.
+    pub homes: Vec<(AccountId, Place)>,
 }
 
 /// The body that a record brings.
@@ -245,7 +245,7 @@ impl Shard {
             }
             Item::AccountGone(id) => {
                 let home = self.directory.remove_account(id).map(|a| a.home);
-                effects.homes.extend(home.filter(|h| h.segment != 0));
+                effects.homes.extend(home.filter(|h| h.segment != 0).map(|h| (id, h)));
                 self.ledger.delete(Key::account(id), Some(said));
             }
             Item::Mailbox { id, account, name, uidvalidity, special } => {
@@ -329,7 +329,12 @@ impl Shard {
         let new = !self.replaying && m.uid >= known.status.uidnext;
         let mut row = Vec::new();
         record::put_row(&mut row, &m);
-        self.ledger.put(Key::message(mailbox, m.uid), row, new, Some(said));
+        let key = Key::message(mailbox, m.uid);
+        match self.opened.get(&mailbox).and_then(|o| o.get(m.uid)) {
+            // What is opened and not known to the ledger is in the index.
+            Some(_) => self.ledger.replace(key, row, Some(said)),
+            None => self.ledger.put(key, row, new, Some(said)),
+        }
         self.bodies.refer(m.body, mailbox, m.uid);
         let archived = self.bodies.get(m.body).is_none_or(|b| b.leaving);
         if archived && m.marks & Message::SHARED != 0 {

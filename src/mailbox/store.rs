@@ -41,6 +41,7 @@ use crate::mailbox::api::{self, Refusal};
 use crate::mailbox::ledger::Ledger;
 use crate::mailbox::plan::{Draft, Plan};
 use crate::mailbox::record::{self, ItemsView};
+use crate::mailbox::row::Key;
 use crate::mailbox::shard::{Effects, Shard};
 use crate::mailbox::types::{AccountId, BodyId, MailboxId};
 use crate::queue::bell::{Bell, Crowd};
@@ -197,13 +198,14 @@ struct State<R: Runtime> {
     leaving: BTreeMap<BodyId, Place>,
     /// Bodies that the transaction under way takes away with their last reference.
     dropping: BTreeSet<BodyId>,
-    /// Places in the archive that are dead once the next transaction is durable.
-    dying: Vec<Place>,
+    /// Places in the archive that are dead once the row with this key has been written.
+    dying: Vec<(Key, Place)>,
     /// Bodies were taken from journal segments up to this one.
     through: u64,
     /// The archive's living have been counted.
     counted: bool,
-    hurry: bool,
+    /// Somebody waits for the transaction with this number.
+    wanted: u64,
     /// The mover is at work.
     moving: bool,
     /// The mover must not be: a copy is being made.
@@ -479,10 +481,10 @@ impl<R: Runtime> Store<R> {
         self.discard(&effects.sides);
         if s.counted {
             // Before, a home that nobody has is not counted.
-            s.dying.extend(effects.homes);
+            s.dying.extend(effects.homes.into_iter().map(|(id, home)| (Key::account(id), home)));
         }
         self.give_up(s);
-        if s.shard.ledger.len() > self.0.options.changes_max {
+        if s.shard.ledger.len() > self.0.options.changes_max || s.is_wanted() {
             s.index_bell.ring();
         }
         if self.crowded().is_some() {
@@ -574,7 +576,7 @@ impl<R: Runtime> State<R> {
             dying: Vec::new(),
             through,
             counted: false,
-            hurry: false,
+            wanted: 0,
             moving: false,
             held: false,
             index_short: false,
@@ -587,6 +589,11 @@ impl<R: Runtime> State<R> {
 
     fn ledger(&mut self) -> &mut Ledger {
         &mut self.shard.ledger
+    }
+
+    /// Somebody waits for a transaction of the index.
+    fn is_wanted(&self) -> bool {
+        self.wanted > self.shard.ledger.mark()
     }
 }
 

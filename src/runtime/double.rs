@@ -87,6 +87,8 @@ pub struct Stored {
     pub scans: Cell<u64>,
     /// Commits fail so from now on. `StorageFull` leaves the table usable.
     pub fail: Cell<Option<io::ErrorKind>>,
+    /// There is no room for more rows.
+    pub full: Cell<bool>,
     /// Commits do not end as long as this is set.
     pub hold: Cell<bool>,
     /// Opening says so: `InvalidData`, for example.
@@ -136,13 +138,23 @@ impl Table for MemTable {
             self.stored.failed.set(kind != io::ErrorKind::StorageFull);
             return Err(kind.into());
         }
+        let apply = |rows: &mut BTreeMap<Vec<u8>, Vec<u8>>| {
+            for change in changes.iter() {
+                match change.value() {
+                    Some(value) => rows.insert(change.key().to_vec(), value.to_vec()),
+                    None => rows.remove(change.key()),
+                };
+            }
+        };
         let mut rows = self.stored.rows.borrow_mut();
-        for change in changes.iter() {
-            match change.value() {
-                Some(value) => rows.insert(change.key().to_vec(), value.to_vec()),
-                None => rows.remove(change.key()),
-            };
+        if self.stored.full.get() {
+            let mut next = rows.clone();
+            apply(&mut next);
+            if next.len() > rows.len() {
+                return Err(io::ErrorKind::StorageFull.into());
+            }
         }
+        apply(&mut rows);
         self.stored.commits.set(self.stored.commits.get() + 1);
         Ok(())
     }

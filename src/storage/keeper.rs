@@ -459,7 +459,8 @@ impl<R: Runtime> Inner<R> {
         let keep = match (last, self.starved.get()) {
             (true, true) => 0,
             (true, false) => self.last_left.get(),
-            (false, _) => self.options.disk_free_min.max(self.last_left.get()),
+            // As much again is on its way while the last of it is used.
+            (false, _) => self.options.disk_free_min.max(2 * self.last_left.get()),
         };
         let free = self.rt.free_bytes(&self.dir).await.map_err(drop)?;
         if free < bytes + keep {

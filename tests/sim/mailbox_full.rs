@@ -107,11 +107,6 @@ fn full_history(world: &World, at_random: bool) -> History {
                             tries += 1;
                             w.pause(SEC).await;
                         }
-                        // Rarely there is still not room enough to give anything back.
-                        Err(Refusal::Full) if at_random => {
-                            STUCK.fetch_add(1, Ordering::Relaxed);
-                            return;
-                        }
                         Err(e) => {
                             w.violation(format!("{what} on a full disk: {e}"));
                             return;
@@ -136,26 +131,20 @@ const PATIENCE: u64 = 5;
 /// Seconds that somebody has waited, at most.
 static WAITED: AtomicU64 = AtomicU64::new(0);
 
-/// Histories in which somebody could not delete at random.
-static STUCK: AtomicU64 = AtomicU64::new(0);
-
 /// Histories of deletes at random in which the disk was full.
 static FULL_AT_RANDOM: AtomicU64 = AtomicU64::new(0);
 
 /// Histories in which the disk was full.
 static FULL: AtomicU64 = AtomicU64::new(0);
 
-/// On a disk that is hardly larger than the journal may be: not always yet. With 2,000 seeds somebody was
-/// stuck in 2 histories (2026-11-27).
+/// Also on a disk that is hardly larger than the journal may be.
 #[test]
 fn a_full_disk_lets_users_delete_at_random() {
     let history = |world: &World| full_history(world, true);
     seeds::run_some("a_full_disk_lets_users_delete_at_random", 30, history);
-    let (stuck, full) = (STUCK.load(Ordering::Relaxed), FULL_AT_RANDOM.load(Ordering::Relaxed));
     let one = std::env::var_os("SIM_SEED").is_some();
-    assert!(one || full > 0, "no disk was ever full");
-    eprintln!("who deletes at random was stuck in {stuck} of {full} histories");
-    assert!(stuck * 100 <= full, "stuck in {stuck} of {full} histories");
+    assert!(one || FULL_AT_RANDOM.load(Ordering::Relaxed) > 0, "no disk was ever full");
+    eprintln!("who deletes has waited {} s at most", WAITED.load(Ordering::Relaxed));
 }
 
 #[test]

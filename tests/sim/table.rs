@@ -231,7 +231,7 @@ impl SimTable {
     }
 
     /// Allocates what the next content needs; one with more rows leaves the reserve.
-    fn provide(&self, next: &Content, bytes: u64) -> io::Result<()> {
+    fn provide(&self, next: &Content, bytes: u64, leave: u64) -> io::Result<()> {
         let options = &self.0.options;
         let more_rows = next.len() > self.0.content.borrow().len();
         // Both contents are there for a moment.
@@ -243,7 +243,7 @@ impl SimTable {
         }
         if needed > allocated {
             let more = (needed - allocated).next_multiple_of(options.grow_bytes.max(1));
-            if !self.0.disk.room_for(more) {
+            if !self.0.disk.room_for(more + if more_rows { leave } else { 0 }) {
                 self.0.disk.count("commit without space");
                 return Err(full());
             }
@@ -252,13 +252,13 @@ impl SimTable {
         Ok(())
     }
 
-    async fn write(&self, next: Content) -> io::Result<()> {
+    async fn write(&self, next: Content, leave: u64) -> io::Result<()> {
         let image = encode(&next);
         let (disk, inode) = (&self.0.disk, &self.0.inode);
         let (world, faults) = (self.world(), disk.faults());
         world.event("commit", next.len() as u64, image.len() as u64);
         disk.0.between.set(Between::Journal);
-        self.provide(&next, image.len() as u64)?;
+        self.provide(&next, image.len() as u64, leave)?;
         let fault = [faults.write_error, faults.short_write, faults.sync_error];
         let fails = fault.into_iter().any(|chance| world.chance(chance));
         let whole = !fails || world.chance(5_000);
@@ -302,7 +302,7 @@ impl Table for SimTable {
             };
         }
         self.0.committing.set(true);
-        let result = self.write(next).await;
+        let result = self.write(next, changes.leaves()).await;
         self.0.committing.set(false);
         result
     }

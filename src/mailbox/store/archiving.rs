@@ -91,6 +91,11 @@ impl<R: Runtime> Store<R> {
         }
     }
 
+    /// The journal has no segment left: who deletes waits for one.
+    fn is_out(&self) -> bool {
+        self.0.keeper.stats().free_segments == 0
+    }
+
     /// What is free of the journal's segments goes, if the disk is short.
     fn give_back(&self) {
         if self.0.vault.is_scarce() {
@@ -125,7 +130,10 @@ impl<R: Runtime> Store<R> {
         // Users who delete make the space, and meanwhile fill the journal.
         for _ in 0..LOOKS {
             self.tidy().await;
-            if self.must_stop() || self.crowded() != Some(segment) || self.0.vault.look_at_space().await {
+            self.0.vault.give_last(self.is_out());
+            let space = self.0.vault.look_at_space().await;
+            self.0.vault.give_last(false);
+            if self.must_stop() || self.crowded() != Some(segment) || space {
                 return;
             }
             self.rest(RETRY / LOOKS).await;
@@ -151,6 +159,7 @@ impl<R: Runtime> Store<R> {
         self.expire(&mut self.0.state.borrow_mut(), segment);
         // A handle of its own: what it appends is what its sync answers for.
         let vault = self.0.vault.clone();
+        vault.give_last(self.is_out());
         let mut copied = Vec::new();
         let bodies = self.copy_bodies(&vault, segment, &mut copied).await;
         let mut homes = Vec::new();
@@ -159,6 +168,7 @@ impl<R: Runtime> Store<R> {
             self.die();
             return false;
         }
+        vault.give_last(false);
         let moved = self.enter(segment, copied);
         self.enter_homes(homes);
         self.indexed().await;
@@ -292,7 +302,7 @@ impl<R: Runtime> Store<R> {
                 Some(account) => std::mem::replace(&mut account.home, place),
                 None => place,
             };
-            s.dying.extend((old.segment != 0).then_some(old));
+            s.dying.extend((old.segment != 0).then_some((Key::account(id), old)));
             s.ledger().touch(Key::account(id), None);
         }
     }

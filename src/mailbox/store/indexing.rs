@@ -34,13 +34,13 @@ struct Batch {
     /// Mailboxes that are gone.
     mailboxes: Vec<u64>,
     /// Places that are dead when it is durable: others are named now, or none.
-    dying: Vec<Place>,
+    dying: Vec<(Key, Place)>,
     dead: Vec<Place>,
     /// Places of bodies that go before the index ever named them.
     unnamed: Vec<(BodyId, Place)>,
     sides: Vec<u64>,
-    /// Bodies that are in the archive for good when it is.
-    arrived: Vec<BodyId>,
+    /// Bodies that are in the archive for good when it is, and where.
+    arrived: Vec<(BodyId, Place)>,
 }
 
 impl<R: Runtime> Store<R> {
@@ -132,7 +132,7 @@ impl<R: Runtime> Store<R> {
                     return Poll::Ready(something);
                 }
                 let many = s.shard.ledger.len() > self.0.options.changes_max;
-                if !short && something && (many || s.hurry) {
+                if !short && something && (many || s.is_wanted()) {
                     return Poll::Ready(true);
                 }
                 if s.index_bell.poll(cx).is_pending() {
@@ -148,18 +148,18 @@ impl<R: Runtime> Store<R> {
     pub(super) async fn indexed(&self) {
         let goal = {
             let mut s = self.0.state.borrow_mut();
-            s.hurry = true;
             s.index_short = false;
-            s.index_bell.ring();
             s.shard.ledger.mark() + 2
         };
         poll_fn(|cx| {
             let mut s = self.0.state.borrow_mut();
             let done = s.shard.ledger.is_empty() || s.shard.ledger.mark() >= goal;
             if s.dead || s.closing || s.index_short || done {
-                s.hurry = false;
                 return Poll::Ready(());
             }
+            // Each time: what has come since the last transaction asks for none by itself.
+            s.wanted = s.wanted.max(goal);
+            s.index_bell.ring();
             s.crowd.join(cx);
             Poll::Pending
         })
@@ -198,7 +198,7 @@ impl<R: Runtime> Store<R> {
             let body = BodyId(key.a());
             match (key.tag(), value) {
                 (row::BODIES, None) => drop(batch.bodies.insert(body)),
-                (row::BODIES, Some(_)) => batch.arrived.push(body),
+                (row::BODIES, Some(_)) => batch.arrived.extend(leaving.get(&body).map(|at| (body, *at))),
                 (row::REFERENCES, None) => drop(batch.loosened.insert(body)),
                 (row::MAILBOXES, None) => batch.mailboxes.push(key.a()),
                 _ => {}
@@ -208,11 +208,9 @@ impl<R: Runtime> Store<R> {
                 None => changes.delete(&key.bytes()),
             }
         });
-        batch.arrived.retain(|id| leaving.contains_key(id));
-        if !short {
-            // The rows that name other places are among what goes.
-            batch.dying = std::mem::take(dying);
-        }
+        // The rows that name other places are among what goes, but for those that wait.
+        let (wait, go) = std::mem::take(dying).into_iter().partition(|d| shard.ledger.waits(&d.0));
+        (*dying, batch.dying) = (wait, go);
         batch.mark = shard.ledger.mark() + 1;
         let meta = Meta {
             log: self.0.keeper.log(),
@@ -224,6 +222,7 @@ impl<R: Runtime> Store<R> {
             through: *through,
         };
         batch.changes.put(row::META, &meta.encode());
+        batch.changes.leave(self.0.vault.claims());
         batch
     }
 
@@ -271,7 +270,7 @@ impl<R: Runtime> Store<R> {
                 }
             }
         }
-        batch.arrived.retain(|id| !batch.bodies.contains(id));
+        batch.arrived.retain(|(id, _)| !batch.bodies.contains(id));
         Ok(())
     }
 
@@ -295,13 +294,15 @@ impl<R: Runtime> Store<R> {
         s.dropping.clear();
         s.shard.ledger.done(batch.mark);
         self.0.keeper.set_mark(batch.mark);
-        for id in batch.arrived {
-            if s.leaving.remove(&id).is_some() {
+        for (id, place) in batch.arrived {
+            // It may have been copied once more since.
+            if s.leaving.get(&id) == Some(&place) {
+                s.leaving.remove(&id);
                 s.shard.bodies.remove(id);
             }
         }
         let unnamed = batch.unnamed.into_iter().map(|u| u.1);
-        let dead = batch.dead.into_iter().chain(batch.dying).chain(unnamed);
+        let dead = batch.dead.into_iter().chain(batch.dying.into_iter().map(|d| d.1)).chain(unnamed);
         dead.for_each(|place| self.0.vault.dead(place, wall));
         self.discard(&batch.sides);
         self.give_up(s);

@@ -12,6 +12,7 @@ use crate::storage;
 use crate::storage::double::{Double, World};
 use std::future::Future;
 use std::path::Path;
+use std::pin::pin;
 use std::time::Duration;
 
 pub(super) const DIR: &str = "/m/0001";
@@ -641,6 +642,90 @@ fn an_index_without_space_makes_new_mail_wait_and_catches_up() {
             assert_eq!(content(&inbox, uid, 0..u64::MAX).await, Ok(body(uid, 3000)));
         }
         assert!(!store.is_closed());
+    });
+}
+
+/// What users delete at random is given back although the index takes no more rows: the place of a body that
+/// is copied within the archive needs none.
+#[test]
+fn an_index_without_space_does_not_keep_the_archive_from_being_cleaned() {
+    let world = world();
+    live(&world, |rt, store, _| async move {
+        let a = account(&store, "a").await;
+        fill(&store, a, 1, 400).await;
+        let later = |seconds| rt.sleep_until(rt.now().after(Duration::from_secs(seconds)));
+        later(2).await;
+        let index = world_index(&rt);
+        index.full.set(true);
+        // One segment of the archive fits: nothing leaves the journal, and mail is refused.
+        rt.world.free.set(70 << 10);
+        assert_eq!(until_refused(&store, a).await.1, Refusal::Full);
+        later(10).await;
+        let before = segments(&store).1;
+        let inbox = store.select(a, "INBOX").await.expect("there");
+        let some: UidSet = (1..=240).filter(|uid| uid % 3 == 0).collect();
+        inbox.expunge(&some, false).await.expect("fine");
+        later(60).await;
+        let after = segments(&store).1;
+        assert!(after + 2 <= before, "{before} segments before and {after} afterwards");
+        for uid in [1, 2, 119, 239, 400] {
+            assert_eq!(content(&inbox, uid, 0..u64::MAX).await, Ok(body(uid, 3000)));
+        }
+        index.full.set(false);
+        rt.world.free.set(1 << 40);
+        later(20).await;
+        deliver(&store, 9, 10, a).await;
+        assert_eq!((store.0.state.borrow().dying.len(), store.is_closed()), (0, false));
+    });
+}
+
+/// What lives in the oldest segment of a journal that has none left may take the last segment of the disk.
+#[test]
+fn a_journal_without_a_segment_is_emptied_into_the_last_space() {
+    let world = world();
+    live(&world, |rt, store, _| async move {
+        let a = account(&store, "a").await;
+        fill(&store, a, 1, 60).await;
+        // One segment of the archive fits, but not two, and none of the journal besides.
+        rt.world.free.set(100 << 10);
+        assert_eq!(until_refused(&store, a).await.1, Refusal::Full);
+        let inbox = store.select(a, "INBOX").await.expect("there");
+        for round in 0..300u32 {
+            let flags = if round % 2 == 0 { Flags::SEEN } else { Flags::FLAGGED };
+            let start = rt.now();
+            loop {
+                match inbox.store(&UidSet::of([(1, 1)]), Alter::Replace, flags, &[], None).await {
+                    Ok(_) => break,
+                    Err(e) => assert_eq!(e, Refusal::Full),
+                }
+                assert!(rt.now().since(start) < Duration::from_secs(10), "stuck in round {round}");
+                rt.sleep_until(rt.now().after(Duration::from_millis(100))).await;
+            }
+        }
+        assert_eq!(put(&store, 9, 3000, &[to(a)]).await.remove(0).err(), Some(Refusal::Full));
+        assert_eq!(content(&inbox, 60, 0..u64::MAX).await, Ok(body(60, 3000)));
+    });
+}
+
+/// Changes that come between the end of a transaction and his turn ask for none by themselves.
+#[test]
+fn who_waits_for_the_index_is_not_forgotten_when_more_comes() {
+    let world = world();
+    live(&world, |_, store, _| async move {
+        let a = account(&store, "a").await;
+        let (mut one, mut other) = (pin!(store.indexed()), pin!(store.indexed()));
+        poll_fn(|cx| {
+            assert!(one.as_mut().poll(cx).is_pending() && other.as_mut().poll(cx).is_pending());
+            Poll::Ready(())
+        })
+        .await;
+        for n in 1..=2 {
+            while !store.0.state.borrow().shard.ledger.is_empty() {
+                yield_now().await;
+            }
+            deliver(&store, n, 10, a).await;
+            if n == 1 { one.as_mut().await } else { other.as_mut().await }
+        }
     });
 }
 

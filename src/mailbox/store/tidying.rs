@@ -39,9 +39,9 @@ struct Moved {
 impl<R: Runtime> Store<R> {
     /// Removes and copies what should be, until nothing is left to do or nothing can be done now.
     pub(super) async fn tidy_archive(&self) {
-        self.0.vault.set_cleaning(true);
+        self.0.vault.give_last(true);
         self.tidy_segments().await;
-        self.0.vault.set_cleaning(false);
+        self.0.vault.give_last(false);
     }
 
     async fn tidy_segments(&self) {
@@ -160,7 +160,7 @@ impl<R: Runtime> Store<R> {
             if let Some(account) = s.shard.directory.account_mut(id) {
                 account.home = m.to;
             }
-            s.dying.push(m.from);
+            s.dying.push((Key::account(id), m.from));
             s.ledger().touch(Key::account(id), None);
             return true;
         }
@@ -179,9 +179,10 @@ impl<R: Runtime> Store<R> {
             return false;
         };
         let value = BodyRow { place: m.to, ..row }.encode();
-        s.dying.push(m.from);
+        s.dying.push((Key::body(id), m.from));
         s.leaving.insert(id, m.to);
-        s.ledger().put(Key::body(id), value, false, None);
+        // It has a row, or one that waits: then the ledger knows.
+        s.ledger().replace(Key::body(id), value, None);
         true
     }
 }

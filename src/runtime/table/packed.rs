@@ -104,7 +104,10 @@ impl<'a> Change<'a> {
 
 /// The changes of one transaction, in order.
 #[derive(Clone, Default, PartialEq, Eq)]
-pub struct Changes(Packed);
+pub struct Changes {
+    rows: Packed,
+    leave: u64,
+}
 
 impl Changes {
     /// None yet.
@@ -115,40 +118,52 @@ impl Changes {
 
     /// Sets the value of a row.
     pub fn put(&mut self, key: &[u8], value: &[u8]) {
-        self.0.push(key, Some(value));
+        self.rows.push(key, Some(value));
+    }
+
+    /// If there are more rows afterwards, the file takes no space that others need: so many bytes stay free on
+    /// its disk.
+    pub fn leave(&mut self, bytes: u64) {
+        self.leave = bytes;
+    }
+
+    /// See [`Self::leave`].
+    #[must_use]
+    pub fn leaves(&self) -> u64 {
+        self.leave
     }
 
     /// Deletes a row.
     pub fn delete(&mut self, key: &[u8]) {
-        self.0.push(key, None);
+        self.rows.push(key, None);
     }
 
     /// Number of changes.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.0.count
+        self.rows.count
     }
 
     /// True if there are none.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.0.count == 0
+        self.rows.count == 0
     }
 
     /// Bytes of keys and values.
     #[must_use]
     pub fn bytes(&self) -> usize {
-        self.0.payload()
+        self.rows.payload()
     }
 
     /// Forgets them; keeps the memory.
     pub fn clear(&mut self) {
-        self.0.clear();
+        self.rows.clear();
     }
 
     /// In the order in which they were made.
     pub fn iter(&self) -> impl Iterator<Item = Change<'_>> {
-        self.0.iter().map(|(key, value)| match value {
+        self.rows.iter().map(|(key, value)| match value {
             Some(value) => Change::Put { key, value },
             None => Change::Delete { key },
         })

@@ -153,16 +153,20 @@ impl Space {
     }
 
     /// The changes are made: sees to it that they can be committed, and leave the reserve if they
-    /// must. From now on there is no way back.
+    /// must, and then `leave` bytes of the disk to others. From now on there is no way back.
     ///
     /// # Errors
     /// `StorageFull`; others of fallocate. Then the changes must be given up.
-    pub(super) fn provide(&self, leave_reserve: bool) -> io::Result<()> {
+    pub(super) fn provide(&self, leave_reserve: bool, leave: u64) -> io::Result<()> {
         if self.is_full() {
             return Err(io::ErrorKind::StorageFull.into());
         }
         let mut marks = self.marks();
         let end = if leave_reserve { self.with_reserve(marks.length) } else { self.grown(marks.length) };
+        let more = end.saturating_sub(marks.allocated);
+        if leave_reserve && more > 0 && leave > 0 && self.free()? < more.saturating_add(leave) {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
         self.allocate(&mut marks, end)?;
         self.trying.store(false, Ordering::Relaxed);
         Ok(())
@@ -188,6 +192,17 @@ impl Space {
         if let Ok(meta) = self.file.metadata() {
             self.bytes.store(meta.blocks() * 512, Ordering::Relaxed);
         }
+    }
+
+    /// Bytes of the disk that can still be allocated.
+    fn free(&self) -> io::Result<u64> {
+        // SAFETY: all zeros is a valid `statvfs`, which the call fills.
+        let mut stat: libc::statvfs = unsafe { std::mem::zeroed() };
+        // SAFETY: a descriptor that is borrowed open, and a local value that outlives the call.
+        if unsafe { libc::fstatvfs(self.file.as_raw_fd(), &raw mut stat) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
     }
 
     /// The length after redb has grown the file once for a few pages, at most: it doubles up to one

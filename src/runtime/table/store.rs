@@ -121,7 +121,7 @@ impl Store {
         reading.open_table(ROWS).map_err(told)?;
         drop(reading);
         while self.put_some_together(packed)? {}
-        self.transact(|transaction| {
+        self.transact(0, |transaction| {
             transaction.rename_table(ROWS, OTHERS).map_err(told)?;
             Ok((0, ()))
         })
@@ -129,7 +129,7 @@ impl Store {
 
     /// As many as one transaction takes; `false`: there are none.
     pub(super) fn put_some_together(&self, packed: Packed) -> io::Result<bool> {
-        self.transact(|transaction| {
+        self.transact(0, |transaction| {
             let (mut changes, mut keys) = (Changes::new(), Vec::new());
             let mut rows = transaction.open_table(ROWS).map_err(told)?;
             for row in rows.range::<&[u8]>(&[packed.tag][..]..).map_err(told)?.take(PACK) {
@@ -168,13 +168,18 @@ impl Store {
         self.db.as_ref().expect("there until closed or dropped")
     }
 
-    /// Commits what `work` does; that says how many more rows there are then.
-    fn transact<T>(&self, work: impl FnOnce(&WriteTransaction) -> io::Result<(i64, T)>) -> io::Result<T> {
+    /// Commits what `work` does; that says how many more rows there are then. If there are more, `leave` bytes of
+    /// the disk are left to others.
+    fn transact<T>(
+        &self,
+        leave: u64,
+        work: impl FnOnce(&WriteTransaction) -> io::Result<(i64, T)>,
+    ) -> io::Result<T> {
         self.space.begin()?;
         let transaction = self.db().begin_write().map_err(told)?;
         let provided = work(&transaction).and_then(|(more_rows, result)| {
             // Rows that go make room, those that stay need none.
-            self.space.provide(more_rows > 0)?;
+            self.space.provide(more_rows > 0, leave)?;
             Ok(result)
         });
         match provided {
@@ -193,7 +198,9 @@ impl Store {
     }
 
     pub(super) fn commit(&self, changes: &Changes) -> io::Result<()> {
-        self.transact(|transaction| self.change(transaction, changes).map(|more_rows| (more_rows, ())))
+        self.transact(changes.leaves(), |transaction| {
+            self.change(transaction, changes).map(|more_rows| (more_rows, ()))
+        })
     }
 
     /// Makes the changes in a transaction; says how many more rows there are then.

@@ -323,6 +323,28 @@ fn a_file_that_changes_under_an_open_table_ends_it_and_nothing_else() {
 }
 
 #[test]
+fn more_rows_leave_space_to_others() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(&dir.path().join("index"), SMALL).unwrap();
+    let commit = |mut changes: Changes| {
+        changes.leave(u64::MAX);
+        store.run(|s| s.commit(&changes))
+    };
+    // What it has already it may use.
+    store.run(|s| s.commit(&puts(0..1000, &[1; 100]))).unwrap();
+    let refused = (1..100).find_map(|n| commit(puts(n * 1000..(n + 1) * 1000, &[1; 100])).err().zip(Some(n)));
+    let (e, n) = refused.expect("the file does not grow");
+    assert_eq!(e.kind(), ErrorKind::StorageFull);
+    commit(puts(0..1000, &[2; 100])).unwrap();
+    let mut deletes = Changes::new();
+    (0..500).for_each(|i| deletes.delete(&key(i)));
+    commit(deletes).unwrap();
+    assert_eq!(content(&store).len() as u64, n * 1000 - 500);
+    store.run(|s| s.commit(&puts(n * 1000..n * 2000, &[1; 100]))).unwrap();
+    store.close().unwrap();
+}
+
+#[test]
 fn on_a_full_disk_rows_are_refused_and_the_rest_goes_on() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(&dir.path().join("index"), SMALL).unwrap();

@@ -140,8 +140,8 @@ struct Inner<R: Runtime> {
     short: Cell<bool>,
     /// See [`Archive::is_scarce`].
     scarce: Cell<bool>,
-    /// See [`Archive::set_cleaning`].
-    cleaning: Cell<bool>,
+    /// See [`Archive::give_last`].
+    last_given: Cell<bool>,
     /// Something is to be done.
     work: Bell,
     /// Something was done.
@@ -204,7 +204,7 @@ impl<R: Runtime> Archive<R> {
             last_space: Cell::new(false),
             short: Cell::new(false),
             scarce: Cell::new(false),
-            cleaning: Cell::new(false),
+            last_given: Cell::new(false),
             work: Bell::default(),
             progress: Bell::default(),
             closing: Cell::new(false),
@@ -356,6 +356,19 @@ impl<R: Runtime> Archive<R> {
         self.inner().last_space.set(true);
     }
 
+    /// Bytes of the disk that are not for anybody else, if the owner [takes the last
+    /// space](Self::take_last_space): the rest of the segment being written, and the one that is the last.
+    #[must_use]
+    pub fn claims(&self) -> u64 {
+        let inner = self.inner();
+        if !inner.last_space.get() {
+            return 0;
+        }
+        let segment = u64::from(inner.options.segment_bytes);
+        let written = inner.with(|s| s.shelf.iter().find(|(_, v)| v.open).map(|(_, v)| v.file_bytes));
+        segment + written.map_or(0, |written| segment.saturating_sub(written))
+    }
+
     /// Whether a new segment would have taken, or has taken, space that is to be left alone
     /// ([`Options::disk_free_min`]), when that was looked at last.
     #[must_use]
@@ -363,8 +376,8 @@ impl<R: Runtime> Archive<R> {
         self.inner().short.get()
     }
 
-    /// Whether the disk had less than twice the space that is to be left alone: a journal that leaves alone
-    /// so much does not grow then.
+    /// Whether the disk had less than twice the space that is to be left alone, or [is short](Self::is_short): a
+    /// journal that leaves alone so much does not grow then.
     #[must_use]
     pub fn is_scarce(&self) -> bool {
         self.inner().scarce.get()
@@ -393,11 +406,11 @@ impl<R: Runtime> Archive<R> {
         self.inner().with(|s| if s.is_poisoned() { None } else { s.shelf.victim(now, short, but) })
     }
 
-    /// Whether what is appended from now on is copied within the archive, so that a segment can be removed
-    /// after it: then the last segment that the disk has room for may be begun, too, for an owner that
-    /// [takes the last space](Self::take_last_space). Else that is left for it.
-    pub fn set_cleaning(&self, on: bool) {
-        self.inner().cleaning.set(on);
+    /// Whether what is appended from now on lets another segment go: it is copied within the archive, or leaves
+    /// a journal that has no segment left. Then the last segment that the disk has room for may be begun, too,
+    /// for an owner that [takes the last space](Self::take_last_space). Else that is left for it.
+    pub fn give_last(&self, on: bool) {
+        self.inner().last_given.set(on);
     }
 
     /// The segment cannot be cleaned (it is damaged): it is not named again in this run.
@@ -589,13 +602,16 @@ impl<R: Runtime> Inner<R> {
         let free = self.rt.free_bytes(&self.dir).await.unwrap_or(0);
         let segment = u64::from(self.options.segment_bytes);
         let (mut alone, left) = (self.options.disk_free_min, free.saturating_sub(segment));
-        self.scarce.set(free < segment || left < alone.saturating_mul(2));
         if self.last_space.get() {
-            // What lives in the journal needs one, and what is copied another.
-            alone = alone.max(2 * segment);
+            // What lives in the journal needs one, and what is copied another; as many are on their way: what
+            // leaves the journal is in both until the index has grown by its rows, and the journal does not
+            // give its first segments back.
+            alone = alone.max(4 * segment);
         }
+        let scarce = alone.max(self.options.disk_free_min.saturating_mul(2));
+        self.scarce.set(free < segment || left < scarce);
         self.short.set(free < segment || left < alone);
-        match (self.last_space.get(), self.cleaning.get()) {
+        match (self.last_space.get(), self.last_given.get()) {
             (false, _) => !self.short.get(),
             (true, true) => free >= segment,
             (true, false) => free >= 2 * segment,
