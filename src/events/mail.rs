@@ -407,6 +407,10 @@ fn cut(bytes: &[u8]) -> &[u8] {
 }
 
 fn put_number(out: &mut Vec<u8>, mut n: u64) {
+    if n < 10 {
+        out.push(b'0' + n as u8);
+        return;
+    }
     let mut digits = [0; 20];
     let mut at = digits.len();
     loop {

@@ -78,9 +78,12 @@ fn is_plain(text: &[u8]) -> bool {
         ((below | above) & HIGH) | zero(x ^ (ONES * b'"' as u64)) | zero(x ^ (ONES * b'\\' as u64))
     };
     let (eights, rest) = text.as_chunks::<8>();
-    let mut last = [b' '; 8];
-    last[..rest.len()].copy_from_slice(rest);
-    eights.iter().chain([&last]).fold(0, |any, eight| any | odd(u64::from_le_bytes(*eight))) == 0
+    // The last eight may overlap those before; what is shorter is put together.
+    let last = match text.last_chunk::<8>() {
+        Some(last) => u64::from_le_bytes(*last),
+        None => rest.iter().fold(ONES * b' ' as u64, |eight, b| eight << 8 | u64::from(*b)),
+    };
+    eights.iter().fold(odd(last), |any, eight| any | odd(u64::from_le_bytes(*eight))) == 0
 }
 
 macro_rules! id {
