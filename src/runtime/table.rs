@@ -68,7 +68,8 @@ pub trait Table: Clone + 'static {
     /// win; to delete a row that does not exist changes nothing. One at a time: a second one waits.
     ///
     /// # Errors
-    /// `StorageFull`: nothing was changed, and the table can still be used. Others: the changes
+    /// `StorageFull`, also if more rows would not leave what they are to ([`Changes::leave`]): nothing was
+    /// changed, and the table can still be used. Others: the changes
     /// are there or not, all or none.
     fn commit(&self, changes: Changes) -> impl Future<Output = io::Result<()>>;
     /// The value of `key`.

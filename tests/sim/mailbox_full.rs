@@ -58,8 +58,8 @@ fn shuffle(w: &World, uids: &mut [u32]) {
 }
 
 /// Delivers until the disk is full; then reads, marks and deletes, as users do, until there is room again:
-/// from the first message on, or at random.
-fn full_history(world: &World, at_random: bool) -> History {
+/// from the first message on, or at random. New mail leaves `free_min` bytes of the disk.
+fn full_history(world: &World, at_random: bool, free_min: u64) -> History {
     let machine = Machine::new(world, &SimNet::new(world), 1);
     let w = world.clone();
     world.block_on(async move {
@@ -68,9 +68,11 @@ fn full_history(world: &World, at_random: bool) -> History {
         let capacity = Some(least + w.below(1_500_000));
         machine.disk.set_faults(DiskFaults { capacity, ..DiskFaults::default() });
         let rt = machine.boot();
-        let Ok((store, _)) = shared::open_leaving(&rt, 600_000).await else { return };
+        let Ok((store, _)) = shared::open_leaving(&rt, free_min).await else { return };
         let Some((a, n)) = fill(&w, &store).await else { return };
-        FULL_AT_RANDOM.fetch_add(u64::from(at_random), Ordering::Relaxed);
+        let small = free_min < FREE_MIN;
+        FULL_AT_RANDOM.fetch_add(u64::from(at_random && !small), Ordering::Relaxed);
+        FULL_SMALL.fetch_add(u64::from(small), Ordering::Relaxed);
         let Ok(inbox) = store.select(a, "INBOX").await else {
             return w.violation("lost: a full disk cannot be read".to_owned());
         };
@@ -134,22 +136,38 @@ static WAITED: AtomicU64 = AtomicU64::new(0);
 /// Histories of deletes at random in which the disk was full.
 static FULL_AT_RANDOM: AtomicU64 = AtomicU64::new(0);
 
+/// Those of a small reserve.
+static FULL_SMALL: AtomicU64 = AtomicU64::new(0);
+
 /// Histories in which the disk was full.
 static FULL: AtomicU64 = AtomicU64::new(0);
+
+/// Bytes of the disk that new mail leaves: nine segments.
+const FREE_MIN: u64 = 600_000;
 
 /// Also on a disk that is hardly larger than the journal may be.
 #[test]
 fn a_full_disk_lets_users_delete_at_random() {
-    let history = |world: &World| full_history(world, true);
+    let history = |world: &World| full_history(world, true, FREE_MIN);
     seeds::run_some("a_full_disk_lets_users_delete_at_random", 30, history);
     let one = std::env::var_os("SIM_SEED").is_some();
     assert!(one || FULL_AT_RANDOM.load(Ordering::Relaxed) > 0, "no disk was ever full");
     eprintln!("who deletes has waited {} s at most", WAITED.load(Ordering::Relaxed));
 }
 
+/// Where new mail leaves no more than what giving back needs: then all of that is used.
+#[test]
+fn a_small_reserve_lets_users_delete_at_random() {
+    let history = |world: &World| full_history(world, true, FREE_MIN / 4);
+    seeds::run_some("a_small_reserve_lets_users_delete_at_random", 30, history);
+    let one = std::env::var_os("SIM_SEED").is_some();
+    assert!(one || FULL_SMALL.load(Ordering::Relaxed) > 0, "no disk was ever full");
+    eprintln!("who deletes has waited {} s at most", WAITED.load(Ordering::Relaxed));
+}
+
 #[test]
 fn a_full_disk_lets_users_read_and_delete() {
-    let history = |world: &World| full_history(world, false);
+    let history = |world: &World| full_history(world, false, FREE_MIN);
     seeds::run_some("a_full_disk_lets_users_read_and_delete", 30, history);
     let one = std::env::var_os("SIM_SEED").is_some();
     assert!(one || FULL.load(Ordering::Relaxed) > 0, "no disk was ever full");

@@ -121,8 +121,8 @@ impl Changes {
         self.rows.push(key, Some(value));
     }
 
-    /// If there are more rows afterwards, the file takes no space that others need: so many bytes stay free on
-    /// its disk.
+    /// If there are more rows afterwards, the file takes no space that others need: so many bytes stay free
+    /// on its disk.
     pub fn leave(&mut self, bytes: u64) {
         self.leave = bytes;
     }

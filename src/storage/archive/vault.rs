@@ -376,8 +376,8 @@ impl<R: Runtime> Archive<R> {
         self.inner().short.get()
     }
 
-    /// Whether the disk had less than twice the space that is to be left alone, or [is short](Self::is_short): a
-    /// journal that leaves alone so much does not grow then.
+    /// Whether the disk had less than twice the space that is to be left alone, or [is
+    /// short](Self::is_short): a journal that leaves alone so much does not grow then.
     #[must_use]
     pub fn is_scarce(&self) -> bool {
         self.inner().scarce.get()
@@ -406,9 +406,9 @@ impl<R: Runtime> Archive<R> {
         self.inner().with(|s| if s.is_poisoned() { None } else { s.shelf.victim(now, short, but) })
     }
 
-    /// Whether what is appended from now on lets another segment go: it is copied within the archive, or leaves
-    /// a journal that has no segment left. Then the last segment that the disk has room for may be begun, too,
-    /// for an owner that [takes the last space](Self::take_last_space). Else that is left for it.
+    /// Whether what is appended from now on lets another segment go: it is copied within the archive, or
+    /// leaves a journal that has no segment left. Then the last segment that the disk has room for may be
+    /// begun, too, for an owner that [takes the last space](Self::take_last_space). Else that is left for it.
     pub fn give_last(&self, on: bool) {
         self.inner().last_given.set(on);
     }
