@@ -76,7 +76,7 @@ fn made(dir: &Path) -> Seen {
             let content = Content::Slices(&pieces);
             let internal = Wall(u64::from(n) * 86_400_000);
             let message = Incoming { content, facts, summary: b"s", internal, guid: None, uidl: b"" };
-            let keywords: &[&str] = if n % 3 == 0 { &["three"] } else { &[] };
+            let keywords: &[&str] = if n.is_multiple_of(3) { &["three"] } else { &[] };
             Append { message, flags: Flags(n as u8 % 32), keywords }
         };
         for first in (0..MESSAGES).step_by(40) {
