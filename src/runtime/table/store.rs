@@ -168,8 +168,8 @@ impl Store {
         self.db.as_ref().expect("there until closed or dropped")
     }
 
-    /// Commits what `work` does; that says how many more rows there are then. If there are more, `leave` bytes of
-    /// the disk are left to others.
+    /// Commits what `work` does; that says how many more rows there are then. If there are more, `leave`
+    /// bytes of the disk are left to others.
     fn transact<T>(
         &self,
         leave: u64,
