@@ -159,7 +159,7 @@ fn a_full_disk_lets_users_delete_at_random() {
 #[test]
 fn a_small_reserve_lets_users_delete_at_random() {
     let history = |world: &World| full_history(world, true, FREE_MIN / 4);
-    seeds::run_some("a_small_reserve_lets_users_delete_at_random", 30, history);
+    seeds::run_long("a_small_reserve_lets_users_delete_at_random", 30, history);
     let one = std::env::var_os("SIM_SEED").is_some();
     assert!(one || FULL_SMALL.load(Ordering::Relaxed) > 0, "no disk was ever full");
     eprintln!("who deletes has waited {} s at most", WAITED.load(Ordering::Relaxed));
