@@ -9,7 +9,8 @@ Fills the queue of one server with messages that a suspended next hop keeps wait
 1,000 senders to 1,000 domains), then runs each verb by a condition that means one thousandth of them and
 one that means all, while a client sends mail that another next hop takes at once. One row for each:
 seconds of the verb, CPU seconds of the server, messages that flowed a second meanwhile, and the longest time
-between the end of data and its reply. Wants 16 GiB of disk and 2,000,000 inodes per million in --dir (exported messages are two files each). Stops by itself.
+between the end of data and its reply. Wants some 16 GiB of disk and 2,000,000
+inodes per million in --dir: exported messages are two files each. Stops by itself.
 """
 import argparse
 import json

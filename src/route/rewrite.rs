@@ -77,7 +77,7 @@ impl Rules {
     }
 
     fn find(&self, address: &[u8]) -> Option<(usize, Vec<u8>)> {
-        if address.is_empty() || self.0.is_empty() {
+        if address.is_empty() {
             return None;
         }
         self.0.iter().find_map(|rule| match (rule.pattern.captures(address), rule.negated) {
